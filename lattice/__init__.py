@@ -1,0 +1,1 @@
+"""edgelattice: what is known, and how it spreads."""

@@ -1,0 +1,184 @@
+"""The engine's whole edge on one screen: what goes in, what comes out.
+
+Inputs and notifications are past tense, effects imperative. `Engine.handle(input, now)` turns one input into a list of
+effects; whoever owns the engine (the trio driver, the simulator, a test) performs them in order before the next input.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from lattice.health import Report
+from lattice.types import Endpoint, Level, Micros, NodeId, VersionId
+
+# --- local changes: what this node's own router, discovery and operators tell the engine
+
+
+@dataclass(frozen=True, slots=True)
+class PeerDiscovered:
+    """Something may be listening there. A hint: identity is proven by what it signs."""
+
+    endpoint: Endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class HealthObserved:
+    """This node's whole opinion of every region it watches; it replaces the last one."""
+
+    reports: tuple[Report, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class OpsSubmitted:
+    """Signed policy ops from an operator, as they go on the wire, in chain order."""
+
+    ops: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyApplied:
+    """The router put this version into force; the node's row says so."""
+
+    policy: str
+    version: VersionId
+
+
+@dataclass(frozen=True, slots=True)
+class LeaveRequested:
+    """The node is about to stop: tell the peers, so that they need not find out."""
+
+
+LocalChange: TypeAlias = PeerDiscovered | HealthObserved | OpsSubmitted | PolicyApplied | LeaveRequested
+
+# --- inputs
+
+
+@dataclass(frozen=True, slots=True)
+class DatagramReceived:
+    data: bytes
+    source: Endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class StreamFrameReceived:
+    """One whole frame of a stream; `source` is where the peer takes datagrams, as far as the transport can tell."""
+
+    data: bytes
+    source: Endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class TimerFired:
+    """The deadline of the last `SetTimer` has passed; the engine knows what is due. Also the first input of all."""
+
+
+@dataclass(frozen=True, slots=True)
+class LocalUpdate:
+    change: LocalChange
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """Records that `Persist` wrote in an earlier life, in any order, before the first timer."""
+
+    records: tuple[tuple[str, bytes, bytes], ...]
+    """(table, key, value)"""
+
+
+Input: TypeAlias = DatagramReceived | StreamFrameReceived | TimerFired | LocalUpdate | Restored
+
+# --- notifications
+
+
+@dataclass(frozen=True, slots=True)
+class MemberChanged:
+    node: NodeId
+    site: str
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class RegionChanged:
+    """This node's effective level of a region changed."""
+
+    region: str
+    old: Level
+    new: Level
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RegionDoubted:
+    """A peer newly reports a region worse than this node sees it: a reason to look for oneself, at once."""
+
+    region: str
+    site: str
+    level: Level
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyChanged:
+    """Another version of a policy serves from now on; `view().policies` has it."""
+
+    policy: str
+    version: VersionId
+
+
+@dataclass(frozen=True, slots=True)
+class OpAccepted:
+    op: bytes
+    """The op's 16-byte id."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """Something was refused and counted; state is unchanged."""
+
+    what: str
+    """"datagram", "frame", "row" or "op"."""
+    reason: str
+    source: Endpoint | None
+
+
+Notification: TypeAlias = MemberChanged | RegionChanged | RegionDoubted | PolicyChanged | OpAccepted | Rejected
+
+# --- effects
+
+
+@dataclass(frozen=True, slots=True)
+class SendDatagram:
+    data: bytes
+    target: Endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class SendStream:
+    """A frame too large for a datagram, delivered whole or not at all."""
+
+    data: bytes
+    target: Endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class SetTimer:
+    """Replaces the last deadline; `None` disarms."""
+
+    deadline: Micros | None
+
+
+@dataclass(frozen=True, slots=True)
+class Persist:
+    """Write a record, or remove it (`value` is None). Must be durable before any later effect of the same call."""
+
+    table: str
+    key: bytes
+    value: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Notify:
+    notification: Notification
+
+
+Effect: TypeAlias = SendDatagram | SendStream | SetTimer | Persist | Notify

@@ -1,0 +1,46 @@
+"""The words everything else is written in: the leaf that every module may import."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import NewType, TypeAlias
+
+NodeId = NewType("NodeId", bytes)
+"""16 bytes: the BLAKE2b-128 of a node's Ed25519 public key. Who you are is what you can sign."""
+
+AuthorId = NewType("AuthorId", bytes)
+"""16 bytes, made as a `NodeId` is, of a key that signs policy."""
+
+VersionId = NewType("VersionId", bytes)
+"""16 bytes: the BLAKE2b-128 of a policy version's manifest."""
+
+CellId = NewType("CellId", bytes)
+"""16 bytes: the BLAKE2b-128 of a replicated cell's kind and bytes."""
+
+Micros = NewType("Micros", int)
+"""Microseconds since the Unix epoch by this node's own clock, made monotonic: it never decreases, and it may be wrong.
+
+Only what is shown to people, and the hybrid logical clock of policy, reads it as a date. Every timeout, lease and
+hysteresis uses differences of one node's own values, so a wrong clock changes no verdict.
+"""
+
+Endpoint: TypeAlias = tuple[str, int]
+"""A numeric IPv4 or IPv6 address and a port."""
+
+MILLISECOND = 1_000
+SECOND = 1_000_000
+
+
+class Level(IntEnum):
+    """How well a region is; a greater level is worse. `UNKNOWN` is what a region is before there is evidence."""
+
+    UNKNOWN = 0
+    HEALTHY = 1
+    DEGRADED = 2
+    FAILING = 3
+    DOWN = 4
+
+
+def short(identity: bytes) -> str:
+    """The first eight hexadecimal digits of an id: what logs, tables and people use."""
+    return identity[:4].hex()

@@ -1,0 +1,84 @@
+"""What a node knows, frozen: the one thing that the router, the screens and the simulator read of an engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lattice.types import AuthorId, Endpoint, Level, Micros, NodeId, VersionId
+
+
+@dataclass(frozen=True, slots=True)
+class Witness:
+    """One voice in a verdict."""
+
+    node: NodeId
+    site: str
+    level: Level
+    since_ms: int
+    """When the observer's level became this one, by the observer's clock (milliseconds since the Unix epoch)."""
+
+
+@dataclass(frozen=True, slots=True)
+class RegionView:
+    """What is concluded about a region, and from whose word."""
+
+    region: str
+    effective: Level
+    """What this node acts on: the worse of `verdict` and `own`, unless `reason` says otherwise."""
+    verdict: Level
+    own: Level
+    reason: str
+    """Why `effective` is what it is: "verdict", "own evidence", "overruled", "isolated" or "no evidence"."""
+    since: Micros
+    """When `effective` became what it is, here."""
+    witnesses: tuple[Witness, ...]
+    """Every fresh voice, one per node, worst first."""
+
+
+@dataclass(frozen=True, slots=True)
+class MemberView:
+    """Our record of one node, ourselves included."""
+
+    node: NodeId
+    site: str
+    endpoint: Endpoint
+    state: str
+    """"alive", "suspect", "down" or "left"."""
+    incarnation: int
+    applied: tuple[tuple[str, VersionId], ...]
+    """Which version of each policy the node says is in force there, by its own signed row."""
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyView:
+    """One policy: the version that serves, and any that was published concurrently."""
+
+    policy: str
+    version: VersionId
+    blocks: tuple[str, ...]
+    """The statements in order; joined without a separator they are the text that was published."""
+    author: AuthorId
+    message: str
+    published_ms: int
+    """By the author's clock, milliseconds since the Unix epoch."""
+    rivals: tuple[VersionId, ...]
+    """Heads published concurrently, which lost by (timestamp, hash): a person should end this."""
+
+
+@dataclass(frozen=True, slots=True)
+class LatticeView:
+    """A consistent snapshot, sorted throughout."""
+
+    node: NodeId
+    site: str
+    now: Micros
+    isolated: bool
+    """Everything fails from here, so this node suspects itself: it does not vote, and serves by last known good."""
+    members: tuple[MemberView, ...]
+    regions: tuple[RegionView, ...]
+    policies: tuple[PolicyView, ...]
+    root: bytes
+    """16 bytes over every cell held; equal roots mean equal knowledge."""
+    cells: int
+    counters: tuple[tuple[str, int], ...]
+    """What was sent, received and dropped, by reason."""

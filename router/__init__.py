@@ -1,0 +1,1 @@
+"""edgelattice: what to do with what is known."""
