@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from lattice.health import Report
+from lattice.health import Observation
 from lattice.types import Endpoint, Level, Micros, NodeId, VersionId
 
 # --- local changes: what this node's own router, discovery and operators tell the engine
@@ -26,7 +26,7 @@ class PeerDiscovered:
 class HealthObserved:
     """This node's whole opinion of every region it watches; it replaces the last one."""
 
-    reports: tuple[Report, ...]
+    observations: tuple[Observation, ...]
 
 
 @dataclass(frozen=True, slots=True)

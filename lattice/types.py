@@ -24,6 +24,8 @@ Only what is shown to people, and the hybrid logical clock of policy, reads it a
 hysteresis uses differences of one node's own values, so a wrong clock changes no verdict.
 """
 
+NEVER = Micros(0)
+
 Endpoint: TypeAlias = tuple[str, int]
 """A numeric IPv4 or IPv6 address and a port."""
 

@@ -80,5 +80,3 @@ class LatticeView:
     root: bytes
     """16 bytes over every cell held; equal roots mean equal knowledge."""
     cells: int
-    counters: tuple[tuple[str, int], ...]
-    """What was sent, received and dropped, by reason."""

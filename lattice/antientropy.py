@@ -1,0 +1,89 @@
+"""How two nodes with unequal roots become equal: digest, then delta.
+
+::
+
+    A ──Compare(salt a, fingerprints of A's shards)──▶ B     where do we differ?
+    A ◀──Digest(B's filter under a, salt b)────────── B     this is what I have there
+    A ──Delta(cells B's filter lacks)────────────────▶ B     you lack these
+    A ──Digest(A's filter under b)───────────────────▶ B     and this is what I have
+    A ◀──Delta(cells A's filter lacks)─────────────── B
+
+Each salt is chosen by the node that will read the filter, serves once, and dies after a while. A Delta says the
+sender's root, so that what did not fit, or hid behind a false positive, is asked for in the next round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from lattice.cells import SHARDS, Cell, CellIndex
+from lattice.digest import Bloom
+from lattice.errors import WireError
+from lattice.prng import Prng
+from lattice.types import SECOND, CellId, Micros, NodeId
+from lattice.wire import Compare, Digest
+
+CELLS_PER_DIGEST = 680
+"""What a filter of 1,020 bytes covers at 12 bits a cell: one datagram."""
+SALTS_MAX = 1_024
+SALT_LIFE_US = 10 * SECOND
+
+
+class Reconciler:
+    """The exchanges one node takes part in."""
+
+    def __init__(self, cells: CellIndex, prng: Prng) -> None:
+        self._cells = cells
+        self._prng = prng
+        self._salts: dict[int, tuple[NodeId, Micros]] = {}
+
+    def open(self, peer: NodeId, now: Micros) -> Compare:
+        return Compare(self._new_salt(peer, now), self._cells.fingerprints())
+
+    def compared(self, peer: NodeId, compare: Compare, now: Micros) -> Digest | None:
+        """Our filter over the shards that differ (as many as one datagram covers); None when none does."""
+        ours = self._cells.fingerprints()
+        differing = [shard for shard in range(SHARDS) if ours[shard] != compare.fingerprints[shard]]
+        if not differing:
+            return None
+        return self._digest(self._affordable(differing), compare.salt, self._new_salt(peer, now))
+
+    def digested(self, peer: NodeId, digest: Digest, now: Micros) -> tuple[list[Cell], Digest | None]:
+        """The cells that the peer's filter lacks, most urgent first, and our own filter if it wants one.
+
+        Raises `WireError` if the filter is not under a salt that we gave this peer; state is unchanged then.
+        """
+        holder, deadline = self._salts.get(digest.salt, (None, Micros(0)))
+        if holder != peer or deadline < now:
+            raise WireError("unknown salt", "the filter answers no question of ours")
+        del self._salts[digest.salt]
+        missing = digest.bloom.missing(self._cells.ids_in(digest.shards), digest.salt)
+        answer = self._digest(digest.shards, digest.answer_salt, 0) if digest.answer_salt else None
+        return most_urgent_first(map(self._cells.get, missing)), answer
+
+    def _affordable(self, differing: list[int]) -> tuple[int, ...]:
+        chosen: list[int] = []
+        room = CELLS_PER_DIGEST
+        for shard in self._prng.shuffled(differing):
+            room -= self._cells.count_in(shard)
+            if chosen and room < 0:
+                break
+            chosen.append(shard)
+        return tuple(sorted(chosen))
+
+    def _digest(self, shards: tuple[int, ...], salt: int, answer_salt: int) -> Digest:
+        held: list[CellId] = self._cells.ids_in(shards)
+        return Digest(shards, salt, Bloom.of(held, len(held), salt), answer_salt)
+
+    def _new_salt(self, peer: NodeId, now: Micros) -> int:
+        if len(self._salts) >= SALTS_MAX:
+            self._salts = {salt: given for salt, given in self._salts.items() if given[1] >= now}
+        if len(self._salts) >= SALTS_MAX:
+            del self._salts[next(iter(self._salts))]
+        salt = self._prng.token() | 1
+        self._salts[salt] = (peer, Micros(now + SALT_LIFE_US))
+        return salt
+
+
+def most_urgent_first(cells: Iterable[Cell]) -> list[Cell]:
+    return sorted(cells, key=lambda cell: (cell.urgency, cell.place, cell.id))

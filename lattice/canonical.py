@@ -1,0 +1,112 @@
+"""One value, one sequence of bytes: msgpack, narrowed to what we replicate and sign.
+
+Only integers, byte strings, text, booleans, None and arrays travel: no maps (their order is a choice), no floats (their
+printing and arithmetic differ), no extension types. Arrays come back as tuples. `unpack` bounds every length before the
+library allocates, and `unpack_canonical` refuses an encoding that `pack` would not have produced, so that a hash or a
+signature covers exactly one spelling of a value.
+
+The only module that imports msgpack. It never reuses an `Unpacker` (CVE-2026-57585).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import msgpack
+
+from lattice.errors import MalformedError
+
+Value: TypeAlias = "int | bytes | str | bool | Sequence[Value] | None"
+
+ARRAY_LENGTH_MAX = 4_096
+INTEGER_MAX = 2**63 - 1
+"""Enough for microseconds until the year 294,000, and the same in every language."""
+
+
+def pack(value: Value) -> bytes:
+    """The one encoding of `value`."""
+    packed: bytes = msgpack.packb(value, use_bin_type=True)
+    return packed
+
+
+def unpack(data: bytes, bytes_max: int) -> object:
+    """Decode hostile bytes. Raises `MalformedError`; allocates no more than a small multiple of `len(data)`."""
+    if len(data) > bytes_max:
+        raise MalformedError("oversized", f"{len(data)} bytes, at most {bytes_max}")
+    try:
+        return msgpack.unpackb(
+            data,
+            use_list=False,
+            raw=False,
+            strict_map_key=True,
+            max_bin_len=len(data),
+            max_str_len=len(data),
+            max_array_len=min(ARRAY_LENGTH_MAX, len(data)),
+            max_map_len=0,
+            max_ext_len=0,
+        )
+    except (ValueError, TypeError, RecursionError, msgpack.exceptions.UnpackException) as error:
+        raise MalformedError("not msgpack", type(error).__name__) from error
+
+
+def unpack_canonical(data: bytes, bytes_max: int) -> object:
+    """As `unpack`, and refuse any other spelling of the same value than `pack` gives."""
+    value = unpack(data, bytes_max)
+    try:
+        again = pack(value)  # type: ignore[arg-type]  # whatever came out is being checked here
+    except (TypeError, ValueError, OverflowError) as error:
+        raise MalformedError("not canonical", type(error).__name__) from error
+    if again != data:
+        raise MalformedError("not canonical", "another encoding of the same value")
+    return value
+
+
+# --- shapes: each returns its argument, narrowed, or raises MalformedError("bad shape", what)
+
+
+def array(
+    value: object, what: str, length: int | None = None, length_max: int = ARRAY_LENGTH_MAX
+) -> tuple[object, ...]:
+    if not isinstance(value, tuple):
+        raise MalformedError("bad shape", f"{what}: expected an array, got {type(value).__name__}")
+    if length is not None and len(value) != length:
+        raise MalformedError("bad shape", f"{what}: expected {length} items, got {len(value)}")
+    if len(value) > length_max:
+        raise MalformedError("bad shape", f"{what}: {len(value)} items, at most {length_max}")
+    return value
+
+
+def integer(value: object, what: str, low: int = 0, high: int = INTEGER_MAX) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise MalformedError("bad shape", f"{what}: expected an integer, got {type(value).__name__}")
+    if not low <= value <= high:
+        raise MalformedError("bad shape", f"{what}: {value} is not within {low}..{high}")
+    return value
+
+
+def boolean(value: object, what: str) -> bool:
+    if not isinstance(value, bool):
+        raise MalformedError("bad shape", f"{what}: expected true or false, got {type(value).__name__}")
+    return value
+
+
+def blob(value: object, what: str, length: int | None = None, length_max: int = 65_536) -> bytes:
+    if not isinstance(value, bytes):
+        raise MalformedError("bad shape", f"{what}: expected bytes, got {type(value).__name__}")
+    if length is not None and len(value) != length:
+        raise MalformedError("bad shape", f"{what}: expected {length} bytes, got {len(value)}")
+    if len(value) > length_max:
+        raise MalformedError("bad shape", f"{what}: {len(value)} bytes, at most {length_max}")
+    return value
+
+
+def text(value: object, what: str, length_max: int) -> str:
+    """Printable text of at most `length_max` characters: control characters would reach logs and screens."""
+    if not isinstance(value, str):
+        raise MalformedError("bad shape", f"{what}: expected text, got {type(value).__name__}")
+    if len(value) > length_max:
+        raise MalformedError("bad shape", f"{what}: {len(value)} characters, at most {length_max}")
+    if not value.isprintable():
+        raise MalformedError("bad shape", f"{what}: unprintable characters")
+    return value

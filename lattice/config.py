@@ -1,0 +1,67 @@
+"""Every knob of the engine, with its unit and where its default comes from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lattice.types import MILLISECOND, SECOND
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The timing and the limits of one engine. All durations are microseconds."""
+
+    swim_interval_us: int = SECOND
+    """One member is pinged each interval. SWIM's protocol period; memberlist's LAN default is 1 s too."""
+    ack_timeout_us: int = 300 * MILLISECOND
+    """How long a direct ping waits before others are asked to try. memberlist: 500 ms on a LAN."""
+    ping_req_count: int = 3
+    """How many members are asked to ping in our stead (k in the paper; memberlist: 3)."""
+    suspicion_us: int = 4 * SECOND
+    """How long a suspect may refute, times log10 of the cluster's size (at least 1). memberlist: 4 × log10(n) × 1 s."""
+    updates_per_frame_max: int = 8
+    """Membership changes that ride on one ping or ack."""
+    retransmit_mult: int = 4
+    """Each change rides on `retransmit_mult × ceil(log10(n + 1))` frames (memberlist: 4)."""
+
+    row_refresh_us: int = 10 * SECOND
+    """How often a row that nothing changed is issued again, stretched with the cluster: see `row_refresh_for`."""
+    row_lease_refreshes: int = 4
+    """A row stands for this many refreshes after it was last heard."""
+    confirm_delay_us: int = 2 * SECOND
+    """How long (give or take a quarter) an observation waits that only confirms what the lattice already says."""
+    metrics_delay_us: int = 5 * SECOND
+    """The same for a change in metrics that changes no level."""
+    overrule_us: int = 2 * SECOND
+    """A verdict that our own trials contradict for this long is overruled here."""
+
+    fanout: int = 4
+    """To how many peers a rumour is passed on. n ≤ fanout + 1 makes it one hop to everybody."""
+    reconcile_delay_us: int = 30 * MILLISECOND
+    """How long unequal roots may stand before a reconciliation begins: rumours in flight often end it first."""
+    delta_bytes_max: int = 64 * 1024
+    """At most so much in answer to one filter; the rest follows in the next round."""
+
+    redial_us: int = SECOND
+    """First wait before an endpoint that did not answer is tried again; doubles up to `redial_max_us`."""
+    redial_max_us: int = 30 * SECOND
+    forget_us: int = 24 * 3600 * SECOND
+    """A member that has been gone so long is forgotten (Serf's `reconnect_timeout`: 24 h)."""
+
+    datagram_bytes_max: int = 1_200
+    """QUIC's floor (RFC 9000, 14): passes every path that IPv6 passes, unfragmented."""
+    frame_bytes_max: int = 64 * 1024
+    """One stream frame."""
+    members_max: int = 20_000
+    leave_told_max: int = 16
+    """How many peers a leaving node tells; they tell the others."""
+    dials_max: int = 256
+    """Endpoints under trial at a time; discovery beyond it is dropped and counted."""
+
+    def row_refresh_for(self, members: int) -> int:
+        """The refresh interval in a cluster of so many: constant up to 32 members, then proportional.
+
+        So the cost of refreshing all rows is the same per node and second however large the cluster is; a member's
+        failure is SWIM's to find, not the lease's.
+        """
+        return self.row_refresh_us * max(32, members) // 32

@@ -1,0 +1,207 @@
+"""The health plane's cell: one signed row per observer, everything that observer asserts.
+
+There is one writer a row, so joining two versions of it is taking the greater (incarnation, sequence number). A row
+says where its observer can be reached, how it sees each region (metrics in logarithmic buckets, see `quantise`), and
+which version of each policy is in force there. Rows carry a lease and expire: nothing is ever deleted, so there are no
+tombstones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import blake2b
+from itertools import pairwise
+
+from lattice import canonical
+from lattice.errors import MalformedError, UntrustedError
+from lattice.identity import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, Signer, Verifier, node_id_of
+from lattice.quantise import requantise
+from lattice.types import CellId, Endpoint, Level, NodeId, VersionId
+
+ROW_BYTES_MAX = 16_384
+REGIONS_MAX = 256
+POLICIES_MAX = 64
+NAME_LENGTH_MAX = 64
+LEASE_MS_MAX = 3_600_000
+_PURPOSE = b"row"
+_FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What this node's own probes and traffic say of a region, in plain units."""
+
+    region: str
+    level: Level
+    latency_us: int = 0
+    errors_ppm: int = 0
+    saturation_ppm: int = 0
+    """Used share of the region's capacity; 0 when nobody reports it."""
+    since_ms: int = 0
+    """When `level` became this one, milliseconds since the Unix epoch."""
+    evidence: int = 0
+    """How many samples stand behind it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """An observation as a row carries it: metrics in buckets (`quantise.lower_edge` turns them back)."""
+
+    region: str
+    level: Level
+    latency_bucket: int = 0
+    errors_bucket: int = 0
+    saturation_bucket: int = 0
+    since_ms: int = 0
+    evidence_bucket: int = 0
+    overrules: bool = False
+    """The observer's own trials contradict the verdict, and it follows them."""
+
+
+def report_of(observation: Observation, held: Report | None, overrules: bool) -> Report:
+    """Quantise an observation, with a dead band around what was `held` (published) before."""
+    return Report(
+        region=observation.region,
+        level=observation.level,
+        latency_bucket=requantise(observation.latency_us, held.latency_bucket if held else None),
+        errors_bucket=requantise(observation.errors_ppm, held.errors_bucket if held else None),
+        saturation_bucket=requantise(observation.saturation_ppm, held.saturation_bucket if held else None),
+        since_ms=held.since_ms if held and held.level == observation.level else observation.since_ms,
+        evidence_bucket=requantise(min(observation.evidence, 1_000), held.evidence_bucket if held else None),
+        overrules=overrules,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Everything one observer asserts. Reports and policies are sorted by name."""
+
+    public_key: bytes
+    incarnation: int
+    seq: int
+    issued_ms: int
+    lease_ms: int
+    site: str
+    endpoint: Endpoint
+    isolated: bool
+    reports: tuple[Report, ...]
+    applied: tuple[tuple[str, VersionId], ...]
+
+    @property
+    def observer(self) -> NodeId:
+        return node_id_of(self.public_key)
+
+    def payload(self) -> bytes:
+        """The canonical bytes that are signed and hashed."""
+        return canonical.pack(
+            (
+                _FORMAT,
+                self.public_key,
+                self.incarnation,
+                self.seq,
+                self.issued_ms,
+                self.lease_ms,
+                self.site,
+                self.endpoint,
+                self.isolated,
+                [_report_fields(report) for report in self.reports],
+                self.applied,
+            )
+        )
+
+
+def _report_fields(report: Report) -> canonical.Value:
+    return (
+        report.region,
+        int(report.level),
+        report.latency_bucket,
+        report.errors_bucket,
+        report.saturation_bucket,
+        report.since_ms,
+        report.evidence_bucket,
+        report.overrules,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class SignedRow:
+    """A row whose signature was checked, with the bytes it travels as."""
+
+    row: Row
+    observer: NodeId
+    cell: CellId
+    data: bytes
+
+    @property
+    def order(self) -> tuple[int, int, bytes]:
+        """The writer's version, then the hash: a total order even over an equivocator's rows."""
+        return (self.row.incarnation, self.row.seq, self.cell)
+
+
+def _cell_id(payload: bytes) -> CellId:
+    return CellId(blake2b(payload, digest_size=16, person=b"edgelattice row").digest())
+
+
+def sign_row(row: Row, signer: Signer) -> SignedRow:
+    """Sign as the row's observer; the signer's key must be the row's."""
+    assert signer.public_key == row.public_key, "a row is signed by its own observer"
+    payload = row.payload()
+    data = payload + signer.sign(_PURPOSE, payload)
+    assert len(data) <= ROW_BYTES_MAX, f"a row of {len(data)} bytes: {len(row.reports)} reports are too many"
+    return SignedRow(row, row.observer, _cell_id(payload), data)
+
+
+def open_row(data: bytes, verifier: Verifier) -> SignedRow:
+    """Parse and verify a row from the network.
+
+    Raises `MalformedError` (bytes) or `UntrustedError` (signature); state is unchanged.
+    """
+    if len(data) <= SIGNATURE_BYTES:
+        raise MalformedError("truncated", f"a row of {len(data)} bytes")
+    payload, signature = data[:-SIGNATURE_BYTES], data[-SIGNATURE_BYTES:]
+    row = _parse(payload)
+    if not verifier.verify(row.public_key, _PURPOSE, payload, signature):
+        raise UntrustedError("bad row signature", f"site {row.site}")
+    return SignedRow(row, row.observer, _cell_id(payload), data)
+
+
+def _parse(payload: bytes) -> Row:
+    fields = canonical.array(canonical.unpack_canonical(payload, ROW_BYTES_MAX), "row", length=11)
+    if canonical.integer(fields[0], "row format") != _FORMAT:
+        raise MalformedError("wrong version", f"row format {fields[0]!r}, this node reads {_FORMAT}")
+    host, port = canonical.array(fields[7], "endpoint", length=2)
+    row = Row(
+        public_key=canonical.blob(fields[1], "public key", length=PUBLIC_KEY_BYTES),
+        incarnation=canonical.integer(fields[2], "incarnation", 1),
+        seq=canonical.integer(fields[3], "seq", 1),
+        issued_ms=canonical.integer(fields[4], "issued_ms"),
+        lease_ms=canonical.integer(fields[5], "lease_ms", 1, LEASE_MS_MAX),
+        site=canonical.text(fields[6], "site", NAME_LENGTH_MAX),
+        endpoint=(canonical.text(host, "host", NAME_LENGTH_MAX), canonical.integer(port, "port", 0, 65_535)),
+        isolated=canonical.boolean(fields[8], "isolated"),
+        reports=tuple(_parse_report(item) for item in canonical.array(fields[9], "reports", length_max=REGIONS_MAX)),
+        applied=tuple(_parse_applied(item) for item in canonical.array(fields[10], "applied", length_max=POLICIES_MAX)),
+    )
+    for what, names in (("reports", [r.region for r in row.reports]), ("applied", [a[0] for a in row.applied])):
+        if any(left >= right for left, right in pairwise(names)):
+            raise MalformedError("bad shape", f"{what} are not sorted by name, or name one twice")
+    return row
+
+
+def _parse_report(item: object) -> Report:
+    fields = canonical.array(item, "report", length=8)
+    return Report(
+        region=canonical.text(fields[0], "region", NAME_LENGTH_MAX),
+        level=Level(canonical.integer(fields[1], "level", 0, int(Level.DOWN))),
+        latency_bucket=canonical.integer(fields[2], "latency", 0, 255),
+        errors_bucket=canonical.integer(fields[3], "errors", 0, 255),
+        saturation_bucket=canonical.integer(fields[4], "saturation", 0, 255),
+        since_ms=canonical.integer(fields[5], "since_ms"),
+        evidence_bucket=canonical.integer(fields[6], "evidence", 0, 255),
+        overrules=canonical.boolean(fields[7], "overrules"),
+    )
+
+
+def _parse_applied(item: object) -> tuple[str, VersionId]:
+    policy, version = canonical.array(item, "applied policy", length=2)
+    return canonical.text(policy, "policy", NAME_LENGTH_MAX), VersionId(canonical.blob(version, "version", length=16))

@@ -1,0 +1,153 @@
+"""The rows of one node: joined, leased, and tallied by region.
+
+A row's lease runs by this node's own clock from when it arrived, less the age it arrived with, so a wrong clock
+elsewhere neither kills a row nor keeps it. When a row expires, its version stays behind as a floor: the same row,
+coming back from a slower peer, is not news. (That is all that is left of an observer, and it goes when the member is
+forgotten.)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from lattice.health import LEASE_MS_MAX, Row, SignedRow
+from lattice.types import NEVER, Micros, NodeId
+from lattice.verdict import Tally
+from lattice.view import Witness
+
+
+class Placement(Enum):
+    """What became of a row that was offered."""
+
+    NEW = auto()
+    KNOWN = auto()
+    STALE = auto()
+    EXPIRED = auto()
+    EQUIVOCATION = auto()
+    """Another row was signed under the same version: proof that the observer's key says two things."""
+
+
+@dataclass(slots=True)
+class HeldRow:
+    signed: SignedRow
+    born: Micros
+    """By our clock: when the observer let it go, as far as anybody knows."""
+    expires: Micros
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What came of offering a row."""
+
+    placement: Placement
+    taken: bool = False
+    """Whether it is the observer's row from now on."""
+    expires: Micros = NEVER
+    regions: frozenset[str] = frozenset()
+    """Whose voices may have changed."""
+
+
+class HealthTable:
+    """Every row held, ours included, and the tally of each region."""
+
+    def __init__(self) -> None:
+        self._rows: dict[NodeId, HeldRow] = {}
+        self._floors: dict[NodeId, tuple[int, int, bytes]] = {}
+        self._muted: set[NodeId] = set()
+        self._tallies: dict[str, Tally] = {}
+
+    def get(self, observer: NodeId) -> HeldRow | None:
+        return self._rows.get(observer)
+
+    def rows(self) -> list[SignedRow]:
+        """By observer."""
+        return [self._rows[observer].signed for observer in sorted(self._rows)]
+
+    def regions(self) -> list[str]:
+        return sorted(self._tallies)
+
+    def tally(self, region: str) -> Tally:
+        tally = self._tallies.get(region)
+        if tally is None:
+            tally = self._tallies[region] = Tally()
+        return tally
+
+    def order_of(self, observer: NodeId) -> tuple[int, int, bytes] | None:
+        """The greatest version ever seen of an observer."""
+        return self._floors.get(observer)
+
+    def offer(self, signed: SignedRow, age_us: int, now: Micros) -> Offer:
+        """Join one row that the sender has held for `age_us`."""
+        observer = signed.observer
+        floor = self._floors.get(observer)
+        if floor is not None and signed.order <= floor:
+            return Offer(self._why_not(signed, floor))
+        born = Micros(now - age_us)
+        expires = Micros(born + signed.row.lease_ms * 1_000)
+        if expires <= now:
+            return Offer(Placement.EXPIRED)
+        placement = Placement.NEW
+        if floor is not None and floor[:2] == signed.order[:2]:
+            placement = Placement.EQUIVOCATION  # the greater hash is kept, as on every other node
+        held = self._rows.get(observer)
+        self._floors[observer] = signed.order
+        self._rows[observer] = HeldRow(signed, born, expires)
+        return Offer(placement, True, expires, frozenset(self._revoice(observer, held.signed.row if held else None)))
+
+    def _why_not(self, signed: SignedRow, floor: tuple[int, int, bytes]) -> Placement:
+        if signed.order == floor:
+            return Placement.KNOWN if signed.observer in self._rows else Placement.EXPIRED
+        return Placement.EQUIVOCATION if signed.order[:2] == floor[:2] else Placement.STALE
+
+    def expire(self, observer: NodeId) -> set[str]:
+        """The row's lease has ended: it goes, its version stays as floor."""
+        held = self._rows.pop(observer, None)
+        if held is None:
+            return set()
+        return self._silence(observer, held.signed.row)
+
+    def forget(self, observer: NodeId) -> set[str]:
+        """As `expire`, and the floor goes too."""
+        regions = self.expire(observer)
+        self._floors.pop(observer, None)
+        self._muted.discard(observer)
+        return regions
+
+    def mute(self, observer: NodeId, muted: bool) -> set[str]:
+        """Whether the observer's row may vote: that of a node that is down or has left may not."""
+        if muted == (observer in self._muted):
+            return set()
+        if muted:
+            self._muted.add(observer)
+        else:
+            self._muted.discard(observer)
+        held = self._rows.get(observer)
+        return self._revoice(observer, held.signed.row) if held else set()
+
+    def age_ms(self, observer: NodeId, now: Micros) -> int:
+        """How old our copy of a row is, for whoever we send it to."""
+        return max(0, now - self._rows[observer].born) // 1_000
+
+    def _revoice(self, observer: NodeId, before: Row | None) -> set[str]:
+        row = self._rows[observer].signed.row
+        if observer in self._muted or row.isolated:
+            return self._silence(observer, row) | (self._silence(observer, before) if before else set())
+        told = set()
+        for report in row.reports:
+            told.add(report.region)
+            self.tally(report.region).hear(Witness(observer, row.site, report.level, report.since_ms))
+        gone = {report.region for report in before.reports} - told if before else set()
+        for region in sorted(gone):
+            self.tally(region).forget(observer)
+        return told | gone
+
+    def _silence(self, observer: NodeId, row: Row) -> set[str]:
+        for report in row.reports:
+            self.tally(report.region).forget(observer)
+        return {report.region for report in row.reports}
+
+
+def lease_ms_for(refresh_us: int, refreshes: int) -> int:
+    """A lease that outlives so many refreshes, in whole milliseconds, within what a row may claim."""
+    return min(refresh_us * refreshes // 1_000, LEASE_MS_MAX)

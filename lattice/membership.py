@@ -1,0 +1,128 @@
+"""Who is there: SWIM's membership table (Das, Gupta, Motivala, 2002).
+
+A claim about a member is (incarnation, state), and claims are totally ordered::
+
+    alive(i) < suspect(i) < down(i) < left(i) < alive(i + 1) < …
+
+so a table is a map of maxima, and news may arrive in any order. Only a member itself raises its incarnation: to refute
+what is said of it, and when it starts. Hence whoever hears that it is suspected answers "alive, i + 1", and a claim of
+death stands only if nobody answers it.
+
+A member comes to exist by its signed row, which says who and where it is; claims about strangers are ignored. Members
+that are gone stay in the table (and are called again, so that a long partition heals by itself) until forgotten.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import IntEnum
+
+from lattice.types import Endpoint, Micros, NodeId
+
+
+class MemberState(IntEnum):
+    """In the order in which one overrides another within an incarnation."""
+
+    ALIVE = 0
+    SUSPECT = 1
+    DOWN = 2
+    LEFT = 3
+
+
+@dataclass(frozen=True, slots=True)
+class MemberUpdate:
+    """One claim about one member."""
+
+    node: NodeId
+    state: MemberState
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """Our record of another node."""
+
+    node: NodeId
+    site: str
+    endpoint: Endpoint
+    incarnation: int
+    state: MemberState
+    changed: Micros
+
+    @property
+    def present(self) -> bool:
+        """Alive, or only suspected not to be."""
+        return self.state <= MemberState.SUSPECT
+
+    def claim(self) -> MemberUpdate:
+        return MemberUpdate(self.node, self.state, self.incarnation)
+
+
+class Membership:
+    """Every other node we know of, by id."""
+
+    def __init__(self, members_max: int) -> None:
+        self._members: dict[NodeId, Member] = {}
+        self._members_max = members_max
+        self._present: list[NodeId] | None = None
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def __contains__(self, node: NodeId) -> bool:
+        return node in self._members
+
+    def get(self, node: NodeId) -> Member | None:
+        return self._members.get(node)
+
+    def all(self) -> list[Member]:
+        """By id."""
+        return [self._members[node] for node in sorted(self._members)]
+
+    def present(self) -> list[NodeId]:
+        """Ids of members that are alive or suspect, sorted."""
+        if self._present is None:
+            self._present = sorted(node for node, member in self._members.items() if member.present)
+        return self._present
+
+    def introduce(self, node: NodeId, site: str, endpoint: Endpoint, incarnation: int, now: Micros) -> bool:
+        """A verified row says that this node exists, there, in this incarnation. Whether that changed its state.
+
+        The row proves that the node was alive when it wrote it: it lifts any claim about an earlier incarnation.
+        """
+        known = self._members.get(node)
+        if known is None:
+            if len(self._members) >= self._members_max:
+                return False
+            self._put(Member(node, site, endpoint, incarnation, MemberState.ALIVE, now))
+            return True
+        if incarnation > known.incarnation:
+            self._put(Member(node, site, endpoint, incarnation, MemberState.ALIVE, now))
+            return not known.present
+        if incarnation == known.incarnation and (site, endpoint) != (known.site, known.endpoint):
+            self._put(replace(known, site=site, endpoint=endpoint))
+        return False
+
+    def hear(self, update: MemberUpdate, now: Micros) -> bool:
+        """Take a claim if it is news; whether it was. Claims about strangers are not."""
+        known = self._members.get(update.node)
+        if known is None or (update.incarnation, update.state) <= (known.incarnation, known.state):
+            return False
+        if update.state == MemberState.ALIVE:
+            return False  # only the member's own signed row raises its incarnation
+        self._put(replace(known, incarnation=update.incarnation, state=update.state, changed=now))
+        return True
+
+    def reached_at(self, node: NodeId, endpoint: Endpoint) -> None:
+        """A frame of the node's own came from there: better than what anybody says."""
+        known = self._members.get(node)
+        if known is not None and known.endpoint != endpoint:
+            self._put(replace(known, endpoint=endpoint))
+
+    def forget(self, node: NodeId) -> None:
+        self._members.pop(node, None)
+        self._present = None
+
+    def _put(self, member: Member) -> None:
+        self._members[member.node] = member
+        self._present = None

@@ -1,0 +1,52 @@
+"""Named deadlines, due in (deadline, name) order: what lets trio and the simulator agree on what happens first."""
+
+from __future__ import annotations
+
+from heapq import heappop, heappush
+
+from lattice.types import Micros
+
+
+class TimerQueue:
+    """At most one deadline a name; setting it again replaces it.
+
+    A replaced deadline stays in the heap until its time and is skipped then: lazy deletion.
+    """
+
+    def __init__(self) -> None:
+        self._deadlines: dict[str, Micros] = {}
+        self._heap: list[tuple[Micros, str]] = []
+
+    def set(self, name: str, deadline: Micros) -> None:
+        if self._deadlines.get(name) != deadline:
+            self._deadlines[name] = deadline
+            heappush(self._heap, (deadline, name))
+
+    def set_earlier(self, name: str, deadline: Micros) -> None:
+        """As `set`, but never moves a deadline later."""
+        known = self._deadlines.get(name)
+        if known is None or deadline < known:
+            self.set(name, deadline)
+
+    def cancel(self, name: str) -> None:
+        self._deadlines.pop(name, None)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._deadlines
+
+    def earliest(self) -> Micros | None:
+        self._skip_replaced()
+        return self._heap[0][0] if self._heap else None
+
+    def pop_due(self, now: Micros) -> str | None:
+        """The next name whose deadline is not after `now`, disarmed."""
+        self._skip_replaced()
+        if not self._heap or self._heap[0][0] > now:
+            return None
+        name = heappop(self._heap)[1]
+        del self._deadlines[name]
+        return name
+
+    def _skip_replaced(self) -> None:
+        while self._heap and self._deadlines.get(self._heap[0][1]) != self._heap[0][0]:
+            heappop(self._heap)

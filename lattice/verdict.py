@@ -1,0 +1,97 @@
+"""What the lattice concludes of a region: one vote per site, and the level that a quorum reports or exceeds.
+
+Sort the votes from worst to best; the verdict is the vote in place `quorum`. At least a quorum of sites say "this bad
+or worse", and so, with a majority as quorum, fewer than half of the voters can lie without moving it: they cannot push
+the quorum-th vote past the honest ones in either direction.
+
+* A site is one vote, however many nodes it runs: the worst of its voices (a site half of whose nodes cannot reach a
+  region cannot reach it well).
+* No evidence, no vote. Isolated and departed observers do not vote either.
+* Two distinct sites at least: a lone voice can make a region DEGRADED for others, never worse.
+
+`Tally` keeps the counts as voices change, so that a verdict costs a few additions whatever the number of sites;
+`verdict_of` is the definition it must agree with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from lattice.types import Level, NodeId
+from lattice.view import Witness
+
+SITES_MIN = 2
+
+
+def quorum(voters: int) -> int:
+    """How many sites must agree: a majority, and never fewer than `SITES_MIN`."""
+    return max(voters // 2 + 1, SITES_MIN)
+
+
+def verdict_of(votes: Iterable[Level]) -> Level:
+    """The verdict over one vote per site; `UNKNOWN` votes are abstentions."""
+    counts = [0] * len(Level)
+    for vote in votes:
+        counts[vote] += 1
+    return _conclude(counts)
+
+
+def _conclude(counts: list[int]) -> Level:
+    voters = sum(counts[Level.HEALTHY :])
+    if voters == 0:
+        return Level.UNKNOWN
+    if voters < SITES_MIN:
+        lone = max(level for level in Level if counts[level] and level != Level.UNKNOWN)
+        return min(lone, Level.DEGRADED)
+    reached = 0
+    for level in (Level.DOWN, Level.FAILING, Level.DEGRADED):
+        reached += counts[level]
+        if reached >= quorum(voters):
+            return level
+    return Level.HEALTHY
+
+
+class Tally:
+    """The voices about one region, and the verdict over them."""
+
+    def __init__(self) -> None:
+        self._voices: dict[NodeId, Witness] = {}
+        self._sites: dict[str, dict[NodeId, Level]] = {}
+        self._counts = [0] * len(Level)
+
+    def hear(self, witness: Witness) -> None:
+        """Take this as the node's only voice from now on."""
+        if self._voices.get(witness.node) == witness:
+            return
+        self.forget(witness.node)
+        if witness.level == Level.UNKNOWN:
+            return
+        self._voices[witness.node] = witness
+        site = self._sites.setdefault(witness.site, {})
+        self._recount(site, witness.node, witness.level)
+
+    def forget(self, node: NodeId) -> None:
+        """The node has no voice any more."""
+        witness = self._voices.pop(node, None)
+        if witness is not None:
+            site = self._sites[witness.site]
+            self._recount(site, node, None)
+            if not site:
+                del self._sites[witness.site]
+
+    def _recount(self, site: dict[NodeId, Level], node: NodeId, level: Level | None) -> None:
+        if site:
+            self._counts[max(site.values())] -= 1
+        if level is None:
+            del site[node]
+        else:
+            site[node] = level
+        if site:
+            self._counts[max(site.values())] += 1
+
+    def verdict(self) -> Level:
+        return _conclude(self._counts)
+
+    def witnesses(self) -> tuple[Witness, ...]:
+        """Every voice, worst first, then by site and node."""
+        return tuple(sorted(self._voices.values(), key=lambda w: (-w.level, w.site, w.node)))

@@ -1,0 +1,246 @@
+"""The messages, and their bytes: a msgpack array `[type, fields…]` inside the envelope of `seal`.
+
+========== ======================================================================================================
+Ping       "are you there?" carries the sender's root, news of members, and its row when the peer may not have it
+Ack        the answer; also passed on by whoever a `PingReq` asked, hence `subject`
+PingReq    "ping that one for me" (SWIM's indirect probe)
+Rumour     fresh cells, pushed; whoever finds one new passes it on
+Compare    "our roots differ; here are my shards' fingerprints" opens a reconciliation
+Digest     a Bloom filter over the sender's cells in the shards that differ; asks for one in return, or ends
+Delta      the cells that the peer's digest did not show
+Leave      the sender is about to stop
+========== ======================================================================================================
+
+Decoding checks every length and range, and raises `WireError`; there is nothing a peer can send that raises anything
+else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from lattice import canonical
+from lattice.cells import FINGERPRINT_BYTES, SHARDS, CellKind
+from lattice.digest import Bloom
+from lattice.errors import MalformedError, WireError
+from lattice.health import NAME_LENGTH_MAX, ROW_BYTES_MAX
+from lattice.membership import MemberState, MemberUpdate
+from lattice.policy_ops import OP_BYTES_MAX
+from lattice.types import Endpoint, NodeId
+
+UPDATES_MAX: Final = 64
+CELLS_MAX: Final = 1_024
+AGE_MS_MAX: Final = 3_600_000
+
+
+@dataclass(frozen=True, slots=True)
+class WireCell:
+    """A cell in transit. `age_ms` is how long the sender has held it, plus how old it was then: leases need it."""
+
+    kind: CellKind
+    data: bytes
+    age_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    nonce: int
+    root: bytes
+    updates: tuple[MemberUpdate, ...] = ()
+    cells: tuple[WireCell, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Ack:
+    nonce: int
+    subject: NodeId
+    root: bytes
+    seen_as: Endpoint
+    """The address that the ping came from: how a node behind a wildcard socket learns its own."""
+    updates: tuple[MemberUpdate, ...] = ()
+    cells: tuple[WireCell, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PingReq:
+    nonce: int
+    subject: NodeId
+    target: Endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Rumour:
+    cells: tuple[WireCell, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Compare:
+    salt: int
+    """Under which the peer is to build its filter: chosen by whoever will read it."""
+    fingerprints: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Digest:
+    shards: tuple[int, ...]
+    salt: int
+    """The salt of this filter."""
+    bloom: Bloom
+    answer_salt: int
+    """The salt for the filter wanted in return; 0 if none is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    root: bytes
+    """The sender's root when it sent this: if ours still differs, there is more to ask for."""
+    cells: tuple[WireCell, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    incarnation: int
+
+
+Message: TypeAlias = Ping | Ack | PingReq | Rumour | Compare | Digest | Delta | Leave
+
+
+def encode(message: Message) -> bytes:
+    """The body of a frame."""
+    return canonical.pack(_fields(message))
+
+
+def _fields(message: Message) -> canonical.Value:
+    match message:
+        case Ping(nonce, root, updates, cells):
+            return (1, nonce, root, _updates(updates), _cells(cells))
+        case Ack(nonce, subject, root, seen_as, updates, cells):
+            return (2, nonce, subject, root, seen_as, _updates(updates), _cells(cells))
+        case PingReq(nonce, subject, target):
+            return (3, nonce, subject, target)
+        case Rumour(cells):
+            return (4, _cells(cells))
+        case Compare(salt, fingerprints):
+            return (5, salt, b"".join(fingerprints))
+        case Digest(shards, salt, bloom, answer_salt):
+            return (6, shards, salt, bloom.data, answer_salt)
+        case Delta(root, cells):
+            return (7, root, _cells(cells))
+        case Leave(incarnation):
+            return (8, incarnation)
+
+
+def _updates(updates: tuple[MemberUpdate, ...]) -> canonical.Value:
+    return [(update.node, int(update.state), update.incarnation) for update in updates]
+
+
+def _cells(cells: tuple[WireCell, ...]) -> canonical.Value:
+    return [(int(cell.kind), cell.data, cell.age_ms) for cell in cells]
+
+
+def decode(body: bytes, bytes_max: int) -> Message:
+    """The message in a frame's body. Raises `WireError`; state is unchanged."""
+    try:
+        fields = canonical.array(canonical.unpack(body, bytes_max), "message", length_max=8)
+        if not fields:
+            raise WireError("bad shape", "an empty message")
+        return _parse(canonical.integer(fields[0], "message type"), fields)
+    except WireError:
+        raise
+    except MalformedError as error:
+        raise WireError(error.reason, error.detail) from None
+
+
+def _parse(kind: int, fields: tuple[object, ...]) -> Message:
+    match kind:
+        case 1:
+            _, nonce, root, updates, cells = _exactly(fields, 5)
+            return Ping(_nonce(nonce), _root(root), _read_updates(updates), _read_cells(cells))
+        case 2:
+            _, nonce, subject, root, seen_as, updates, cells = _exactly(fields, 7)
+            return Ack(
+                _nonce(nonce),
+                _node(subject),
+                _root(root),
+                _endpoint(seen_as),
+                _read_updates(updates),
+                _read_cells(cells),
+            )
+        case 3:
+            _, nonce, subject, target = _exactly(fields, 4)
+            return PingReq(_nonce(nonce), _node(subject), _endpoint(target))
+        case 4:
+            return Rumour(_read_cells(_exactly(fields, 2)[1]))
+        case 5:
+            _, salt, joined = _exactly(fields, 3)
+            prints = canonical.blob(joined, "fingerprints", length=SHARDS * FINGERPRINT_BYTES)
+            cut = range(0, len(prints), FINGERPRINT_BYTES)
+            return Compare(_nonce(salt), tuple(prints[at : at + FINGERPRINT_BYTES] for at in cut))
+        case 6:
+            _, shards, salt, filter_data, answer_salt = _exactly(fields, 5)
+            return Digest(_read_shards(shards), _nonce(salt), Bloom.from_bytes(filter_data), _nonce(answer_salt))
+        case 7:
+            _, root, cells = _exactly(fields, 3)
+            return Delta(_root(root), _read_cells(cells))
+        case 8:
+            return Leave(canonical.integer(_exactly(fields, 2)[1], "incarnation", 1))
+        case _:
+            raise WireError("unknown message", f"type {kind}")
+
+
+def _exactly(fields: tuple[object, ...], length: int) -> tuple[object, ...]:
+    return canonical.array(fields, "message", length=length)
+
+
+def _nonce(value: object) -> int:
+    return canonical.integer(value, "nonce")
+
+
+def _root(value: object) -> bytes:
+    return canonical.blob(value, "root", length=16)
+
+
+def _node(value: object) -> NodeId:
+    return NodeId(canonical.blob(value, "node id", length=16))
+
+
+def _endpoint(value: object) -> Endpoint:
+    host, port = canonical.array(value, "endpoint", length=2)
+    return canonical.text(host, "host", NAME_LENGTH_MAX), canonical.integer(port, "port", 0, 65_535)
+
+
+def _read_shards(value: object) -> tuple[int, ...]:
+    shards = tuple(
+        canonical.integer(shard, "shard", 0, SHARDS - 1)
+        for shard in canonical.array(value, "shards", length_max=SHARDS)
+    )
+    if sorted(set(shards)) != list(shards) or not shards:
+        raise WireError("bad shape", "shards are empty or not sorted")
+    return shards
+
+
+def _read_updates(value: object) -> tuple[MemberUpdate, ...]:
+    return tuple(_read_update(item) for item in canonical.array(value, "updates", length_max=UPDATES_MAX))
+
+
+def _read_update(item: object) -> MemberUpdate:
+    node, state, incarnation = canonical.array(item, "update", length=3)
+    return MemberUpdate(
+        _node(node),
+        MemberState(canonical.integer(state, "state", 0, int(MemberState.LEFT))),
+        canonical.integer(incarnation, "incarnation", 1),
+    )
+
+
+def _read_cells(value: object) -> tuple[WireCell, ...]:
+    return tuple(_read_cell(item) for item in canonical.array(value, "cells", length_max=CELLS_MAX))
+
+
+def _read_cell(item: object) -> WireCell:
+    kind, data, age_ms = canonical.array(item, "cell", length=3)
+    return WireCell(
+        CellKind(canonical.integer(kind, "cell kind", 1, int(CellKind.OP))),
+        canonical.blob(data, "cell", length_max=max(ROW_BYTES_MAX, OP_BYTES_MAX)),
+        canonical.integer(age_ms, "age_ms", 0, AGE_MS_MAX),
+    )

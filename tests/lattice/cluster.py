@@ -1,0 +1,284 @@
+"""Several real engines and a wire between them: the natural unit of test.
+
+The wire keeps virtual time, and a seeded judge decides of every datagram whether it arrives, when, and how often.
+Streams arrive once or not at all. There is no thread, socket or clock here: one seed is one history.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+from heapq import heappop, heappush
+
+from lattice.authoring import compose
+from lattice.config import Config
+from lattice.dissemination import Strategy
+from lattice.engine import Engine
+from lattice.events import (
+    DatagramReceived,
+    Effect,
+    HealthObserved,
+    Input,
+    LocalUpdate,
+    Notification,
+    Notify,
+    OpsSubmitted,
+    PeerDiscovered,
+    Persist,
+    Restored,
+    SendDatagram,
+    SendStream,
+    SetTimer,
+    StreamFrameReceived,
+    TimerFired,
+)
+from lattice.health import Observation
+from lattice.identity import Ed25519Signer, Ed25519Verifier, author_id_of, private_key_from
+from lattice.policy_ops import SignedOp
+from lattice.prng import Prng
+from lattice.seal import Plain
+from lattice.types import MILLISECOND, SECOND, Endpoint, Level, Micros, VersionId
+
+EPOCH = Micros(1_800_000_000 * SECOND)
+CLUSTER = "test"
+
+
+def signer_of(name: str) -> Ed25519Signer:
+    """The same key for the same name, for ever."""
+    return Ed25519Signer(private_key_from(hashlib.blake2b(name.encode(), digest_size=32).digest()), CLUSTER)
+
+
+OPERATOR = signer_of("operator")
+Judge = Callable[[Endpoint, Endpoint, Prng], list[int]]
+"""(from, to, prng) -> the delays in microseconds after which copies arrive; an empty list is a loss."""
+
+
+def reliable(source: Endpoint, target: Endpoint, prng: Prng) -> list[int]:
+    return [MILLISECOND]
+
+
+def lossy(source: Endpoint, target: Endpoint, prng: Prng) -> list[int]:
+    """One in five is lost, one in ten comes twice, and each takes 1 to 40 ms: so order is lost too."""
+    if prng.below(5) == 0:
+        return []
+    copies = 2 if prng.below(10) == 0 else 1
+    return [MILLISECOND + prng.below(39 * MILLISECOND) for _ in range(copies)]
+
+
+def cut(*pairs: tuple[Iterable[int], Iterable[int]]) -> Judge:
+    """Nothing passes between the two groups (of node indices) of any pair, either way."""
+    severed = {(a, b) for left, right in pairs for a in left for b in right}
+
+    def judge(source: Endpoint, target: Endpoint, prng: Prng) -> list[int]:
+        pair = (source[1] - 1, target[1] - 1)
+        return [] if pair in severed or pair[::-1] in severed else [MILLISECOND]
+
+    return judge
+
+
+class Cluster:
+    """`count` nodes, each at its own site, at 10.0.0.1 ports 1, 2, …"""
+
+    def __init__(
+        self,
+        count: int,
+        seed: str = "0",
+        judge: Judge = reliable,
+        config: Config | None = None,
+        strategy: Callable[[], Strategy] | None = None,
+    ) -> None:
+        self.seed = seed
+        self.judge = judge
+        self.now = EPOCH
+        self.prng = Prng.seeded(f"{seed}/wire")
+        self.config = config or Config()
+        self.strategy = strategy
+        self.engines: list[Engine] = []
+        self.deadlines: list[Micros | None] = []
+        self.alive: list[bool] = []
+        self.disks: list[dict[tuple[str, bytes], bytes]] = []
+        self.notified: list[tuple[Micros, int, Notification]] = []
+        self.datagrams = 0
+        self.bytes = 0
+        self._journal = hashlib.sha256()
+        self._queue: list[tuple[int, int, int, Input]] = []
+        self._seq = 0
+        for index in range(count):
+            self.disks.append({})
+            self.engines.append(self._engine(index, 0))
+            self.deadlines.append(None)
+            self.alive.append(True)
+            self.give(index, TimerFired())
+
+    def _engine(self, index: int, life: int) -> Engine:
+        return Engine(
+            config=self.config,
+            site=f"site-{index}",
+            endpoint=self.endpoint(index),
+            signer=signer_of(f"node {index}"),
+            verifier=Ed25519Verifier(CLUSTER),
+            seal=Plain(CLUSTER),
+            authors=[author_id_of(OPERATOR.public_key)],
+            prng=Prng.seeded(f"{self.seed}/{index}/{life}"),
+            now=self.now,
+            strategy=self.strategy() if self.strategy else None,
+        )
+
+    @staticmethod
+    def endpoint(index: int) -> Endpoint:
+        return ("10.0.0.1", index + 1)
+
+    @property
+    def journal(self) -> str:
+        """A digest of everything that happened so far."""
+        return self._journal.hexdigest()
+
+    # --- doing
+
+    def give(self, index: int, event: Input) -> list[Notification]:
+        """Hand one input to one node, now; what it notified of."""
+        effects = self.engines[index].handle(event, self.now)
+        self._journal.update(f"{self.now} {index} {event!r} {effects!r}\n".encode())
+        return [note for effect in effects for note in self._perform(index, effect)]
+
+    def _perform(self, index: int, effect: Effect) -> list[Notification]:
+        match effect:
+            case SendDatagram(data, target):
+                self.datagrams += 1
+                self.bytes += len(data)
+                source = self.endpoint(index)
+                for delay in self.judge(source, target, self.prng):
+                    self._later(delay, target, DatagramReceived(data, source))
+            case SendStream(data, target):
+                self.bytes += len(data)
+                source = self.endpoint(index)
+                if delays := self.judge(source, target, self.prng):
+                    self._later(2 * delays[0], target, StreamFrameReceived(data, source))
+            case SetTimer(deadline):
+                self.deadlines[index] = deadline
+                if deadline is not None:
+                    self._push(deadline, index, TimerFired())
+            case Persist(table, key, value):
+                if value is None:
+                    self.disks[index].pop((table, key), None)
+                else:
+                    self.disks[index][table, key] = value
+            case Notify(notification):
+                self.notified.append((self.now, index, notification))
+                return [notification]
+        return []
+
+    def _later(self, delay: int, target: Endpoint, event: Input) -> None:
+        index = target[1] - 1
+        if target[0] == "10.0.0.1" and 0 <= index < len(self.engines):
+            self._push(self.now + delay, index, event)
+
+    def _push(self, at: int, index: int, event: Input) -> None:
+        self._seq += 1
+        heappush(self._queue, (at, self._seq, index, event))
+
+    def run(self, duration_us: int) -> None:
+        """Let so much virtual time pass."""
+        until = self.now + duration_us
+        while self._queue and self._queue[0][0] <= until:
+            at, _, index, event = heappop(self._queue)
+            self.now = Micros(max(self.now, at))
+            if not self.alive[index]:
+                continue
+            if isinstance(event, TimerFired) and self.deadlines[index] != at:
+                continue
+            self.give(index, event)
+        self.now = Micros(until)
+
+    def run_until(self, done: Callable[[], bool], at_most_us: int, step_us: int = 10 * MILLISECOND) -> int:
+        """Let time pass until `done`; how much did, in microseconds. Fails when `at_most_us` was not enough."""
+        start = self.now
+        while not done():
+            assert self.now - start < at_most_us, f"not within {at_most_us} us: {self.explain()}"
+            self.run(step_us)
+        return self.now - start
+
+    def introduce_all(self) -> None:
+        """Everybody finds node 0, and so each other."""
+        for index in range(1, len(self.engines)):
+            self.give(index, LocalUpdate(PeerDiscovered(self.endpoint(0))))
+
+    def observe(self, index: int, **levels: Level) -> None:
+        observations = tuple(
+            Observation(region, level, 20_000, 0, 0, self.now // 1_000, 10) for region, level in sorted(levels.items())
+        )
+        self.give(index, LocalUpdate(HealthObserved(observations)))
+
+    def publish(self, index: int, *blocks: str, policy: str = "default", message: str = "") -> VersionId:
+        """The operator publishes at one node."""
+        ops, version = self.composed(index, *blocks, policy=policy, message=message)
+        self.give(index, LocalUpdate(OpsSubmitted(tuple(op.data for op in ops))))
+        return version
+
+    def composed(
+        self, index: int, *blocks: str, policy: str = "default", message: str = ""
+    ) -> tuple[tuple[SignedOp, ...], VersionId]:
+        store = self.engines[index].policy
+        heads = store.heads(policy)
+        publication = compose(
+            OPERATOR,
+            store.chain(author_id_of(OPERATOR.public_key)),
+            policy,
+            blocks,
+            message=message,
+            now_ms=self.now // 1_000,
+            parent=heads[-1].version if heads else None,
+            supersedes=[head.key for head in heads],
+            blocks_known=store.blocks_known(),
+        )
+        return publication.ops, publication.version
+
+    def crash(self, index: int) -> None:
+        self.alive[index] = False
+
+    def restart(self, index: int) -> None:
+        """A new process on the same disk."""
+        self.alive[index] = True
+        life = int.from_bytes(self.disks[index].get(("self", b"incarnation"), b"\0"), "big")
+        self.engines[index] = self._engine(index, life)
+        self.deadlines[index] = None
+        records = tuple((table, key, value) for (table, key), value in sorted(self.disks[index].items()))
+        self.give(index, Restored(records))
+        self.give(index, TimerFired())
+
+    # --- seeing
+
+    def living(self) -> list[Engine]:
+        return [engine for engine, alive in zip(self.engines, self.alive, strict=True) if alive]
+
+    def all_know_all(self) -> bool:
+        """Every living node counts every living node, and no other, as alive."""
+        ids = {engine.node for engine in self.living()}
+        return all(
+            {member.node for member in engine.view().members if member.state == "alive"} == ids
+            for engine in self.living()
+        )
+
+    def equal(self) -> bool:
+        """Every living node holds the same cells."""
+        return len({engine.view().root for engine in self.living()}) == 1
+
+    def effective(self, region: str) -> list[Level]:
+        return [
+            next((seen.effective for seen in engine.view().regions if seen.region == region), Level.UNKNOWN)
+            for engine in self.living()
+        ]
+
+    def serving(self, policy: str = "default") -> list[VersionId | None]:
+        return [
+            next((seen.version for seen in engine.view().policies if seen.policy == policy), None)
+            for engine in self.living()
+        ]
+
+    def explain(self) -> str:
+        lines = [f"{self.now - EPOCH} us after the start, seed {self.seed!r}"]
+        for engine in self.living():
+            view = engine.view()
+            members = " ".join(f"{member.site}={member.state}" for member in view.members)
+            lines.append(f"{view.site}: root {view.root.hex()[:8]} cells {view.cells} {members}")
+        return "\n".join(lines)
