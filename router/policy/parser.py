@@ -1,0 +1,269 @@
+"""Text to `Policy`, and every mistake to a diagnostic a person can act on.
+
+Three steps. Lark's LALR tables turn the text into plain nodes (`Word`, `Node`): only this module knows lark.
+`builder` reads the words and builds the syntax tree; `check` looks at the whole. The first syntax error ends the first
+step, since what follows it is guesswork; everything the other two find is reported at once.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TypeAlias
+
+from lark import Lark, Token, Tree, UnexpectedCharacters, UnexpectedToken
+
+from router.policy.builder import Node, Word, build
+from router.policy.check import check
+from router.policy.errors import Findings, PolicyError, did_you_mean, excerpt
+from router.policy.syntax import NOWHERE, TIERS, Policy, Span
+
+TEXT_BYTES_MAX = 256 * 1024
+"""A policy is written by people; the largest seen in research were a few thousand lines."""
+STATEMENTS_MAX = 4_096
+
+_STATEMENTS = ("REGION", "ZONE", "HEALTH", "ROUTE")
+_PUNCTUATION = {"LBRACE": "{", "RBRACE": "}", "COMMA": ",", "$END": "the end of the text"}
+_REST_OF_LINE = re.compile(r"[ \t\r]*(?:#[^\n]*)?(?:\n|\Z)")
+# Control characters hide text in terminals; bidirectional overrides make it read differently from what it says
+# (CVE-2021-42574); lone surrogates are not text at all.
+_FORBIDDEN = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]|\r(?!\n)"
+)
+_Stack: TypeAlias = list[Token | Tree[Token]]
+
+
+def parse(text: str, name: str = "policy") -> Policy:
+    """Parse and check a policy text. `name` is what diagnostics call the text: a file's path.
+
+    Raises `PolicyError`: alone for the first syntax error, else with everything that is wrong.
+    """
+    findings = Findings(name)
+    nodes = _parse(text, findings)
+    policy = build(nodes, findings, blocks=_cut(text, nodes))
+    if nodes:
+        check(policy, findings)
+    findings.raise_if_any()
+    return policy
+
+
+def blocks(text: str) -> tuple[str, ...]:
+    """The text cut after each top-level statement, so that `"".join(blocks(text)) == text`.
+
+    A block ends with the line its statement ends on (a comment on that line stays with it); comments above a statement
+    belong to it, and whatever follows the last statement to the last. Raises `PolicyError` on a syntax error only.
+    """
+    return _cut(text, _parse(text, Findings()))
+
+
+def _cut(text: str, nodes: tuple[Node, ...]) -> tuple[str, ...]:
+    ends = []
+    for node in nodes:
+        rest = _REST_OF_LINE.match(text, node.end)
+        ends.append(rest.end() if rest else node.end)
+    starts = [0, *ends[:-1]]
+    ends[-1:] = [len(text)]
+    return tuple(text[start:end] for start, end in zip(starts, ends, strict=True)) if text else ()
+
+
+def _parse(text: str, findings: Findings) -> tuple[Node, ...]:
+    _check_characters(text, findings)
+    try:
+        tree = _lark().parse(text)
+    except UnexpectedCharacters as error:
+        start = error.pos_in_stream
+        assert start is not None, "lark says where it stopped"
+        span = Span(error.line, error.column, _end_of_line(text, start) - start)
+        findings.add("E003", span, "this quote is never closed", 'a closing " on the same line')
+    except UnexpectedToken as error:
+        _explain(text, error, findings)
+    findings.raise_if_any()
+    nodes = tuple(_node(child) for child in tree.children if isinstance(child, Tree))
+    if len(nodes) > STATEMENTS_MAX:
+        findings.add(
+            "E001", NOWHERE, f"the policy has {len(nodes)} statements", f"at most {STATEMENTS_MAX} top-level statements"
+        )
+        findings.raise_if_any()
+    return nodes
+
+
+@lru_cache(maxsize=1)
+def _lark() -> Lark:
+    return Lark(_grammar(), parser="lalr", lexer="basic", propagate_positions=True, maybe_placeholders=True)
+
+
+@lru_cache(maxsize=1)
+def _grammar() -> str:
+    return Path(__file__).with_name("grammar.lark").read_text(encoding="utf-8")
+
+
+@lru_cache(maxsize=1)
+def _kinds() -> tuple[str, ...]:
+    """The named terminals, in the order the grammar lists them: how messages list them too."""
+    return (*re.findall(r"^([A-Z]+):", _grammar(), re.MULTILINE), *_PUNCTUATION)
+
+
+def _node(tree: Tree[Token]) -> Node:
+    # Recursion is as deep as the grammar nests: a route, an override in it, a tier, its names.
+    children: list[Node | Word] = []
+    for child in tree.children:
+        if isinstance(child, Tree):
+            children.append(_node(child))
+        elif isinstance(child, Token):
+            children.append(Word(child.type, str(child), _span(child)))
+    return Node(str(tree.data), tuple(children), tree.meta.start_pos, tree.meta.end_pos)
+
+
+def _check_characters(text: str, findings: Findings) -> None:
+    size = len(text.encode("utf-8", "surrogatepass"))
+    if size > TEXT_BYTES_MAX:
+        findings.add("E001", NOWHERE, f"the policy is {size} bytes long", f"at most {TEXT_BYTES_MAX} bytes of UTF-8")
+        findings.raise_if_any()
+    if found := _FORBIDDEN.search(text):
+        before = text[: found.start()]
+        span = Span(before.count("\n") + 1, found.start() - (before.rfind("\n") + 1) + 1, 1)
+        hint = "save the file as UTF-8 without a byte order mark" if found[0] == "\ufeff" else "delete it"
+        findings.add(
+            "E002",
+            span,
+            f"the character U+{ord(found[0]):04X} is not allowed",
+            "printable text, tabs and line ends",
+            hint,
+        )
+        findings.raise_if_any()
+
+
+def _explain(text: str, error: UnexpectedToken, findings: Findings) -> None:
+    """A syntax error in the author's words."""
+    interactive = error.interactive_parser
+    assert interactive is not None, "lark's LALR parser always hands over its state"
+    stack: _Stack = list(interactive.parser_state.value_stack)
+    accepts: set[str] = set(error.accepts or ())
+    token = error.token
+    opened = _innermost(stack)
+    inside = f" inside {opened.what}" if opened else ""
+    expected = _wanted(accepts, stack)
+    if token.type == "$END":
+        span = _end_span(text)
+        hint = f"add }} to close {opened.what}, opened on line {opened.line}" if opened else ""
+        findings.add("E005", span, f"the text ends{inside or ' in the middle of a statement'}", expected, hint)
+        return
+    message = f"{excerpt(token)} is not expected here{inside}"
+    if "WORD" in accepts and "AS" in accepts and token.type.isalpha() and token == token.type.lower():
+        message = f"{excerpt(token)} is a word of the language and cannot be a name"
+    findings.add("E004", _span(token), message, expected, _fix(token, accepts, opened))
+
+
+def _fix(token: Token, accepts: set[str], opened: _Opened | None) -> str:
+    words = [_PUNCTUATION.get(kind, kind.lower()) for kind in accepts - {"WORD", "STRING"}]
+    if token.type == "RBRACE" and not opened:
+        return "delete it: every { is closed already"
+    if token.type == "COMMA":
+        return "leave out the comma: only the regions of a tier have commas between them"
+    if token.type == "STRING" and "WORD" in accepts:
+        return "leave out the quotes"
+    if token.type in _STATEMENTS and opened and "RBRACE" in accepts:
+        return f"close {opened.what}, opened on line {opened.line}, with }} first"
+    if token.type == "WORD" and (near := did_you_mean(str(token).rstrip(":=;"), words)):
+        return near
+    if token.type == "WORD" and "STRING" in accepts:
+        return f'put it in quotes: "{token[:80]}"'
+    if token.startswith(("//", "--", ";")):
+        return "a comment begins with #"
+    if set(token) <= set(":=;"):
+        return f"leave out the {excerpt(token)}: statements are words and values only"
+    return ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """The innermost block that is still open."""
+
+    what: str
+    line: int
+
+
+def _innermost(stack: _Stack) -> _Opened | None:
+    closed = 0
+    for brace in reversed(range(len(stack))):
+        closed += _kind(stack[brace]) == "RBRACE"  # the last block may not be reduced yet
+        closed -= _kind(stack[brace]) == "LBRACE"
+        if closed < 0:
+            break
+    else:
+        return None
+    start = next(i for i in reversed(range(brace)) if _kind(stack[i]) in _STATEMENTS)
+    keyword, name = stack[start], stack[start + 1]
+    assert isinstance(keyword, Token)
+    label = name.children[0] if isinstance(name, Tree) else name
+    return _Opened(f"{keyword} {str(label)[:63]}", keyword.line or 1)
+
+
+def _kind(item: Token | Tree[Token]) -> str:
+    return item.type if isinstance(item, Token) else ""
+
+
+def _wanted(accepts: set[str], stack: _Stack) -> str:
+    """What may stand here, in words: never a terminal's name."""
+    last = [_kind(item) for item in stack[-2:]]
+    before, previous = ["", *last][-2:] if last else ("", "")
+    phrases = []
+    if "STRING" in accepts:
+        phrases.append(
+            {"FOR": 'a host in quotes ("shop.example.com")', "STRING": "another host in quotes"}.get(
+                previous, 'a path in quotes ("/healthz")'
+            )
+        )
+    if "WORD" in accepts:
+        phrases.append(_wanted_word(before, previous))
+    if {"WORD", "AS"} <= accepts:
+        accepts = accepts - {"AT", "AS"}
+    words = sorted(accepts - {"WORD", "STRING"}, key=_kinds().index)
+    phrases += [_PUNCTUATION[kind] if kind == "$END" else f"'{_PUNCTUATION.get(kind, kind.lower())}'" for kind in words]
+    return phrases[0] if len(phrases) == 1 else f"{', '.join(phrases[:-1])} or {phrases[-1]}"
+
+
+def _wanted_word(before: str, previous: str) -> str:
+    if (before, previous) == ("AT", "WORD"):
+        return "a longitude in degrees (8.68)"
+    if previous in ("ABOVE", "AFTER"):
+        return {
+            "LATENCY": "a duration (400ms)",
+            "ERRORS": "a percentage (20%)",
+            "FAIL": "a number of failures (3)",
+            "RECOVER": "a duration (2s)",
+        }[before]
+    if previous in (*_STATEMENTS, "COMMA"):
+        return f"the name of a {'region' if previous == 'COMMA' else previous.lower()}"
+    if previous.lower() in TIERS:
+        return "names of regions"
+    return {
+        "AT": "a latitude in degrees (50.11)",
+        "ENDPOINT": "a numeric address and a port (192.0.2.7:443)",
+        "EVERY": "a duration (250ms)",
+        "TIMEOUT": "a duration (200ms)",
+        "AS": "healthy, or down",
+        "EDITION": "the edition's number (1)",
+        "DENY": "an HTTP status (503)",
+        "NEAREST": "a number of regions (2)",
+    }.get(previous, "an address block (192.0.2.0/24)")
+
+
+def _span(token: Token) -> Span:
+    return Span(token.line or 1, token.column or 1, max(1, len(token)))
+
+
+def _end_of_line(text: str, start: int) -> int:
+    end = text.find("\n", start)
+    return len(text) if end < 0 else end
+
+
+def _end_span(text: str) -> Span:
+    """Just behind the last character that says something."""
+    said = text.rstrip()
+    return Span(said.count("\n") + 1, len(said) - (said.rfind("\n") + 1) + 1, 1)
+
+
+__all__ = ["STATEMENTS_MAX", "TEXT_BYTES_MAX", "PolicyError", "blocks", "parse"]

@@ -1,0 +1,101 @@
+"""From a client's address to its zone: the longest prefix wins, in one binary search.
+
+CIDR blocks are nested or disjoint, never half overlapping. So the line of all addresses falls into stretches, each with
+one innermost block; `AddressIndex` keeps the first address of every stretch, sorted, and whose stretch it is. A look-up
+is one bisection of integers whatever prefix lengths are in use; a trie in Python would walk a node a bit.
+An IPv4-mapped IPv6 client (::ffff:192.0.2.1) is the IPv4 client it maps (RFC 4291 2.5.5.2).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from ipaddress import AddressValueError, IPv6Address
+
+from router.policy.syntax import ZONE_NOWHERE, Network, Zone
+
+ADDRESSES_REMEMBERED_MAX = 4_096
+"""IPv6 addresses whose reading is remembered: reading one in Python costs more than the rest of a decision."""
+_OCTETS = {str(octet): octet for octet in range(256)}
+_MAPPED_PREFIX = 0xFFFF
+
+Client = tuple[int, int]
+"""An address family (4 or 6) and the address as an integer."""
+
+
+def read_client(text: str) -> Client | None:
+    """A numeric address; None when it is not one. Strict: no leading zeros, no spaces, no octal."""
+    try:
+        a, b, c, d = text.split(".")
+        return 4, _OCTETS[a] << 24 | _OCTETS[b] << 16 | _OCTETS[c] << 8 | _OCTETS[d]
+    except (ValueError, KeyError):
+        return _read_ipv6(text)
+
+
+@lru_cache(maxsize=ADDRESSES_REMEMBERED_MAX)
+def _read_ipv6(text: str) -> Client | None:
+    try:
+        address = int(IPv6Address(text.partition("%")[0]))  # a scope id names our own interface, not the client
+    except AddressValueError:
+        return None
+    if address >> 32 == _MAPPED_PREFIX:
+        return 4, address & 0xFFFF_FFFF
+    return 6, address
+
+
+@dataclass(frozen=True, slots=True)
+class AddressIndex:
+    """The stretches of one address family: `owners[i]` holds the addresses from `starts[i]` up to the next start."""
+
+    starts: tuple[int, ...]
+    owners: tuple[str, ...]
+
+    @classmethod
+    def of(cls, blocks: Iterable[tuple[Network, str]]) -> AddressIndex:
+        """From blocks of one family and their owners, in any order; no block twice."""
+        ordered = sorted(blocks, key=lambda pair: (int(pair[0].network_address), pair[0].prefixlen))
+        stretches: dict[int, str] = {0: ZONE_NOWHERE}
+        nested: list[tuple[int, str]] = []  # (first address after the block, owner) from the outermost in
+
+        def close_until(address: int) -> None:
+            while nested and nested[-1][0] <= address:
+                end, _ = nested.pop()
+                stretches[end] = nested[-1][1] if nested else ZONE_NOWHERE
+
+        for network, owner in ordered:
+            start = int(network.network_address)
+            close_until(start)
+            stretches[start] = owner
+            nested.append((start + network.num_addresses, owner))
+        close_until(1 << 128)
+        starts = sorted(stretches)
+        return cls(tuple(starts), tuple(stretches[start] for start in starts))
+
+    def owner(self, address: int) -> str:
+        return self.owners[bisect_right(self.starts, address) - 1]
+
+
+@dataclass(frozen=True, slots=True)
+class ZoneIndex:
+    """Zones by client address."""
+
+    ipv4: AddressIndex
+    ipv6: AddressIndex
+
+    @classmethod
+    def of(cls, zones: Iterable[Zone]) -> ZoneIndex:
+        blocks = [(cidr.network, zone.name) for zone in zones for cidr in zone.cidrs]
+        return cls(
+            ipv4=AddressIndex.of(block for block in blocks if block[0].version == 4),
+            ipv6=AddressIndex.of(block for block in blocks if block[0].version == 6),
+        )
+
+    def zone_of(self, client: Client | None) -> str:
+        """The zone of a client; "" for a client in none, and for one whose address could not be read."""
+        if client is None:
+            return ZONE_NOWHERE
+        family, address = client
+        index = self.ipv4 if family == 4 else self.ipv6
+        return index.owner(address)
