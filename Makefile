@@ -1,0 +1,42 @@
+# The only commands a newcomer needs. Each works from a clean clone with Python >= 3.11 and make, nothing else.
+
+PYTHON ?= python3
+BIN := .venv/bin
+# Written last, so that an interrupted installation is started again rather than used.
+INSTALLED := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check clean
+
+help:
+	@echo 'make demo    three regions, three sites, real traffic; a region dies and no user notices'
+	@echo 'make test    the tests'
+	@echo 'make check   lint, format, types, import contracts'
+	@echo 'make clean   remove .venv and every cache'
+	@echo
+	@echo 'DEMO="--seconds 20 --rate 400" make demo   passes options on; PYTHON=python3.12 make test   picks the Python'
+
+demo: $(INSTALLED)
+	$(BIN)/edgelattice demo $(DEMO)
+
+test: $(INSTALLED)
+	$(BIN)/pytest $(TESTS)
+
+check: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo 'edgelattice needs Python >= 3.11, and $(PYTHON) is' "$$($(PYTHON) --version 2>&1)." \
+	       'Name another one: make PYTHON=python3.12 $(or $(MAKECMDGOALS),demo)' >&2; exit 1; }
+	@echo 'Installing into .venv (once; again when pyproject.toml or constraints.txt change) ...'
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist *.egg-info
+	find lattice router tests -name __pycache__ -type d -prune -exec rm -rf {} +

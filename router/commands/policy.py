@@ -1,0 +1,128 @@
+"""`edgelattice policy check` and `edgelattice policy publish`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import click
+import msgspec
+
+from lattice.policy_content import check_policy_name
+from router.commands.shared import EXIT_FAILED, EXIT_USAGE, CommandError, client_for, complain, control_option
+from router.control_body import DEFAULT_POLICY, DiagnosticBody, diagnostic_bodies
+from router.control_client import ControlError
+from router.key_file import KeyFileError, read_secret
+from router.policy import PolicyError, parse
+from router.program import compile_policy
+from router.publish import publish
+
+POLICY_FILE_BYTES_MAX = 4 * 1024 * 1024
+"""Read so much and let the parser refuse what is too long, with its own words."""
+
+
+@click.group()
+def policy() -> None:
+    """Check a policy, publish it to every site."""
+
+
+class CheckedBody(msgspec.Struct, frozen=True):
+    """`policy check --json`."""
+
+    ok: bool
+    diagnostics: list[DiagnosticBody]
+
+
+@policy.command()
+@click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
+@click.option("--json", "as_json", is_flag=True, help='{"ok": bool, "diagnostics": [...]}')
+def check(file: Path, as_json: bool) -> int:
+    """Say all that is wrong with a policy.
+
+    Each mistake with its place, what was expected there, and how to mend it. FILE may be - for standard input. Exit
+    status 0 when the policy holds, 1 when it does not.
+    """
+    text = _policy_text(file)
+    error = _mistakes(text, str(file))
+    if as_json:
+        click.echo(msgspec.json.encode(CheckedBody(error is None, diagnostic_bodies(error))))
+    elif error is None:
+        click.echo(f"{file}: holds")
+    else:
+        click.echo(error.render(text), err=True)
+        complain(_count(error))
+    return 0 if error is None else EXIT_FAILED
+
+
+@policy.command("publish")
+@click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
+@click.option(
+    "--key",
+    "key_file",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="The operator's private key; it stays here.",
+)
+@control_option
+@click.option("--name", default=DEFAULT_POLICY, show_default=True, help="Which policy; sites serve the default one.")
+@click.option("-m", "--message", default="", help="Why, for those who read the history.")
+def publish_command(file: Path, key_file: Path, control: str | None, name: str, message: str) -> None:
+    """Sign a policy and hand it to one node.
+
+    It is checked and signed here; the sites pass it on to each other.
+
+    \b
+        edgelattice policy publish shop.policy --key ams/operator.key -m "open asia"
+    """
+    try:
+        check_policy_name(name)
+        private_key, warning = read_secret(key_file, "operator's key")
+    except (KeyFileError, ValueError) as error:
+        raise CommandError(str(error), EXIT_USAGE) from None
+    if warning is not None:
+        complain(f"warning: {warning}")
+    text = _policy_text(file)
+    mistakes = _mistakes(text, str(file))
+    if mistakes is not None:
+        click.echo(mistakes.render(text), err=True)
+        raise CommandError(f"{_count(mistakes)}; nothing was published")
+    client = client_for(control)
+    try:
+        published, cluster = publish(client, private_key, name, text, message, time.time_ns() // 1_000_000)
+    except (ControlError, ValueError) as error:
+        if isinstance(error, ControlError) and error.body is not None and error.body.rendered:
+            click.echo(error.body.rendered, err=True)
+        raise CommandError(f"nothing was published: {error}") from None
+    click.echo(
+        f"published {published.policy} {published.version[:8]} to cluster {cluster} in {published.ops} ops; "
+        "`edgelattice status` shows where it is in force"
+    )
+
+
+def _policy_text(file: Path) -> str:
+    try:
+        if str(file) == "-":
+            content = sys.stdin.buffer.read(POLICY_FILE_BYTES_MAX)
+        else:
+            with file.open("rb") as opened:
+                content = opened.read(POLICY_FILE_BYTES_MAX)
+    except OSError as error:
+        raise CommandError(f"{file}: cannot be read: {(error.strerror or str(error)).lower()}", EXIT_USAGE) from None
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise CommandError(f"{file}: not UTF-8 text: byte {error.start} is 0x{content[error.start]:02x}") from None
+
+
+def _mistakes(text: str, name: str) -> PolicyError | None:
+    try:
+        compile_policy(parse(text, name))
+    except PolicyError as error:
+        return error
+    return None
+
+
+def _count(error: PolicyError) -> str:
+    count = len(error.diagnostics) + error.left_out
+    return f"the policy has {count} {'mistake' if count == 1 else 'mistakes'}"

@@ -1,0 +1,74 @@
+"""What commands have in common: how they fail, and which node they ask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from router.config_reader import ConfigError, endpoint_text
+from router.control_client import CONTROL_URL, ControlClient, control_url
+from router.site_config import SiteConfig, load_site_config
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+CONTROL_ENVIRONMENT = "EDGELATTICE_CONTROL"
+
+
+class CommandError(click.ClickException):
+    """A command could not do what was asked. Each line of the message goes to standard error as it is."""
+
+    def __init__(self, message: str, status: int = EXIT_FAILED) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def complain(text: str) -> None:
+    """Say something to people, apart from what the command was asked for."""
+    for line in text.splitlines():
+        click.echo(f"edgelattice: {line}", err=True)
+
+
+def control_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The option `--control`."""
+    return click.option(
+        "--control",
+        metavar="URL",
+        envvar=CONTROL_ENVIRONMENT,
+        show_envvar=True,
+        help="Control address of the node to ask, as in its ready line.  [default: http://127.0.0.1:8180]",
+    )(command)
+
+
+def load_site(path: Path) -> SiteConfig:
+    """A site file, or the `CommandError` that says what is wrong with it."""
+    try:
+        return load_site_config(path)
+    except ConfigError as error:
+        raise CommandError(str(error), EXIT_USAGE) from None
+
+
+def client_for(control: str | None, site_toml: Path | None = None) -> ControlClient:
+    """The node that the options name; this machine's when they name none."""
+    if site_toml is not None and control is None:
+        endpoint = load_site(site_toml).control.listen
+        if endpoint[1] == 0:
+            raise CommandError(
+                f"{site_toml}: control.listen leaves the port to the kernel; give --control with the address from the "
+                "node's ready line",
+                EXIT_USAGE,
+            )
+        control = endpoint_text(endpoint)
+    try:
+        return ControlClient(control_url(control or CONTROL_URL))
+    except ValueError as error:
+        raise CommandError(f"--control: {error}", EXIT_USAGE) from None
+
+
+def leaves(error: BaseException) -> list[BaseException]:
+    """The exceptions inside however many groups."""
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for inner in error.exceptions for leaf in leaves(inner)]
+    return [error]

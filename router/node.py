@@ -1,0 +1,445 @@
+"""One node: gossip, health, policy, traffic and control, composed (edge).
+
+::
+
+    probes ─┐                         ┌─▶ lattice (engine on its driver) ─▶ peers
+    traffic ┴▶ RegionalHealth ─levels─┘            │ RegionChanged, PolicyChanged, RegionDoubted
+                   │ ejections                     ▼
+    request ───────┴──▶ decide(RouteTable) ◀── plan(program, levels, site)
+
+The table is planned when a level or the policy changes, never for a request. All state is touched on the trio thread
+only, and every change to it is one assignment, so a decision sees either the old world or the new.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import os
+import random
+import socket as stdlib_socket
+from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from contextlib import ExitStack
+from functools import partial
+from typing import cast
+
+import trio
+from hypercorn.typing import ASGIFramework
+
+from lattice.authoring import compose
+from lattice.discovery import Discovery
+from lattice.driver import Clock, Driver, Transport, bind
+from lattice.engine import Engine
+from lattice.errors import OpError
+from lattice.events import (
+    HealthObserved,
+    LeaveRequested,
+    MemberChanged,
+    Notification,
+    OpsSubmitted,
+    PeerDiscovered,
+    PolicyApplied,
+    PolicyChanged,
+    RegionChanged,
+    RegionDoubted,
+    Rejected,
+)
+from lattice.identity import Ed25519Signer, Ed25519Verifier, author_id_of
+from lattice.prng import Prng
+from lattice.seal import Plain, Sealed
+from lattice.types import MILLISECOND, SECOND, AuthorId, Endpoint, Level, short
+from lattice.view import LatticeView
+from router.config_reader import endpoint_text
+from router.control import DEFAULT_POLICY, control_app
+from router.control_server import serve_control
+from router.control_target import (
+    NodeEvent,
+    PolicyHead,
+    Published,
+    RefusalError,
+    RegionSignal,
+    RegionSnapshot,
+    Traffic,
+)
+from router.decide import Attempt, Decision, Request, decide
+from router.health_check import HealthChecker, ProbeResult, ProbeTarget
+from router.journal import Journal
+from router.listening import bound_endpoint, cannot_listen, listen
+from router.plan import RouteTable, SitePlace, plan
+from router.policy import PolicyError
+from router.policy_keeper import InForce, compile_text, complaint, load_grammar
+from router.program import Program
+from router.proxy import Proxy
+from router.regional_health import RegionalHealth
+from router.site_config import BoundEndpoints, SiteConfig
+from router.state_dir import StateDir
+from router.steering import Outcome
+
+log = logging.getLogger("edgelattice")
+
+OBSERVE_INTERVAL_US = 500 * MILLISECOND
+"""How often metrics that changed no level are told to the engine, which quantises and paces them further."""
+EXPIRE_INTERVAL_US = 100 * MILLISECOND
+SEED_INTERVAL_US = 30 * SECOND
+LEAVE_GRACE_US = 200 * MILLISECOND
+"""How long the goodbye datagrams get."""
+NO_POLICY = Decision("", "", None, None, "", "no policy in force yet", 503, ())
+_ERROR_ENDINGS = ("failed_502", "failed_504", "shed_503", "truncated", "internal_error")
+
+
+class Node:
+    """What a node knows and decides; the control API's `ControlTarget`."""
+
+    def __init__(
+        self, config: SiteConfig, driver_of: Callable[[Callable[[Notification], None]], Driver], clock: Clock
+    ) -> None:
+        """`driver_of` makes the driver, given whom to notify."""
+        self._config = config
+        self._clock = clock
+        latitude_e6, longitude_e6 = config.site.at_e6 or (0, 0)
+        self._place = SitePlace(config.site.name, latitude_e6, longitude_e6)
+        self._journal = Journal(clock.now)
+        self._health = RegionalHealth()
+        self._levels_told: dict[str, Level] = {}
+        self._in_force: InForce | None = None
+        self._table: RouteTable | None = None
+        self._driver = driver_of(self._on_notification)
+        self._policy_elected = trio.Event()
+        self._proxy = Proxy(_DataPlane(self), config.site.name)
+        self._checker = HealthChecker(self._on_probe, random.Random(os.urandom(16)))
+
+    @property
+    def proxy(self) -> Proxy:
+        return self._proxy
+
+    @property
+    def driver(self) -> Driver:
+        return self._driver
+
+    # --- what the data plane asks and tells (`_DataPlane`)
+
+    def decide(self, request: Request) -> Decision:
+        table = self._table
+        return NO_POLICY if table is None else decide(table, request, self._health.ejected)
+
+    def steer(self, request: Request) -> Decision:
+        """As `decide`, for a request that is about to be sent."""
+        decision = self.decide(request)
+        if decision.attempts:
+            self._health.admit(decision.attempts[0].endpoint, self._clock.now())
+        return decision
+
+    def observed(self, attempt: Attempt, outcome: Outcome, latency_us: int) -> None:
+        now = self._clock.now()
+        changed = self._health.answered(attempt, outcome, latency_us, now)
+        if changed:
+            kind = "lift" if outcome is Outcome.OK else "eject"
+            where = endpoint_text(attempt.endpoint)
+            self._journal.note(
+                kind, f"{attempt.region} {where}: {outcome.value}", endpoint=where, region=attempt.region
+            )
+            if kind == "eject":
+                self._checker.look_now(attempt.region, attempt.endpoint)
+        self._tell_if_changed(attempt.region)
+
+    # --- evidence
+
+    def _on_probe(self, target: ProbeTarget, result: ProbeResult) -> None:
+        if self._health.probed(target.region, target.endpoint, result.sample(), self._clock.now()):
+            where = endpoint_text(target.endpoint)
+            self._journal.note(
+                "lift", f"{target.region} {where}: a probe succeeded", endpoint=where, region=target.region
+            )
+        self._tell_if_changed(target.region)
+
+    def _tell_if_changed(self, region: str) -> None:
+        """A level that changed is told to the lattice at once; metrics wait for their turn."""
+        if self._health.level(region, self._clock.now()) != self._levels_told.get(region):
+            self._tell()
+
+    def _tell(self) -> None:
+        observations = self._health.observations(self._clock.now())
+        if self._driver.submit_nowait(HealthObserved(observations)):
+            self._levels_told = {observation.region: observation.level for observation in observations}
+
+    async def keep_telling(self) -> None:
+        while True:
+            await trio.sleep(OBSERVE_INTERVAL_US / SECOND)
+            self._tell()
+
+    async def keep_expiring(self) -> None:
+        """Half-open ejected endpoints when their term is over."""
+        while True:
+            await trio.sleep(EXPIRE_INTERVAL_US / SECOND)
+            self._health.expire(self._clock.now())
+
+    # --- what the lattice says
+
+    def _on_notification(self, notification: Notification) -> None:
+        match notification:
+            case RegionChanged(region, old, new, reason):
+                self._journal.note(
+                    "region", f"{region} {old.name} -> {new.name} ({reason})", region=region, old=old.name, new=new.name
+                )
+                self._replan()
+            case RegionDoubted(region, _, _):
+                self._checker.look_now(region)
+            case PolicyChanged(policy, _) if policy == DEFAULT_POLICY:
+                self._policy_elected.set()
+            case MemberChanged(node, site, state):
+                self._journal.note("member", f"{site} ({short(node)}) {state}", site=site, state=state)
+            case Rejected(what, reason, source):
+                log.debug("%s from %s refused: %s", what, source and endpoint_text(source), reason)
+            case _:
+                pass
+
+    def _replan(self) -> None:
+        if self._in_force is None:
+            return
+        program = self._in_force.program
+        seen = {region.region: region.effective for region in self._driver.view().regions}
+        self._table = plan(program, {name: seen.get(name, Level.UNKNOWN) for name in program.regions}, self._place)
+
+    async def keep_policy(self) -> None:
+        """Put every elected version into force, once it compiles."""
+        while True:
+            await self._policy_elected.wait()
+            self._policy_elected = trio.Event()
+            elected = next((policy for policy in self.view().policies if policy.policy == DEFAULT_POLICY), None)
+            if elected is None or (self._in_force and elected.version == self._in_force.version):
+                continue
+            try:
+                program = await trio.to_thread.run_sync(compile_text, "".join(elected.blocks), elected.policy)
+            except PolicyError as error:
+                text = f"version {short(elected.version)} refused, the last good one stays: {complaint(error)}"
+                self._journal.note("policy", text, policy=elected.policy, version=elected.version.hex())
+                log.error("policy %s: %s", elected.policy, text)
+                continue
+            self._in_force = InForce(
+                elected.version, "".join(elected.blocks), program, self._clock.now() // MILLISECOND
+            )
+            self._put_into_force(program)
+            self._journal.note(
+                "policy",
+                f"version {short(elected.version)} in force",
+                policy=elected.policy,
+                version=elected.version.hex(),
+            )
+            await self._driver.submit(PolicyApplied(elected.policy, elected.version))
+
+    def _put_into_force(self, program: Program) -> None:
+        self._health.configure(program)
+        self._checker.configure(
+            ProbeTarget(
+                region=name,
+                endpoint=(endpoint.host, endpoint.port),
+                path=program.health[name].probe_path,
+                every_us=program.health[name].probe_interval_us,
+                timeout_us=program.health[name].probe_timeout_us,
+                fail_after=program.health[name].fail_after,
+            )
+            for name, region in program.regions.items()
+            for endpoint in region.endpoints
+        )
+        self._replan()
+
+    # --- ControlTarget: what operators see and do
+
+    def view(self) -> LatticeView:
+        return self._driver.view()
+
+    def traffic(self) -> Traffic:
+        counters = self._proxy.counters
+        by_region = sorted(
+            (name.removeprefix("region."), count) for name, count in counters.items() if name.startswith("region.")
+        )
+        return Traffic(
+            requests=counters["requests"],
+            by_region=tuple(by_region),
+            errors=sum(counters[ending] for ending in _ERROR_ENDINGS),
+            retries=counters["retries"],
+        )
+
+    def ejected(self) -> AbstractSet[Endpoint]:
+        return self._health.ejected
+
+    def events(self) -> Sequence[NodeEvent]:
+        return self._journal.events()
+
+    def counters(self) -> Mapping[str, int]:
+        parts = {
+            "proxy": dict(self._proxy.counters),
+            "probe": dict(self._checker.counters),
+            "": {**self._driver.counters(), **self._health.counters()},
+        }
+        return {f"{part} {name}".strip(): count for part, names in parts.items() for name, count in names.items()}
+
+    def applied_ms(self, policy: str) -> int | None:
+        return self._in_force.applied_ms if self._in_force and policy == DEFAULT_POLICY else None
+
+    def policy_text(self, policy: str) -> str | None:
+        return self._in_force.text if self._in_force and policy == DEFAULT_POLICY else None
+
+    def policy_head(self, policy: str, author: AuthorId) -> PolicyHead:
+        store = self._driver.policy
+        heads = store.heads(policy)
+        return PolicyHead(
+            cluster=self._config.cluster.name,
+            chain=store.chain(author),
+            parent=heads[-1].version if heads else None,
+            supersedes=tuple(head.key for head in heads),
+            blocks_known=store.blocks_known(),
+        )
+
+    def snapshot(self) -> Sequence[RegionSnapshot]:
+        return self._health.snapshot(self._clock.now())
+
+    def update_signal(self, signal: RegionSignal) -> None:
+        if not self._health.knows(signal.region):
+            raise RefusalError(422, f"no policy in force names region {signal.region!r}", "see GET /policy")
+        if not self._health.signalled(signal, self._clock.now()):
+            raise RefusalError(409, f"a later signal of region {signal.region!r} is known", "send a greater timestamp")
+        self._tell()
+
+    async def publish_text(self, policy: str, text: str, message: str) -> Published:
+        if self._config.policy.author_key is None:
+            raise RefusalError(
+                403,
+                "this node holds no author key, so it cannot sign a policy",
+                "publish signed ops with `edgelattice policy publish FILE --key KEY`, or set policy.author_key",
+            )
+        signer = Ed25519Signer(self._config.policy.author_key, self._config.cluster.name)
+        program = await trio.to_thread.run_sync(partial(compile_text, text, policy))
+        head = self.policy_head(policy, author_id_of(signer.public_key))
+        try:
+            publication = compose(
+                signer,
+                head.chain,
+                policy,
+                program.policy.blocks,
+                message=message,
+                now_ms=self._clock.now() // MILLISECOND,
+                parent=head.parent,
+                supersedes=head.supersedes,
+                blocks_known=head.blocks_known,
+            )
+        except ValueError as error:
+            raise RefusalError(422, str(error)) from None
+        return await self.submit_ops(policy, tuple(op.data for op in publication.ops))
+
+    async def submit_ops(self, policy: str, ops: tuple[bytes, ...]) -> Published:
+        refused = [note for note in await self._driver.call(OpsSubmitted(ops)) if isinstance(note, Rejected)]
+        if refused:
+            raise OpError("refused", refused[0].reason)
+        elected = next((seen for seen in self.view().policies if seen.policy == policy), None)
+        if elected is None:
+            raise RefusalError(422, f"no version of policy {policy!r} is complete with these ops", "send all of them")
+        return Published(policy, elected.version, len(ops))
+
+    # --- running
+
+    async def run(
+        self,
+        transport: Transport,
+        http: list[trio.SocketListener],
+        control: stdlib_socket.socket,
+        *,
+        ready: Callable[[], None],
+        stop: trio.Event,
+    ) -> None:
+        """Serve until `stop`, then leave the cluster, drain, and return."""
+        async with trio.open_nursery() as nursery:
+            await trio.to_thread.run_sync(load_grammar)
+            await nursery.start(self._driver.run)
+            nursery.start_soon(self.keep_policy)
+            nursery.start_soon(self.keep_telling)
+            nursery.start_soon(self.keep_expiring)
+            nursery.start_soon(self._keep_seeding)
+            await nursery.start(self._checker.run)
+            await nursery.start(partial(serve_control, cast("ASGIFramework", control_app(self)), control, stop))
+            await nursery.start(self._proxy.serve, http)
+            if self._config.gossip.mdns:
+                nursery.start_soon(self._discovery(transport).run)
+            ready()
+            await stop.wait()
+            await self._driver.submit(LeaveRequested())
+            await self._proxy.drain(self._config.timing.drain_us)
+            await trio.sleep(LEAVE_GRACE_US / SECOND)
+            nursery.cancel_scope.cancel()
+
+    def _discovery(self, transport: Transport) -> Discovery:
+        return Discovery(
+            cluster=self._config.cluster.name,
+            node=self.view().node,
+            endpoint=transport.endpoint,
+            interfaces=self._config.gossip.mdns_interfaces,
+            found=self._on_peer_found,
+        )
+
+    async def _on_peer_found(self, endpoint: Endpoint) -> None:
+        await self._driver.submit(PeerDiscovered(endpoint))
+
+    async def _keep_seeding(self) -> None:
+        """Name the seeds to the engine again and again: a DNS name may come to mean another address."""
+        while self._config.gossip.seeds:
+            for host, port in self._config.gossip.seeds:
+                try:
+                    found = await trio.socket.getaddrinfo(host, port, type=stdlib_socket.SOCK_DGRAM)
+                except OSError as error:
+                    log.warning("seed %s: %s", endpoint_text((host, port)), error)
+                    continue
+                for *_, address in found:
+                    await self._driver.submit(PeerDiscovered((str(address[0]), int(address[1]))))
+            await trio.sleep(SEED_INTERVAL_US / SECOND)
+
+
+class _DataPlane:
+    """The node as the proxy's `Router`: here a decision is acted upon, so it may be a half-open endpoint's trial."""
+
+    def __init__(self, node: Node) -> None:
+        self.decide = node.steer
+        self.observed = node.observed
+
+
+async def run_node(config: SiteConfig, *, ready: Callable[[BoundEndpoints], None], stop: trio.Event) -> None:
+    """Run a node until `stop` is set and everything has drained. Raises `StartError` if it cannot start."""
+    with ExitStack() as opened:
+        control = opened.enter_context(listen(config.control.listen, "control.listen"))
+        http = [opened.enter_context(listen(endpoint, "http.listen")) for endpoint in config.http.listen]
+        try:
+            transport = await bind(*config.gossip.listen)
+        except OSError as error:
+            raise cannot_listen(config.gossip.listen, "gossip.listen", error) from None
+        opened.callback(transport.close)
+        bound = BoundEndpoints(transport.endpoint, tuple(map(bound_endpoint, http)), bound_endpoint(control))
+        state = StateDir(config.site.state_dir)
+        opened.callback(state.close)
+        clock = Clock()
+        node = Node(config, partial(_driver, config, state, transport, clock), clock)
+        listeners = [trio.SocketListener(trio.socket.from_stdlib_socket(listener)) for listener in http]
+        await node.run(transport, listeners, control, ready=lambda: ready(bound), stop=stop)
+
+
+def _driver(
+    config: SiteConfig,
+    state: StateDir,
+    transport: Transport,
+    clock: Clock,
+    on_notification: Callable[[Notification], None],
+) -> Driver:
+    cluster = config.cluster.name
+    engine_config = config.timing.engine_config()
+    host, port = transport.endpoint
+    engine = Engine(
+        config=engine_config,
+        site=config.site.name,
+        endpoint=("" if ipaddress.ip_address(host).is_unspecified else host, port),
+        signer=Ed25519Signer(state.node_key, cluster),
+        verifier=Ed25519Verifier(cluster),
+        seal=Plain(cluster) if config.cluster.key is None else Sealed(cluster, config.cluster.key),
+        authors=[author_id_of(key) for key in config.policy.authors],
+        prng=Prng(random.SystemRandom().random),
+        now=clock.now(),
+    )
+    return Driver(engine, transport, state.store, clock, on_notification, engine_config.frame_bytes_max)
