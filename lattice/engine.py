@@ -51,6 +51,7 @@ from lattice.events import (
     SetTimer,
     StreamFrameReceived,
     TimerFired,
+    VerdictChanged,
 )
 from lattice.health import Observation, Report, Row, SignedRow, open_row, report_of, sign_row
 from lattice.health_table import HealthTable, Placement, lease_ms_for
@@ -68,6 +69,9 @@ from lattice.types import AuthorId, Endpoint, Level, Micros, NodeId, VersionId
 from lattice.view import LatticeView, MemberView, RegionView
 from lattice.wire import Ack, Compare, Delta, Digest, Leave, Message, Ping, PingReq, Rumour, WireCell
 
+INCARNATION_LEAP_MAX = 2**32
+"""How far ahead a claim about us may be: a node that lost its disk was not started so often, and one unsigned word
+must not use up the numbers that a row may carry."""
 _CELL_OVERHEAD_BYTES = 12
 _MESSAGE_OVERHEAD_BYTES = 32
 _TIMER_SWIM, _TIMER_ACK, _TIMER_ROW, _TIMER_DIAL = "swim", "ack", "row", "dial"
@@ -185,10 +189,7 @@ class Engine:
                 elif table == "op":
                     self._admit_op(value, None)
                 elif table == "peer":
-                    host, port = canonical.array(canonical.unpack(value, 128), "peer", length=2)
-                    self._dials.add(
-                        (canonical.text(host, "host", 64), canonical.integer(port, "port", 1, 65_535)), self._now
-                    )
+                    self._dials.add(canonical.endpoint(canonical.unpack(value, 128), "peer"), self._now)
             except LatticeError as error:
                 self._count(f"restore: {error.reason}")
         self._arm_dials()
@@ -337,7 +338,8 @@ class Engine:
     def _hear_updates(self, updates: Iterable[MemberUpdate]) -> None:
         for update in updates:
             if update.node == self.node:
-                if update.state != MemberState.ALIVE and update.incarnation >= self._incarnation and not self._leaving:
+                ahead = update.incarnation - self._incarnation
+                if update.state != MemberState.ALIVE and 0 <= ahead < INCARNATION_LEAP_MAX and not self._leaving:
                     self._refute(update.incarnation)
             elif self._members.hear(update, self._now):
                 self._on_member_news(update)
@@ -691,7 +693,9 @@ class Engine:
         """Work out these regions again, and tell the router what changed."""
         for region in sorted(regions):
             outlook = self._outlook(region)
-            outlook.hear(self._health.tally(region).verdict(), self._now)
+            verdict = outlook.verdict
+            if outlook.hear(self._health.tally(region).verdict(), self._now):
+                self._notify(VerdictChanged(region, verdict, outlook.verdict))
             before = outlook.conclude(self._isolated, self._config.overrule_us, self._now)
             if before is not None:
                 self._notify(RegionChanged(region, before, outlook.effective, outlook.reason))

@@ -109,6 +109,15 @@ class RegionChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class VerdictChanged:
+    """The lattice's verdict on a region changed, as seen from here."""
+
+    region: str
+    old: Level
+    new: Level
+
+
+@dataclass(frozen=True, slots=True)
 class RegionDoubted:
     """A peer newly reports a region worse than this node sees it: a reason to look for oneself, at once."""
 
@@ -141,7 +150,9 @@ class Rejected:
     source: Endpoint | None
 
 
-Notification: TypeAlias = MemberChanged | RegionChanged | RegionDoubted | PolicyChanged | OpAccepted | Rejected
+Notification: TypeAlias = (
+    MemberChanged | RegionChanged | VerdictChanged | RegionDoubted | PolicyChanged | OpAccepted | Rejected
+)
 
 # --- effects
 

@@ -90,6 +90,11 @@ def _op_id(payload: bytes) -> OpId:
     return OpId(blake2b(payload, digest_size=16, person=b"edgelattice op").digest())
 
 
+def op_id_of(data: bytes) -> OpId:
+    """The id of an op as it travels; nothing is checked."""
+    return _op_id(data[:-SIGNATURE_BYTES])
+
+
 def sign_op(op: Op, signer: Signer) -> SignedOp:
     """Sign as the op's author; the signer's key must be the op's."""
     assert signer.public_key == op.public_key, "an op is signed by its own author"

@@ -44,16 +44,17 @@ from lattice.events import (
     RegionChanged,
     RegionDoubted,
     Rejected,
+    VerdictChanged,
 )
 from lattice.identity import Ed25519Signer, Ed25519Verifier, author_id_of
+from lattice.policy_ops import op_id_of
 from lattice.prng import Prng
 from lattice.seal import Plain, Sealed
 from lattice.types import MILLISECOND, SECOND, AuthorId, Endpoint, Level, short
 from lattice.view import LatticeView
-from router.config_reader import endpoint_text
-from router.control import DEFAULT_POLICY, control_app
-from router.control_server import serve_control
-from router.control_target import (
+from router.control.api import DEFAULT_POLICY, control_app
+from router.control.server import serve_control
+from router.control.target import (
     NodeEvent,
     PolicyHead,
     Published,
@@ -62,19 +63,20 @@ from router.control_target import (
     RegionSnapshot,
     Traffic,
 )
-from router.decide import Attempt, Decision, Request, decide
-from router.health_check import HealthChecker, ProbeResult, ProbeTarget
+from router.decision.decide import Attempt, Decision, Request, decide
+from router.decision.plan import RouteTable, SitePlace, plan
+from router.decision.program import Program
+from router.health.health_check import HealthChecker, ProbeResult, ProbeTarget
+from router.health.regional_health import RegionalHealth
 from router.journal import Journal
 from router.listening import bound_endpoint, cannot_listen, listen
-from router.plan import RouteTable, SitePlace, plan
 from router.policy import PolicyError
 from router.policy_keeper import InForce, compile_text, complaint, load_grammar
-from router.program import Program
-from router.proxy import Proxy
-from router.regional_health import RegionalHealth
-from router.site_config import BoundEndpoints, SiteConfig
-from router.state_dir import StateDir
-from router.steering import Outcome
+from router.site.config_reader import endpoint_text
+from router.site.site_config import BoundEndpoints, SiteConfig
+from router.site.state_dir import StateDir
+from router.traffic.proxy import Proxy
+from router.traffic.steering import Outcome
 
 log = logging.getLogger("edgelattice")
 
@@ -183,6 +185,9 @@ class Node:
                     "region", f"{region} {old.name} -> {new.name} ({reason})", region=region, old=old.name, new=new.name
                 )
                 self._replan()
+            case VerdictChanged(region, old, new):
+                text = f"the lattice's verdict on {region}: {old.name} -> {new.name}"
+                self._journal.note("verdict", text, region=region, old=old.name, new=new.name)
             case RegionDoubted(region, _, _):
                 self._checker.look_now(region)
             case PolicyChanged(policy, _) if policy == DEFAULT_POLICY:
@@ -332,6 +337,12 @@ class Node:
         refused = [note for note in await self._driver.call(OpsSubmitted(ops)) if isinstance(note, Rejected)]
         if refused:
             raise OpError("refused", refused[0].reason)
+        if any(op_id_of(op) not in self._driver.policy for op in ops):
+            raise RefusalError(
+                409,
+                "these ops follow others of their author that this node has not seen; it keeps them until it has",
+                "publish at a node that has them, or wait until this one does",
+            )
         elected = next((seen for seen in self.view().policies if seen.policy == policy), None)
         if elected is None:
             raise RefusalError(422, f"no version of policy {policy!r} is complete with these ops", "send all of them")

@@ -6,8 +6,8 @@ import click
 import msgspec
 
 from router.commands.shared import EXIT_FAILED, EXIT_USAGE, CommandError, client_for, control_option
-from router.control_client import ControlError
-from router.status_screen import console, decision_screen
+from router.commands.status_screen import console, decision_screen
+from router.control.client import ControlError
 
 
 @click.command()

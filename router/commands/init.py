@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 
 from router.commands.shared import EXIT_USAGE, CommandError, load_site
-from router.config_reader import NotExpected, endpoint_text, site_name
-from router.site_init import SITE_FILE, InitError, WrittenSite, init_site
+from router.site.config_reader import NotExpected, endpoint_text, site_name
+from router.site.site_init import SITE_FILE, InitError, WrittenSite, init_site
 
 
 @click.command()

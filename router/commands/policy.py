@@ -11,12 +11,13 @@ import msgspec
 
 from lattice.policy_content import check_policy_name
 from router.commands.shared import EXIT_FAILED, EXIT_USAGE, CommandError, client_for, complain, control_option
-from router.control_body import DEFAULT_POLICY, DiagnosticBody, diagnostic_bodies
-from router.control_client import ControlError
-from router.key_file import KeyFileError, read_secret
+from router.control.author_chain import AuthorChain
+from router.control.body import DEFAULT_POLICY, DiagnosticBody, diagnostic_bodies
+from router.control.client import ControlError
+from router.control.publish import publish
+from router.decision.program import compile_policy
 from router.policy import PolicyError, parse
-from router.program import compile_policy
-from router.publish import publish
+from router.site.key_file import KeyFileError, read_secret
 
 POLICY_FILE_BYTES_MAX = 4 * 1024 * 1024
 """Read so much and let the parser refuse what is too long, with its own words."""
@@ -89,8 +90,9 @@ def publish_command(file: Path, key_file: Path, control: str | None, name: str, 
         raise CommandError(f"{_count(mistakes)}; nothing was published")
     client = client_for(control)
     try:
-        published, cluster = publish(client, private_key, name, text, message, time.time_ns() // 1_000_000)
-    except (ControlError, ValueError) as error:
+        now_ms = time.time_ns() // 1_000_000
+        published, cluster = publish(client, private_key, name, text, message, now_ms, AuthorChain(key_file))
+    except (ControlError, ValueError, OSError) as error:
         if isinstance(error, ControlError) and error.body is not None and error.body.rendered:
             click.echo(error.body.rendered, err=True)
         raise CommandError(f"nothing was published: {error}") from None

@@ -11,11 +11,11 @@ import click
 import trio
 
 from router.commands.shared import CommandError, complain, leaves, load_site
-from router.config_reader import endpoint_text
 from router.errors import StartError
 from router.node import run_node
 from router.process import run_until_told
-from router.site_config import BoundEndpoints
+from router.site.config_reader import endpoint_text
+from router.site.site_config import BoundEndpoints
 
 
 @click.command()

@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
-from router.config_reader import ConfigError, endpoint_text
-from router.control_client import CONTROL_URL, ControlClient, control_url
-from router.site_config import SiteConfig, load_site_config
+from router.control.client import CONTROL_URL, ControlClient, control_url
+from router.site.config_reader import ConfigError, endpoint_text
+from router.site.site_config import SiteConfig, load_site_config
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2

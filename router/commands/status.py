@@ -9,8 +9,8 @@ import click
 from rich.live import Live
 
 from router.commands.shared import CommandError, client_for, control_option
-from router.control_client import ControlClient, ControlError
-from router.status_screen import console, status_screen
+from router.commands.status_screen import console, status_screen
+from router.control.client import ControlClient, ControlError
 
 WATCH_SECONDS = 1.0
 

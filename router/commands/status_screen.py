@@ -1,0 +1,176 @@
+"""What `edgelattice status` shows: a view as tables. The same view always gives the same text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rich.console import Console, ConsoleRenderable, Group
+from rich.table import Table
+from rich.text import Text
+
+from router.control.body import DecisionBody, MemberBody, PolicyBody, RegionBody, ViewBody
+
+EVENTS_SHOWN = 8
+ID_CHARS = 8
+"""As `lattice.types.short`."""
+
+_LEVEL_STYLE = {
+    "HEALTHY": "green",
+    "DEGRADED": "yellow",
+    "FAILING": "dark_orange",
+    "DOWN": "bold red",
+    "UNKNOWN": "dim",
+}
+_STATE_STYLE = {"alive": "green", "suspect": "yellow", "down": "bold red", "left": "dim"}
+
+
+def status_screen(view: ViewBody) -> ConsoleRenderable:
+    """Everything that fits a terminal; `--json` has the rest."""
+    parts: list[ConsoleRenderable] = [_heading(view), _regions(view), _members(view)]
+    parts.append(_policies(view) if view.policies else Text("No policy yet: edgelattice policy publish FILE --key KEY"))
+    if view.events:
+        parts.append(_events(view))
+    return Group(*(line for part in parts for line in (part, Text(""))))
+
+
+def decision_screen(decision: DecisionBody) -> ConsoleRenderable:
+    """One decision: what was chosen, why, and what would be tried next."""
+    lines = Table.grid(padding=(0, 2))
+    chosen = (
+        _level_text(decision.region, decision.attempts[0].level) if decision.attempts else Text("nobody", "bold red")
+    )
+    if decision.region is None:
+        chosen = Text(f"denied with {decision.status}", "bold red")
+    for name, value in (
+        ("region", chosen),
+        ("reason", Text(decision.reason)),
+        ("route", Text(decision.route or "none")),
+        ("zone", Text(decision.zone or "none")),
+        ("tier", Text(decision.tier or "none")),
+        ("proposed", Text(decision.proposed or "none")),
+    ):
+        lines.add_row(Text(name, "dim"), value)
+    attempts = _table("Attempts", "region", "tier", "level", "endpoint")
+    for attempt in decision.attempts:
+        attempts.add_row(Text(attempt.region), Text(attempt.tier), _level(attempt.level), Text(attempt.endpoint))
+    return Group(lines, Text(""), attempts) if decision.attempts else lines
+
+
+def console(width: int | None = None) -> Console:
+    """Standard output, coloured only on a terminal, and as wide as it needs to be elsewhere."""
+    plain = Console(width=width, highlight=False)
+    return plain if plain.is_terminal or width else Console(width=200, highlight=False)
+
+
+def age(from_ms: int, now_ms: int) -> str:
+    """How long ago, in the two digits that matter."""
+    seconds = max(0, now_ms - from_ms) / 1_000
+    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "m")):
+        if seconds >= size:
+            return f"{int(seconds // size)}{unit}"
+    return f"{seconds:.1f}s" if seconds < 10 else f"{int(seconds)}s"
+
+
+def _heading(view: ViewBody) -> Text:
+    alive = sum(1 for member in view.members if member.state == "alive")
+    text = Text.assemble(
+        ("site ", "dim"), (view.site, "bold"), ("  node ", "dim"), view.node[:ID_CHARS],
+        ("  members ", "dim"), f"{alive}/{len(view.members)}", ("  cells ", "dim"), str(view.cells),
+        ("  root ", "dim"), view.root[:ID_CHARS], ("  requests ", "dim"), str(view.traffic.requests),
+        ("  errors ", "dim"), (str(view.traffic.errors), "bold red" if view.traffic.errors else ""),
+        ("  retries ", "dim"), str(view.traffic.retries),
+    )  # fmt: skip
+    if view.isolated:
+        text.append("\nISOLATED: everything fails from here, so this node does not vote", "bold red")
+    if view.ejected:
+        text.append("\nejected here: " + " ".join(view.ejected), "yellow")
+    return text
+
+
+def _regions(view: ViewBody) -> Table:
+    table = _table("Regions", "region", "level", "for", "verdict", "own", "why", "witnesses", "answers")
+    for region in view.regions:
+        table.add_row(
+            Text(region.region),
+            _level(region.effective),
+            Text(age(region.since_ms, view.now_ms)),
+            _level(region.verdict),
+            _level(region.own),
+            Text(region.reason),
+            _witnesses(region),
+            Text(str(view.traffic.by_region.get(region.region, 0))),
+        )
+    return table
+
+
+def _witnesses(region: RegionBody) -> Text:
+    return Text(" ").join(_level_text(witness.site, witness.level) for witness in region.witnesses)
+
+
+def _members(view: ViewBody) -> Table:
+    table = _table("Members", "site", "node", "address", "state", "incarnation", "policy")
+    for member in view.members:
+        table.add_row(
+            Text(member.site + (" (this)" if member.node == view.node else "")),
+            Text(member.node[:ID_CHARS]),
+            Text(member.address),
+            Text(member.state, _STATE_STYLE.get(member.state, "")),
+            Text(str(member.incarnation)),
+            Text(_applied(member)),
+        )
+    return table
+
+
+def _applied(member: MemberBody) -> str:
+    return " ".join(f"{policy}={version[:ID_CHARS]}" for policy, version in sorted(member.applied.items())) or "none"
+
+
+def _policies(view: ViewBody) -> Table:
+    table = _table("Policies", "policy", "version", "author", "published", "in force", "at sites", "message")
+    for policy in view.policies:
+        rivals = f"; {len(policy.rivals)} published concurrently" if policy.rivals else ""
+        table.add_row(
+            Text(policy.policy),
+            Text(policy.version[:ID_CHARS]),
+            Text(policy.author[:ID_CHARS]),
+            Text(age(policy.published_ms, view.now_ms) + " ago"),
+            Text("not yet" if policy.applied_ms is None else age(policy.applied_ms, view.now_ms) + " ago"),
+            Text(_in_force_at(policy, view.members)),
+            Text(policy.message + rivals),
+        )
+    return table
+
+
+def _in_force_at(policy: PolicyBody, members: Iterable[MemberBody]) -> str:
+    alive = [member for member in members if member.state == "alive"]
+    applied = sum(1 for member in alive if member.applied.get(policy.policy) == policy.version)
+    return f"{applied}/{len(alive)}"
+
+
+def _events(view: ViewBody) -> Table:
+    table = _table("Events", "ago", "what", "")
+    for event in view.events[-EVENTS_SHOWN:]:
+        at_ms = event.get("at_ms", 0)
+        table.add_row(
+            Text(age(at_ms if isinstance(at_ms, int) else 0, view.now_ms)),
+            Text(str(event.get("kind", ""))),
+            Text(str(event.get("text", ""))),
+        )
+    return table
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
+    for column in columns:
+        table.add_column(column, header_style="dim")
+    return table
+
+
+def _level(level: str) -> Text:
+    return _level_text(level, level)
+
+
+def _level_text(text: str | None, level: str) -> Text:
+    """Coloured by level; where that could not be seen, the level is in the text."""
+    shown = text or ""
+    return Text(shown if shown == level else f"{shown}:{level}", _LEVEL_STYLE.get(level, ""))

@@ -1,0 +1,75 @@
+"""What an operator's machine remembers of its own chain, beside the key: its last publish to each cluster.
+
+An author's ops are a chain, and two ops in one place are a fork, which sets the author aside for good. Two things would
+make an innocent operator fork: a node that has not heard the last publish yet, and an answer that was lost on the way.
+So a publish is written down before it is sent, the later of memory and node is what the next one follows, and what the
+node lacks is sent again with it. Only a definite refusal takes a publish out of the memory.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+
+from lattice.authoring import Publication
+from lattice.policy_ops import OpId
+from lattice.policy_store import ChainHead
+
+
+class LastPublish(msgspec.Struct, forbid_unknown_fields=True):
+    """The ops of one publish, base64 in the file, and where they left the chain."""
+
+    seq: int
+    op: str
+    hlc: int
+    head: str
+    """The key of the head that the publish set."""
+    ops: list[bytes]
+
+    @property
+    def chain(self) -> ChainHead:
+        return ChainHead(self.seq, OpId(bytes.fromhex(self.op)), self.hlc)
+
+
+_decoder = msgspec.json.Decoder(dict[str, LastPublish])
+
+
+class AuthorChain:
+    """The memory of one key, in ``KEYFILE.chain``. Every call raises ValueError if the file is damaged, or OSError."""
+
+    def __init__(self, key_file: Path) -> None:
+        self.path = key_file.with_name(key_file.name + ".chain")
+
+    def last(self, cluster: str) -> LastPublish | None:
+        return self._read().get(cluster)
+
+    def remember(self, cluster: str, publication: Publication, head: str) -> None:
+        last = publication.ops[-1]
+        publish = LastPublish(last.op.seq, last.id.hex(), last.op.hlc, head, [op.data for op in publication.ops])
+        self._write(self._read() | {cluster: publish})
+
+    def put_back(self, cluster: str, publish: LastPublish | None) -> None:
+        """Undo `remember` after a definite refusal."""
+        kept = {name: known for name, known in self._read().items() if name != cluster}
+        self._write(kept if publish is None else kept | {cluster: publish})
+
+    def _write(self, content: dict[str, LastPublish]) -> None:
+        """All or nothing."""
+        fresh = self.path.with_name(self.path.name + ".new")
+        with fresh.open("wb") as file:
+            file.write(msgspec.json.format(msgspec.json.encode(content)) + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(self.path)
+
+    def _read(self) -> dict[str, LastPublish]:
+        try:
+            return _decoder.decode(self.path.read_bytes())
+        except FileNotFoundError:
+            return {}
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise ValueError(
+                f"{self.path} is damaged ({error}): if no publish is on its way, remove it; the nodes know the chain"
+            ) from None

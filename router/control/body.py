@@ -1,0 +1,327 @@
+"""The control API's JSON, as types: what a node answers, and what `status` and the demo read back.
+
+Ids are lower-case hexadecimal, levels upper-case names, endpoints `address:port` with brackets around IPv6, times
+milliseconds since the Unix epoch. A reader ignores fields it does not know, so fields may be added.
+
+Pure: values in, values out.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from lattice.policy_ops import OpId
+from lattice.policy_store import ChainHead
+from lattice.types import AuthorId, VersionId
+from lattice.view import LatticeView, MemberView, PolicyView, RegionView
+from router.control.target import ControlTarget, NodeEvent, PolicyHead, Published, RegionSignal, RegionSnapshot
+from router.decision.decide import Decision
+from router.policy.errors import PolicyError
+from router.site.config_reader import endpoint_text
+
+DEFAULT_POLICY = "default"
+"""The policy that the router puts into force, and that is meant where none is named."""
+OPS_MEDIA_TYPE = "application/vnd.edgelattice.ops"
+"""A msgpack array of signed ops, in chain order."""
+
+EVENTS_MAX = 200
+"""How many of the last events a view carries: some minutes of a lively cluster, some 30 KB."""
+
+LATENCY_MS_MAX = 3_600_000
+EPOCH_IN_MS_FROM = 100_000_000_000
+"""A timestamp from here on can only be milliseconds: as seconds it would lie past the year 5000."""
+
+
+class WitnessBody(msgspec.Struct, frozen=True):
+    site: str
+    node: str
+    level: str
+    since_ms: int
+
+
+class RegionBody(msgspec.Struct, frozen=True):
+    region: str
+    effective: str
+    verdict: str
+    own: str
+    reason: str
+    since_ms: int
+    witnesses: list[WitnessBody]
+
+
+class MemberBody(msgspec.Struct, frozen=True):
+    node: str
+    site: str
+    address: str
+    state: str
+    incarnation: int
+    applied: dict[str, str]
+
+
+class PolicyBody(msgspec.Struct, frozen=True):
+    policy: str
+    version: str
+    author: str
+    message: str
+    published_ms: int
+    applied_ms: int | None
+    rivals: list[str]
+
+
+class TrafficBody(msgspec.Struct, frozen=True):
+    requests: int
+    by_region: dict[str, int]
+    errors: int
+    retries: int
+
+
+class ViewBody(msgspec.Struct, frozen=True):
+    """`GET /v1/view`."""
+
+    node: str
+    site: str
+    now_ms: int
+    isolated: bool
+    root: str
+    cells: int
+    members: list[MemberBody]
+    regions: list[RegionBody]
+    policies: list[PolicyBody]
+    traffic: TrafficBody
+    ejected: list[str]
+    counters: dict[str, int]
+    events: list[dict[str, str | int]]
+    """`at_ms`, `kind`, `text`, and what else belongs to the kind (see `NodeEvent.detail`)."""
+
+
+class AttemptBody(msgspec.Struct, frozen=True):
+    region: str
+    tier: str
+    level: str
+    endpoint: str
+
+
+class DecisionBody(msgspec.Struct, frozen=True):
+    """`GET /v1/decide`."""
+
+    route: str
+    zone: str
+    proposed: str | None
+    region: str | None
+    tier: str
+    reason: str
+    status: int
+    attempts: list[AttemptBody]
+
+
+class PublishedBody(msgspec.Struct, frozen=True):
+    """`POST /v1/policy`."""
+
+    policy: str
+    version: str
+    ops: int
+
+
+class HeadBody(msgspec.Struct, frozen=True):
+    """`GET /v1/policy/head`: what composing on the operator's machine starts from."""
+
+    cluster: str
+    policy: str
+    author: str
+    seq: int
+    previous: str
+    hlc: int
+    parent: str | None
+    supersedes: list[str]
+    blocks_known: list[str]
+
+
+class SnapshotRegionBody(msgspec.Struct, frozen=True):
+    region: str
+    latency_ms: int | None
+    error_rate: float | None
+    capacity_pct: int | None
+    timestamp: float | None
+    level: str
+
+
+class SnapshotBody(msgspec.Struct, frozen=True):
+    """`GET /snapshot`."""
+
+    regions: list[SnapshotRegionBody]
+
+
+class UpdateBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`POST /update`. `error_rate` is a fraction, `timestamp` Unix seconds or milliseconds; both may be fractional."""
+
+    region: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+    latency_ms: Annotated[float, msgspec.Meta(ge=0, le=LATENCY_MS_MAX)]
+    error_rate: Annotated[float, msgspec.Meta(ge=0, le=1)]
+    capacity_pct: Annotated[float, msgspec.Meta(ge=0, le=100)] = 0.0
+    timestamp: Annotated[float, msgspec.Meta(ge=0, le=1e15)] | None = None
+
+    def signal(self, now_ms: int) -> RegionSignal:
+        """The signal in integers; one without a timestamp was taken at `now_ms`."""
+        told = now_ms if self.timestamp is None else self.timestamp
+        timestamp_ms = int(told) if told >= EPOCH_IN_MS_FROM else int(told * 1_000)
+        return RegionSignal(
+            region=self.region,
+            latency_ms=round(self.latency_ms),
+            error_rate_ppm=round(self.error_rate * 1_000_000),
+            capacity_pct=round(self.capacity_pct),
+            timestamp_ms=timestamp_ms,
+        )
+
+
+class DiagnosticBody(msgspec.Struct, frozen=True):
+    code: str
+    line: int
+    column: int
+    message: str
+    expected: str
+    hint: str
+
+
+def diagnostic_bodies(error: PolicyError | None) -> list[DiagnosticBody]:
+    """What is wrong with a policy; nothing when nothing is."""
+    diagnostics = () if error is None else error.diagnostics
+    return [DiagnosticBody(d.code, d.line, d.column, d.message, d.expected, d.hint) for d in diagnostics]
+
+
+class ErrorBody(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Every answer from 400 on."""
+
+    error: str
+    path: str = ""
+    """Which part of the request: a JSON path, a query parameter or a header."""
+    remedy: str = ""
+    diagnostics: list[DiagnosticBody] = []
+    rendered: str = ""
+    """The diagnostics as people read them, with source lines and carets."""
+
+
+def view_body(target: ControlTarget, own_counters: dict[str, int]) -> ViewBody:
+    """All that a node knows and did, at one moment."""
+    view: LatticeView = target.view()
+    traffic = target.traffic()
+    counters = {**target.counters(), **own_counters}
+    return ViewBody(
+        node=view.node.hex(),
+        site=view.site,
+        now_ms=view.now // 1_000,
+        isolated=view.isolated,
+        root=view.root.hex(),
+        cells=view.cells,
+        members=[_member(member) for member in view.members],
+        regions=[_region(region) for region in view.regions],
+        policies=[_policy(policy, target.applied_ms(policy.policy)) for policy in view.policies],
+        traffic=TrafficBody(traffic.requests, dict(traffic.by_region), traffic.errors, traffic.retries),
+        ejected=[endpoint_text(endpoint) for endpoint in sorted(target.ejected())],
+        counters={name: counters[name] for name in sorted(counters)},
+        events=[_event(event) for event in list(target.events())[-EVENTS_MAX:]],
+    )
+
+
+def decision_body(decision: Decision) -> DecisionBody:
+    return DecisionBody(
+        route=decision.route,
+        zone=decision.zone,
+        proposed=decision.proposed,
+        region=decision.region,
+        tier=decision.tier,
+        reason=decision.reason,
+        status=decision.status,
+        attempts=[
+            AttemptBody(attempt.region, attempt.tier, attempt.level.name, endpoint_text(attempt.endpoint))
+            for attempt in decision.attempts
+        ],
+    )
+
+
+def published_body(published: Published) -> PublishedBody:
+    return PublishedBody(published.policy, published.version.hex(), published.ops)
+
+
+def head_body(policy: str, author: AuthorId, head: PolicyHead) -> HeadBody:
+    return HeadBody(
+        cluster=head.cluster,
+        policy=policy,
+        author=author.hex(),
+        seq=head.chain.seq,
+        previous=head.chain.id.hex(),
+        hlc=head.chain.hlc,
+        parent=None if head.parent is None else head.parent.hex(),
+        supersedes=list(head.supersedes),
+        blocks_known=sorted(head.blocks_known),
+    )
+
+
+def head_of(body: HeadBody) -> PolicyHead:
+    """The reverse of `head_body`. Raises ValueError if an id is not hexadecimal."""
+    return PolicyHead(
+        cluster=body.cluster,
+        chain=ChainHead(body.seq, OpId(bytes.fromhex(body.previous)), body.hlc),
+        parent=None if body.parent is None else VersionId(bytes.fromhex(body.parent)),
+        supersedes=tuple(body.supersedes),
+        blocks_known=frozenset(body.blocks_known),
+    )
+
+
+def snapshot_body(regions: list[RegionSnapshot]) -> SnapshotBody:
+    return SnapshotBody(
+        [
+            SnapshotRegionBody(
+                region=region.region,
+                latency_ms=region.latency_ms,
+                error_rate=None if region.error_rate_ppm is None else region.error_rate_ppm / 1_000_000,
+                capacity_pct=region.capacity_pct,
+                timestamp=None if region.timestamp_ms is None else region.timestamp_ms / 1_000,
+                level=region.level.name,
+            )
+            for region in regions
+        ]
+    )
+
+
+def _member(member: MemberView) -> MemberBody:
+    return MemberBody(
+        node=member.node.hex(),
+        site=member.site,
+        address=endpoint_text(member.endpoint),
+        state=member.state,
+        incarnation=member.incarnation,
+        applied={policy: version.hex() for policy, version in member.applied},
+    )
+
+
+def _region(region: RegionView) -> RegionBody:
+    return RegionBody(
+        region=region.region,
+        effective=region.effective.name,
+        verdict=region.verdict.name,
+        own=region.own.name,
+        reason=region.reason,
+        since_ms=region.since // 1_000,
+        witnesses=[
+            WitnessBody(witness.site, witness.node.hex(), witness.level.name, witness.since_ms)
+            for witness in region.witnesses
+        ],
+    )
+
+
+def _policy(policy: PolicyView, applied_ms: int | None) -> PolicyBody:
+    return PolicyBody(
+        policy=policy.policy,
+        version=policy.version.hex(),
+        author=policy.author.hex(),
+        message=policy.message,
+        published_ms=policy.published_ms,
+        applied_ms=applied_ms,
+        rivals=[version.hex() for version in policy.rivals],
+    )
+
+
+def _event(event: NodeEvent) -> dict[str, str | int]:
+    return {**dict(event.detail), "at_ms": event.at_ms, "kind": event.kind, "text": event.text}

@@ -1,0 +1,155 @@
+"""What the control API asks of a node: the seam between `control` (HTTP, JSON) and `node` (the composition).
+
+A test drives the API with a target of its own. Methods that only look are plain; those that wait for the engine are
+async. A target refuses with `RefusalError`; a policy text that does not hold raises `PolicyError`, an op that the
+apply pipeline refuses a `LatticeError`. All three become a 4xx answer and leave state unchanged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from typing import Protocol
+
+from lattice.policy_store import ChainHead
+from lattice.types import AuthorId, Endpoint, Level, VersionId
+from lattice.view import LatticeView
+from router.decision.decide import Decision, Request
+
+
+class RefusalError(Exception):
+    """The node will not do that. `status` is the HTTP status, `remedy` the next step; state is unchanged."""
+
+    def __init__(self, status: int, error: str, remedy: str = "") -> None:
+        super().__init__(error)
+        self.status = status
+        self.error = error
+        self.remedy = remedy
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """What this node's proxy has done since it started."""
+
+    requests: int
+    by_region: tuple[tuple[str, int], ...]
+    """Answers by the region that gave them, sorted by name."""
+    errors: int
+    """Answers that failed for a user: 502, 503, 504, or a body cut short."""
+    retries: int
+
+
+@dataclass(frozen=True, slots=True)
+class NodeEvent:
+    """Something notable, for people and for the demo's clock."""
+
+    at_ms: int
+    kind: str
+    """"region", "verdict", "policy", "member", "eject" or "lift"; more kinds may come."""
+    text: str
+    detail: tuple[tuple[str, str], ...] = ()
+    """By kind. region and verdict: region, old, new. policy: policy, version. member: site, state. eject and lift:
+    endpoint, region."""
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A policy version that this node has accepted."""
+
+    policy: str
+    version: VersionId
+    ops: int
+    """How many ops it took; 0 when that text was already in force."""
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyHead:
+    """What composing an author's next version starts from (`lattice.authoring.compose`)."""
+
+    cluster: str
+    """Bound into every signature."""
+    chain: ChainHead
+    """The author's last op as this node knows it."""
+    parent: VersionId | None
+    """The version that serves."""
+    supersedes: tuple[str, ...]
+    """Keys of the heads that the next version ends."""
+    blocks_known: frozenset[str]
+    """Hashes of the statements that are there already and need not be sent again."""
+
+
+@dataclass(frozen=True, slots=True)
+class RegionSignal:
+    """What a region, or someone watching it, says of it: one `POST /update`."""
+
+    region: str
+    latency_ms: int
+    error_rate_ppm: int
+    capacity_pct: int
+    """Share of its capacity in use, 0 to 100."""
+    timestamp_ms: int
+    """Milliseconds since the Unix epoch by the sender's clock; it orders that sender's signals, nothing else."""
+
+
+@dataclass(frozen=True, slots=True)
+class RegionSnapshot:
+    """A region as `GET /snapshot` shows it; None where there is no evidence yet."""
+
+    region: str
+    latency_ms: int | None
+    error_rate_ppm: int | None
+    capacity_pct: int | None
+    timestamp_ms: int | None
+    level: Level
+
+
+class ControlTarget(Protocol):
+    """A node, as the control API sees it."""
+
+    def view(self) -> LatticeView: ...
+
+    def decide(self, request: Request) -> Decision:
+        """What this node would do with that request now. Counts nothing and sends nothing."""
+        ...
+
+    def traffic(self) -> Traffic: ...
+
+    def ejected(self) -> AbstractSet[Endpoint]: ...
+
+    def events(self) -> Sequence[NodeEvent]:
+        """Oldest first."""
+        ...
+
+    def counters(self) -> Mapping[str, int]:
+        """What was done, sent, received and refused, by reason: engine, transport, proxy, probes."""
+        ...
+
+    def applied_ms(self, policy: str) -> int | None:
+        """When the serving version came into force here, milliseconds since the epoch; None if it has not."""
+        ...
+
+    def policy_text(self, policy: str) -> str | None:
+        """The text in force here, which is the last good one; None when there is none."""
+        ...
+
+    def policy_head(self, policy: str, author: AuthorId) -> PolicyHead: ...
+
+    def snapshot(self) -> Sequence[RegionSnapshot]:
+        """Sorted by region."""
+        ...
+
+    def update_signal(self, signal: RegionSignal) -> None:
+        """Fold a signal into this node's grading. Raises `RefusalError` for a region that no policy names."""
+        ...
+
+    async def publish_text(self, policy: str, text: str, message: str) -> Published:
+        """Check, sign with the node's own author key, and submit.
+
+        Raises `PolicyError`, or `RefusalError` with 403 when the node holds no author key.
+        """
+        ...
+
+    async def submit_ops(self, policy: str, ops: tuple[bytes, ...]) -> Published:
+        """Submit ops signed elsewhere. Raises `LatticeError`, `PolicyError` or `RefusalError`."""
+        ...

@@ -1,0 +1,1 @@
+"""Policy + levels + place -> route table -> decision. Pure."""

@@ -1,0 +1,1 @@
+"""What this node sees of the regions: probes, grades, ejections."""

@@ -1,0 +1,142 @@
+"""Everything this node saw of the regions with its own eyes: graders, ejections and signals, in one place.
+
+Probes and live traffic feed the same grader of an endpoint. Live traffic also works the ejection mask, which acts on
+the very next decision, long before a grade changes; a probe that succeeds lifts what traffic ejected. Pure: `now` is
+passed in, and what should happen elsewhere is returned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+
+from lattice.health import Observation
+from lattice.types import NEVER, Endpoint, Level, Micros
+from router.control.target import RegionSignal, RegionSnapshot
+from router.decision.decide import Attempt
+from router.decision.program import Program
+from router.health.ejection import EjectionMask
+from router.health.grade import SIGNAL_LEASE_US, Grader, Sample, Signal, grade_region
+from router.policy.syntax import Health
+from router.traffic.steering import Outcome
+
+_EJECTS = {
+    Outcome.REFUSED: "connection refused",
+    Outcome.RESET: "connection lost before an answer",
+    Outcome.TIMEOUT: "no answer in time",
+}
+"""What takes an endpoint out of use at once. A 5xx does not: it may be the request's fault."""
+
+
+@dataclass(slots=True)
+class _Region:
+    health: Health
+    graders: dict[Endpoint, Grader]
+    signal: Signal | None = None
+    signal_received: Micros = NEVER
+
+
+class RegionalHealth:
+    """This node's own evidence about every region of the policy in force."""
+
+    def __init__(self) -> None:
+        self._regions: dict[str, _Region] = {}
+        self._mask = EjectionMask()
+
+    @property
+    def ejected(self) -> AbstractSet[Endpoint]:
+        """The live set that `decide` tests."""
+        return self._mask.ejected
+
+    def counters(self) -> dict[str, int]:
+        return {f"ejections {name.replace('_', ' ')}": count for name, count in self._mask.counters.items()}
+
+    def configure(self, program: Program) -> None:
+        """Take the regions of a policy. What is known of an endpoint that stays, under rules that stay, survives."""
+        before = self._regions
+        self._regions = {}
+        for name, region in program.regions.items():
+            health = program.health[name]
+            known = before.get(name)
+            kept = known.graders if known is not None and known.health == health else {}
+            endpoints = [(endpoint.host, endpoint.port) for endpoint in region.endpoints]
+            graders = {endpoint: kept.get(endpoint) or Grader(health) for endpoint in endpoints}
+            self._regions[name] = _Region(health, graders)
+            if known is not None:
+                self._regions[name].signal = known.signal
+                self._regions[name].signal_received = known.signal_received
+        self._mask.retain(endpoint for region in self._regions.values() for endpoint in region.graders)
+
+    # --- evidence in; each says whether an endpoint was taken out of use or back into use
+
+    def probed(self, region: str, endpoint: Endpoint, sample: Sample, now: Micros) -> bool:
+        """A probe's result. Whether it lifted an ejection."""
+        self._observe(region, endpoint, sample, now)
+        return sample.ok and self._mask.lift(endpoint)
+
+    def answered(self, attempt: Attempt, outcome: Outcome, latency_us: int, now: Micros) -> bool:
+        """What live traffic met. Whether the endpoint was ejected, or lifted by a trial, because of it."""
+        ok = outcome is Outcome.OK
+        sample = Sample(ok, latency_us, connect_failed=outcome is Outcome.REFUSED, conclusive=ok or outcome in _EJECTS)
+        self._observe(attempt.region, attempt.endpoint, sample, now)
+        why = _EJECTS.get(outcome)
+        if why is not None:
+            return self._mask.eject(attempt.endpoint, now, why)
+        return ok and attempt.endpoint in self._mask.ejected and self._mask.lift(attempt.endpoint)
+
+    def admit(self, endpoint: Endpoint, now: Micros) -> None:
+        """A request is about to go there: if the endpoint is half open, this is its trial."""
+        self._mask.admit(endpoint, now)
+
+    def expire(self, now: Micros) -> tuple[Endpoint, ...]:
+        """Half-open what has been ejected for its term."""
+        return self._mask.expire(now)
+
+    def signalled(self, signal: RegionSignal, now: Micros) -> bool:
+        """A region's word about itself. False when no region of the policy has that name, or it is older than known."""
+        region = self._regions.get(signal.region)
+        if region is None:
+            return False
+        if region.signal is not None and signal.timestamp_ms < region.signal.timestamp_ms:
+            return False
+        region.signal = Signal(signal.latency_ms, signal.error_rate_ppm, signal.capacity_pct, signal.timestamp_ms)
+        region.signal_received = now
+        return True
+
+    def _observe(self, region: str, endpoint: Endpoint, sample: Sample, now: Micros) -> None:
+        known = self._regions.get(region)
+        grader = known.graders.get(endpoint) if known else None
+        if grader is not None:  # else the policy changed while the request was under way
+            grader.observe(sample, now)
+
+    # --- conclusions out
+
+    def knows(self, region: str) -> bool:
+        return region in self._regions
+
+    def observations(self, now: Micros) -> tuple[Observation, ...]:
+        """What to tell the lattice, by region."""
+        return tuple(self._grade(name, self._regions[name], now) for name in sorted(self._regions))
+
+    def level(self, region: str, now: Micros) -> Level:
+        known = self._regions.get(region)
+        return self._grade(region, known, now).level if known else Level.UNKNOWN
+
+    def snapshot(self, now: Micros) -> tuple[RegionSnapshot, ...]:
+        """Each region's metrics: its own fresh word where there is one, else what was measured from here."""
+        return tuple(self._shown(name, self._regions[name], now) for name in sorted(self._regions))
+
+    def _shown(self, name: str, region: _Region, now: Micros) -> RegionSnapshot:
+        seen = self._grade(name, region, now)
+        signal = region.signal if now - region.signal_received < SIGNAL_LEASE_US else None
+        if signal is not None:
+            return RegionSnapshot(
+                name, signal.latency_ms, signal.error_rate_ppm, signal.capacity_pct, signal.timestamp_ms, seen.level
+            )
+        if seen.level is Level.UNKNOWN:
+            return RegionSnapshot(name, None, None, None, None, seen.level)
+        return RegionSnapshot(name, seen.latency_us // 1_000, seen.errors_ppm, None, now // 1_000, seen.level)
+
+    @staticmethod
+    def _grade(name: str, region: _Region, now: Micros) -> Observation:
+        return grade_region(name, region.health, region.graders.values(), region.signal, region.signal_received, now)

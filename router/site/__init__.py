@@ -1,0 +1,1 @@
+"""What makes a site: its configuration, its keys, its place on disk."""

@@ -1,0 +1,329 @@
+"""site.toml: everything one node is told before it starts.
+
+`load_site_config` reads the file and the keys it names, and reports every mistake in one `ConfigError`. What a key
+means, its default and its bounds stand beside it in the dataclasses below; `docs/` quotes them.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from lattice.config import Config
+from lattice.identity import public_key_of
+from lattice.types import MILLISECOND, SECOND, Endpoint
+from router.site.config_reader import (
+    ConfigError,
+    Problem,
+    Section,
+    duration,
+    duration_text,
+    endpoint_text,
+    hex_bytes,
+    listen_endpoint,
+    numeric_address,
+    place,
+    remote_endpoint,
+    site_name,
+    text,
+    truth,
+)
+from router.site.key_file import KeyFileError, read_secret
+
+__all__ = ["BoundEndpoints", "ConfigError", "SiteConfig", "TimingConfig", "load_site_config"]
+
+CONFIG_BYTES_MAX = 1024 * 1024
+"""A site file is a page; a megabyte leaves room for every seed of a large cluster."""
+
+GOSSIP_LISTEN: Endpoint = ("0.0.0.0", 7946)  # noqa: S104  (peers are elsewhere; frames are sealed). memberlist's port
+HTTP_LISTEN: Endpoint = ("0.0.0.0", 8080)  # noqa: S104  (users are elsewhere)
+CONTROL_LISTEN: Endpoint = ("127.0.0.1", 8180)
+"""Loopback: whoever reaches the control API may change what users get."""
+
+DRAIN_US = 5 * SECOND
+
+
+@dataclass(frozen=True, slots=True)
+class SitePart:
+    name: str
+    """Shown to people, put in headers and mDNS: 1 to 32 of a-z, 0-9 and -."""
+    at_e6: tuple[int, int] | None
+    """(latitude, longitude) in millionths of a degree; None when the file does not say."""
+    state_dir: Path
+    """The node's key and database. Default: NAME.state beside the file."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterPart:
+    name: str
+    """Bound into every datagram and signature."""
+    insecure: bool
+    """Datagrams go unsealed, and whoever reaches the port may speak as anybody."""
+    key: bytes | None = field(repr=False)
+    """32 secret bytes that all nodes of the cluster share; None exactly when `insecure`."""
+
+
+@dataclass(frozen=True, slots=True)
+class GossipPart:
+    listen: Endpoint
+    """UDP and TCP."""
+    seeds: tuple[Endpoint, ...]
+    """Peers to begin with; the host may be a DNS name, to be resolved again and again."""
+    mdns: bool
+    mdns_interfaces: tuple[str, ...]
+    """Addresses of the interfaces to use; empty for all."""
+
+
+@dataclass(frozen=True, slots=True)
+class HttpPart:
+    listen: tuple[Endpoint, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ControlPart:
+    listen: Endpoint
+    allow_remote: bool
+    host_names: tuple[str, ...]
+    """Names, beside IP addresses and localhost, by which requests may call this API (see control_gate)."""
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyPart:
+    authors: tuple[bytes, ...]
+    """Ed25519 public keys, 32 bytes each, of those who may write policy; sorted."""
+    author_key: bytes | None = field(repr=False)
+    """A private key kept here, so that this node accepts policy as plain text and signs it itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class TimingConfig:
+    """Durations in microseconds; None leaves the engine's default (lattice/config.py says what and why)."""
+
+    swim_interval_us: int | None = None
+    swim_timeout_us: int | None = None
+    suspicion_us: int | None = None
+    row_refresh_us: int | None = None
+    confirm_delay_us: int | None = None
+    metrics_delay_us: int | None = None
+    overrule_us: int | None = None
+    reconcile_delay_us: int | None = None
+    redial_us: int | None = None
+    drain_us: int = DRAIN_US
+    """How long requests in flight may take to end once the node was told to stop."""
+
+    def engine_config(self) -> Config:
+        """The engine's configuration, with what the file says in place of the defaults."""
+        told = {
+            "swim_interval_us": self.swim_interval_us,
+            "ack_timeout_us": self.swim_timeout_us,
+            "suspicion_us": self.suspicion_us,
+            "row_refresh_us": self.row_refresh_us,
+            "confirm_delay_us": self.confirm_delay_us,
+            "metrics_delay_us": self.metrics_delay_us,
+            "overrule_us": self.overrule_us,
+            "reconcile_delay_us": self.reconcile_delay_us,
+            "redial_us": self.redial_us,
+        }
+        return replace(Config(), **{name: value for name, value in told.items() if value is not None})
+
+
+@dataclass(frozen=True, slots=True)
+class SiteConfig:
+    """A whole site file, checked."""
+
+    path: Path
+    site: SitePart
+    cluster: ClusterPart
+    gossip: GossipPart
+    http: HttpPart
+    control: ControlPart
+    policy: PolicyPart
+    timing: TimingConfig
+    warnings: tuple[str, ...]
+    """What works but should be known: show each to whoever starts the node."""
+
+
+@dataclass(frozen=True, slots=True)
+class BoundEndpoints:
+    """Where a node really listens, once it does: ports that were 0 are known."""
+
+    gossip: Endpoint
+    http: tuple[Endpoint, ...]
+    control: Endpoint
+
+
+_TIMING: dict[str, Callable[[object], int]] = {
+    "swim_interval": duration(10 * MILLISECOND, 60 * SECOND),
+    "swim_timeout": duration(5 * MILLISECOND, 30 * SECOND),
+    "suspicion": duration(50 * MILLISECOND, 600 * SECOND),
+    "row_refresh": duration(100 * MILLISECOND, 600 * SECOND),
+    "confirm_delay": duration(0, 60 * SECOND),
+    "metrics_delay": duration(0, 60 * SECOND),
+    "overrule": duration(100 * MILLISECOND, 60 * SECOND),
+    "reconcile_delay": duration(0, 10 * SECOND),
+    "redial": duration(10 * MILLISECOND, 60 * SECOND),
+}
+
+
+def load_site_config(path: Path) -> SiteConfig:
+    """Read and check a site file and the key files it names.
+
+    Relative paths in it start at its own directory. Raises `ConfigError` with every mistake found; nothing is created
+    or changed.
+    """
+    table = _read_toml(path)
+    problems: list[Problem] = []
+    warnings: list[str] = []
+    top = Section("", table, problems)
+    directory = path.parent
+
+    site = _read_site(top.section("site"), directory)
+    cluster = _read_cluster(top.section("cluster"), directory, warnings)
+    gossip = _read_gossip(top.section("gossip"))
+    http = _read_http(top.section("http"))
+    control = _read_control(top.section("control"))
+    policy = _read_policy(top.section("policy"), directory, warnings)
+    timing = _read_timing(top.section("timing"))
+    top.close()
+
+    if problems:
+        raise ConfigError(str(path), tuple(problems))
+    return SiteConfig(path, site, cluster, gossip, http, control, policy, timing, tuple(warnings))
+
+
+def _read_toml(path: Path) -> dict[str, object]:
+    def refuse(expected: str, hint: str = "") -> ConfigError:
+        return ConfigError(str(path), (Problem("", None, expected, hint),))
+
+    try:
+        with path.open("rb") as file:
+            content = file.read(CONFIG_BYTES_MAX + 1)
+    except FileNotFoundError:
+        raise refuse("no such file", "`edgelattice init --site NAME` writes one") from None
+    except OSError as error:
+        raise refuse(f"cannot be read: {error.strerror}") from None
+    if len(content) > CONFIG_BYTES_MAX:
+        raise refuse(f"larger than {CONFIG_BYTES_MAX} bytes", "this is no site file")
+    try:
+        return tomllib.loads(content.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise refuse(f"not UTF-8 text: byte {error.start} is 0x{content[error.start]:02x}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise refuse(f"not TOML: {error}") from None
+    except RecursionError:
+        raise refuse("not a site file: nested too deep") from None
+
+
+def _read_site(section: Section, directory: Path) -> SitePart:
+    name = section.require("name", site_name, "unnamed")
+    at_e6 = section.take("at", place, None)
+    state_dir = section.take("state_dir", text, f"{name}.state")
+    section.close()
+    return SitePart(name, at_e6, directory / state_dir)
+
+
+def _read_cluster(section: Section, directory: Path, warnings: list[str]) -> ClusterPart:
+    name = section.require("name", site_name, "unnamed")
+    insecure = section.take("insecure", truth, False)
+    key_file = section.take("key_file", text, None)
+    key = None
+    if insecure:
+        if key_file is not None:
+            section.note("insecure", "is true, and key_file is set", "remove one of the two")
+        warnings.append(
+            "cluster.insecure: datagrams are not sealed; whoever reaches the gossip port can speak as anyone"
+        )
+    elif key_file is not None:
+        key = _read_key(section, "key_file", directory / key_file, "cluster key", warnings)
+    elif not section.has("key_file"):
+        section.note(
+            "key_file",
+            "is missing: expected the file that holds the cluster's key",
+            "`edgelattice init` makes one; insecure = true does without, for trials",
+        )
+    section.close()
+    return ClusterPart(name, insecure, key)
+
+
+def _read_gossip(section: Section) -> GossipPart:
+    part = GossipPart(
+        listen=section.take("listen", listen_endpoint, GOSSIP_LISTEN),
+        seeds=section.take_each("seeds", remote_endpoint, ()),
+        mdns=section.take("mdns", truth, True),
+        mdns_interfaces=section.take_each("mdns_interfaces", numeric_address, ()),
+    )
+    section.close()
+    return part
+
+
+def _read_http(section: Section) -> HttpPart:
+    listen = section.take_each("listen", listen_endpoint, (HTTP_LISTEN,))
+    if section.has("listen") and not listen:
+        section.note("listen", "expected at least one address:port")
+    repeated = {endpoint for endpoint in listen if endpoint[1] and listen.count(endpoint) > 1}
+    for endpoint in sorted(repeated):
+        section.note("listen", f"{endpoint_text(endpoint)} stands there more than once", "remove one")
+    section.close()
+    return HttpPart(listen)
+
+
+def _read_control(section: Section) -> ControlPart:
+    listen = section.take("listen", listen_endpoint, CONTROL_LISTEN)
+    allow_remote = section.take("allow_remote", truth, False)
+    host_names = section.take_each("host_names", text, ())
+    if not allow_remote and not ipaddress.ip_address(listen[0]).is_loopback:
+        section.note(
+            "listen",
+            f"{endpoint_text(listen)} can be reached from other machines, and this API has no passwords yet",
+            "use 127.0.0.1, or set allow_remote = true behind a firewall",
+        )
+    section.close()
+    return ControlPart(listen, allow_remote, tuple(name.lower() for name in host_names))
+
+
+def _read_policy(section: Section, directory: Path, warnings: list[str]) -> PolicyPart:
+    authors = section.take_each("authors", hex_bytes(32, "an Ed25519 public key"), ())
+    author_key_file = section.take("author_key", text, None)
+    author_key = None
+    if author_key_file is not None:
+        author_key = _read_key(section, "author_key", directory / author_key_file, "author key", warnings)
+    if author_key is not None and public_key_of(author_key) not in authors:
+        section.note(
+            "author_key",
+            "its public key is not among policy.authors, so nobody would accept what it signs",
+            f'add "{public_key_of(author_key).hex()}" there, on every site',
+        )
+    if not authors and not section.has("authors"):
+        warnings.append("policy.authors is empty: this node will accept no policy from anyone")
+    section.close()
+    return PolicyPart(tuple(sorted(set(authors))), author_key)
+
+
+def _read_timing(section: Section) -> TimingConfig:
+    told = {f"{key}_us": section.take(key, reading, None) for key, reading in _TIMING.items()}
+    drain_us = section.take("drain", duration(0, 600 * SECOND), DRAIN_US)
+    section.close()
+    timing = TimingConfig(**told, drain_us=drain_us)
+    engine = timing.engine_config()
+    if engine.ack_timeout_us >= engine.swim_interval_us:
+        section.note(
+            "swim_timeout",
+            f"{duration_text(engine.ack_timeout_us)} leaves no time in a swim_interval of "
+            f"{duration_text(engine.swim_interval_us)} to ask others",
+            "make it a third of the interval",
+        )
+    return timing
+
+
+def _read_key(section: Section, key: str, path: Path, what: str, warnings: list[str]) -> bytes | None:
+    try:
+        secret, warning = read_secret(path, what)
+    except KeyFileError as error:
+        section.note(key, str(error))
+        return None
+    if warning is not None:
+        warnings.append(warning)
+    return secret

@@ -1,0 +1,355 @@
+"""HTTP/1.1 heads: bytes in, judged heads out (RFC 9110, RFC 9112). Sans-IO.
+
+Two readers must agree on every head: the gate (`strict`) looks at the raw bytes, then llhttp, through httptools, splits
+them into fields. What either refuses is refused. Then the fields that decide where the message ends, and whom it is
+for, are judged here. A fresh llhttp parser per head costs about 2 µs, and cannot carry anything from one message into
+the next; bodies are counted and unchunked by `message_body`, so llhttp never guesses where one ends.
+
+A head is never forwarded as received: `forwarded` writes a new one from the fields.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from httptools import (
+    HttpParserError,
+    HttpParserInvalidMethodError,
+    HttpParserUpgrade,
+    HttpRequestParser,
+    HttpResponseParser,
+)
+
+from router.traffic.strict import (
+    FIELD_LINE,
+    TARGET_BYTES_MAX,
+    BadRequestError,
+    BadResponseError,
+    check_request,
+    check_request_begun,
+    check_response,
+    check_response_begun,
+    is_token,
+)
+
+FIELDS_MAX: Final = 100
+"""Beyond it: 431, or 502. Apache's LimitRequestFields is 100, HAProxy's tune.http.maxhdr 101."""
+CONTENT_LENGTH_DIGITS_MAX: Final = 18
+"""Fits a signed 64-bit integer whoever reads it."""
+
+_FIELD_LINE: Final = re.compile(FIELD_LINE)
+_DIGITS: Final = re.compile(rb"[0-9]{1,%d}" % CONTENT_LENGTH_DIGITS_MAX)
+_AUTHORITY: Final = re.compile(rb"([A-Za-z0-9._~-]++|\[[0-9A-Fa-f:.]++\])(?::([0-9]{0,5}))?")
+_ABSOLUTE: Final = re.compile(rb"[Hh][Tt][Tt][Pp]://([^/?]*+)(.*)")
+_JUDGED: Final = frozenset({b"host", b"content-length", b"transfer-encoding", b"connection", b"expect", b"upgrade"})
+_REFUSED_METHODS: Final = frozenset({b"CONNECT", b"TRACE"})
+
+Field: TypeAlias = tuple[bytes, bytes, bytes]
+"""A field as (lower-case name, name as received, value without surrounding blanks)."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestHead:
+    """A request that may be served."""
+
+    method: bytes
+    target: bytes
+    """In origin form, or `*`: what goes on the next request line."""
+    host: bytes
+    """The authority, from an absolute target or else from Host; empty only in HTTP/1.0."""
+    fields: tuple[Field, ...]
+    minor: int
+    """0 or 1: the client's HTTP/1 version."""
+    content_length: int | None
+    chunked: bool
+    keep_alive: bool
+    expects_continue: bool
+    connection: frozenset[bytes]
+    """Connection options, in lower case: names of fields that end at this hop."""
+
+    @property
+    def path(self) -> str:
+        """The target without its query, exactly as sent (still percent-encoded)."""
+        return self.target.partition(b"?")[0].decode("ascii")
+
+    @property
+    def host_name(self) -> str:
+        """The host in lower case, without port and root dot; IPv6 keeps its brackets."""
+        name = self.host.decode("ascii").lower()
+        if not name.endswith("]"):
+            head, colon, port = name.rpartition(":")
+            name = head if colon and not port.endswith("]") else name
+        return name.removesuffix(".")
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseHead:
+    """An upstream's answer, interim (1xx) or final."""
+
+    status: int
+    reason: bytes
+    fields: tuple[Field, ...]
+    minor: int
+    content_length: int | None
+    chunked: bool
+    keep_alive: bool
+    connection: frozenset[bytes]
+
+
+class RequestReader:
+    """One client connection's bytes in, request heads out.
+
+    What follows a head stays in `rest`: its body's framing takes from there and puts back what is left.
+    """
+
+    __slots__ = ("_scanned", "_shed", "rest")
+
+    def __init__(self) -> None:
+        self.rest = b""
+        self._scanned = 0
+        self._shed = False
+
+    def receive(self, data: bytes) -> None:
+        self.rest = self.rest + data if self.rest else data
+
+    def next_head(self) -> RequestHead | None:
+        """The next head, or None if more bytes are needed. Raises `BadRequestError` as soon as none can follow."""
+        if not self._shed and self.rest[:1] == b"\r":
+            # RFC 9112 2.2: an empty line before the request line is ignored. One: more is not a mistake any more.
+            if len(self.rest) < 2:
+                return None
+            if self.rest[1:2] == b"\n":
+                self.rest = self.rest[2:]
+                self._shed = True
+        end = self.rest.find(b"\r\n\r\n", max(0, self._scanned - 3))
+        if end < 0:
+            if self.rest:
+                check_request_begun(self.rest, self._scanned)
+            self._scanned = len(self.rest)
+            return None
+        head, self.rest = self.rest[: end + 4], self.rest[end + 4 :]
+        self._scanned = 0
+        self._shed = False
+        return parse_request(head)
+
+
+class ResponseReader:
+    """One upstream connection's bytes in, response heads out; see `RequestReader`."""
+
+    __slots__ = ("_scanned", "rest")
+
+    def __init__(self) -> None:
+        self.rest = b""
+        self._scanned = 0
+
+    def receive(self, data: bytes) -> None:
+        self.rest = self.rest + data if self.rest else data
+
+    def next_head(self) -> ResponseHead | None:
+        """The next head, or None if more bytes are needed. Raises `BadResponseError` as soon as none can follow."""
+        end = self.rest.find(b"\r\n\r\n", max(0, self._scanned - 3))
+        if end < 0:
+            check_response_begun(self.rest, self._scanned)
+            self._scanned = len(self.rest)
+            return None
+        head, self.rest = self.rest[: end + 4], self.rest[end + 4 :]
+        self._scanned = 0
+        return parse_response(head)
+
+
+def parse_request(head: bytes) -> RequestHead:
+    """Judge one whole request head, its final empty line included. Raises `BadRequestError`."""
+    check_request(head)
+    split = _Split()
+    parser = HttpRequestParser(split)
+    fault: HttpParserError | None = None
+    try:
+        parser.feed_data(head)
+    except HttpParserUpgrade:
+        pass  # CONNECT or Upgrade: llhttp steps aside, the head itself is fine
+    except HttpParserInvalidMethodError:
+        raise BadRequestError(501, "unknown method") from None
+    except HttpParserError as error:
+        # llhttp knows that something is wrong, our own rules know which status says so: let them look first.
+        fault = error
+        split.resplit(head)
+    method, target, version = head[: head.index(b"\r\n")].split(b" ")
+    request = _judge_request(method, target, version[-1] - ord("0"), split.fields)
+    if fault is not None or not split.complete:
+        raise BadRequestError(400, "malformed head")
+    return request
+
+
+def parse_response(head: bytes) -> ResponseHead:
+    """Judge one whole response head, its final empty line included. Raises `BadResponseError`."""
+    check_response(head)
+    split = _Split()
+    parser = HttpResponseParser(split)
+    try:
+        parser.feed_data(head)
+    except HttpParserUpgrade:
+        pass
+    except HttpParserError:
+        raise BadResponseError("malformed head") from None
+    if not split.complete:
+        raise BadResponseError("malformed head")
+    if len(split.fields) > FIELDS_MAX:
+        raise BadResponseError("too many fields")
+    minor = head[7] - ord("0")
+    length: int | None = None
+    chunked = False
+    connection: frozenset[bytes] = frozenset()
+    for key, _, value in split.fields:
+        if key == b"content-length":
+            # RFC 9110 8.6 allows a recipient to accept repeated equal values; we need not, and so need not compare.
+            if length is not None or _DIGITS.fullmatch(value) is None:
+                raise BadResponseError("bad Content-Length")
+            length = int(value)
+        elif key == b"transfer-encoding":
+            if chunked or value.lower() != b"chunked" or minor == 0:
+                raise BadResponseError("bad Transfer-Encoding")
+            chunked = True
+        elif key == b"connection":
+            connection |= _options(value)
+    if chunked and length is not None:
+        raise BadResponseError("both Content-Length and Transfer-Encoding")
+    return ResponseHead(
+        status=int(head[9:12]),
+        reason=head[13 : head.index(b"\r\n")],
+        fields=tuple(split.fields),
+        minor=minor,
+        content_length=length,
+        chunked=chunked,
+        keep_alive=minor == 1 and b"close" not in connection,
+        connection=connection,
+    )
+
+
+class _Split:
+    """What llhttp calls back: the head's fields."""
+
+    __slots__ = ("complete", "fields")
+
+    def __init__(self) -> None:
+        self.fields: list[Field] = []
+        self.complete = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.fields.append((name.lower(), name, value.strip(b" \t")))
+
+    def on_headers_complete(self) -> None:
+        self.complete = True
+
+    def resplit(self, head: bytes) -> None:
+        """Our own split, for a head that the gate passed and llhttp did not."""
+        self.complete = False
+        pairs = _FIELD_LINE.findall(head, head.index(b"\r\n") + 2)
+        self.fields = [(name.lower(), name, value.strip(b" \t")) for name, value in pairs]
+
+
+def _judge_request(method: bytes, target: bytes, minor: int, fields: list[Field]) -> RequestHead:
+    """The rules about single fields, stricter than the RFCs where a laxer reading could differ from another's."""
+    if len(fields) > FIELDS_MAX:
+        raise BadRequestError(431, "too many fields")
+    if len(target) > TARGET_BYTES_MAX:
+        raise BadRequestError(414, "target too long")
+    host: bytes | None = None
+    length: int | None = None
+    codings: list[bytes] = []
+    connection: frozenset[bytes] = frozenset()
+    expects_continue = False
+    upgrade: frozenset[bytes] = frozenset()
+    for key, _, value in fields:
+        if key not in _JUDGED:
+            continue
+        if key == b"host":
+            if host is not None:
+                raise BadRequestError(400, "more than one Host")
+            host = value
+        elif key == b"content-length":
+            if length is not None:
+                raise BadRequestError(400, "more than one Content-Length")
+            if _DIGITS.fullmatch(value) is None:
+                raise BadRequestError(400, "bad Content-Length")
+            length = int(value)
+        elif key == b"transfer-encoding":
+            codings += value.lower().split(b",")
+        elif key == b"connection":
+            connection |= _options(value)
+        elif key == b"upgrade":
+            upgrade |= _options(value)
+        elif minor == 1:  # Expect; RFC 9110 10.1.1: ignored in HTTP/1.0
+            if value.lower() != b"100-continue":
+                raise BadRequestError(417, "unknown expectation")
+            expects_continue = True
+    chunked = bool(codings) and _judge_codings(codings, minor, length)
+    if method in _REFUSED_METHODS:
+        raise BadRequestError(405, "method not allowed")
+    if upgrade and b"upgrade" in connection and minor == 1 and not upgrade <= {b"h2c"}:
+        # RFC 9110 7.8 lets an upgrade be ignored. Clients that offer h2c then go on in HTTP/1.1; others would not.
+        raise BadRequestError(501, "no upgrade")
+    target, host = _judge_target(method, target, minor, host)
+    return RequestHead(
+        method=method,
+        target=target,
+        host=host,
+        fields=tuple(fields),
+        minor=minor,
+        content_length=length,
+        chunked=chunked,
+        keep_alive=b"close" not in connection and (minor == 1 or b"keep-alive" in connection),
+        expects_continue=expects_continue and (chunked or bool(length)),
+        connection=connection,
+    )
+
+
+def _judge_codings(codings: list[bytes], minor: int, length: int | None) -> bool:
+    """RFC 9112 6.1 and 6.3. Returns True: the body is chunked, or the request is refused."""
+    if length is not None:
+        raise BadRequestError(400, "both Content-Length and Transfer-Encoding")
+    if minor == 0:
+        raise BadRequestError(400, "Transfer-Encoding in HTTP/1.0")
+    names = [coding.strip(b" \t") for coding in codings]
+    if names == [b"chunked"]:
+        return True
+    if names[-1] != b"chunked" or names.count(b"chunked") > 1 or not all(map(is_token, names)):
+        raise BadRequestError(400, "bad Transfer-Encoding")
+    raise BadRequestError(501, "unknown transfer coding")
+
+
+def _judge_target(method: bytes, target: bytes, minor: int, host: bytes | None) -> tuple[bytes, bytes]:
+    """The target in origin form, and the authority. RFC 9112 3.2: an absolute target's authority overrides Host."""
+    if host is None and minor == 1:
+        raise BadRequestError(400, "no Host")
+    if target.startswith(b"/"):
+        pass
+    elif target == b"*":
+        if method != b"OPTIONS":
+            raise BadRequestError(400, "bad target")
+    else:
+        match = _ABSOLUTE.fullmatch(target)
+        if match is None:
+            raise BadRequestError(400, "bad target")
+        if host is not None:
+            _judge_authority(host)  # overridden, but never mind whose mistake it is: two hosts, one of them bad
+        host, target = match.groups()
+        if not target:
+            target = b"*" if method == b"OPTIONS" else b"/"
+        elif not target.startswith(b"/"):
+            target = b"/" + target
+    if host is None or (not host and minor == 0):
+        return target, b""
+    _judge_authority(host)
+    return target, host
+
+
+def _judge_authority(authority: bytes) -> None:
+    match = _AUTHORITY.fullmatch(authority)
+    if match is None or int(match[2] or 0) > 65_535:
+        raise BadRequestError(400, "bad Host")
+
+
+def _options(value: bytes) -> frozenset[bytes]:
+    return frozenset(option.strip(b" \t") for option in value.lower().split(b","))

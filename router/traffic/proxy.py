@@ -1,0 +1,243 @@
+"""The data plane's edge: listeners, client connections, and their end.
+
+One trio task per client connection serves its requests in order; `exchange` has the life of each. Every request is
+counted once in `requests` and once in one ending (`Ending.kind`); a request is what brought at least one byte.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import socket
+from collections import Counter
+from collections.abc import Sequence
+from typing import Final
+
+import trio
+
+from router.traffic.exchange import After, Exchange, Plane, refuse
+from router.traffic.forwarded import Steered, client_address, own_response
+from router.traffic.http1 import RequestHead, RequestReader
+from router.traffic.proxy_limits import ProxyLimits
+from router.traffic.request_body import Client
+from router.traffic.steering import Outcome, Router
+from router.traffic.strict import BadRequestError
+from router.traffic.upstream_pool import EXHAUSTED, UpstreamPool
+
+__all__ = ["Outcome", "Proxy", "ProxyLimits", "Router"]
+
+_SWEEP_SECONDS: Final = 1.0
+_log = logging.getLogger(__name__)
+
+
+class Proxy:
+    """Serves HTTP/1 on listeners and steers every request as `router` decides."""
+
+    def __init__(self, router: Router, site: str, limits: ProxyLimits | None = None) -> None:
+        limits = ProxyLimits() if limits is None else limits
+        self._limits = limits
+        self._plane = Plane(router, site, limits, UpstreamPool(limits))
+        self._open: set[Client] = set()
+        self._idle: dict[Client, float] = {}  # waiting for a request's first byte, since when, longest first
+        self._accepting = trio.CancelScope()
+        self._drained = trio.Event()
+        self._emptied = trio.Event()
+
+    @property
+    def counters(self) -> Counter[str]:
+        """`requests`; one of `Ending.kind` for each; `retries`; `region.NAME` for what was relayed from there;
+        `reason.WORDS` for what was rejected; `connections` and `accept.…`; `upstream.…`. A copy."""
+        counters = self._plane.counters.copy()
+        for name, count in self._plane.pool.counters.items():
+            counters[f"upstream.{name}"] = count
+        return counters
+
+    @property
+    def connections(self) -> int:
+        """Client connections open now."""
+        return len(self._open)
+
+    async def serve(
+        self,
+        listeners: Sequence[trio.SocketListener],
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Accept and serve until cancelled, or until `drain` is through. Closes the listeners. Run once."""
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._sweep)
+                nursery.start_soon(self._accept_all, listeners, nursery)
+                task_status.started()
+                await self._drained.wait()
+                nursery.cancel_scope.cancel()
+        finally:
+            for listener in listeners:
+                listener.socket.close()
+            self._plane.pool.close_idle()
+
+    async def drain(self, grace_us: int) -> None:
+        """Stop accepting, close idle connections, let requests in flight finish for `grace_us`, then end `serve`.
+
+        Responses from now on say `Connection: close`. What is still in flight after the grace is cut off.
+        """
+        self._plane.draining = True
+        self._accepting.cancel()
+        for client in self._idle:
+            trio.lowlevel.notify_closing(client.sock)
+        with trio.move_on_after(grace_us / 1e6):
+            while self._open:
+                self._emptied = trio.Event()
+                await self._emptied.wait()
+        self._drained.set()
+
+    # --- accepting
+
+    async def _accept_all(self, listeners: Sequence[trio.SocketListener], connections: trio.Nursery) -> None:
+        with self._accepting:
+            async with trio.open_nursery() as nursery:
+                for listener in listeners:
+                    nursery.start_soon(self._accept, listener, connections)
+        for listener in listeners:
+            listener.socket.close()
+
+    async def _accept(self, listener: trio.SocketListener, connections: trio.Nursery) -> None:
+        while True:
+            try:
+                accepted, address = await listener.socket.accept()
+            except OSError as error:
+                await self._survive(error)
+                continue
+            # The file descriptor moves to a plain socket: see `router.traffic.connection`.
+            sock = socket.socket(accepted.family, accepted.type, accepted.proto, fileno=accepted.detach())
+            try:
+                client = Client(sock)
+            except OSError:  # gone already
+                sock.close()
+                continue
+            client.address = client_address(address[0])
+            client.reader = RequestReader()
+            self._plane.counters["connections"] += 1
+            if len(self._open) >= self._limits.connections_max:
+                self._shed(client)
+                continue
+            self._open.add(client)
+            connections.start_soon(self._serve_connection, client)
+
+    async def _survive(self, error: OSError) -> None:
+        """A failed accept is never the end, and never a reason to spin: the listener stays readable meanwhile."""
+        if error.errno == errno.ECONNABORTED:
+            self._plane.counters["accept.aborted"] += 1
+            await trio.lowlevel.checkpoint()
+            return
+        self._plane.counters["accept.failed"] += 1
+        if error.errno in EXHAUSTED:
+            self._plane.pool.close_idle()
+            longest_idle = next(iter(self._idle), None)
+            if longest_idle is not None:
+                self._plane.counters["accept.idle_closed"] += 1
+                trio.lowlevel.notify_closing(longest_idle.sock)
+        await trio.sleep(self._limits.accept_pause_us / 1e6)
+
+    def _shed(self, client: Client) -> None:
+        """One connection too many: say so without waiting, and close."""
+        self._plane.counters["accept.shed"] += 1
+        text = "too many connections"
+        steered = Steered(self._plane.site, None, text)
+        try:
+            client.send_now(own_response(503, text, steered, self._plane.date(), keep_alive=False))
+        except OSError:
+            pass
+        finally:
+            client.close()
+
+    # --- one connection
+
+    async def _serve_connection(self, client: Client) -> None:
+        after: After | None = After.ABORT
+        try:
+            while (after := await self._serve_request(client)) is After.KEEP:
+                pass
+            if after is After.CLOSE:
+                await client.linger(self._limits.linger_timeout_us, self._limits.linger_bytes_max)
+        except* Exception:  # noqa: BLE001 -- a bug met by one connection must not take all others down
+            _log.exception("internal error while serving %s", client.address)
+        finally:
+            if after is None or after is After.CLOSE:
+                client.close()
+            else:
+                client.abort()  # also when cut off in flight: what the client has is not the whole
+            self._open.discard(client)
+            if not self._open:
+                self._emptied.set()
+
+    async def _serve_request(self, client: Client) -> After | None:
+        """Wait for a request, serve it, count its one ending. None if there was no further request."""
+        head: RequestHead | None = None
+        kind = "abandoned"  # unless it comes to an ending: only the end of a drain, or of the process, cancels
+        try:
+            try:
+                head = await self._next_head(client)
+                ending = await Exchange(self._plane, client, head).run() if head is not None else None
+            except BadRequestError as error:
+                ending = await refuse(self._plane, client, error)
+            kind = ending.kind if ending is not None else ""
+            return ending.after if ending is not None else None
+        except Exception:
+            kind = "internal_error"
+            raise
+        finally:
+            if kind == "abandoned" and head is None and not client.reader.rest:
+                client.close()  # idle: nothing was asked, so this is an orderly end
+            elif kind:
+                self._plane.counters["requests"] += 1
+                self._plane.counters[kind] += 1
+
+    async def _next_head(self, client: Client) -> RequestHead | None:
+        """The next request's head; None if the client leaves, or is left, between two requests."""
+        reader = client.reader
+        deadline = 0.0
+        while (head := reader.next_head()) is None:
+            if reader.rest:
+                deadline = deadline or trio.current_time() + self._limits.head_timeout_us / 1e6
+                with trio.CancelScope(deadline=deadline) as scope:
+                    await trio.lowlevel.wait_readable(client.sock)
+                if scope.cancelled_caught:
+                    raise BadRequestError(408, "head timeout")
+            elif not await self._is_first_byte_there(client):
+                return None
+            try:
+                data = client.receive_now()
+            except OSError:
+                data = b""
+            if data:
+                reader.receive(data)
+            elif data is not None:
+                if reader.rest:
+                    raise BadRequestError(400, "closed before the end of the head")
+                return None
+        return head
+
+    async def _is_first_byte_there(self, client: Client) -> bool:
+        """Wait between two requests. False if it is time to close, and no byte has come to be answered first.
+
+        No cancel scope: one sweep looks after all who are idle, and wakes them as a closing socket wakes its reader.
+        """
+        self._idle[client] = trio.current_time()
+        try:
+            if self._plane.draining:
+                raise trio.ClosedResourceError
+            await trio.lowlevel.wait_readable(client.sock)
+        except trio.ClosedResourceError:
+            return not client.is_quiet()
+        finally:
+            del self._idle[client]
+        return True
+
+    async def _sweep(self) -> None:
+        while True:
+            await trio.sleep(_SWEEP_SECONDS)
+            self._plane.pool.sweep()
+            oldest = trio.current_time() - self._limits.idle_timeout_us / 1e6
+            for client in [client for client, since in self._idle.items() if since <= oldest]:
+                trio.lowlevel.notify_closing(client.sock)

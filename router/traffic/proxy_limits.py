@@ -1,0 +1,51 @@
+"""Every bound of the data plane in time and number, with its precedent. Those on heads are in `strict`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lattice.types import MILLISECOND, SECOND
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyLimits:
+    """Times in microseconds."""
+
+    connections_max: int = 8_192
+    """Client connections; one more gets 503. A connection costs two descriptors at most."""
+    attempts_max: int = 8
+    """Endpoints tried for one request, never one twice."""
+    replay_bytes_max: int = 65_536
+    """A request body up to this is kept, so that another endpoint can be tried. nginx buffers 16 KiB, Envoy 64 KiB."""
+    interim_max: int = 8
+    """Interim (1xx) responses to one request; more is a storm. curl gives up on header floods likewise."""
+    idle_per_endpoint_max: int = 64
+    """Kept upstream connections. nginx's `keepalive` is usually 16 to 64."""
+
+    idle_timeout_us: int = 60 * SECOND
+    """Between two requests. nginx 75 s, AWS load balancers 60 s."""
+    head_timeout_us: int = 10 * SECOND
+    """From a request's first byte to the end of its head: 408. HAProxy's usual http-request timeout."""
+    body_timeout_us: int = 30 * SECOND
+    """Between two reads of a request body: 408. nginx 60 s."""
+    client_write_timeout_us: int = 30 * SECOND
+    """A client that takes no byte for this long is gone. nginx's send_timeout is 60 s."""
+    linger_timeout_us: int = 2 * SECOND
+    """How long a closing connection is still read, so that no reset overtakes the answer. nginx 5 s between reads."""
+    linger_bytes_max: int = 1 << 20
+
+    connect_timeout_us: int = 2 * SECOND
+    """One lost SYN (1 s, RFC 6298) and a round trip around the world. Envoy 5 s."""
+    upstream_write_timeout_us: int = 30 * SECOND
+    """An upstream that takes no byte for this long: 504."""
+    first_byte_timeout_us: int = 30 * SECOND
+    """From the last byte of a request to the first of its response: 504. HAProxy's usual server timeout."""
+    response_head_timeout_us: int = 10 * SECOND
+    """From the first byte of a response to the end of its head: 504."""
+    response_body_timeout_us: int = 60 * SECOND
+    """Between two reads of a response body. nginx's proxy_read_timeout."""
+    upstream_idle_timeout_us: int = 4 * SECOND
+    """Below the 5 s after which Node, uvicorn and Apache close, so that we close first and never race them."""
+
+    accept_pause_us: int = 50 * MILLISECOND
+    """After a failed accept (out of descriptors or memory): shed, wait, try again, never spin."""

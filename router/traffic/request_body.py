@@ -1,0 +1,99 @@
+"""A request's body on its way through: pulled from the client as the upstream takes it, and kept while it is small.
+
+What was pulled is remembered up to `replay_bytes_max`; so long as that holds it all, another endpoint can be tried.
+"""
+
+from __future__ import annotations
+
+import trio
+
+from router.traffic.connection import Connection
+from router.traffic.http1 import RequestHead, RequestReader
+from router.traffic.message_body import LAST_CHUNK, FramingError, chunk, request_framing
+from router.traffic.proxy_limits import ProxyLimits
+from router.traffic.strict import BadRequestError
+
+
+class ClientGoneError(Exception):
+    """The client closed or reset its connection before its request was whole. Nobody is left to answer."""
+
+
+class Client(Connection):
+    """One client connection, with what has been read of it."""
+
+    __slots__ = ("address", "reader")
+
+    address: str
+    reader: RequestReader
+
+
+class RequestBody:
+    """`absorb`, `gather` and `read` may raise `BadRequestError` (framing, or 408) and `ClientGoneError`."""
+
+    __slots__ = ("_chunked", "_client", "_framing", "_kept", "_limits", "replayable")
+
+    def __init__(self, client: Client, head: RequestHead, limits: ProxyLimits) -> None:
+        self._client = client
+        self._limits = limits
+        self._framing = request_framing(head)
+        self._chunked = head.chunked
+        self._kept = bytearray()
+        self.replayable = True
+        """Everything pulled so far is still kept."""
+
+    @property
+    def complete(self) -> bool:
+        """The client has sent all of it."""
+        return self._framing.complete
+
+    def absorb(self) -> None:
+        """Pull what came together with the head, without waiting; it is less than two reads, so it is kept."""
+        reader = self._client.reader
+        if reader.rest and not self.complete:
+            self._kept += self._feed(reader.rest)
+
+    async def gather(self) -> None:
+        """Pull all of it. For a body whose announced length can be kept: only then is an endpoint bothered."""
+        while not self.complete:
+            self._kept += self._feed(await self._receive(self._limits.body_timeout_us))
+
+    def in_hand(self) -> bytes:
+        """All that is kept, framed for an upstream: what an attempt begins with. Call only while `replayable`."""
+        assert self.replayable, "what is gone cannot be sent again"
+        return self._framed(bytes(self._kept))
+
+    async def read(self, timeout_us: int) -> bytes:
+        """The next piece, framed for an upstream; b"" if it was complete already."""
+        while not self.complete:
+            payload = self._feed(await self._receive(timeout_us))
+            if len(self._kept) + len(payload) > self._limits.replay_bytes_max:
+                self.replayable = False
+                self._kept.clear()
+            if self.replayable:
+                self._kept += payload
+            if framed := self._framed(payload):
+                return framed
+        return b""
+
+    def _framed(self, payload: bytes) -> bytes:
+        if not self._chunked:
+            return payload
+        return (chunk(payload) if payload else b"") + (LAST_CHUNK if self.complete else b"")
+
+    async def _receive(self, timeout_us: int) -> bytes:
+        try:
+            data = await self._client.receive(timeout_us)
+        except OSError:
+            raise ClientGoneError from None
+        except trio.TooSlowError:
+            raise BadRequestError(408, "body timeout") from None
+        if not data:
+            raise ClientGoneError
+        return data
+
+    def _feed(self, data: bytes) -> bytes:
+        try:
+            payload, self._client.reader.rest = self._framing.feed(data)
+        except FramingError as error:
+            raise BadRequestError(400, str(error)) from None
+        return payload

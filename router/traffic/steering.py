@@ -1,0 +1,39 @@
+"""What the data plane asks of the node, and what it tells it: the seam between traffic and everything else. Pure."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Protocol
+
+from router.decision.decide import Attempt, Decision, Request
+
+
+class Outcome(Enum):
+    """How one attempt at one endpoint went."""
+
+    OK = "ok"
+    """A response head below 500 arrived."""
+    SERVER_ERROR = "server error"
+    """A 5xx arrived, or bytes that are not HTTP."""
+    REFUSED = "refused"
+    """No connection could be made."""
+    RESET = "reset"
+    """The connection was lost before the first byte of a response."""
+    TIMEOUT = "timeout"
+    """Connecting, sending or the response's head took longer than its limit."""
+    TRUNCATED = "truncated"
+    """The connection was lost, or its framing broke, after the first byte and before the end of a response."""
+
+
+class Router(Protocol):
+    """The node, as the data plane sees it. Both calls are synchronous and take microseconds."""
+
+    def decide(self, request: Request) -> Decision:
+        """Where this request goes."""
+
+    def observed(self, attempt: Attempt, outcome: Outcome, latency_us: int) -> None:
+        """Evidence about an endpoint, told before the next attempt or request is decided.
+
+        `latency_us` runs from the start of the attempt to the outcome; for OK and SERVER_ERROR that is the response
+        head. Every attempt is told of once, except that TRUNCATED may follow OK or SERVER_ERROR.
+        """

@@ -1,0 +1,116 @@
+"""Kept connections to endpoints: the warm half of a fast failover.
+
+Per endpoint a stack: the connection used last is the one most likely alive, and those at the bottom grow old and go.
+Before reuse a connection must be quiet: if its peer has closed it, or sent bytes nobody asked for, it is not used
+again, and the request has lost nothing, for no byte of it was written.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections import Counter
+from typing import Final
+
+import trio
+
+from lattice.types import Endpoint
+from router.traffic.connection import Connection, connect
+from router.traffic.http1 import ResponseReader
+from router.traffic.proxy_limits import ProxyLimits
+
+EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
+"""This process, not its peer, has run out of something."""
+
+
+class ExhaustedError(Exception):
+    """No connection could be made for want of descriptors, ports or memory here: no evidence against the endpoint."""
+
+
+class Upstream(Connection):
+    """One connection to an endpoint, with what has been read of it."""
+
+    __slots__ = ("endpoint", "idle_since", "reader", "reusable")
+
+    endpoint: Endpoint
+    reader: ResponseReader
+    idle_since: float
+    reusable: bool
+    """Request and response are whole, and nobody wants to close: it may serve another request."""
+
+
+class UpstreamPool:
+    """All upstream connections of one process. `counters`: connections opened, reused, stale."""
+
+    def __init__(self, limits: ProxyLimits) -> None:
+        self._limits = limits
+        self._idle: dict[Endpoint, list[Upstream]] = {}
+        self.counters: Counter[str] = Counter()
+
+    async def acquire(self, endpoint: Endpoint) -> Upstream:
+        """A kept connection, or a new one.
+
+        Raises OSError or trio.TooSlowError if the endpoint cannot be reached, and `ExhaustedError`.
+        """
+        oldest = trio.current_time() - self._limits.upstream_idle_timeout_us / 1e6
+        idle = self._idle.get(endpoint)
+        while idle:
+            upstream = idle.pop()
+            if upstream.idle_since >= oldest and upstream.is_quiet():
+                self.counters["reused"] += 1
+                upstream.reusable = False
+                upstream.sent = 0
+                return upstream
+            self.counters["stale"] += 1
+            upstream.close()
+        try:
+            upstream = Upstream(await connect(*endpoint, self._limits.connect_timeout_us))
+        except OSError as error:
+            if error.errno in EXHAUSTED:
+                self.close_idle()
+                raise ExhaustedError from error
+            raise
+        upstream.endpoint = endpoint
+        upstream.reader = ResponseReader()
+        upstream.reusable = False
+        self.counters["opened"] += 1
+        return upstream
+
+    def release(self, upstream: Upstream) -> None:
+        """Take a connection back, or close it if it is not reusable or the stack is full."""
+        idle = self._idle.setdefault(upstream.endpoint, [])
+        if upstream.reusable and len(idle) < self._limits.idle_per_endpoint_max:
+            upstream.idle_since = trio.current_time()
+            idle.append(upstream)
+        else:
+            upstream.close()
+
+    def discard(self, endpoint: Endpoint) -> None:
+        """Close what is kept of an endpoint that just failed: its other connections lead to the same place."""
+        for upstream in self._idle.pop(endpoint, ()):
+            upstream.close()
+
+    def sweep(self) -> None:
+        """Close what has grown old or was closed by its peer."""
+        oldest = trio.current_time() - self._limits.upstream_idle_timeout_us / 1e6
+        for endpoint in sorted(self._idle):
+            kept = []
+            for upstream in self._idle[endpoint]:
+                if upstream.idle_since >= oldest and upstream.is_quiet():
+                    kept.append(upstream)
+                else:
+                    self.counters["stale"] += 1
+                    upstream.close()
+            if kept:
+                self._idle[endpoint] = kept
+            else:
+                del self._idle[endpoint]
+
+    def close_idle(self) -> None:
+        """Close everything that is kept: descriptors are short, or the process stops."""
+        for endpoint in sorted(self._idle):
+            self.discard(endpoint)
+
+    @property
+    def idle(self) -> int:
+        """Kept connections."""
+        return sum(map(len, self._idle.values()))

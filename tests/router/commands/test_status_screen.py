@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from router.commands.status_screen import age, console, decision_screen, status_screen
+from router.control.body import ViewBody, decision_body, view_body
+from router.decision.decide import Request
+from tests.router.control.fake_target import FakeTarget
+
+
+def shown(screen: object, width: int = 120) -> list[str]:
+    plain = Console(width=width, file=io.StringIO(), highlight=False)
+    plain.print(screen)
+    written = plain.file
+    assert isinstance(written, io.StringIO)
+    return [line.rstrip() for line in written.getvalue().splitlines()]
+
+
+@pytest.fixture
+def view() -> ViewBody:
+    return view_body(FakeTarget(), {})
+
+
+def test_a_view_as_people_see_it(view: ViewBody) -> None:
+    # Markup in what others sent is shown, not obeyed: see the message.
+    assert shown(status_screen(view)) == [
+        "site ams  node f7372a6a  members 2/2  cells 4  root abababab  requests 7  errors 0  retries 1",
+        "ejected here: 127.1.0.2:9001 [::1]:9001",
+        "",
+        "Regions",
+        "region  level    for   verdict  own      why      witnesses             answers",
+        "ams     HEALTHY  1m    HEALTHY  HEALTHY  verdict                        5",
+        "fra     DOWN     2.0s  DOWN     DOWN     verdict  ams:DOWN fra:FAILING  2",
+        "",
+        "Members",
+        "site        node      address         state  incarnation  policy",
+        "ams (this)  f7372a6a  127.0.0.1:7946  alive  1            default=5a5a5a5a",
+        "fra         6ab5083d  127.0.0.1:7947  alive  1            default=5a5a5a5a",
+        "",
+        "Policies",
+        "policy   version   author    published  in force  at sites  message",
+        "default  5a5a5a5a  7df516a6  1m ago     1m ago    2/2       a first [bold]one[/]",
+        "",
+        "Events",
+        "ago   what",
+        "2.0s  region  fra is DOWN",
+        "",
+    ]
+
+
+def test_a_node_that_knows_nothing_yet(view: ViewBody) -> None:
+    empty = ViewBody(
+        node="00", site="ams", now_ms=0, isolated=True, root="", cells=0, members=[], regions=[], policies=[],
+        traffic=view.traffic, ejected=[], counters={}, events=[],
+    )  # fmt: skip
+    text = "\n".join(shown(status_screen(empty)))
+    assert "ISOLATED" in text
+    assert "No policy yet: edgelattice policy publish" in text
+
+
+def test_a_decision_as_people_see_it() -> None:
+    decision = FakeTarget().decide(Request("127.0.0.1", "a", "/"))
+    assert shown(decision_screen(decision_body(decision))) == [
+        "region    ams:HEALTHY",
+        "reason    secondary: fra DOWN",
+        "route     everything",
+        "zone      none",
+        "tier      secondary",
+        "proposed  fra",
+        "",
+        "Attempts",
+        "region  tier       level    endpoint",
+        "ams     secondary  HEALTHY  127.1.0.1:9001",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("ago_ms", "text"),
+    [(-5, "0.0s"), (0, "0.0s"), (1_249, "1.2s"), (59_999, "59s"), (60_000, "1m"), (7_300_000, "2h"), (2e8, "2d")],
+)
+def test_an_age_has_the_digits_that_matter(ago_ms: int, text: str) -> None:
+    assert age(1_000_000_000 - int(ago_ms), 1_000_000_000) == text
+
+
+def test_elsewhere_than_on_a_terminal_nothing_is_cut_or_coloured(
+    capsys: pytest.CaptureFixture[str], view: ViewBody
+) -> None:
+    console().print(status_screen(view))
+    written = capsys.readouterr().out
+    assert "\x1b" not in written
+    assert "a first [bold]one[/]" in written

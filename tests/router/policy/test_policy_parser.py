@@ -1,0 +1,150 @@
+"""Laws of the language: what is printed parses back, what is cut joins again, any text is a policy or a diagnosis."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router.policy import PolicyError, blocks, parse, print_policy
+from router.policy.errors import DIAGNOSTICS_MAX
+from router.policy.parser import STATEMENTS_MAX, TEXT_BYTES_MAX
+from router.policy.syntax import Policy
+from router.policy.values import DURATION_US_MAX, read_duration, write_duration
+from tests.router.policy.policy_strategies import policies
+
+VECTORS = Path(__file__).parents[2] / "vectors" / "policy"
+SOURCES = [path.read_text(encoding="utf-8").partition("-" * 10)[0] for path in sorted(VECTORS.glob("*.policytest"))]
+WHOLE = (VECTORS / "whole-language.policytest").read_text(encoding="utf-8").partition("-" * 10)[0]
+MUTANTS = 2_000
+
+
+@given(policies())
+def test_what_is_printed_parses_back_to_the_same(policy: Policy) -> None:
+    text = print_policy(policy)
+    assert parse(text) == policy
+    assert print_policy(parse(text)) == text
+
+
+@given(policies(), st.randoms(use_true_random=False))
+def test_blocks_join_to_the_text_whatever_stands_between_statements(policy: Policy, random: Random) -> None:
+    fillers = ["\n", "\n\n", "  # why\n", "# above\n# it\n", "\r\n", "\t"]
+    pieces = [piece + "".join(random.choices(fillers, k=2)) for piece in print_policy(policy).split("\n\n")]
+    text = random.choice(["", "# head\n", "\n"]) + "\n".join(pieces) + random.choice(["", "# tail", "\n# tail\n"])
+    parts = blocks(text)
+    assert "".join(parts) == text
+    assert len(parts) == len(blocks(print_policy(policy)))
+    assert parse(text).blocks == parts
+    assert parse(text) == policy
+
+
+def test_a_comment_belongs_to_the_statement_it_stands_above_or_beside() -> None:
+    text = (
+        "# one\nedition 1 # beside\n\n# above\nregion a {\n at 1 2 endpoint 192.0.2.1:1\n}"
+        ' route r for "*" { primary a }\n# end'
+    )
+    assert blocks(text) == (
+        "# one\nedition 1 # beside\n",
+        "\n# above\nregion a {\n at 1 2 endpoint 192.0.2.1:1\n}",
+        ' route r for "*" { primary a }\n# end',
+    )
+
+
+def test_one_changed_statement_is_one_changed_block() -> None:
+    changed = blocks(WHOLE.replace("primary nrt", "primary iad"))
+    assert len(set(blocks(WHOLE)) - set(changed)) == 1
+
+
+def test_a_text_of_comments_has_one_block_or_none() -> None:
+    assert blocks("") == ()
+    assert blocks("# nothing\n") == ("# nothing\n",)
+
+
+def mutated(source: str, random: Random) -> str:
+    """One to three small accidents: a slip of the finger, a bad paste, a cut-off file."""
+    for _ in range(random.randint(1, 3)):
+        at = random.randint(0, len(source))
+        end = min(len(source), at + random.randint(1, 12))
+        accident = random.randrange(6)
+        if accident == 0:
+            source = source[:at] + source[end:]
+        elif accident == 1:
+            source = source[:at] + random.choice('{}",#\n\r\t\0é"\ud800\u202e0%/:.-[]*') + source[at:]
+        elif accident == 2:
+            source = source[:at] + source[at:end] * 2 + source[end:]
+        elif accident == 3:
+            source = source[:at]
+        elif accident == 4:
+            source = source[:at] + "".join(random.sample(source[at:end], end - at)) + source[end:]
+        else:
+            source = source[:at] + random.choice(("zone", " 1e9 ", "9" * 5_000, " nearest 0 ", "::", "}")) + source[at:]
+    return source
+
+
+def test_every_mutated_policy_parses_or_is_diagnosed() -> None:
+    random = Random("mutated policies")
+    refused = 0
+    for number in range(MUTANTS):
+        text = mutated(SOURCES[number % len(SOURCES)] if number % 2 else WHOLE, random)
+        try:
+            policy = parse(text)
+        except PolicyError as error:
+            refused += 1
+            rendered = error.render(text)
+            rendered.encode("utf-8")
+            for diagnostic in error.diagnostics:
+                assert diagnostic.message
+                assert diagnostic.expected
+                assert diagnostic.line <= text.count("\n") + 1
+            assert all(len(line) < 800 for line in rendered.split("\n"))
+        else:
+            assert parse(print_policy(policy)) == policy
+            assert "".join(policy.blocks) == text
+    assert MUTANTS // 2 < refused < MUTANTS  # or the accidents are too mild, or too wild, to prove anything
+
+
+@given(st.text())
+def test_any_text_parses_or_is_diagnosed(text: str) -> None:
+    with pytest.raises(PolicyError):  # a random text with an edition, a region and a route will not be seen
+        parse(text)
+
+
+def test_carets_point_at_what_is_wrong() -> None:
+    with pytest.raises(PolicyError) as caught:
+        parse("edition 1\nregion fra {\n\tat 50 8\n\tendpiont 192.0.2.1:80\n}\n", "site/edge.policy")
+    (diagnostic,) = caught.value.diagnostics
+    assert (diagnostic.code, diagnostic.line, diagnostic.column, diagnostic.width) == ("E004", 4, 2, 8)
+    assert diagnostic.file == "site/edge.policy"
+    assert diagnostic.hint == "did you mean 'endpoint'?"
+    assert "4 | \tendpiont 192.0.2.1:80\n  | \t^^^^^^^^\n" in caught.value.render("\n\n\n\tendpiont 192.0.2.1:80")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("#" * (TEXT_BYTES_MAX + 1), "bytes long"),
+        ("é" * (TEXT_BYTES_MAX // 2 + 1), "bytes long"),
+        ("zone a{}" * (STATEMENTS_MAX + 1), "statements"),
+    ],
+)
+def test_a_text_past_a_limit_is_one_diagnostic(text: str, message: str) -> None:
+    with pytest.raises(PolicyError, match=message) as caught:
+        parse(text)
+    assert [diagnostic.code for diagnostic in caught.value.diagnostics] == ["E001"]
+
+
+def test_too_many_diagnostics_are_counted_not_listed() -> None:
+    text = "edition 1\n" + "".join(f"zone z{n} {{ 10.0.0.1/8 }}\n" for n in range(DIAGNOSTICS_MAX + 7))
+    with pytest.raises(PolicyError) as caught:
+        parse(text)
+    assert len(caught.value.diagnostics) == DIAGNOSTICS_MAX
+    assert caught.value.left_out == 7 + 2  # and that there is neither region nor route
+    assert caught.value.render(text).endswith("... and 9 more, once these are mended")
+
+
+@given(st.integers(1_000, DURATION_US_MAX))
+def test_a_duration_is_written_as_it_is_read(duration_us: int) -> None:
+    assert read_duration(write_duration(duration_us)) == duration_us

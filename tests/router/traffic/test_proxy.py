@@ -1,0 +1,659 @@
+"""The data plane end to end, over real sockets: what arrives where, unchanged, and how every request ends."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import random
+
+import pytest
+import trio
+import trio.testing
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from lattice.types import MILLISECOND
+from router.traffic.message_body import LAST_CHUNK, chunk
+from router.traffic.proxy import Outcome, ProxyLimits
+from tests.router.traffic.bad_requests import BAD_BODIES, BAD_HEADS
+from tests.router.traffic.upstreams import (
+    GET,
+    FixedRouter,
+    Script,
+    Upstream,
+    Wire,
+    answer,
+    hanging,
+    listen,
+    post,
+    proxied,
+    refusing,
+    serving,
+    staged,
+)
+
+
+async def echo(wire: Wire) -> None:
+    """Answers every request with its own body, chunked."""
+    while (request := await wire.request()) is not None:
+        body = chunk(request.body) if request.body else b""
+        await wire.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + body + LAST_CHUNK)
+
+
+# --- one request
+
+
+async def test_a_request_goes_where_it_is_steered_and_its_answer_comes_back() -> None:
+    async with trio.open_nursery() as nursery:
+        upstream = await listen(nursery, serving(answer(b"hello", "200 OK", "X-App: yes", "Set-Cookie: a")))
+        async with proxied(FixedRouter(upstream.endpoint)) as stage:
+            wire = await stage.client("127.10.0.1")
+            response = await wire.ask(GET)
+            assert (response.first, response.body) == (b"HTTP/1.1 200 OK", b"hello")
+            assert response.one(b"X-App") == b"yes"
+            assert response.one(b"X-Edge-Site") == b"lis"
+            assert response.one(b"X-Edge-Region") == b"region0"
+            assert response.one(b"X-Edge-Reason") == b"primary"
+            (asked,) = stage.router.asked
+            assert (asked.client, asked.host, asked.path, asked.method) == (
+                "127.10.0.1",
+                "shop.example.com",
+                "/a",
+                "GET",
+            )
+            assert stage.router.told == [("region0", Outcome.OK)]
+            assert upstream.received.startswith(b"GET /a?b=c HTTP/1.1\r\nHost: shop.example.com\r\n")
+            assert b"X-Forwarded-For: 127.10.0.1\r\n" in upstream.received
+            assert stage.proxy.counters["region.region0"] == 1
+        nursery.cancel_scope.cancel()
+
+
+async def test_connections_persist_on_both_sides() -> None:
+    async with trio.open_nursery() as nursery:
+        upstream = await listen(nursery, serving(answer()))
+        async with proxied(FixedRouter(upstream.endpoint)) as stage:
+            wire = await stage.client()
+            for _ in range(5):
+                assert (await wire.ask(GET)).status == 200
+            assert len(upstream.wires) == 1
+            assert stage.proxy.counters["upstream.reused"] == 4
+        nursery.cancel_scope.cancel()
+
+
+async def test_pipelined_requests_are_answered_in_order() -> None:
+    async with staged(echo) as stage:
+        wire = await stage.client()
+        await wire.send(b"".join(post(b"%d" % i) for i in range(20)) + GET)
+        assert [(await wire.response()).body for _ in range(20)] == [b"%d" % i for i in range(20)]
+        assert (await wire.response()).body == b""
+
+
+@pytest.mark.parametrize(
+    ("upstream_says", "method", "status", "length", "body"),
+    [
+        (answer(b"", "204 No Content").replace(b"Content-Length: 0\r\n", b""), "GET", 204, None, b""),
+        (answer(b"", "204 No Content"), "GET", 204, None, b""),
+        (b"HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\nETag: x\r\n\r\n", "GET", 304, b"5", b""),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", "HEAD", 200, b"5", b""),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", "HEAD", 200, None, b""),
+        (answer(b""), "GET", 200, b"0", b""),
+        (answer(b"hello", "404 Not Found"), "GET", 404, b"5", b"hello"),
+        (answer(b"hello", "299 "), "GET", 299, b"5", b"hello"),
+    ],
+)
+async def test_bodiless_and_bodied_responses_keep_their_framing(
+    upstream_says: bytes, method: str, status: int, length: bytes | None, body: bytes
+) -> None:
+    async with staged(serving(upstream_says)) as stage:
+        wire = await stage.client()
+        for _ in range(2):  # what follows is still in step
+            response = await wire.ask(GET.replace(b"GET", method.encode()), method)
+            assert (response.status, response.one(b"Content-Length"), response.body) == (status, length, body)
+        assert stage.proxy.counters["upstream.reused"] == 1
+
+
+async def test_a_body_that_ends_with_the_connection_is_chunked_for_the_client() -> None:
+    async def until_close(wire: Wire) -> None:
+        await wire.request()
+        await wire.send(b"HTTP/1.1 200 OK\r\n\r\nhel")
+        await wire.send(b"lo")
+
+    async with staged(until_close) as stage:
+        wire = await stage.client()
+        for _ in range(2):
+            response = await wire.ask(GET)
+            assert (response.body, response.whole, response.one(b"Transfer-Encoding")) == (b"hello", True, b"chunked")
+        assert stage.proxy.counters["upstream.reused"] == 0
+
+
+async def test_http_1_0_clients_get_no_chunks() -> None:
+    async with staged(echo) as stage:
+        wire = await stage.client()
+        response = await wire.ask(b"POST / HTTP/1.0\r\nContent-Length: 5\r\nConnection: keep-alive\r\n\r\nhello")
+        assert (response.body, response.one(b"Transfer-Encoding")) == (b"hello", None)
+        assert response.one(b"Connection") == b"close"
+
+
+async def test_http_1_0_clients_may_persist() -> None:
+    async with staged(serving(answer())) as stage:
+        wire = await stage.client()
+        for _ in range(2):
+            response = await wire.ask(b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
+            assert response.one(b"Connection") == b"keep-alive"
+        response = await wire.ask(b"GET / HTTP/1.0\r\n\r\n")
+        assert response.one(b"Connection") == b"close"
+        assert await wire.rest() == b""
+
+
+async def test_connection_close_is_honoured() -> None:
+    async with staged(serving(answer(b"x", "200 OK", "Connection: close"))) as stage:
+        wire = await stage.client()
+        assert (await wire.ask(GET)).one(b"Connection") is None  # that was between us and the upstream
+        response = await wire.ask(GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+        assert response.one(b"Connection") == b"close"
+        assert await wire.rest() == b""
+        assert stage.proxy.counters["upstream.opened"] == 2
+
+
+async def test_denied_requests_are_answered_here() -> None:
+    async with proxied(FixedRouter(denial=(503, "denied: no region is well"))) as stage:
+        wire = await stage.client()
+        response = await wire.ask(GET)
+        assert (response.status, response.one(b"Retry-After")) == (503, b"1")
+        assert response.one(b"X-Edge-Reason") == b"denied: no region is well"
+        assert b"no region is well" in response.body
+        assert (await wire.ask(GET.replace(b"GET", b"HEAD"), "HEAD")).status == 503
+        assert (await wire.ask(post(b"x" * 1_000))).status == 503  # the body was read over
+        assert stage.proxy.counters["denied"] == 3
+
+
+async def test_a_request_that_went_round_is_refused() -> None:
+    async with staged(serving(answer())) as stage:
+        response = await stage.ask(GET.replace(b"\r\n\r\n", b"\r\nVia: 1.1 lis\r\n\r\n"))
+        assert response.status == 508
+
+
+# --- bodies
+
+
+@given(
+    body=st.binary(max_size=3_000),
+    cuts=st.lists(st.integers(1, 3_000), max_size=6),
+    pauses=st.booleans(),
+    chunked=st.booleans(),
+    headers=st.lists(
+        st.tuples(
+            st.from_regex(rb"X-[A-Za-z]{1,8}", fullmatch=True).filter(lambda n: not n.lower().startswith(b"x-edge")),
+            st.from_regex(rb"[!-~\x80-\xff]([\t\x20-\x7e\x80-\xff]{0,10}[!-~\x80-\xff])?", fullmatch=True),
+        ),
+        max_size=4,
+    ),
+)
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_every_byte_arrives_as_it_was_sent(
+    body: bytes, cuts: list[int], pauses: bool, chunked: bool, headers: list[tuple[bytes, bytes]]
+) -> None:
+    edges = [0, *sorted(cut % (len(body) + 1) for cut in cuts), len(body)]
+    pieces = [body[a:b] for a, b in itertools.pairwise(edges) if a < b]
+    lines = b"".join(name + b": " + value + b"\r\n" for name, value in headers)
+
+    async def mirror(wire: Wire) -> None:
+        while (request := await wire.request()) is not None:
+            assert [pair for pair in request.headers if pair in headers] == headers
+            await wire.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n" + lines + b"\r\n")
+            for piece in pieces:
+                await wire.send(chunk(piece))
+            await wire.send(LAST_CHUNK)
+            assert request.body == body
+
+    async def main() -> None:
+        async with staged(mirror) as stage:
+            wire = await stage.client()
+            whole = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n" % len(body) + lines + b"\r\n" + body
+            framing = b"Transfer-Encoding: chunked" if chunked else b"Content-Length: %d" % len(body)
+            await wire.send(b"POST / HTTP/1.1\r\nHost: h\r\n" + framing + b"\r\n" + lines + b"\r\n")
+            for piece in pieces:
+                await wire.send(chunk(piece) if chunked else piece)
+                if pauses:
+                    await trio.testing.wait_all_tasks_blocked()
+            if chunked:
+                await wire.send(LAST_CHUNK)
+            response = await wire.response("POST")
+            assert (response.status, response.body, response.whole) == (200, body, True)
+            assert [pair for pair in response.headers if pair in headers] == headers
+            assert (await wire.ask(whole, "POST")).body == body  # the next request is in step
+
+    trio.run(main)
+
+
+async def test_large_bodies_stream_both_ways() -> None:
+    body = random.Random("large").randbytes(5_000_000)
+    async with staged(echo) as stage:
+        wire = await stage.client()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wire.send, post(body))
+            response = await wire.response("POST")
+        assert response.body == body
+        assert (await wire.ask(GET)).status == 200
+
+
+class Counting:
+    """Sends without end, and counts how much was taken."""
+
+    def __init__(self) -> None:
+        self.sent = 0
+
+    async def download(self, wire: Wire) -> None:
+        await wire.request()
+        await wire.send(b"HTTP/1.1 200 OK\r\n\r\n")
+        while True:
+            await wire.send(bytes(65_536))
+            self.sent += 65_536
+
+
+async def test_a_slow_reader_stalls_the_upstream() -> None:
+    counting = Counting()
+    async with staged(counting.download) as stage:
+        wire = await stage.client()
+        await wire.send(GET)
+        await wire.exactly(10)
+        await trio.testing.wait_all_tasks_blocked(0.1)
+        stalled_at = counting.sent
+        await trio.testing.wait_all_tasks_blocked(0.1)
+        assert counting.sent == stalled_at  # what fits into sockets, and one buffer of ours
+        assert stalled_at < 32 << 20
+        wire.reset()
+
+
+async def test_a_slow_upstream_stalls_the_client() -> None:
+    async with staged(reads_nothing) as stage:
+        wire = await stage.client()
+        await wire.send(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1000000000\r\n\r\n")
+        sent = 0
+
+        async def upload() -> None:
+            nonlocal sent
+            while True:
+                await wire.send(bytes(65_536))
+                sent += 65_536
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(upload)
+            await trio.testing.wait_all_tasks_blocked(0.1)
+            stalled_at = sent
+            await trio.testing.wait_all_tasks_blocked(0.1)
+            assert sent == stalled_at
+            assert stalled_at < 32 << 20
+            nursery.cancel_scope.cancel()
+        wire.reset()
+
+
+async def reads_nothing(wire: Wire) -> None:
+    await trio.sleep_forever()
+
+
+async def test_small_responses_leave_in_one_write() -> None:
+    async def in_two_parts(wire: Wire) -> None:
+        while await wire.request() is not None:
+            await wire.send(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello")
+
+    async with staged(in_two_parts) as stage:
+        wire = await stage.client()
+        await wire.send(GET)
+        await wire.more()
+        assert wire.received.endswith(b"\r\n\r\nhello")
+
+
+# --- Expect: 100-continue
+
+
+EXPECTING = post(b"hello", "Expect: 100-continue")
+
+
+async def test_the_upstream_is_asked_to_continue() -> None:
+    seen = []
+
+    async def asked(wire: Wire) -> None:
+        head = await wire.head()
+        assert head is not None
+        seen.append(dict(head[1]).get(b"Expect"))
+        await wire.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+        assert await wire.exactly(5) == b"hello"
+        await wire.send(answer())
+
+    async with staged(asked) as stage:
+        wire = await stage.client()
+        head, _, body = EXPECTING.partition(b"\r\n\r\n")
+        assert (await wire.ask(head + b"\r\n\r\n")).status == 100
+        response = await wire.ask(body)
+        assert (response.status, response.one(b"Connection")) == (200, None)
+        assert seen == [b"100-continue"]
+
+
+async def test_a_final_answer_instead_of_continue_ends_the_connection() -> None:
+    async def declines(wire: Wire) -> None:
+        await wire.head()
+        await wire.send(answer(b"no", "413 Content Too Large"))
+        assert await wire.rest() == b""  # no body came
+
+    async with staged(declines) as stage:
+        wire = await stage.client()
+        response = await wire.ask(EXPECTING.removesuffix(b"hello"))
+        assert (response.status, response.one(b"Connection")) == (413, b"close")
+        assert await wire.rest() == b""
+
+
+async def test_a_client_need_not_wait_to_be_asked() -> None:
+    async with staged(echo) as stage:  # never sends 100
+        assert (await stage.ask(EXPECTING, "POST")).body == b"hello"
+
+
+async def test_interim_responses_are_passed_on_but_not_to_http_1_0() -> None:
+    hints = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\nConnection: X\r\nX: y\r\n\r\n"
+    async with staged(serving(hints * 2 + answer())) as stage:
+        wire = await stage.client()
+        for _ in range(2):
+            interim = await wire.ask(GET)
+            assert (interim.status, interim.one(b"Link"), interim.one(b"X")) == (103, b"</a>", None)
+            assert (await wire.response()).status == 103
+            assert (await wire.response()).status == 200
+        assert (await stage.ask(b"GET / HTTP/1.0\r\n\r\n")).status == 200
+
+
+# --- upstreams that misbehave
+
+
+async def test_an_early_answer_reaches_a_client_that_is_still_sending() -> None:
+    async def too_large(wire: Wire) -> None:
+        await wire.head()
+        await wire.send(answer(b"no", "413 Content Too Large"))
+        await trio.sleep_forever()
+
+    async with staged(too_large) as stage:
+        wire = await stage.client()
+        await wire.send(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 10000000\r\n\r\n" + bytes(1_000_000))
+        response = await wire.response()
+        assert (response.status, response.body, response.one(b"Connection")) == (413, b"no", b"close")
+        await wire.stream.aclose()
+
+
+async def test_an_answer_sent_before_a_reset_is_not_lost() -> None:
+    async def busy(wire: Wire) -> None:
+        await wire.send(answer(b"busy", "503 Service Unavailable", "Connection: close"))
+
+    async with staged(busy) as stage:
+        response = await stage.ask(GET)
+        assert (response.status, response.body) == (503, b"busy")
+        assert stage.router.told == [("region0", Outcome.SERVER_ERROR)]
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"hello there\r\n\r\n",
+        b"\x00\x01\x02",
+        b"HTTP/1.1 200 OK\nContent-Length: 0\n\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\nhello",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nX: a\r\n b\r\n\r\n",
+        b"HTTP/1.1 101 Switching Protocols\r\n\r\n",
+        b"HTTP/1.1 102 Processing\r\n\r\n" * 20,
+        b"HTTP/1.1 200 OK\r\nX: " + b"x" * 70_000,
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n",
+        b"HTTP/1.1 200 OK\r\nTransf",  # and closes
+    ],
+)
+async def test_what_is_no_response_is_502_and_never_reused_or_retried(raw: bytes) -> None:
+    async def broken(wire: Wire) -> None:
+        await wire.request()
+        await wire.send(raw)
+
+    async with staged(broken, serving(answer())) as stage:
+        wire = await stage.client()
+        await wire.send(GET)
+        response = await wire.response()
+        while response.status == 102:
+            response = await wire.response()
+        assert response.status == 502
+        assert response.one(b"Connection") is None  # the client did nothing wrong
+        await trio.testing.wait_all_tasks_blocked()
+        assert stage.proxy.counters["retries"] == 0
+        assert stage.proxy.counters["failed_502"] == 1
+        assert stage.router.told[-1][1] in (Outcome.SERVER_ERROR, Outcome.TRUNCATED)
+
+
+@pytest.mark.parametrize("framing", [b"Content-Length: 100000", b"Transfer-Encoding: chunked"])
+@pytest.mark.parametrize("resets", [True, False])
+async def test_a_cut_off_body_is_cut_off_for_the_client_too(framing: bytes, resets: bool) -> None:
+    async def truncates(wire: Wire) -> None:
+        await wire.request()
+        await wire.send(b"HTTP/1.1 200 OK\r\n" + framing + b"\r\n\r\n" + chunk(b"x" * 50_000))
+        await trio.testing.wait_all_tasks_blocked()
+        if resets:
+            wire.reset()
+
+    async with staged(truncates) as stage:
+        wire = await stage.client()
+        response = await wire.ask(GET)
+        assert not response.whole
+        assert len(response.body) >= 50_000
+        await trio.testing.wait_all_tasks_blocked()
+        assert stage.router.told == [("region0", Outcome.OK), ("region0", Outcome.TRUNCATED)]
+        await wire.stream.aclose()
+        await trio.testing.wait_all_tasks_blocked()
+        assert stage.proxy.counters["truncated"] == 1
+
+
+async def test_a_cut_off_body_without_length_ends_in_a_reset_for_http_1_0() -> None:
+    async def truncates(wire: Wire) -> None:
+        await wire.request()
+        await wire.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunk(b"hello"))
+        await trio.testing.wait_all_tasks_blocked()
+
+    async with staged(truncates) as stage:
+        wire = await stage.client()
+        await wire.send(b"GET / HTTP/1.0\r\n\r\n")
+        await wire.exactly(len(b"HTTP/1.1 200 OK\r\n"))
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        with pytest.raises(trio.BrokenResourceError):
+            await wire.rest_or_reset()
+
+
+async def test_surplus_bytes_never_become_the_next_response() -> None:
+    surplus = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison"
+    async with staged(serving(answer(b"one") + surplus, answer(b"two"))) as stage:
+        wire = await stage.client()
+        for _ in range(3):
+            assert (await wire.ask(GET)).body == b"one"
+        assert stage.proxy.counters["upstream.reused"] == 0
+
+
+async def test_late_surplus_bytes_never_become_the_next_response() -> None:
+    async def talkative(wire: Wire) -> None:
+        await wire.request()
+        await wire.send(answer(b"one"))
+        await trio.testing.wait_all_tasks_blocked()
+        await wire.send(answer(b"poison"))
+        await trio.sleep_forever()
+
+    async with staged(talkative) as stage:
+        wire = await stage.client()
+        assert (await wire.ask(GET)).body == b"one"
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert (await wire.ask(GET)).body == b"one"
+        assert stage.proxy.counters["upstream.stale"] == 1
+
+
+# --- clients that misbehave
+
+
+async def refused(raw: bytes) -> tuple[int, bytes, Upstream]:
+    """(status, everything after the first response, what the upstream saw)."""
+    async with trio.open_nursery() as nursery:
+        upstream = await listen(nursery, hanging)
+        async with proxied(FixedRouter(upstream.endpoint)) as stage:
+            wire = await stage.client()
+            # A second request rides along: it must not be served after the first was refused.
+            await wire.send(raw + GET)
+            response = await wire.response()
+            assert response.one(b"Connection") == b"close"
+            assert response.body.startswith(b"%d " % response.status)
+            await wire.stream.send_eof()
+            rest = await wire.rest()
+            counters = stage.proxy.counters
+            assert counters[f"rejected_{response.status}"] == counters["requests"] == 1
+        nursery.cancel_scope.cancel()
+    return response.status, rest, upstream
+
+
+@pytest.mark.parametrize("name", BAD_HEADS)
+async def test_nothing_of_a_bad_request_reaches_an_upstream(name: str) -> None:
+    expected, raw = BAD_HEADS[name]
+    status, rest, upstream = await refused(raw)
+    assert (status, rest) == (expected, b"")
+    assert upstream.wires == []
+
+
+@pytest.mark.parametrize("name", BAD_BODIES)
+async def test_nothing_of_a_bad_body_reaches_an_upstream(name: str) -> None:
+    expected, raw = BAD_BODIES[name]
+    status, rest, upstream = await refused(raw)
+    assert (status, rest) == (expected, b"")
+    assert upstream.wires == []
+
+
+async def test_a_body_that_goes_bad_later_never_ends_for_the_upstream() -> None:
+    async with trio.open_nursery() as nursery:
+        upstream = await listen(nursery, hanging)
+        async with proxied(FixedRouter(upstream.endpoint)) as stage:
+            wire = await stage.client()
+            await wire.send(b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n")
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            response = await wire.ask(b"zz\r\n0\r\n\r\n" + GET)
+            assert (response.status, response.one(b"Connection")) == (400, b"close")
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            assert upstream.received.endswith(b"\r\n\r\n5\r\nhello\r\n")
+            await wire.stream.aclose()
+        nursery.cancel_scope.cancel()
+
+
+async def test_random_bytes_are_answered_or_closed_and_never_raise() -> None:
+    source = random.Random("noise")
+    pieces = [b"GET / HTTP/1.1\r\n", b"Host: h\r\n", b"\r\n", b"\n", b"Content-Length: 3\r\n", b"A: b\r\n", b"0\r\n"]
+    pieces += [b"POST ", b"/", b" HTTP/1.1", b"Transfer-Encoding: chunked\r\n", b"\x00", b" ", b":"]
+    async with staged(serving(answer())) as stage:
+
+        async def one(noise: bytes) -> None:
+            wire = await stage.client()
+            await wire.send(noise)
+            await wire.stream.send_eof()
+            said = await wire.rest()
+            assert said == b"" or said.startswith(b"HTTP/1.1 ")
+            await wire.stream.aclose()
+
+        for _ in range(40):
+            async with trio.open_nursery() as nursery:
+                for _ in range(25):
+                    some = b"".join(source.choices(pieces, k=source.randrange(12)))
+                    nursery.start_soon(one, some if source.random() < 0.7 else source.randbytes(source.randrange(200)))
+        assert stage.proxy.counters["internal_error"] == 0
+        assert stage.proxy.counters["connections"] == 1_000
+
+
+@pytest.mark.parametrize("sent", [b"GET / HTT", post(b"hello")[:-2], post(b"x" * 100_000)[:-2]])
+async def test_clients_that_leave_are_counted(sent: bytes) -> None:
+    async with staged(hanging) as stage:
+        wire = await stage.client()
+        await wire.send(sent)
+        await wire.stream.aclose()
+        await stage.emptied()
+        counters = stage.proxy.counters
+        assert counters["client_gone"] + counters["rejected_400"] == 1
+
+
+async def test_a_client_that_leaves_during_the_response_ends_the_upstreams_work() -> None:
+    counting = Counting()
+    async with trio.open_nursery() as nursery:
+        upstream = await listen(nursery, counting.download)
+        async with proxied(FixedRouter(upstream.endpoint)) as stage:
+            wire = await stage.client()
+            await wire.send(GET)
+            await wire.exactly(10)
+            wire.reset()
+            await stage.emptied()
+            assert stage.proxy.counters["client_gone"] == 1
+            assert stage.router.told == [("region0", Outcome.OK)]  # no fault of the endpoint
+        nursery.cancel_scope.cancel()
+
+
+# --- running out
+
+
+async def test_one_connection_too_many_is_shed() -> None:
+    async with staged(serving(answer()), limits=ProxyLimits(connections_max=2)) as stage:
+        first, second = await stage.client(), await stage.client()
+        assert (await first.ask(GET)).status == 200
+        assert (await second.ask(GET)).status == 200
+        third = await stage.client()
+        response = await third.response()
+        assert (response.status, response.one(b"Retry-After")) == (503, b"1")
+        assert (await first.ask(GET)).status == 200
+        await first.stream.aclose()
+        await second.stream.aclose()
+        await stage.emptied()
+        assert (await stage.ask(GET)).status == 200
+
+
+async def test_failing_accepts_shed_the_longest_idle_and_never_spin(monkeypatch: pytest.MonkeyPatch) -> None:
+    failures = [errno.EMFILE] * 3 + [errno.ECONNABORTED]
+    async with staged(serving(answer()), limits=ProxyLimits(accept_pause_us=10 * MILLISECOND)) as stage:
+        idle = await stage.client()
+        assert (await idle.ask(GET)).status == 200
+        kind = type(idle.stream.socket)
+        original = kind.accept
+
+        async def failing(self: trio.socket.SocketType) -> object:
+            if failures:
+                await trio.lowlevel.wait_readable(self)
+                raise OSError(failures.pop(0), "no")
+            return await original(self)
+
+        monkeypatch.setattr(kind, "accept", failing)
+        # The accept that is waiting now is still the old one: it takes one more connection.
+        assert (await stage.ask(GET)).status == 200
+        assert (await stage.ask(GET)).status == 200
+        counters = stage.proxy.counters
+        assert (counters["accept.failed"], counters["accept.aborted"]) == (3, 1)
+        assert counters["accept.idle_closed"] >= 1
+        assert await idle.rest() == b""
+
+
+async def test_no_descriptors_for_upstreams_is_503_and_nobody_elses_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def exhausted(host: str, port: int, timeout_us: int) -> object:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr("router.traffic.upstream_pool.connect", exhausted)
+    async with staged(refusing()) as stage:
+        response = await stage.ask(GET)
+        assert (response.status, response.one(b"Retry-After")) == (503, b"1")
+        assert stage.router.told == []
+        assert stage.proxy.counters["shed_503"] == 1
+
+
+async def test_a_bug_of_ours_ends_one_connection_only(caplog: pytest.LogCaptureFixture) -> None:
+    script: Script = serving(answer())
+    async with trio.open_nursery() as nursery:
+        upstream = await listen(nursery, script)
+        router = FixedRouter(upstream.endpoint)
+        async with proxied(router) as stage:
+            broken = await stage.client()
+            router.denial = (999, "no such status")
+            await broken.send(GET)
+            with pytest.raises(trio.BrokenResourceError):
+                await broken.stream.receive_some()
+            router.denial = None
+            assert (await stage.ask(GET)).status == 200
+            assert stage.proxy.counters["internal_error"] == 1
+            assert "internal error" in caplog.text
+            stage.bugs = 1
+        nursery.cancel_scope.cancel()

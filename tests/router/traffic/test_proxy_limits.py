@@ -1,0 +1,323 @@
+"""Time: every phase of a request has its limit, and a drain loses nobody who was being served."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import pytest
+import trio
+import trio.testing
+
+from lattice.types import SECOND
+from router.traffic.proxy import Outcome, ProxyLimits
+from router.traffic.request_body import Client
+from tests.router.traffic.upstreams import (
+    GET,
+    Script,
+    Stage,
+    Wire,
+    answer,
+    hanging,
+    post,
+    serving,
+    staged,
+)
+
+LIMITS = ProxyLimits(
+    idle_timeout_us=8 * SECOND,
+    head_timeout_us=4 * SECOND,
+    body_timeout_us=3 * SECOND,
+    client_write_timeout_us=5 * SECOND,
+    linger_timeout_us=1 * SECOND,
+    upstream_write_timeout_us=3 * SECOND,
+    first_byte_timeout_us=6 * SECOND,
+    response_head_timeout_us=2 * SECOND,
+    response_body_timeout_us=7 * SECOND,
+)
+
+
+@pytest.fixture
+def clock() -> trio.testing.MockClock:
+    """Jumps once nothing has happened for a moment: all ends of every socket are in this process."""
+    return trio.testing.MockClock(autojump_threshold=0.01)
+
+
+async def elapsed(work: Callable[[], Awaitable[object]]) -> float:
+    began = trio.current_time()
+    await work()
+    return round(trio.current_time() - began, 1)
+
+
+# --- the client's phases
+
+
+async def test_an_idle_connection_is_closed_quietly(clock: trio.testing.MockClock) -> None:
+    async with staged(serving(answer()), limits=LIMITS) as stage:
+        wire = await stage.client()
+        assert await elapsed(wire.rest) == 8.0
+        assert wire.received == b""
+        wire = await stage.client()
+        assert (await wire.ask(GET)).status == 200
+        assert await elapsed(wire.rest) == 8.0
+        assert stage.proxy.counters["requests"] == 1
+
+
+async def test_a_head_has_its_time_however_it_drips(clock: trio.testing.MockClock) -> None:
+    async with staged(serving(answer()), limits=LIMITS) as stage:
+        wire = await stage.client()
+        began = trio.current_time()
+
+        async def drip() -> None:
+            for i in range(len(GET)):
+                await wire.send(GET[i : i + 1])
+                await trio.sleep(0.5)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(drip)
+            response = await wire.response()
+            nursery.cancel_scope.cancel()
+        assert response.status == 408
+        assert round(trio.current_time() - began, 1) == 4.0
+        assert stage.proxy.counters["reason.head timeout"] == 1
+
+
+@pytest.mark.parametrize("size", [100, 1_000_000])
+async def test_a_body_that_stops_is_408(size: int, clock: trio.testing.MockClock) -> None:
+    async with staged(hanging, limits=LIMITS) as stage:
+        wire = await stage.client()
+        await wire.send(post(bytes(size))[:-50])
+        began = trio.current_time()
+        assert (await wire.response("POST")).status == 408
+        assert round(trio.current_time() - began, 1) == 3.0
+        assert stage.router.told == []  # the endpoint did nothing wrong
+
+
+async def test_a_client_that_takes_nothing_is_let_go(clock: trio.testing.MockClock) -> None:
+    async def floods(wire: Wire) -> None:
+        await wire.request()
+        await wire.send(answer(bytes(50_000_000)))
+
+    async with staged(floods, limits=LIMITS) as stage:
+        wire = await stage.client()
+        await wire.send(GET)
+        assert await elapsed(stage_empty(stage)) >= 5.0
+        assert stage.proxy.counters["client_gone"] == 1
+        assert stage.router.told == [("region0", Outcome.OK)]
+
+
+def stage_empty(stage: Stage) -> Callable[[], Awaitable[object]]:
+    async def wait() -> None:
+        while stage.proxy.connections:  # noqa: ASYNC110 -- the proxy has no event for it, and time is virtual
+            await trio.sleep(0.5)
+
+    return wait
+
+
+async def test_lingering_is_bounded(clock: trio.testing.MockClock) -> None:
+    async with staged(hanging, limits=LIMITS) as stage:
+        wire = await stage.client()
+        assert (await wire.ask(b"bad\r\n\r\n")).status == 400
+        assert stage.proxy.connections == 1  # the client has not closed yet
+        await trio.sleep(1.5)
+        assert stage.proxy.connections == 0
+
+
+# --- the upstream's phases
+
+
+async def silent_after(sent: bytes, wire: Wire) -> None:
+    await wire.request()
+    await wire.send(sent)
+    await trio.sleep_forever()
+
+
+def saying(sent: bytes) -> Script:
+    async def script(wire: Wire) -> None:
+        await silent_after(sent, wire)
+
+    return script
+
+
+@pytest.mark.parametrize(
+    ("sent", "seconds"),
+    [
+        (b"", 6.0),
+        (b"HTTP/1.1 100 Continue\r\n\r\n", 6.0),
+        (b"HTTP/1.1 200 OK\r\n", 2.0),
+        (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200", 2.0),
+    ],
+)
+async def test_a_response_that_does_not_come_is_504(sent: bytes, seconds: float, clock: trio.testing.MockClock) -> None:
+    async with staged(saying(sent), limits=LIMITS) as stage:
+        wire = await stage.client()
+        began = trio.current_time()
+        response = await wire.ask(GET)
+        if response.status == 100:
+            response = await wire.response()
+        assert response.status == 504
+        assert round(trio.current_time() - began, 1) == seconds
+        assert stage.router.told == [("region0", Outcome.TIMEOUT)]
+
+
+async def test_a_response_that_stops_is_cut_off(clock: trio.testing.MockClock) -> None:
+    async with staged(saying(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhello"), limits=LIMITS) as stage:
+        wire = await stage.client()
+        began = trio.current_time()
+        response = await wire.ask(GET)
+        assert (response.body, response.whole) == (b"hello", False)
+        assert round(trio.current_time() - began, 1) == 7.0
+        assert stage.router.told[-1] == ("region0", Outcome.TRUNCATED)
+
+
+async def test_an_upstream_that_takes_nothing_is_504(clock: trio.testing.MockClock) -> None:
+    async def reads_nothing(wire: Wire) -> None:
+        await trio.sleep_forever()
+
+    async with staged(reads_nothing, limits=LIMITS) as stage:
+        wire = await stage.client()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wire.send, post(bytes(50_000_000)))
+            assert (await wire.response("POST")).status == 504
+            nursery.cancel_scope.cancel()
+        assert stage.router.told == [("region0", Outcome.TIMEOUT)]
+
+
+async def test_the_first_byte_is_awaited_only_after_the_last_was_sent(clock: trio.testing.MockClock) -> None:
+    async with staged(serving(answer()), limits=LIMITS) as stage:
+        wire = await stage.client()
+        await wire.send(b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n")
+        for _ in range(5):  # longer than the first-byte limit, in steps below the body limit
+            await trio.sleep(2.5)
+            await wire.send(b"1\r\nx\r\n")
+        assert (await wire.ask(b"0\r\n\r\n")).status == 200
+
+
+async def test_a_stream_may_last_as_long_as_it_speaks(clock: trio.testing.MockClock) -> None:
+    async def ticking(wire: Wire) -> None:
+        await wire.request()
+        await wire.send(b"HTTP/1.1 200 OK\r\n\r\n")
+        for _ in range(6):
+            await wire.send(b"tick")
+            await trio.sleep(6)
+
+    async with staged(ticking, limits=LIMITS) as stage:
+        wire = await stage.client()
+        await wire.send(GET)
+        await wire.head()
+        began = trio.current_time()
+        assert (await wire.line(), await wire.exactly(6)) == (b"4", b"tick\r\n")  # each event as it comes
+        assert trio.current_time() - began < 1
+        assert (await wire.rest()).count(b"tick") == 5
+
+
+async def test_a_question_nobody_answers_is_504(clock: trio.testing.MockClock) -> None:
+    async with staged(hanging, limits=LIMITS) as stage:
+        wire = await stage.client()
+        began = trio.current_time()
+        head = post(b"hello", "Expect: 100-continue").removesuffix(b"hello")
+        assert (await wire.ask(head, "POST")).status == 504  # the client had every right to wait
+        assert round(trio.current_time() - began, 1) == 6.0
+
+
+# --- drain
+
+
+async def test_a_drain_finishes_what_is_in_flight(clock: trio.testing.MockClock) -> None:
+    async def slow(wire: Wire) -> None:
+        while await wire.request() is not None:
+            await trio.sleep(2)
+            await wire.send(answer())
+
+    async with staged(slow, limits=LIMITS) as stage:
+        idle, busy, streaming = [await stage.client() for _ in range(3)]
+        assert (await idle.ask(GET)).status == 200
+        await busy.send(GET)
+        await streaming.send(GET[:-2])
+        await trio.sleep(0.5)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stage.proxy.drain, 10 * SECOND)
+            assert await idle.rest() == b""  # closed at once
+            await trio.testing.wait_all_tasks_blocked()
+            with pytest.raises(OSError, match="connect"):
+                await stage.client()
+            response = await busy.response()
+            assert (response.status, response.one(b"Connection")) == (200, b"close")
+            await streaming.send(b"\r\n")
+            response = await streaming.response()
+            assert (response.status, response.one(b"Connection")) == (200, b"close")
+            await busy.stream.aclose()
+            await streaming.stream.aclose()
+        assert stage.proxy.connections == 0
+        assert stage.proxy.counters["abandoned"] == 0
+
+
+async def test_a_request_that_crosses_the_drain_is_answered() -> None:
+    async with staged(serving(answer()), limits=LIMITS) as stage:
+        wire = await stage.client()
+        assert (await wire.ask(GET)).status == 200
+        await trio.testing.wait_all_tasks_blocked()
+        wire.stream.socket._sock.send(GET)  # type: ignore[attr-defined]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stage.proxy.drain, 10 * SECOND)
+            response = await wire.response()
+            assert (response.status, response.one(b"Connection")) == (200, b"close")
+            await wire.stream.aclose()
+
+
+async def test_a_drain_ends_after_its_grace(clock: trio.testing.MockClock) -> None:
+    async with staged(hanging, limits=ProxyLimits()) as stage:
+        wire = await stage.client()
+        await wire.send(GET)
+        await trio.sleep(1)
+
+        async def drain() -> None:
+            await stage.proxy.drain(5 * SECOND)
+
+        assert await elapsed(drain) == 5.0
+        with pytest.raises(trio.BrokenResourceError):  # a reset: this was not an answer
+            await wire.stream.receive_some()
+        await trio.testing.wait_all_tasks_blocked()
+        assert stage.proxy.counters["abandoned"] == 1
+
+
+async def test_a_drain_of_nothing_is_at_once(clock: trio.testing.MockClock) -> None:
+    async with staged(hanging, limits=LIMITS) as stage:
+
+        async def drain() -> None:
+            await stage.proxy.drain(5 * SECOND)
+
+        assert await elapsed(drain) == 0.0
+
+
+async def test_half_a_message_is_never_followed_by_another(
+    clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client's body goes bad while an early response is stuck half-way into the client's socket."""
+
+    async def early(wire: Wire) -> None:
+        await wire.head()
+        await wire.send(answer(b"x" * 10_000))
+        await trio.sleep_forever()
+
+    plain = Client.send_now
+
+    def trickle(self: Client, data: bytes | memoryview) -> bytes | memoryview:
+        if self.sent >= 100:
+            return data
+        plain(self, bytes(data[:100]))
+        return data[100:]
+
+    async with staged(early, limits=LIMITS) as stage:
+        monkeypatch.setattr(Client, "send_now", trickle)
+        monkeypatch.setattr(trio.lowlevel, "wait_writable", never)
+        wire = await stage.client()
+        await wire.send(b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n")
+        await trio.sleep(1)
+        await wire.send(b"bad\r\n")
+        with pytest.raises(trio.BrokenResourceError):
+            await wire.rest_or_reset()
+        assert stage.proxy.counters["client_gone"] == 1
+
+
+async def never(sock: object) -> None:
+    await trio.sleep_forever()

@@ -1,0 +1,154 @@
+"""Kept connections: used again only while they are alive and silent, bounded in number and age."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import AsyncIterator
+
+import pytest
+import trio
+import trio.testing
+
+import router.traffic.upstream_pool
+from lattice.types import SECOND, Endpoint
+from router.traffic.connection import connect
+from router.traffic.proxy_limits import ProxyLimits
+from router.traffic.upstream_pool import ExhaustedError, Upstream, UpstreamPool
+from tests.router.traffic.upstreams import Wire, hanging, listen, refusing
+
+LIMITS = ProxyLimits(idle_per_endpoint_max=2, upstream_idle_timeout_us=4 * SECOND)
+
+
+@pytest.fixture
+async def pool() -> AsyncIterator[UpstreamPool]:
+    pool = UpstreamPool(LIMITS)
+    yield pool
+    pool.close_idle()
+
+
+async def give_back(pool: UpstreamPool, *upstreams: Upstream) -> None:
+    for upstream in upstreams:
+        upstream.reusable = True
+        pool.release(upstream)
+
+
+async def test_the_connection_used_last_is_used_next(pool: UpstreamPool, nursery: trio.Nursery) -> None:
+    endpoint = (await listen(nursery, hanging)).endpoint
+    first, second = await pool.acquire(endpoint), await pool.acquire(endpoint)
+    await give_back(pool, first, second)
+    assert await pool.acquire(endpoint) is second
+    assert await pool.acquire(endpoint) is first
+    assert pool.counters == {"opened": 2, "reused": 2}
+    first.close()
+    second.close()
+
+
+async def test_a_connection_is_not_reused_unless_it_says_so(pool: UpstreamPool, nursery: trio.Nursery) -> None:
+    endpoint = (await listen(nursery, hanging)).endpoint
+    upstream = await pool.acquire(endpoint)
+    await give_back(pool, upstream)
+    assert await pool.acquire(endpoint) is upstream
+    pool.release(upstream)  # reusable was taken back on the way out
+    assert pool.idle == 0
+    assert upstream.sock.fileno() == -1
+
+
+@pytest.mark.parametrize("farewell", [b"", b"HTTP/1.1 408 Request Timeout\r\n\r\n"])
+async def test_closed_and_talkative_connections_are_not_reused(
+    farewell: bytes, pool: UpstreamPool, nursery: trio.Nursery
+) -> None:
+    async def script(wire: Wire) -> None:
+        await wire.send(farewell)
+
+    endpoint = (await listen(nursery, script)).endpoint
+    upstream = await pool.acquire(endpoint)
+    await give_back(pool, upstream)
+    await trio.lowlevel.wait_readable(upstream.sock)
+    fresh = await pool.acquire(endpoint)
+    assert fresh is not upstream
+    assert pool.counters["stale"] == 1
+    fresh.close()
+
+
+async def test_old_connections_are_not_reused_but_swept(
+    pool: UpstreamPool, nursery: trio.Nursery, mock_clock: trio.testing.MockClock
+) -> None:
+    endpoint = (await listen(nursery, hanging)).endpoint
+    old, young = await pool.acquire(endpoint), await pool.acquire(endpoint)
+    await give_back(pool, old)
+    mock_clock.jump(3)
+    await give_back(pool, young)
+    mock_clock.jump(2)
+    pool.sweep()
+    assert (pool.idle, old.sock.fileno()) == (1, -1)
+    mock_clock.jump(3)
+    fresh = await pool.acquire(endpoint)
+    assert fresh is not young
+    assert young.sock.fileno() == -1
+    fresh.close()
+
+
+async def test_what_is_kept_is_bounded(pool: UpstreamPool, nursery: trio.Nursery) -> None:
+    endpoint = (await listen(nursery, hanging)).endpoint
+    upstreams = [await pool.acquire(endpoint) for _ in range(3)]
+    await give_back(pool, *upstreams)
+    assert pool.idle == 2
+    pool.discard(endpoint)
+    assert pool.idle == 0
+    assert all(upstream.sock.fileno() == -1 for upstream in upstreams)
+
+
+async def test_refusal_is_an_error(pool: UpstreamPool) -> None:
+    with pytest.raises(ConnectionRefusedError):
+        await pool.acquire(refusing())
+
+
+async def test_a_connection_to_itself_is_a_refusal() -> None:
+    # Bound to the very port it connects to, a socket meets itself, as happens by chance among ephemeral ports.
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address: Endpoint = probe.getsockname()
+    plain = socket.socket
+
+    def bound(family: int, kind: int) -> socket.socket:
+        sock = plain(family, kind)
+        sock.bind(address)
+        return sock
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket, "socket", bound)
+        with pytest.raises(ConnectionRefusedError, match="itself"):
+            await connect(*address, SECOND)
+
+
+async def test_an_endpoint_that_does_not_answer_takes_the_connect_timeout(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
+        address: Endpoint = full.getsockname()
+        fillers = []
+        for _ in range(3):  # a full backlog drops SYNs, as a hung host does
+            filler = socket.socket()
+            filler.setblocking(False)
+            filler.connect_ex(address)
+            fillers.append(filler)
+        with pytest.raises(trio.TooSlowError):
+            await connect(*address, SECOND)
+        for filler in fillers:
+            filler.close()
+
+
+async def test_running_out_here_is_no_evidence_against_the_endpoint(
+    pool: UpstreamPool, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endpoint = (await listen(nursery, hanging)).endpoint
+    await give_back(pool, await pool.acquire(endpoint))
+
+    async def exhausted(host: str, port: int, timeout_us: int) -> socket.socket:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(router.traffic.upstream_pool, "connect", exhausted)
+    with pytest.raises(ExhaustedError):
+        await pool.acquire(("127.0.0.1", 1))
+    assert pool.idle == 0  # descriptors are given back first
