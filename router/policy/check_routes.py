@@ -82,7 +82,7 @@ def _check_names(tiers: tuple[Tier, ...], regions: Mapping[str, Region], finding
                     region.span,
                     f"there is no region {region.name}",
                     listed("a declared region", regions),
-                    did_you_mean(region.name, regions),
+                    did_you_mean(region.name, [*regions, "nearest", "any"]),
                 )
             if region.name in taken:
                 findings.add(
