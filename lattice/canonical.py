@@ -11,11 +11,13 @@ The only module that imports msgpack. It never reuses an `Unpacker` (CVE-2026-57
 from __future__ import annotations
 
 from collections.abc import Sequence
+from ipaddress import ip_address
 from typing import TypeAlias
 
 import msgpack
 
 from lattice.errors import MalformedError
+from lattice.types import Endpoint
 
 Value: TypeAlias = "int | bytes | str | bool | Sequence[Value] | None"
 
@@ -110,3 +112,17 @@ def text(value: object, what: str, length_max: int) -> str:
     if not value.isprintable():
         raise MalformedError("bad shape", f"{what}: unprintable characters")
     return value
+
+
+def endpoint(value: object, what: str) -> Endpoint:
+    """(numeric address or nothing, port). A name would have whoever sends there ask the name service for it, and a
+    scope (`%eth0`) means something on the peer's machine only."""
+    host, port = array(value, what, length=2)
+    address = text(host, what, 45)
+    try:
+        numeric = not address or (ip_address(address) is not None and "%" not in address)
+    except ValueError:
+        numeric = False
+    if not numeric:
+        raise MalformedError("bad shape", f"{what}: {address!r} is not a numeric address")
+    return address, integer(port, what, 0, 65_535)

@@ -39,6 +39,7 @@ from lattice.events import (
     StreamFrameReceived,
     TimerFired,
 )
+from lattice.policy_store import PolicyStore
 from lattice.store import Store
 from lattice.types import SECOND, Endpoint, Micros
 from lattice.view import LatticeView
@@ -133,6 +134,11 @@ class Driver:
 
     def view(self) -> LatticeView:
         return self._engine.view()
+
+    @property
+    def policy(self) -> PolicyStore:
+        """For whoever composes a publish. Read only."""
+        return self._engine.policy
 
     def counters(self) -> dict[str, int]:
         """The engine's counters and the transport's."""

@@ -182,7 +182,9 @@ class Engine:
 
     def _on_restored(self, records: Sequence[tuple[str, bytes, bytes]]) -> None:
         assert not self._started, "Restored comes before the first TimerFired"
-        for table, key, value in sorted(records):
+        ops = self._policy.in_chain_order(value for table, _, value in records if table == "op")
+        others = sorted(record for record in records if record[0] != "op")
+        for table, key, value in [*others, *(("op", b"", data) for data in ops)]:
             try:
                 if (table, key) == ("self", b"incarnation"):
                     self._incarnation = canonical.integer(canonical.unpack(value, 16), "incarnation")
@@ -240,6 +242,7 @@ class Engine:
             case PolicyApplied(policy, version):
                 if self._applied.get(policy) != version:
                     self._applied[policy] = version
+                    self._view = None
                     self._issue_row_within(self._config.confirm_delay_us)
             case LeaveRequested():
                 self._leaving = True
@@ -310,7 +313,8 @@ class Engine:
     def _meet_sender(self, sender: NodeId, source: Endpoint) -> None:
         """Where a frame came from is where its sender is; to a stranger we introduce ourselves."""
         if sender in self._members:
-            self._members.reached_at(sender, source)
+            if self._members.reached_at(sender, source):
+                self._view = None
         elif self._dials.add(source, self._now):
             self._arm_dials()
 
@@ -423,6 +427,7 @@ class Engine:
     def _learn_own_endpoint(self, seen_as: Endpoint) -> None:
         if not self._endpoint[0] and seen_as[0]:
             self._endpoint = (seen_as[0], self._endpoint[1] or seen_as[1])
+            self._view = None
             self._issue_row_within(self._config.confirm_delay_us)
 
     # --- our own row
@@ -699,6 +704,9 @@ class Engine:
             before = outlook.conclude(self._isolated, self._config.overrule_us, self._now)
             if before is not None:
                 self._notify(RegionChanged(region, before, outlook.effective, outlook.reason))
+            if region not in self._observations and self._health.forget_region(region):
+                del self._outlooks[region]  # else peers' rows could fill our memory with names
+                continue
             overrules_at = outlook.overrules_at(self._config.overrule_us)
             if overrules_at is not None and overrules_at > self._now:
                 self._timers.set(f"overrule {region}", overrules_at)

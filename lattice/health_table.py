@@ -73,6 +73,13 @@ class HealthTable:
             tally = self._tallies[region] = Tally()
         return tally
 
+    def forget_region(self, region: str) -> bool:
+        """Drop the tally of a region if nobody speaks of it; whether that was so."""
+        if self.tally(region):
+            return False
+        del self._tallies[region]
+        return True
+
     def order_of(self, observer: NodeId) -> tuple[int, int, bytes] | None:
         """The greatest version ever seen of an observer."""
         return self._floors.get(observer)

@@ -4,9 +4,10 @@ A claim about a member is (incarnation, state), and claims are totally ordered::
 
     alive(i) < suspect(i) < down(i) < left(i) < alive(i + 1) < …
 
-so a table is a map of maxima, and news may arrive in any order. Only a member itself raises its incarnation: to refute
-what is said of it, and when it starts. Hence whoever hears that it is suspected answers "alive, i + 1", and a claim of
-death stands only if nobody answers it.
+so a table is a map of maxima, and news may arrive in any order. Only a member itself raises its incarnation, by a
+signed row: to refute what is said of it, and when it starts. Hence whoever hears that it is suspected answers "alive,
+i + 1", and a claim of death stands only if nobody answers it. A claim about an incarnation of which there is no row yet
+is passed over; it rides on several frames, and the row is on its way.
 
 A member comes to exist by its signed row, which says who and where it is; claims about strangers are ignored. Members
 that are gone stay in the table (and are called again, so that a long partition heals by itself) until forgotten.
@@ -106,18 +107,18 @@ class Membership:
     def hear(self, update: MemberUpdate, now: Micros) -> bool:
         """Take a claim if it is news; whether it was. Claims about strangers are not."""
         known = self._members.get(update.node)
-        if known is None or (update.incarnation, update.state) <= (known.incarnation, known.state):
-            return False
-        if update.state == MemberState.ALIVE:
-            return False  # only the member's own signed row raises its incarnation
-        self._put(replace(known, incarnation=update.incarnation, state=update.state, changed=now))
+        if known is None or update.incarnation != known.incarnation or update.state <= known.state:
+            return False  # ahead of the member's row, too: only that raises an incarnation, else a liar could for good
+        self._put(replace(known, state=update.state, changed=now))
         return True
 
-    def reached_at(self, node: NodeId, endpoint: Endpoint) -> None:
-        """A frame of the node's own came from there: better than what anybody says."""
+    def reached_at(self, node: NodeId, endpoint: Endpoint) -> bool:
+        """A frame of the node's own came from there: better than what anybody says. Whether that was news."""
         known = self._members.get(node)
-        if known is not None and known.endpoint != endpoint:
-            self._put(replace(known, endpoint=endpoint))
+        if known is None or known.endpoint == endpoint:
+            return False
+        self._put(replace(known, endpoint=endpoint))
+        return True
 
     def forget(self, node: NodeId) -> None:
         self._members.pop(node, None)

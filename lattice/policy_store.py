@@ -24,7 +24,7 @@ from typing import TypeAlias
 
 import pycrdt
 
-from lattice.errors import OpError, UntrustedError
+from lattice.errors import LatticeError, OpError, UntrustedError
 from lattice.identity import Verifier
 from lattice.policy_content import Head, Manifest, check_write, elect, parse_head, parse_manifest
 from lattice.policy_ops import GENESIS, NAMESPACE, OpId, SignedOp, client_id_of, hlc_ms, open_op
@@ -62,7 +62,10 @@ class PolicyStore:
         self._waiting_count = 0
         self._hlc = 0
         self._doc = _new_doc()
-        self._contents: dict[str, dict[str, bytes]] = {}
+        # What the Doc holds, kept beside it write by write: reading it whole after each op costs as much as all history.
+        self._contents: dict[str, dict[str, bytes]] = {root: {} for root in ROOTS}
+        self._heads: dict[str, Head] = {}
+        self._complete: set[VersionId] = set()
         self._policies: tuple[PolicyView, ...] = ()
 
     # --- reading
@@ -80,12 +83,12 @@ class PolicyStore:
 
     def heads(self, policy: str) -> tuple[Head, ...]:
         """Every head of a policy that nobody ended, the serving one last."""
-        elected = elect((head for head in self._heads() if head.policy == policy), self._is_complete)
+        elected = elect((head for head in self._heads.values() if head.policy == policy), self._is_complete)
         return (*elected[1], elected[0]) if elected else ()
 
     def blocks_known(self) -> frozenset[str]:
         """The content hashes (hex) of every block held."""
-        return frozenset(self._root("blocks"))
+        return frozenset(self._contents["blocks"])
 
     def forked(self) -> tuple[AuthorId, ...]:
         """Authors whose key signed two different ops in one place."""
@@ -99,7 +102,7 @@ class PolicyStore:
         blind to deletions)."""
         digest = blake2b(digest_size=32, person=b"edgelattice cntt")
         for root in ROOTS:
-            for key, value in sorted(self._root(root).items()):
+            for key, value in sorted(self._contents[root].items()):
                 digest.update(b"%s\0%d\0%s\0%d\0" % (root.encode(), len(key), key.encode(), len(value)))
                 digest.update(value)
         return digest.digest()
@@ -119,15 +122,31 @@ class PolicyStore:
             raise OpError("unknown namespace", signed.op.namespace)
         if signed.id in self._ops:
             return []
-        if not self._follows(signed):
+        try:
+            writes = self._judge(signed) if self._follows(signed) else None
+        except OpError:
+            self._drop_heirs(signed.id)  # what waits for a bad op can never follow it
+            raise
+        if writes is None:
             self._wait(signed)
             return []
         if len(self._ops) >= OPS_MAX:
             raise OpError("too many ops", f"{OPS_MAX} are held")
         accepted: list[SignedOp] = []
-        self._accept(signed, self._judge(signed), accepted)
+        self._accept(signed, writes, accepted)
         self._settle(accepted)
         return accepted
+
+    def in_chain_order(self, ops: Iterable[bytes]) -> list[bytes]:
+        """The same ops, so that each comes after its predecessor: then none has to wait, of which only so many may."""
+
+        def place(data: bytes) -> tuple[int, bytes]:
+            try:
+                return open_op(data, self._verifier).op.seq, data
+            except LatticeError:
+                return 0, data  # for `admit` to refuse
+
+        return sorted(ops, key=place)
 
     def _follows(self, signed: SignedOp) -> bool:
         """Whether the predecessor is here. Raises `OpError` if it is here and cannot be the predecessor."""
@@ -182,8 +201,10 @@ class PolicyStore:
         return [heirs[key] for key in sorted(heirs)]
 
     def _drop_heirs(self, op: OpId) -> None:
-        for heir in self._release(op):
-            self._drop_heirs(heir.id)
+        """Whatever waits for this op, directly or not: a chain of any length, hence no recursion."""
+        dropped = [op]
+        while dropped:
+            dropped += [heir.id for heir in self._release(dropped.pop())]
 
     # --- from the set of ops to the policies
 
@@ -201,18 +222,27 @@ class PolicyStore:
             self._hlc = max(self._hlc, signed.op.hlc)
         if forked:
             self._doc = _new_doc()
+            self._contents = {root: {} for root in ROOTS}
+            self._heads.clear()
+            self._complete.clear()
             standing = sorted(self._ops.values(), key=lambda signed: (signed.op.author, signed.op.seq))
         else:
             standing = accepted
         for signed in standing:
             if signed.op.seq < self._forks.get(signed.op.author, signed.op.seq + 1):
                 self._doc.apply_update(signed.op.update)
-        self._contents.clear()
+                self._note(self._writes[signed.id])
         self._policies = self._elect()
+
+    def _note(self, writes: Iterable[Write]) -> None:
+        for write in writes:
+            self._contents[write.root][write.key] = write.value
+            if write.root == "heads":
+                self._heads[write.key] = parse_head(write.key, write.value)
 
     def _elect(self) -> tuple[PolicyView, ...]:
         by_policy: dict[str, list[Head]] = {}
-        for head in self._heads():
+        for head in self._heads.values():
             by_policy.setdefault(head.policy, []).append(head)
         elected = ((policy, elect(by_policy[policy], self._is_complete)) for policy in sorted(by_policy))
         return tuple(self._view(policy, *outcome) for policy, outcome in elected if outcome is not None)
@@ -220,7 +250,7 @@ class PolicyStore:
     def _view(self, policy: str, head: Head, rivals: tuple[Head, ...]) -> PolicyView:
         manifest = self._manifest(head.version)
         assert manifest is not None, "an elected version is complete"
-        blocks = self._root("blocks")
+        blocks = self._contents["blocks"]
         return PolicyView(
             policy=policy,
             version=head.version,
@@ -231,25 +261,18 @@ class PolicyStore:
             rivals=tuple(sorted(rival.version for rival in rivals)),
         )
 
-    def _heads(self) -> list[Head]:
-        return [parse_head(key, value) for key, value in sorted(self._root("heads").items())]
-
     def _manifest(self, version: VersionId) -> Manifest | None:
-        value = self._root("versions").get(version.hex())
+        value = self._contents["versions"].get(version.hex())
         return None if value is None else parse_manifest(value)
 
     def _is_complete(self, version: VersionId) -> bool:
+        if version in self._complete:
+            return True
         manifest = self._manifest(version)
-        if manifest is None:
+        if manifest is None or not all(block.hex() in self._contents["blocks"] for block in manifest.blocks):
             return False
-        blocks = self._root("blocks")
-        return all(block.hex() in blocks for block in manifest.blocks)
-
-    def _root(self, name: str) -> dict[str, bytes]:
-        """What one root map holds, read once after each change."""
-        if name not in self._contents:
-            self._contents[name] = _read(self._doc, name)
-        return self._contents[name]
+        self._complete.add(version)
+        return True
 
 
 def _new_doc() -> PolicyDoc:

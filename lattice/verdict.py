@@ -59,6 +59,10 @@ class Tally:
         self._sites: dict[str, dict[NodeId, Level]] = {}
         self._counts = [0] * len(Level)
 
+    def __len__(self) -> int:
+        """How many voices there are."""
+        return len(self._voices)
+
     def hear(self, witness: Witness) -> None:
         """Take this as the node's only voice from now on."""
         if self._voices.get(witness.node) == witness:

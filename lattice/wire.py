@@ -24,14 +24,14 @@ from lattice import canonical
 from lattice.cells import FINGERPRINT_BYTES, SHARDS, CellKind
 from lattice.digest import Bloom
 from lattice.errors import MalformedError, WireError
-from lattice.health import NAME_LENGTH_MAX, ROW_BYTES_MAX
+from lattice.health import LEASE_MS_MAX, ROW_BYTES_MAX
 from lattice.membership import MemberState, MemberUpdate
 from lattice.policy_ops import OP_BYTES_MAX
 from lattice.types import Endpoint, NodeId
 
 UPDATES_MAX: Final = 64
 CELLS_MAX: Final = 1_024
-AGE_MS_MAX: Final = 3_600_000
+AGE_MS_MAX: Final = LEASE_MS_MAX
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,13 +163,13 @@ def _parse(kind: int, fields: tuple[object, ...]) -> Message:
                 _nonce(nonce),
                 _node(subject),
                 _root(root),
-                _endpoint(seen_as),
+                canonical.endpoint(seen_as, "seen as"),
                 _read_updates(updates),
                 _read_cells(cells),
             )
         case 3:
             _, nonce, subject, target = _exactly(fields, 4)
-            return PingReq(_nonce(nonce), _node(subject), _endpoint(target))
+            return PingReq(_nonce(nonce), _node(subject), canonical.endpoint(target, "target"))
         case 4:
             return Rumour(_read_cells(_exactly(fields, 2)[1]))
         case 5:
@@ -203,11 +203,6 @@ def _root(value: object) -> bytes:
 
 def _node(value: object) -> NodeId:
     return NodeId(canonical.blob(value, "node id", length=16))
-
-
-def _endpoint(value: object) -> Endpoint:
-    host, port = canonical.array(value, "endpoint", length=2)
-    return canonical.text(host, "host", NAME_LENGTH_MAX), canonical.integer(port, "port", 0, 65_535)
 
 
 def _read_shards(value: object) -> tuple[int, ...]:

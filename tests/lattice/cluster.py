@@ -7,7 +7,7 @@ Streams arrive once or not at all. There is no thread, socket or clock here: one
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from heapq import heappop, heappush
 
 from lattice.authoring import compose
@@ -19,6 +19,7 @@ from lattice.events import (
     Effect,
     HealthObserved,
     Input,
+    LeaveRequested,
     LocalUpdate,
     Notification,
     Notify,
@@ -36,11 +37,12 @@ from lattice.health import Observation
 from lattice.identity import Ed25519Signer, Ed25519Verifier, author_id_of, private_key_from
 from lattice.policy_ops import SignedOp
 from lattice.prng import Prng
-from lattice.seal import Plain
-from lattice.types import MILLISECOND, SECOND, Endpoint, Level, Micros, VersionId
+from lattice.seal import Plain, Seal
+from lattice.types import MILLISECOND, SECOND, AuthorId, Endpoint, Level, Micros, VersionId
 
 EPOCH = Micros(1_800_000_000 * SECOND)
 CLUSTER = "test"
+EPHEMERAL_PORT = 50_000
 
 
 def signer_of(name: str) -> Ed25519Signer:
@@ -65,6 +67,16 @@ def lossy(source: Endpoint, target: Endpoint, prng: Prng) -> list[int]:
     return [MILLISECOND + prng.below(39 * MILLISECOND) for _ in range(copies)]
 
 
+def one_way_loss(silent: Iterable[int]) -> Judge:
+    """Nothing that these nodes (by index) send arrives; they hear everything."""
+    lost = {index + 1 for index in silent}
+
+    def judge(source: Endpoint, target: Endpoint, prng: Prng) -> list[int]:
+        return [] if source[1] in lost else [MILLISECOND]
+
+    return judge
+
+
 def cut(*pairs: tuple[Iterable[int], Iterable[int]]) -> Judge:
     """Nothing passes between the two groups (of node indices) of any pair, either way."""
     severed = {(a, b) for left, right in pairs for a in left for b in right}
@@ -86,13 +98,22 @@ class Cluster:
         judge: Judge = reliable,
         config: Config | None = None,
         strategy: Callable[[], Strategy] | None = None,
+        seal: Callable[[], Seal] = lambda: Plain(CLUSTER),
+        authors: Mapping[int, Iterable[AuthorId]] | None = None,
+        skews_us: Mapping[int, int] | None = None,
+        engine_type: type[Engine] = Engine,
     ) -> None:
+        """`authors` and `skews_us` (how far a node's clock is ahead) are by node index; others have the default."""
         self.seed = seed
         self.judge = judge
         self.now = EPOCH
         self.prng = Prng.seeded(f"{seed}/wire")
         self.config = config or Config()
         self.strategy = strategy
+        self.seal = seal
+        self.authors = authors or {}
+        self.skews_us = skews_us or {}
+        self.engine_type = engine_type
         self.engines: list[Engine] = []
         self.deadlines: list[Micros | None] = []
         self.alive: list[bool] = []
@@ -111,22 +132,26 @@ class Cluster:
             self.give(index, TimerFired())
 
     def _engine(self, index: int, life: int) -> Engine:
-        return Engine(
+        return self.engine_type(
             config=self.config,
             site=f"site-{index}",
             endpoint=self.endpoint(index),
             signer=signer_of(f"node {index}"),
             verifier=Ed25519Verifier(CLUSTER),
-            seal=Plain(CLUSTER),
-            authors=[author_id_of(OPERATOR.public_key)],
+            seal=self.seal(),
+            authors=self.authors.get(index, [author_id_of(OPERATOR.public_key)]),
             prng=Prng.seeded(f"{self.seed}/{index}/{life}"),
-            now=self.now,
+            now=self.clock(index),
             strategy=self.strategy() if self.strategy else None,
         )
 
     @staticmethod
     def endpoint(index: int) -> Endpoint:
         return ("10.0.0.1", index + 1)
+
+    def clock(self, index: int) -> Micros:
+        """What a node's own clock says now."""
+        return Micros(self.now + self.skews_us.get(index, 0))
 
     @property
     def journal(self) -> str:
@@ -137,13 +162,14 @@ class Cluster:
 
     def give(self, index: int, event: Input) -> list[Notification]:
         """Hand one input to one node, now; what it notified of."""
-        effects = self.engines[index].handle(event, self.now)
+        effects = self.engines[index].handle(event, self.clock(index))
         self._journal.update(f"{self.now} {index} {event!r} {effects!r}\n".encode())
         return [note for effect in effects for note in self._perform(index, effect)]
 
     def _perform(self, index: int, effect: Effect) -> list[Notification]:
         match effect:
             case SendDatagram(data, target):
+                assert len(data) <= self.config.datagram_bytes_max, f"a datagram of {len(data)} bytes"
                 self.datagrams += 1
                 self.bytes += len(data)
                 source = self.endpoint(index)
@@ -153,11 +179,14 @@ class Cluster:
                 self.bytes += len(data)
                 source = self.endpoint(index)
                 if delays := self.judge(source, target, self.prng):
-                    self._later(2 * delays[0], target, StreamFrameReceived(data, source))
+                    # as in life, a stream comes from a port on which nobody listens
+                    frame = StreamFrameReceived(data, (source[0], EPHEMERAL_PORT + index))
+                    self._later(2 * delays[0], target, frame)
             case SetTimer(deadline):
-                self.deadlines[index] = deadline
                 if deadline is not None:
+                    deadline = Micros(deadline - self.skews_us.get(index, 0))
                     self._push(deadline, index, TimerFired())
+                self.deadlines[index] = deadline
             case Persist(table, key, value):
                 if value is None:
                     self.disks[index].pop((table, key), None)
@@ -204,29 +233,42 @@ class Cluster:
             self.give(index, LocalUpdate(PeerDiscovered(self.endpoint(0))))
 
     def observe(self, index: int, **levels: Level) -> None:
+        since_ms = self.clock(index) // 1_000
         observations = tuple(
-            Observation(region, level, 20_000, 0, 0, self.now // 1_000, 10) for region, level in sorted(levels.items())
+            Observation(region, level, 20_000, 0, 0, since_ms, 10) for region, level in sorted(levels.items())
         )
         self.give(index, LocalUpdate(HealthObserved(observations)))
 
-    def publish(self, index: int, *blocks: str, policy: str = "default", message: str = "") -> VersionId:
-        """The operator publishes at one node."""
-        ops, version = self.composed(index, *blocks, policy=policy, message=message)
+    def publish(
+        self,
+        index: int,
+        *blocks: str,
+        policy: str = "default",
+        message: str = "",
+        operator: Ed25519Signer = OPERATOR,
+    ) -> VersionId:
+        """An operator publishes at one node."""
+        ops, version = self.composed(index, *blocks, policy=policy, message=message, operator=operator)
         self.give(index, LocalUpdate(OpsSubmitted(tuple(op.data for op in ops))))
         return version
 
     def composed(
-        self, index: int, *blocks: str, policy: str = "default", message: str = ""
+        self,
+        index: int,
+        *blocks: str,
+        policy: str = "default",
+        message: str = "",
+        operator: Ed25519Signer = OPERATOR,
     ) -> tuple[tuple[SignedOp, ...], VersionId]:
         store = self.engines[index].policy
         heads = store.heads(policy)
         publication = compose(
-            OPERATOR,
-            store.chain(author_id_of(OPERATOR.public_key)),
+            operator,
+            store.chain(author_id_of(operator.public_key)),
             policy,
             blocks,
             message=message,
-            now_ms=self.now // 1_000,
+            now_ms=self.clock(index) // 1_000,
             parent=heads[-1].version if heads else None,
             supersedes=[head.key for head in heads],
             blocks_known=store.blocks_known(),
@@ -236,9 +278,16 @@ class Cluster:
     def crash(self, index: int) -> None:
         self.alive[index] = False
 
-    def restart(self, index: int) -> None:
-        """A new process on the same disk."""
+    def leave(self, index: int) -> None:
+        """Say goodbye, and stop."""
+        self.give(index, LocalUpdate(LeaveRequested()))
+        self.alive[index] = False
+
+    def restart(self, index: int, disk_lost: bool = False) -> None:
+        """A new process on the same disk, or on an empty one."""
         self.alive[index] = True
+        if disk_lost:
+            self.disks[index].clear()
         life = int.from_bytes(self.disks[index].get(("self", b"incarnation"), b"\0"), "big")
         self.engines[index] = self._engine(index, life)
         self.deadlines[index] = None
@@ -262,6 +311,12 @@ class Cluster:
     def equal(self) -> bool:
         """Every living node holds the same cells."""
         return len({engine.view().root for engine in self.living()}) == 1
+
+    def verdicts(self, region: str) -> list[Level]:
+        return [
+            next((seen.verdict for seen in engine.view().regions if seen.region == region), Level.UNKNOWN)
+            for engine in self.living()
+        ]
 
     def effective(self, region: str) -> list[Level]:
         return [

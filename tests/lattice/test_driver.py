@@ -1,0 +1,177 @@
+"""The engine on real sockets: what the in-memory wire cannot show."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+
+from lattice.authoring import compose
+from lattice.config import Config
+from lattice.driver import Clock, Driver, Transport, bind
+from lattice.engine import Engine
+from lattice.events import (
+    HealthObserved,
+    LeaveRequested,
+    Notification,
+    OpAccepted,
+    OpsSubmitted,
+    PeerDiscovered,
+    RegionChanged,
+    Rejected,
+)
+from lattice.health import Observation
+from lattice.identity import Ed25519Verifier, author_id_of
+from lattice.prng import Prng
+from lattice.seal import Sealed
+from lattice.store import Store
+from lattice.types import MILLISECOND, Level
+from tests.lattice.cluster import CLUSTER, OPERATOR, signer_of
+
+SECRET = bytes(range(32))
+QUICK = Config(swim_interval_us=100 * MILLISECOND, ack_timeout_us=40 * MILLISECOND)
+
+
+class Node:
+    """One driver on loopback, and what it notified of."""
+
+    def __init__(self, name: str, transport: Transport, store: Store | None) -> None:
+        self.transport = transport
+        self.notified: list[Notification] = []
+        self.clock = Clock()
+        self.engine = Engine(
+            config=QUICK,
+            site=name,
+            endpoint=transport.endpoint,
+            signer=signer_of(name),
+            verifier=Ed25519Verifier(CLUSTER),
+            seal=Sealed(CLUSTER, SECRET),
+            authors=[author_id_of(OPERATOR.public_key)],
+            prng=Prng.seeded(name),
+            now=self.clock.now(),
+        )
+        self.driver = Driver(self.engine, transport, store, self.clock, self.notified.append, QUICK.frame_bytes_max)
+
+    async def meets(self, other: Node) -> None:
+        await self.driver.submit(PeerDiscovered(other.transport.endpoint))
+        await until(lambda: len(self.driver.view().members) == 2 == len(other.driver.view().members))
+
+    async def publish(self, *blocks: str) -> bytes:
+        chain = self.engine.policy.chain(author_id_of(OPERATOR.public_key))
+        publication = compose(OPERATOR, chain, "default", blocks, message="", now_ms=self.clock.now() // 1_000)
+        notes = await self.driver.call(OpsSubmitted(tuple(op.data for op in publication.ops)))
+        assert sum(isinstance(note, OpAccepted) for note in notes) == len(publication.ops)
+        return publication.version
+
+
+async def until(done: Callable[[], bool]) -> None:
+    with trio.fail_after(10):
+        while not done():  # noqa: ASYNC110  (what is waited for is the state of a node, which no event tells of)
+            await trio.sleep(0.005)
+
+
+@asynccontextmanager
+async def running(name: str, store: Store | None = None, host: str = "127.0.0.1") -> AsyncIterator[Node]:
+    transport = await bind(host, 0)
+    try:
+        async with trio.open_nursery() as nursery:
+            node = Node(name, transport, store)
+            await nursery.start(node.driver.run)
+            yield node
+            nursery.cancel_scope.cancel()
+    finally:
+        transport.close()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+async def test_two_nodes_meet_agree_and_part(host: str) -> None:
+    async with running("ams", host=host) as ams, running("fra", host=host) as fra:
+        await ams.meets(fra)
+        for node in (ams, fra):
+            await node.driver.submit(
+                HealthObserved((Observation("iad", Level.DOWN), Observation("gru", Level.HEALTHY)))
+            )
+        await until(lambda: {seen.region: seen.verdict for seen in fra.driver.view().regions}.get("iad") == Level.DOWN)
+        assert any(isinstance(note, RegionChanged) and note.new is Level.DOWN for note in fra.notified)
+        await until(lambda: ams.driver.view().root == fra.driver.view().root)
+        await fra.driver.submit(LeaveRequested())
+        await until(lambda: [member.state for member in ams.driver.view().members if member.site == "fra"] == ["left"])
+
+
+async def test_an_op_larger_than_a_datagram_travels_by_stream() -> None:
+    async with running("ams") as ams, running("fra") as fra:
+        await ams.meets(fra)
+        large = "region x {}\n" * 1_000
+        version = await ams.publish("edition 1\n", large)
+        await until(lambda: [policy.version for policy in fra.driver.view().policies] == [version])
+        assert fra.driver.view().policies[0].blocks == ("edition 1\n", large)
+
+
+async def test_ops_and_incarnation_outlive_the_process(tmp_path: Path) -> None:
+    store = Store(tmp_path / "state.sqlite")
+    async with running("ams", store) as ams:
+        version = await ams.publish("edition 1\n")
+        first = ams.driver.view().members[0].incarnation
+    async with running("ams", store) as ams:
+        assert [policy.version for policy in ams.driver.view().policies] == [version]
+        assert ams.driver.view().members[0].incarnation == first + 1
+    store.close()
+
+
+async def test_a_full_disk_is_counted_and_the_node_goes_on(tmp_path: Path) -> None:
+    store = Store(tmp_path / "state.sqlite")
+    async with running("ams", store) as ams:
+        store.close()  # from here on every write fails
+        await ams.publish("edition 1\n")
+        assert ams.driver.counters()["records not written"] > 0
+        assert len(ams.driver.view().policies) == 1
+
+
+async def test_hostile_streams_are_counted_and_closed() -> None:
+    async with running("ams") as ams:
+        before = ams.driver.view().root
+        for hostile in (
+            b"\xff\xff\xff\xff",
+            (100).to_bytes(4, "big") + b"short",
+            b"",
+            (5).to_bytes(4, "big") + b"hello",
+        ):
+            stream = await trio.open_tcp_stream(*ams.transport.endpoint)
+            async with stream:
+                if hostile:
+                    await stream.send_all(hostile)
+                await stream.send_eof()
+                assert await stream.receive_some(10) == b"", "the node answers nothing"
+        await until(lambda: ams.driver.counters().get("frame rejected: truncated", 0) == 3)
+        assert ams.driver.counters()["frame rejected: oversized"] == 1
+        assert ams.driver.view().root == before
+        assert [note.what for note in ams.notified if isinstance(note, Rejected)] == ["frame"]
+
+
+async def test_a_stranger_with_another_secret_is_not_heard() -> None:
+    async with running("ams") as ams:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
+            frame = Sealed(CLUSTER, bytes(32)).close(signer_node := ams.engine.node, b"\x91\x01", ams.clock.now())
+            assert len(signer_node) == 16
+            stranger.sendto(frame, ams.transport.endpoint)
+        await until(lambda: ams.driver.counters().get("datagram rejected: wrong key", 0) == 1)
+
+
+async def test_virtual_time_drives_it_too(autojump_clock: trio.testing.MockClock) -> None:
+    """Nothing in the driver reads another clock than trio's: a lone node passes an hour in no time."""
+    async with running("ams") as ams:
+        await trio.sleep(3_600)
+        assert ams.driver.view().members[0].state == "alive"
+
+
+async def test_bind_names_a_taken_port() -> None:
+    first = await bind("127.0.0.1", 0)
+    try:
+        with pytest.raises(OSError, match="in use"):
+            await bind(*first.endpoint)
+    finally:
+        first.close()
