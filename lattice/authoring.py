@@ -15,6 +15,7 @@ from lattice.policy_content import (
     BLOCK_BYTES_MAX,
     BLOCKS_MAX,
     MESSAGE_LENGTH_MAX,
+    SUPERSEDES_MAX,
     Head,
     Manifest,
     block_write,
@@ -61,6 +62,9 @@ def compose(
     """
     check_policy_name(policy)
     _check_limits(blocks, message)
+    ended = tuple(sorted(supersedes))
+    if len(ended) > SUPERSEDES_MAX:
+        raise ValueError(f"{len(ended)} heads to supersede: one publish can end {SUPERSEDES_MAX}, end the others after")
     author = author_id_of(signer.public_key)
     statements = [block_write(text) for text in blocks]
     manifest = Manifest(
@@ -79,7 +83,7 @@ def compose(
     for index, batch in enumerate(batches):
         seq, hlc = seq + 1, hlc_at(now_ms, hlc)
         if index == len(batches) - 1:
-            head = Head(head_key(policy, author, seq), policy, manifest.version, hlc, tuple(sorted(supersedes)))
+            head = Head(head_key(policy, author, seq), policy, manifest.version, hlc, ended)
             batch = [*batch, head_write(head)]
         update = encode_update(batch, client_id_of(author, seq))
         signed = sign_op(Op(signer.public_key, seq, previous, hlc, NAMESPACE, update), signer)

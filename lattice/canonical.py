@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from ipaddress import ip_address
-from typing import TypeAlias
+from typing import NoReturn, TypeAlias
 
 import msgpack
 
@@ -47,9 +47,15 @@ def unpack(data: bytes, bytes_max: int) -> object:
             max_array_len=min(ARRAY_LENGTH_MAX, len(data)),
             max_map_len=0,
             max_ext_len=0,
+            object_hook=_refuse,  # an empty map or extension has no length to exceed
+            ext_hook=_refuse,
         )
     except (ValueError, TypeError, RecursionError, msgpack.exceptions.UnpackException) as error:
         raise MalformedError("not msgpack", type(error).__name__) from error
+
+
+def _refuse(*_: object) -> NoReturn:
+    raise ValueError("maps and extension types do not travel")
 
 
 def unpack_canonical(data: bytes, bytes_max: int) -> object:

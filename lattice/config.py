@@ -24,10 +24,11 @@ class Config:
     retransmit_mult: int = 4
     """Each change rides on `retransmit_mult × ceil(log10(n + 1))` frames (memberlist: 4)."""
 
-    row_refresh_us: int = 10 * SECOND
+    row_refresh_us: int = 60 * SECOND
     """How often a row that nothing changed is issued again, stretched with the cluster: see `row_refresh_for`."""
+    row_refresh_max_us: int = 2 * 3600 * SECOND
     row_lease_refreshes: int = 4
-    """A row stands for this many refreshes after it was last heard."""
+    """A row stands for this many refreshes after its observer was last known to be there."""
     confirm_delay_us: int = 2 * SECOND
     """How long (give or take a quarter) an observation waits that only confirms what the lattice already says."""
     metrics_delay_us: int = 5 * SECOND
@@ -35,8 +36,16 @@ class Config:
     overrule_us: int = 2 * SECOND
     """A verdict that our own trials contradict for this long is overruled here."""
 
-    fanout: int = 4
-    """To how many peers a rumour is passed on. n ≤ fanout + 1 makes it one hop to everybody."""
+    announce_delay_us: int = 20 * MILLISECOND
+    """How long an announcement waits for others to the same peer."""
+    graft_delay_us: int = 10 * MILLISECOND
+    """How long an announced cell may be missing before it is asked for."""
+    graft_retry_us: int = 150 * MILLISECOND
+    """And before the next who announced it is asked: a round trip over most of the world."""
+    rumours_per_s: int = 20
+    """How many cells of one writer are passed on in the long run (Fly's certificate loop, 2024, had no such bound)."""
+    rumours_burst: int = 100
+    """And at once: a publish of a hundred statements goes out whole."""
     reconcile_delay_us: int = 30 * MILLISECOND
     """How long unequal roots may stand before a reconciliation begins: rumours in flight often end it first."""
     delta_bytes_max: int = 64 * 1024
@@ -64,4 +73,4 @@ class Config:
         So the cost of refreshing all rows is the same per node and second however large the cluster is; a member's
         failure is SWIM's to find, not the lease's.
         """
-        return self.row_refresh_us * max(32, members) // 32
+        return min(self.row_refresh_us * max(32, members) // 32, self.row_refresh_max_us)

@@ -2,22 +2,47 @@
 
 A rumour is a fresh cell being pushed. Whoever finds it new passes it on once ("infect and die"); anti-entropy brings it
 to whoever the rumour missed. Nobody sends a cell back to where it came from (BP of Enes et al., arXiv:1803.02750).
+
+**The tree.** With full membership everybody can compute, for each rumour, the same spanning tree over the same sorted
+list, without a message about it:
+
+* Who starts a rumour sends it to two *relays* in each area. Each relay is the root of half of its area's nodes, in a
+  tree of `degree` children a node. So the payload crosses each long path twice and reaches everybody once: about one
+  copy a node, in the time of one long path and a few short ones.
+* A few *announcement* trees over the whole membership carry only the rumour's id, from whoever has the payload to its
+  children there (IHAVE). Who hears of an id that it lacks, and still lacks a moment later, asks for it (GRAFT). A dead
+  relay or a lost datagram so costs one round trip. (Plumtree, Leitão et al. 2007, with the trees computed, not built.)
+* Each rumour has trees of its own: its id seeds a permutation of the list, so the load of relaying moves about.
+
+A node whose list differs computes a slightly different tree; what that misses, an announcement or the next ping mends.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from hashlib import blake2b
+from math import gcd
 from typing import Protocol
 
 from lattice.prng import Prng
-from lattice.types import NodeId
+from lattice.roster import Roster
+from lattice.types import CellId, NodeId
+
+RELAYS = 2
+"""Roots of each area's tree: with one, a dead relay would cut off a whole area until the announcements arrive."""
 
 
 class Strategy(Protocol):
-    """Chooses the next hops of a rumour."""
+    """Chooses the next hops of a rumour. `came_from` sent it to us; None if it starts here."""
 
-    def next_hops(self, origin: NodeId, came_from: NodeId | None, peers: Sequence[NodeId], prng: Prng) -> list[NodeId]:
-        """Which of `peers` (sorted) to send it to. `origin` wrote the cell; `came_from` sent it to us, or is None."""
+    def next_hops(
+        self, rumour: CellId, origin: bytes, came_from: NodeId | None, roster: Roster, prng: Prng
+    ) -> list[NodeId]:
+        """Whom to send the payload. `origin` is who wrote the cell: a node's id, or an author's."""
+        ...
+
+    def announce_to(self, rumour: CellId, came_from: NodeId | None, roster: Roster) -> list[NodeId]:
+        """Whom to tell that we have it."""
         ...
 
 
@@ -28,15 +53,78 @@ class RandomFanout:
         assert fanout >= 1, "a rumour that is passed to nobody is none"
         self._fanout = fanout
 
-    def next_hops(self, origin: NodeId, came_from: NodeId | None, peers: Sequence[NodeId], prng: Prng) -> list[NodeId]:
-        if came_from is not None and len(peers) <= self._fanout:
-            return []  # so few that the origin has told everybody itself
-        drawn = prng.sample(peers, self._fanout + 2)
-        return [peer for peer in drawn if peer not in (origin, came_from)][: self._fanout]
+    def next_hops(
+        self, rumour: CellId, origin: bytes, came_from: NodeId | None, roster: Roster, prng: Prng
+    ) -> list[NodeId]:
+        if came_from is not None and len(roster.nodes) - 1 <= self._fanout:
+            return []  # so few that whoever started it has told everybody itself
+        drawn = prng.sample(roster.nodes, self._fanout + 3)
+        return [peer for peer in drawn if peer not in (origin, came_from, roster.us)][: self._fanout]
+
+    def announce_to(self, rumour: CellId, came_from: NodeId | None, roster: Roster) -> list[NodeId]:
+        return []
 
 
 class Flood:
     """Everybody, from everybody: the most robust and the most wasteful, n² messages a rumour."""
 
-    def next_hops(self, origin: NodeId, came_from: NodeId | None, peers: Sequence[NodeId], prng: Prng) -> list[NodeId]:
-        return [peer for peer in peers if peer not in (origin, came_from)]
+    def next_hops(
+        self, rumour: CellId, origin: bytes, came_from: NodeId | None, roster: Roster, prng: Prng
+    ) -> list[NodeId]:
+        return [peer for peer in roster.nodes if peer not in (origin, came_from, roster.us)]
+
+    def announce_to(self, rumour: CellId, came_from: NodeId | None, roster: Roster) -> list[NodeId]:
+        return []
+
+
+class Tree:
+    """Payload once along a computed tree, area by area; ids along a few others. See the module's header."""
+
+    def __init__(self, degree: int = 6, announcement_trees: int = 4) -> None:
+        self._degree = degree
+        self._announcement_trees = announcement_trees
+
+    def next_hops(
+        self, rumour: CellId, origin: bytes, came_from: NodeId | None, roster: Roster, prng: Prng
+    ) -> list[NodeId]:
+        hops: dict[NodeId, None] = {}
+        if came_from is None:
+            for area in sorted(roster.areas):
+                nodes = roster.areas[area]
+                order = _Order(rumour, 0, len(nodes))
+                hops.update((nodes[order.index_at(place)], None) for place in range(min(RELAYS, len(nodes))))
+        near, position = roster.our_area, roster.our_area_position
+        hops.update((node, None) for node in _children(rumour, 0, self._degree, near, position, RELAYS))
+        return [node for node in hops if node not in (origin, came_from, roster.us)]
+
+    def announce_to(self, rumour: CellId, came_from: NodeId | None, roster: Roster) -> list[NodeId]:
+        told: dict[NodeId, None] = {}
+        for tree in range(1, self._announcement_trees + 1):
+            children = _children(rumour, tree, self._degree, roster.nodes, roster.our_position, 1)
+            told.update((node, None) for node in children)
+        return [node for node in told if node not in (came_from, roster.us)]
+
+
+def _children(
+    rumour: CellId, tree: int, degree: int, nodes: Sequence[NodeId], position: int, roots: int
+) -> list[NodeId]:
+    """The children of `nodes[position]` in a heap-ordered forest of `roots` trees over a permutation of `nodes`."""
+    order = _Order(rumour, tree, len(nodes))
+    first = order.place_of(position) * degree + roots
+    return [nodes[order.index_at(place)] for place in range(first, min(first + degree, len(nodes)))]
+
+
+class _Order:
+    """A permutation of 0..count-1 that a rumour's id seeds: ``place -> (place × step + start) mod count``."""
+
+    def __init__(self, rumour: CellId, tree: int, count: int) -> None:
+        seed = int.from_bytes(blake2b(rumour, digest_size=16, salt=tree.to_bytes(8, "big")).digest(), "big")
+        steps = (seed >> shift for shift in range(32, 120, 8))
+        step = next((step for step in steps if gcd(step, count) == 1), 1)
+        self._step, self._start, self._count = step % count, seed % 2**32 % count, count
+
+    def index_at(self, place: int) -> int:
+        return (place * self._step + self._start) % self._count
+
+    def place_of(self, index: int) -> int:
+        return (index - self._start) * pow(self._step, -1, self._count) % self._count

@@ -87,6 +87,8 @@ class Row:
     isolated: bool
     reports: tuple[Report, ...]
     applied: tuple[tuple[str, VersionId], ...]
+    area: str = ""
+    """The group of near sites that the observer's site belongs to (`roster.area_of`)."""
 
     @property
     def observer(self) -> NodeId:
@@ -107,6 +109,7 @@ class Row:
                 self.isolated,
                 [_report_fields(report) for report in self.reports],
                 self.applied,
+                self.area,
             )
         )
 
@@ -167,7 +170,7 @@ def open_row(data: bytes, verifier: Verifier) -> SignedRow:
 
 
 def _parse(payload: bytes) -> Row:
-    fields = canonical.array(canonical.unpack_canonical(payload, ROW_BYTES_MAX), "row", length=11)
+    fields = canonical.array(canonical.unpack_canonical(payload, ROW_BYTES_MAX), "row", length=12)
     if canonical.integer(fields[0], "row format") != _FORMAT:
         raise MalformedError("wrong version", f"row format {fields[0]!r}, this node reads {_FORMAT}")
     row = Row(
@@ -181,6 +184,7 @@ def _parse(payload: bytes) -> Row:
         isolated=canonical.boolean(fields[8], "isolated"),
         reports=tuple(_parse_report(item) for item in canonical.array(fields[9], "reports", length_max=REGIONS_MAX)),
         applied=tuple(_parse_applied(item) for item in canonical.array(fields[10], "applied", length_max=POLICIES_MAX)),
+        area=canonical.text(fields[11], "area", NAME_LENGTH_MAX),
     )
     for what, names in (("reports", [r.region for r in row.reports]), ("applied", [a[0] for a in row.applied])):
         if any(left >= right for left, right in pairwise(names)):

@@ -1,7 +1,8 @@
 """The rows of one node: joined, leased, and tallied by region.
 
 A row's lease runs by this node's own clock from when it arrived, less the age it arrived with, so a wrong clock
-elsewhere neither kills a row nor keeps it. When a row expires, its version stays behind as a floor: the same row,
+elsewhere neither kills a row nor keeps it; and it begins anew while the observer is known to be there (SWIM tells), so
+a row need not be sent again to stand. When a row expires, its version stays behind as a floor: the same row,
 coming back from a slower peer, is not news. (That is all that is left of an observer, and it goes when the member is
 forgotten.)
 """
@@ -32,7 +33,7 @@ class Placement(Enum):
 class HeldRow:
     signed: SignedRow
     born: Micros
-    """By our clock: when the observer let it go, as far as anybody knows."""
+    """By our clock: when the observer last stood behind it, as far as anybody knows."""
     expires: Micros
 
 
@@ -106,6 +107,15 @@ class HealthTable:
         if signed.order == floor:
             return Placement.KNOWN if signed.observer in self._rows else Placement.EXPIRED
         return Placement.EQUIVOCATION if signed.order[:2] == floor[:2] else Placement.STALE
+
+    def renew(self, observer: NodeId, now: Micros) -> Micros | None:
+        """The observer still stands behind its row: the lease begins anew. When it ends; None if there is no row."""
+        held = self._rows.get(observer)
+        if held is None:
+            return None
+        held.born = now
+        held.expires = Micros(now + held.signed.row.lease_ms * 1_000)
+        return held.expires
 
     def expire(self, observer: NodeId) -> set[str]:
         """The row's lease has ended: it goes, its version stays as floor."""

@@ -23,6 +23,12 @@ PUBLIC_KEY_BYTES = 32
 SIGNATURE_BYTES = 64
 VERIFIED_CACHE_MAX = 16_384
 
+_P = 2**255 - 19
+_Y8 = int.from_bytes(bytes.fromhex("26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05"), "little")
+_SMALL_ORDER = frozenset(y.to_bytes(32, "little") for y in (0, 1, _P - 1, _P, _P + 1, _Y8, _P - _Y8))
+"""The points of order 1, 2, 4 and 8 (sign bit cleared): under such a "key" a signature of zeros holds for one message
+in eight or better, so nobody's word would be bound to it. OpenSSL accepts them; libsodium keeps the same list."""
+
 
 def node_id_of(public_key: bytes) -> NodeId:
     """The id of the node that holds the private half of `public_key` (32 bytes)."""
@@ -83,6 +89,8 @@ class Ed25519Verifier:
         if known in self._held:
             self._held.move_to_end(known)
             return True
+        if len(public_key) != PUBLIC_KEY_BYTES or public_key[:31] + bytes([public_key[31] & 0x7F]) in _SMALL_ORDER:
+            return False
         try:
             Ed25519PublicKey.from_public_bytes(public_key).verify(signature, statement)
         except (InvalidSignature, ValueError):

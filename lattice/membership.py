@@ -45,6 +45,7 @@ class Member:
 
     node: NodeId
     site: str
+    area: str
     endpoint: Endpoint
     incarnation: int
     state: MemberState
@@ -86,7 +87,7 @@ class Membership:
             self._present = sorted(node for node, member in self._members.items() if member.present)
         return self._present
 
-    def introduce(self, node: NodeId, site: str, endpoint: Endpoint, incarnation: int, now: Micros) -> bool:
+    def introduce(self, node: NodeId, site: str, area: str, endpoint: Endpoint, incarnation: int, now: Micros) -> bool:
         """A verified row says that this node exists, there, in this incarnation. Whether that changed its state.
 
         The row proves that the node was alive when it wrote it: it lifts any claim about an earlier incarnation.
@@ -95,13 +96,13 @@ class Membership:
         if known is None:
             if len(self._members) >= self._members_max:
                 return False
-            self._put(Member(node, site, endpoint, incarnation, MemberState.ALIVE, now))
+            self._put(Member(node, site, area, endpoint, incarnation, MemberState.ALIVE, now))
             return True
         if incarnation > known.incarnation:
-            self._put(Member(node, site, endpoint, incarnation, MemberState.ALIVE, now))
+            self._put(Member(node, site, area, endpoint, incarnation, MemberState.ALIVE, now))
             return not known.present
-        if incarnation == known.incarnation and (site, endpoint) != (known.site, known.endpoint):
-            self._put(replace(known, site=site, endpoint=endpoint))
+        if incarnation == known.incarnation and (site, area, endpoint) != (known.site, known.area, known.endpoint):
+            self._put(replace(known, site=site, area=area, endpoint=endpoint))
         return False
 
     def hear(self, update: MemberUpdate, now: Micros) -> bool:

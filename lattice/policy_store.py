@@ -62,7 +62,7 @@ class PolicyStore:
         self._waiting_count = 0
         self._hlc = 0
         self._doc = _new_doc()
-        # What the Doc holds, kept beside it write by write: reading it whole after each op costs as much as all history.
+        # What the Doc holds, kept beside it write by write: to read it whole after each op would cost all of history.
         self._contents: dict[str, dict[str, bytes]] = {root: {} for root in ROOTS}
         self._heads: dict[str, Head] = {}
         self._complete: set[VersionId] = set()

@@ -5,6 +5,8 @@ Ping       "are you there?" carries the sender's root, news of members, and its 
 Ack        the answer; also passed on by whoever a `PingReq` asked, hence `subject`
 PingReq    "ping that one for me" (SWIM's indirect probe)
 Rumour     fresh cells, pushed; whoever finds one new passes it on
+IHave      ids of cells that the sender can give, along the announcement trees
+Graft      "give me these"
 Compare    "our roots differ; here are my shards' fingerprints" opens a reconciliation
 Digest     a Bloom filter over the sender's cells in the shards that differ; asks for one in return, or ends
 Delta      the cells that the peer's digest did not show
@@ -27,10 +29,11 @@ from lattice.errors import MalformedError, WireError
 from lattice.health import LEASE_MS_MAX, ROW_BYTES_MAX
 from lattice.membership import MemberState, MemberUpdate
 from lattice.policy_ops import OP_BYTES_MAX
-from lattice.types import Endpoint, NodeId
+from lattice.types import CellId, Endpoint, NodeId
 
 UPDATES_MAX: Final = 64
 CELLS_MAX: Final = 1_024
+IDS_MAX: Final = 64
 AGE_MS_MAX: Final = LEASE_MS_MAX
 
 
@@ -75,6 +78,16 @@ class Rumour:
 
 
 @dataclass(frozen=True, slots=True)
+class IHave:
+    ids: tuple[CellId, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Graft:
+    ids: tuple[CellId, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Compare:
     salt: int
     """Under which the peer is to build its filter: chosen by whoever will read it."""
@@ -103,7 +116,7 @@ class Leave:
     incarnation: int
 
 
-Message: TypeAlias = Ping | Ack | PingReq | Rumour | Compare | Digest | Delta | Leave
+Message: TypeAlias = Ping | Ack | PingReq | Rumour | IHave | Graft | Compare | Digest | Delta | Leave
 
 
 def encode(message: Message) -> bytes:
@@ -129,6 +142,10 @@ def _fields(message: Message) -> canonical.Value:
             return (7, root, _cells(cells))
         case Leave(incarnation):
             return (8, incarnation)
+        case IHave(ids):
+            return (9, b"".join(ids))
+        case Graft(ids):
+            return (10, b"".join(ids))
 
 
 def _updates(updates: tuple[MemberUpdate, ...]) -> canonical.Value:
@@ -185,6 +202,10 @@ def _parse(kind: int, fields: tuple[object, ...]) -> Message:
             return Delta(_root(root), _read_cells(cells))
         case 8:
             return Leave(canonical.integer(_exactly(fields, 2)[1], "incarnation", 1))
+        case 9:
+            return IHave(_read_ids(_exactly(fields, 2)[1]))
+        case 10:
+            return Graft(_read_ids(_exactly(fields, 2)[1]))
         case _:
             raise WireError("unknown message", f"type {kind}")
 
@@ -213,6 +234,13 @@ def _read_shards(value: object) -> tuple[int, ...]:
     if sorted(set(shards)) != list(shards) or not shards:
         raise WireError("bad shape", "shards are empty or not sorted")
     return shards
+
+
+def _read_ids(value: object) -> tuple[CellId, ...]:
+    joined = canonical.blob(value, "ids", length_max=IDS_MAX * 16)
+    if not joined or len(joined) % 16:
+        raise WireError("bad shape", f"{len(joined)} bytes are not whole ids of 16")
+    return tuple(CellId(joined[at : at + 16]) for at in range(0, len(joined), 16))
 
 
 def _read_updates(value: object) -> tuple[MemberUpdate, ...]:

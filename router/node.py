@@ -49,6 +49,7 @@ from lattice.events import (
 from lattice.identity import Ed25519Signer, Ed25519Verifier, author_id_of
 from lattice.policy_ops import op_id_of
 from lattice.prng import Prng
+from lattice.roster import area_of
 from lattice.seal import Plain, Sealed
 from lattice.types import MILLISECOND, SECOND, AuthorId, Endpoint, Level, short
 from lattice.view import LatticeView
@@ -452,5 +453,6 @@ def _driver(
         authors=[author_id_of(key) for key in config.policy.authors],
         prng=Prng(random.SystemRandom().random),
         now=clock.now(),
+        area=area_of(*config.site.at_e6) if config.site.at_e6 else "",
     )
     return Driver(engine, transport, state.store, clock, on_notification, engine_config.frame_bytes_max)

@@ -6,27 +6,27 @@ Run by `test_engine_determinism` in processes with different hash seeds.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable
 
-from lattice.cells import Cell
-from lattice.engine import Engine
-from lattice.types import SECOND, Level, NodeId
-from lattice.wire import Rumour
+from lattice.dissemination import Flood, Strategy, Tree
+from lattice.prng import Prng
+from lattice.roster import Roster
+from lattice.types import SECOND, CellId, Level, NodeId
 from tests.lattice.cluster import Cluster, lossy
 
 
-class HashOrdered(Engine):
+class HashOrdered(Flood):
     """The bug that this is about: what is sent first depends on the iteration order of a set of bytes."""
 
-    def _push(self, cells: Sequence[Cell], came_from: NodeId | None) -> None:
-        for peer in {*self._members.present()} if cells else ():
-            self._send(Rumour(()), peer)
-        super()._push(cells, came_from)
+    def next_hops(
+        self, rumour: CellId, origin: bytes, came_from: NodeId | None, roster: Roster, prng: Prng
+    ) -> list[NodeId]:
+        return list({*roster.nodes} - {roster.us})[:3]
 
 
-def scenario(engine_type: type[Engine] = Engine) -> str:
+def scenario(strategy: Callable[[], Strategy] = Tree) -> str:
     """Six nodes on a bad wire: a region dies, two policies, a crash, a restart without disk. The journal's digest."""
-    cluster = Cluster(6, seed="scripted", judge=lossy, engine_type=engine_type)
+    cluster = Cluster(6, seed="scripted", judge=lossy, strategy=strategy)
     cluster.introduce_all()
     cluster.run(3 * SECOND)
     for index in range(6):
@@ -45,4 +45,4 @@ def scenario(engine_type: type[Engine] = Engine) -> str:
 
 
 if __name__ == "__main__":
-    print(scenario(HashOrdered if "planted" in sys.argv else Engine))
+    print(scenario(HashOrdered if "planted" in sys.argv else Tree))

@@ -8,7 +8,17 @@ import pytest
 
 from lattice import policy_store
 from lattice.dissemination import Flood
-from lattice.events import LocalUpdate, OpAccepted, OpsSubmitted, PeerDiscovered, PolicyChanged, Restored, TimerFired
+from lattice.events import (
+    LocalUpdate,
+    Notify,
+    OpAccepted,
+    OpsSubmitted,
+    PeerDiscovered,
+    Persist,
+    PolicyChanged,
+    Restored,
+    TimerFired,
+)
 from lattice.identity import author_id_of
 from lattice.types import MILLISECOND, SECOND, Level
 from tests.lattice.cluster import Cluster, cut, lossy, reliable, signer_of
@@ -86,6 +96,20 @@ def test_a_restored_history_is_whole_however_the_disk_orders_it(monkeypatch: pyt
     assert after.policies == before.policies
     assert after.cells == before.cells
     assert not [name for name in cluster.engines[0].counters() if name.startswith("restore")]
+
+
+def test_what_was_restored_is_neither_written_nor_told_again() -> None:
+    """A long history must not cost a write and a compilation of every version that ever served."""
+    cluster = Cluster(1)
+    for number in range(5):
+        cluster.publish(0, f"route r{number} {{}}\n")
+    records = tuple((table, key, value) for (table, key), value in sorted(cluster.disks[0].items()))
+    engine = cluster._engine(0, 1)
+    effects = engine.handle(Restored(records), cluster.now)
+    assert not [effect for effect in effects if isinstance(effect, Persist)]
+    told = [effect.notification for effect in effects if isinstance(effect, Notify)]
+    assert told == [PolicyChanged("default", engine.view().policies[0].version)]
+    assert engine.view().policies == cluster.engines[0].view().policies
 
 
 def test_a_restored_op_is_checked_again() -> None:

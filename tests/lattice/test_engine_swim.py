@@ -83,7 +83,7 @@ def test_nodes_whose_rows_outgrow_a_datagram_meet_as_well(lost: int) -> None:
 def test_a_node_learns_where_it_is_from_its_peers() -> None:
     cluster = Cluster(3)
     engine = cluster.engines[2]
-    engine._endpoint = ("", 3)
+    engine._us.endpoint = ("", 3)
     cluster.introduce_all()
     cluster.run_until(lambda: cluster.all_know_all() and cluster.equal(), 10 * SECOND)
     cluster.run(10 * SECOND)

@@ -125,7 +125,7 @@ def test_whoever_signs_two_rows_of_one_version_is_noticed_in_either_order(one: S
 def _introduced() -> Membership:
     members = Membership(members_max=16)
     for index in range(3):
-        members.introduce(NodeId(bytes([index]) * 16), "site", HERE, 3, NOW)
+        members.introduce(NodeId(bytes([index]) * 16), "site", "", HERE, 3, NOW)
     return members
 
 
@@ -164,7 +164,7 @@ def test_a_members_own_row_of_a_later_incarnation_lifts_every_claim(heard: list[
         members.hear(claim, NOW)
     node = NodeId(bytes(16))
     before = members.get(node)
-    members.introduce(node, "site", HERE, later, NOW)
+    members.introduce(node, "site", "", HERE, later, NOW)
     after = members.get(node)
     assert before is not None
     assert after is not None

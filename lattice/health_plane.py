@@ -1,0 +1,257 @@
+"""The health plane of one node: the rows of all, our own among them, and what we conclude from them.
+
+Minimal fan-out is decided here: an observation that disagrees with the verdict is signed and pushed at once, one that
+only confirms it waits, with jitter, for company. So when a region dies the sites that move the verdict speak, and all
+others at leisure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from lattice import wire
+from lattice.cells import Cell, CellIndex, CellKind
+from lattice.events import RegionChanged, RegionDoubted, Rejected, VerdictChanged
+from lattice.health import Observation, Report, Row, SignedRow, report_of, sign_row
+from lattice.health_table import HealthTable, Placement, lease_ms_for
+from lattice.identity import Signer
+from lattice.outbox import Outbox
+from lattice.outlook import Outlook, is_isolated
+from lattice.types import Endpoint, Level, NodeId, VersionId
+from lattice.view import RegionView
+from lattice.wire import WireCell
+
+
+@dataclass(slots=True)
+class Self:
+    """What our row says of us, beside what we observe."""
+
+    site: str
+    area: str
+    endpoint: Endpoint
+    applied: dict[str, VersionId]
+
+
+class HealthPlane:
+    """Rows, verdicts and outlooks."""
+
+    def __init__(
+        self,
+        out: Outbox,
+        cells: CellIndex,
+        signer: Signer,
+        about_us: Self,
+        incarnation: Callable[[], int],
+        members: Callable[[], int],
+        push: Callable[[Sequence[Cell]], None],
+    ) -> None:
+        """`members` counts the others; `push` starts rumours."""
+        self._out = out
+        self._cells = cells
+        self._signer = signer
+        self._us = about_us
+        self._incarnation = incarnation
+        self._members = members
+        self._push = push
+        self.table = HealthTable()
+        self.isolated = False
+        self._seq = 0
+        self._speaking = False
+        self._observations: dict[str, Observation] = {}
+        self._outlooks: dict[str, Outlook] = {}
+
+    # --- our own row
+
+    def start(self) -> None:
+        self._speaking = True
+        self.issue()
+
+    def fall_silent(self) -> None:
+        """We are leaving: what we say from now on would only have to be forgotten."""
+        self._speaking = False
+
+    def observed(self, observations: Sequence[Observation]) -> None:
+        """This node's whole opinion; it replaces the last one."""
+        self._observations = {observation.region: observation for observation in observations}
+        published = self._published()
+        waits: list[int] = []
+        isolated = is_isolated(observation.level for observation in observations)
+        if isolated != self.isolated:
+            self.isolated = isolated
+            waits.append(0)
+        for region in sorted(self._observations.keys() | published.keys()):
+            level = self._observations[region].level if region in self._observations else Level.UNKNOWN
+            outlook = self._outlook(region)
+            outlook.observe(level, self._out.now)
+            held, report = published.get(region), self._report(region, published.get(region))
+            if report != held:
+                waits.append(self._patience(report, held, outlook.verdict))
+        self.conclude(self._outlooks)
+        if waits:
+            self.issue_within(min(waits))
+
+    def _patience(self, report: Report | None, held: Report | None, verdict: Level) -> int:
+        """How long a changed report may wait: not at all if it disagrees with the verdict, else with jitter."""
+        config, prng = self._out.config, self._out.prng
+        level = report.level if report else Level.UNKNOWN
+        if level == (held.level if held else Level.UNKNOWN):
+            return prng.jitter(config.metrics_delay_us)
+        return 0 if level != verdict else prng.jitter(config.confirm_delay_us)
+
+    def _report(self, region: str, held: Report | None) -> Report | None:
+        observation = self._observations.get(region)
+        if observation is None:
+            return None
+        return report_of(observation, held, overrules=self._outlook(region).reason == "overruled")
+
+    def _published(self) -> dict[str, Report]:
+        held = self.table.get(self._out.node)
+        return {report.region: report for report in held.signed.row.reports} if held else {}
+
+    def issue_within(self, wait_us: int) -> None:
+        """Say what we assert no later than this."""
+        if not self._speaking:
+            return
+        if wait_us == 0:
+            self.issue()
+        else:
+            self._out.timers.set_earlier("row", self._out.after(wait_us))
+
+    def issue(self) -> None:
+        """Sign what we assert now, under the next version, and push it."""
+        config = self._out.config
+        refresh_us = config.row_refresh_for(self._members() + 1)
+        published = self._published()
+        reports = [self._report(region, published.get(region)) for region in sorted(self._observations)]
+        self._seq += 1
+        row = Row(
+            public_key=self._signer.public_key,
+            incarnation=self._incarnation(),
+            seq=self._seq,
+            issued_ms=self._out.now // 1_000,
+            lease_ms=lease_ms_for(refresh_us, config.row_lease_refreshes),
+            site=self._us.site,
+            endpoint=self._us.endpoint,
+            isolated=self.isolated,
+            reports=tuple(report for report in reports if report is not None),
+            applied=tuple(sorted(self._us.applied.items())),
+            area=self._us.area,
+        )
+        placed = self.place(sign_row(row, self._signer), 0, None)
+        assert placed is not None, "our own next version is news to us"
+        self._push([placed])
+        self._out.timers.set("row", self._out.after(self._out.prng.jitter(refresh_us)))
+
+    def our_row(self) -> tuple[WireCell, ...]:
+        held = self.table.get(self._out.node)
+        return (WireCell(CellKind.ROW, held.signed.data),) if held else ()
+
+    # --- everybody's rows
+
+    def place(self, signed: SignedRow, age_us: int, source: Endpoint | None) -> Cell | None:
+        """Join a verified row; its cell if it is the observer's row from now on."""
+        before = self.table.get(signed.observer)
+        said = {report.region: report.level for report in before.signed.row.reports} if before else {}
+        superseded = before.signed.cell if before else None
+        offer = self.table.offer(signed, age_us, self._out.now)
+        if offer.placement is Placement.EQUIVOCATION:
+            self._out.notify(Rejected("row", "equivocation", source))
+        if offer.placement is not Placement.NEW:
+            self._out.count(f"rows {offer.placement.name.lower()}")
+        if not offer.taken:
+            return None
+        if superseded is not None:
+            self._cells.discard(superseded)
+        worst = max((report.level for report in signed.row.reports), default=Level.UNKNOWN)
+        urgency = 0 if worst >= Level.FAILING else 2
+        cell = Cell(signed.cell, CellKind.ROW, signed.data, urgency, (signed.observer, signed.row.seq))
+        self._cells.add(cell)
+        self._out.timers.set(f"lease {signed.observer.hex()}", offer.expires)
+        self._doubt(signed, said)
+        self.conclude(offer.regions)
+        return cell
+
+    def _doubt(self, signed: SignedRow, said: dict[str, Level]) -> None:
+        """Tell the router when a peer newly finds a region worse than we do: it will look for itself."""
+        if signed.row.isolated or signed.observer == self._out.node:
+            return
+        for report in signed.row.reports:
+            news = report.level >= Level.FAILING and report.level > said.get(report.region, Level.UNKNOWN)
+            if news and report.level > self._outlook(report.region).own:
+                self._out.notify(RegionDoubted(report.region, signed.row.site, report.level))
+
+    def lease_over(self, observer: NodeId, present: bool) -> None:
+        """The row's time is up. While its observer is known to be there, it stands on."""
+        if present:
+            expires = self.table.renew(observer, self._out.now)
+            if expires is not None:
+                self._out.timers.set(f"lease {observer.hex()}", expires)
+            return
+        self._discard(observer)
+        self.conclude(self.table.expire(observer))
+
+    def forget(self, observer: NodeId) -> None:
+        self._discard(observer)
+        self.conclude(self.table.forget(observer))
+
+    def mute(self, observer: NodeId, muted: bool) -> None:
+        """Whether the observer is gone, and so may not vote."""
+        self.conclude(self.table.mute(observer, muted))
+
+    def _discard(self, observer: NodeId) -> None:
+        held = self.table.get(observer)
+        if held is not None:
+            self._cells.discard(held.signed.cell)
+            self._out.stale_view = True
+
+    def age_ms(self, cell: Cell) -> int:
+        """How old our copy of a cell is; only leased cells have an age."""
+        if cell.kind is not CellKind.ROW or cell.place[0] == self._out.node:
+            return 0
+        return min(self.table.age_ms(NodeId(cell.place[0]), self._out.now), wire.AGE_MS_MAX)
+
+    # --- conclusions
+
+    def _outlook(self, region: str) -> Outlook:
+        outlook = self._outlooks.get(region)
+        if outlook is None:
+            outlook = self._outlooks[region] = Outlook()
+        return outlook
+
+    def conclude(self, regions: Iterable[str]) -> None:
+        """Work out these regions again, and tell the router what changed."""
+        now, overrule_us = self._out.now, self._out.config.overrule_us
+        for region in sorted(regions):
+            outlook = self._outlook(region)
+            verdict = outlook.verdict
+            if outlook.hear(self.table.tally(region).verdict(), now):
+                self._out.notify(VerdictChanged(region, verdict, outlook.verdict))
+            overruled = outlook.reason == "overruled"
+            before = outlook.conclude(self.isolated, overrule_us, now)
+            if overruled != (outlook.reason == "overruled"):
+                self.issue_within(self._out.prng.jitter(self._out.config.confirm_delay_us))  # our row says so
+            if before is not None:
+                self._out.notify(RegionChanged(region, before, outlook.effective, outlook.reason))
+            if region not in self._observations and self.table.forget_region(region):
+                del self._outlooks[region]  # else peers' rows could fill our memory with names
+                continue
+            overrules_at = outlook.overrules_at(overrule_us)
+            if overrules_at is not None and overrules_at > now:
+                self._out.timers.set(f"overrule {region}", overrules_at)
+        self._out.stale_view = True
+
+    def regions(self) -> tuple[RegionView, ...]:
+        """By name."""
+        return tuple(self._view(region, self._outlooks[region]) for region in sorted(self._outlooks))
+
+    def _view(self, region: str, outlook: Outlook) -> RegionView:
+        return RegionView(
+            region=region,
+            effective=outlook.effective,
+            verdict=outlook.verdict,
+            own=outlook.own,
+            reason=outlook.reason,
+            since=outlook.effective_since,
+            witnesses=self.table.tally(region).witnesses(),
+        )

@@ -1,0 +1,63 @@
+"""When two nodes compare what they hold: roots on every ping and ack, and an exchange when they differ.
+
+Whoever pinged begins, after a moment: a rumour on its way often makes the roots equal by then. An exchange that brought
+nothing new is not followed by another before the next ping: what still differs is something that one side refuses, and
+nothing is gained by insisting. The exchange itself is in `antientropy`.
+"""
+
+from __future__ import annotations
+
+from lattice.antientropy import Reconciler
+from lattice.cells import Cell, CellIndex
+from lattice.outbox import Outbox
+from lattice.swim import Swim
+from lattice.types import Endpoint, NodeId
+from lattice.wire import Compare, Digest
+
+
+class Reconciliation:
+    """The comparisons of one node."""
+
+    def __init__(self, out: Outbox, cells: CellIndex, swim: Swim) -> None:
+        self._out = out
+        self._cells = cells
+        self._swim = swim
+        self._reconciler = Reconciler(cells, out.prng)
+        self._roots: dict[NodeId, bytes] = {}
+
+    def compare(self, peer: NodeId, root: bytes) -> None:
+        """A member's root, as it just said."""
+        if root == self._cells.root():
+            self._roots.pop(peer, None)
+            self._out.timers.cancel(f"reconcile {peer.hex()}")
+        elif peer in self._swim.members:
+            self._roots[peer] = root
+
+    def soon(self, peer: NodeId) -> None:
+        """Begin in a moment, if the roots still differ then."""
+        if peer in self._roots:
+            wait_us = self._out.prng.jitter(self._out.config.reconcile_delay_us)
+            self._out.timers.set_earlier(f"reconcile {peer.hex()}", self._out.after(wait_us))
+
+    def begin(self, peer: NodeId) -> None:
+        """The moment is over."""
+        member = self._swim.members.get(peer)
+        root = self._roots.pop(peer, None)
+        if member is not None and member.present and root is not None and root != self._cells.root():
+            self._out.count("reconciliations begun")
+            self._out.send(self._reconciler.open(peer, self._out.now), member.endpoint)
+
+    def compared(self, compare: Compare, sender: NodeId, source: Endpoint) -> None:
+        answer = self._reconciler.compared(sender, compare, self._out.now)
+        if answer is not None:
+            self._out.send(answer, source)
+
+    def digested(self, digest: Digest, sender: NodeId, source: Endpoint) -> list[Cell]:
+        """The cells that the sender lacks, most urgent first. Raises `WireError` for a filter we did not ask for."""
+        missing, answer = self._reconciler.digested(sender, digest, self._out.now)
+        if answer is not None:
+            self._out.send(answer, source)
+        return missing
+
+    def forget(self, peer: NodeId) -> None:
+        self._roots.pop(peer, None)

@@ -1,0 +1,177 @@
+"""Rumours: pushing what is fresh, announcing what we have, asking for what we lack.
+
+The strategy (`dissemination`) says to whom; this says what is sent, when, and how much:
+
+* Cells with the same next hops share datagrams, and announcements to one peer wait a moment for company.
+* A GRAFT goes to the first who announced a cell, then to the next; after the last, anti-entropy will find it.
+* A token bucket for each writer: a sick node that changes its mind a hundred times a second is passed on at a bounded
+  rate. What is over it is joined and kept, but left to anti-entropy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from lattice.cells import Cell, CellIndex
+from lattice.dissemination import Strategy
+from lattice.outbox import Outbox
+from lattice.roster import Roster
+from lattice.seal import OVERHEAD_BYTES
+from lattice.types import SECOND, CellId, Endpoint, Micros, NodeId
+from lattice.wire import IDS_MAX, Delta, Graft, IHave, Rumour, WireCell
+
+_CELL_OVERHEAD_BYTES = 12
+_MESSAGE_OVERHEAD_BYTES = 32
+WRITERS_MAX = 4_096
+WANTED_MAX = 4_096
+
+
+class Spreading:
+    """The rumours of one node."""
+
+    def __init__(
+        self,
+        out: Outbox,
+        cells: CellIndex,
+        strategy: Strategy,
+        roster: Callable[[], Roster],
+        endpoint_of: Callable[[NodeId], Endpoint],
+        age_ms: Callable[[Cell], int],
+    ) -> None:
+        """`age_ms` tells how old our copy of a cell is, which its lease at the receiver needs."""
+        self._out = out
+        self._cells = cells
+        self._strategy = strategy
+        self._roster = roster
+        self._endpoint_of = endpoint_of
+        self._age_ms = age_ms
+        self._buckets: dict[bytes, tuple[int, Micros]] = {}
+        self._announcements: dict[NodeId, list[CellId]] = {}
+        self._wanted: dict[CellId, _Wanted] = {}
+
+    def push(self, cells: Sequence[Cell], came_from: NodeId | None) -> None:
+        """Start rumours (`came_from` is None), or pass them on."""
+        by_peer: dict[NodeId, list[Cell]] = {}
+        roster = self._roster()
+        for cell in cells:
+            self._wanted.pop(cell.id, None)
+            writer = cell.place[0]
+            if not self._may_pass(writer):
+                self._out.count("rumours over a writer's rate")
+                continue
+            for peer in self._strategy.next_hops(cell.id, writer, came_from, roster, self._out.prng):
+                by_peer.setdefault(peer, []).append(cell)
+            for peer in self._strategy.announce_to(cell.id, came_from, roster):
+                self._announce(peer, cell.id)
+        for peer in sorted(by_peer):
+            for batch in self.batches(by_peer[peer]):
+                self._out.send(Rumour(batch), self._endpoint_of(peer))
+
+    def _may_pass(self, writer: bytes) -> bool:
+        """Take a token of the writer's: `rumours_per_s` come back, up to `rumours_burst`. Tokens are in millionths."""
+        config, now = self._out.config, self._out.now
+        full = config.rumours_burst * SECOND
+        tokens, since = self._buckets.get(writer, (full, now))
+        tokens = min(full, tokens + (now - since) * config.rumours_per_s)
+        if len(self._buckets) >= WRITERS_MAX and writer not in self._buckets:
+            self._buckets.clear()
+        allowed = tokens >= SECOND
+        self._buckets[writer] = (tokens - SECOND if allowed else tokens, now)
+        return allowed
+
+    # --- announcing, and asking
+
+    def _announce(self, peer: NodeId, cell: CellId) -> None:
+        self._announcements.setdefault(peer, []).append(cell)
+        if len(self._announcements[peer]) >= IDS_MAX:
+            self._send_announcement(peer)
+        self._out.timers.set_earlier("announce", self._out.after(self._out.config.announce_delay_us))
+
+    def on_announce(self) -> None:
+        """The moment is over: send what has gathered."""
+        for peer in sorted(self._announcements):
+            self._send_announcement(peer)
+
+    def _send_announcement(self, peer: NodeId) -> None:
+        held = [cell for cell in self._announcements.pop(peer, ()) if cell in self._cells]  # else superseded meanwhile
+        if held and peer in self._roster().index:
+            self._out.send(IHave(tuple(held)), self._endpoint_of(peer))
+
+    def on_i_have(self, announcement: IHave, sender: NodeId) -> None:
+        for cell in announcement.ids:
+            if cell in self._cells:
+                continue
+            wanted = self._wanted.get(cell)
+            if wanted is None:
+                if len(self._wanted) >= WANTED_MAX:
+                    self._out.count("announcements beyond the limit")
+                    return
+                wanted = self._wanted[cell] = _Wanted(self._out.after(self._out.config.graft_delay_us))
+                self._out.timers.set_earlier("graft", wanted.due)
+            if sender not in wanted.holders:
+                wanted.holders.append(sender)
+
+    def on_graft_due(self) -> None:
+        """Ask for what was announced and has not come."""
+        asks: dict[NodeId, list[CellId]] = {}
+        for cell in sorted(self._wanted):
+            wanted = self._wanted[cell]
+            if wanted.due > self._out.now:
+                continue
+            if cell in self._cells or not wanted.holders:
+                del self._wanted[cell]
+                continue
+            asks.setdefault(wanted.holders.pop(0), []).append(cell)
+            wanted.due = self._out.after(self._out.config.graft_retry_us)
+        for holder in sorted(asks):
+            if holder in self._roster().index:
+                for start in range(0, len(asks[holder]), IDS_MAX):
+                    self._out.send(Graft(tuple(asks[holder][start : start + IDS_MAX])), self._endpoint_of(holder))
+        if self._wanted:
+            self._out.timers.set("graft", min(wanted.due for wanted in self._wanted.values()))
+
+    def on_graft(self, graft: Graft, source: Endpoint) -> None:
+        held = self._affordable(self._cells.get(cell) for cell in graft.ids if cell in self._cells)
+        for batch in self.batches(held):
+            self._out.send(Rumour(batch), source)
+
+    # --- deltas
+
+    def send_delta(self, cells: Iterable[Cell], target: Endpoint) -> None:
+        """The most urgent cells first, as many as one answer may hold; the rest follows in the next round."""
+        for batch in self.batches(self._affordable(cells)):
+            self._out.send(Delta(self._cells.root(), batch), target)
+
+    def _affordable(self, cells: Iterable[Cell]) -> list[Cell]:
+        room = self._out.config.delta_bytes_max
+        chosen: list[Cell] = []
+        for cell in cells:
+            room -= len(cell.data)
+            if chosen and room < 0:
+                break
+            chosen.append(cell)
+        return chosen
+
+    def batches(self, cells: Sequence[Cell]) -> list[tuple[WireCell, ...]]:
+        """Cut cells, in order, into messages that fit a datagram; a single larger cell makes a message alone."""
+        room_max = self._out.config.datagram_bytes_max - OVERHEAD_BYTES - _MESSAGE_OVERHEAD_BYTES
+        batches: list[list[WireCell]] = []
+        room = 0
+        for cell in cells:
+            size = len(cell.data) + _CELL_OVERHEAD_BYTES
+            if not batches or size > room:
+                batches.append([])
+                room = room_max
+            batches[-1].append(WireCell(cell.kind, cell.data, self._age_ms(cell)))
+            room -= size
+        return [tuple(batch) for batch in batches]
+
+
+class _Wanted:
+    """A cell that others announced and we lack."""
+
+    __slots__ = ("due", "holders")
+
+    def __init__(self, due: Micros) -> None:
+        self.due = due
+        self.holders: list[NodeId] = []

@@ -1,0 +1,125 @@
+"""Next hops: never back, never to oneself; a tree reaches everybody once, whatever the rumour."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lattice.dissemination import Flood, RandomFanout, Strategy, Tree
+from lattice.prng import Prng
+from lattice.roster import Roster
+from lattice.types import CellId, NodeId
+
+rumours = st.binary(min_size=16, max_size=16).map(CellId)
+
+
+def node(number: int) -> NodeId:
+    return NodeId(number.to_bytes(16, "big"))
+
+
+def rosters(areas: dict[str, int]) -> dict[NodeId, Roster]:
+    """Every node's own roster over so many nodes in each area."""
+    places: list[tuple[str, NodeId]] = []
+    for area, count in sorted(areas.items()):
+        places += [(area, node(len(places) + index)) for index in range(count)]
+    return {us: Roster.of(us, places) for _, us in places}
+
+
+def spread(
+    strategy: Strategy,
+    known: dict[NodeId, Roster],
+    start: NodeId,
+    rumour: CellId,
+    dead: frozenset[NodeId] = frozenset(),
+) -> Counter[NodeId]:
+    """Payload copies that each node gets, if only the dead lose any."""
+    prng = Prng.seeded("spread")
+    copies: Counter[NodeId] = Counter()
+    front: list[tuple[NodeId, NodeId | None]] = [(start, None)]
+    while front:
+        us, came_from = front.pop(0)
+        for hop in strategy.next_hops(rumour, start, came_from, known[us], prng):
+            assert hop not in (us, came_from)
+            copies[hop] += 1
+            if copies[hop] == 1 and hop not in dead:
+                front.append((hop, us))
+    return copies
+
+
+sizes = st.dictionaries(st.sampled_from(["a", "b", "c", "d"]), st.integers(1, 40), min_size=1)
+
+
+@given(sizes, rumours, st.data())
+def test_a_tree_reaches_everybody_about_once(areas: dict[str, int], rumour: CellId, data: st.DataObject) -> None:
+    known = rosters(areas)
+    start = data.draw(st.sampled_from(sorted(known)))
+    copies = spread(Tree(), known, start, rumour)
+    assert set(copies) == set(known) - {start}, "everybody but the one who started it"
+    assert sum(copies.values()) <= len(known) + Tree()._degree, "and no more than the starter's own children twice"
+
+
+@given(sizes, rumours, st.data())
+def test_announcements_reach_everybody_over_each_tree(
+    areas: dict[str, int], rumour: CellId, data: st.DataObject
+) -> None:
+    """If all have the payload, each node but a tree's root is told by one node in each tree."""
+    known = rosters(areas)
+    trees = 4
+    told = Counter(hop for us in known for hop in Tree(announcement_trees=trees).announce_to(rumour, None, known[us]))
+    if len(known) > 1:
+        assert all(told[us] >= 1 for us in known) or trees == 1
+    assert all(count <= trees for count in told.values())
+
+
+def test_dead_relays_are_made_up_for_by_those_who_have_it() -> None:
+    """Half of one area is cut off from the payload; each of them is announced to by somebody who has it."""
+    known = rosters({"a": 30, "b": 30})
+    rumour, tree = CellId(bytes(range(16))), Tree()
+    start = node(0)
+    relays = [hop for hop in tree.next_hops(rumour, start, None, known[start], Prng.seeded("")) if hop >= node(30)]
+    assert len(relays) == 2
+    reached = set(spread(tree, known, start, rumour, frozenset(relays[:1]))) - set(relays[:1]) | {start}
+    orphans = set(known) - reached - set(relays[:1])
+    assert orphans, "the planted death does harm"
+    while orphans:
+        announced = {hop for us in sorted(reached) for hop in tree.announce_to(rumour, None, known[us])} & orphans
+        assert announced, "somebody who has it is everybody's neighbour in some tree"
+        reached |= announced
+        orphans -= announced
+
+
+def test_each_rumour_has_relays_of_its_own() -> None:
+    known = rosters({"a": 40})
+    seen = Counter(
+        hop
+        for number in range(200)
+        for hop in Tree(degree=1).next_hops(CellId(node(number * 7919)), node(0), None, known[node(0)], Prng.seeded(""))
+    )
+    assert len(seen) == 39
+    assert max(seen.values()) < 40, "nobody relays everything"
+
+
+@given(sizes, rumours, st.data())
+def test_the_others_never_send_back_either(areas: dict[str, int], rumour: CellId, data: st.DataObject) -> None:
+    known = rosters(areas)
+    us, came_from, origin = (data.draw(st.sampled_from(sorted(known))) for _ in range(3))
+    strategies: list[Callable[[], Strategy]] = [lambda: RandomFanout(3), Flood, Tree]
+    for make in strategies:
+        hops = make().next_hops(rumour, origin, came_from, known[us], Prng.seeded("hops"))
+        assert set(hops) <= set(known) - {us, came_from, origin}
+        assert len(set(hops)) == len(hops)
+
+
+def test_a_random_rumour_reaches_nearly_all_of_a_large_cluster() -> None:
+    known = rosters({"a": 200})
+    assert len(spread(RandomFanout(4), known, node(0), CellId(bytes(16)))) >= 190
+    assert len(spread(Flood(), known, node(0), CellId(bytes(16)))) == 199
+
+
+def test_a_fanout_of_none_is_a_mistake() -> None:
+    with pytest.raises(AssertionError):
+        RandomFanout(0)

@@ -1,0 +1,103 @@
+"""Rows and their bytes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+
+from lattice import canonical
+from lattice.errors import LatticeError, MalformedError, UntrustedError
+from lattice.health import REGIONS_MAX, ROW_BYTES_MAX, Observation, Report, Row, open_row, report_of, sign_row
+from lattice.identity import Ed25519Signer, Ed25519Verifier
+from lattice.types import Level
+from tests.lattice.cluster import CLUSTER, signer_of
+from tests.lattice.strategies import OBSERVERS, rows, signed_row
+
+VERIFIER = Ed25519Verifier(CLUSTER)
+GOOD = signed_row(0, 1, 1, 0)
+SIGNER = OBSERVERS[0]
+
+
+@given(rows())
+def test_what_is_signed_opens_as_it_was(row: Row) -> None:
+    signer = next(signer for signer in OBSERVERS if signer.public_key == row.public_key)
+    signed = sign_row(row, signer)
+    opened = open_row(signed.data, VERIFIER)
+    assert opened == signed
+    assert opened.row == row
+    assert opened.order == (row.incarnation, row.seq, signed.cell)
+
+
+def test_any_altered_bit_is_noticed() -> None:
+    for index in range(len(GOOD.data)):
+        damaged = bytearray(GOOD.data)
+        damaged[index] ^= 1 << index % 8
+        with pytest.raises(LatticeError):
+            open_row(bytes(damaged), VERIFIER)
+    for length in range(len(GOOD.data)):
+        with pytest.raises(LatticeError):
+            open_row(GOOD.data[:length], VERIFIER)
+
+
+def forged(**changed: object) -> bytes:
+    """A row with some fields replaced, whatever they are, well signed."""
+    names = [
+        "format", "public_key", "incarnation", "seq", "issued_ms", "lease_ms", "site", "endpoint", "isolated",
+        "reports", "applied", "area",
+    ]  # fmt: skip
+    fields = dict(zip(names, canonical.array(canonical.unpack(GOOD.row.payload(), ROW_BYTES_MAX), "row"), strict=True))
+    payload = canonical.pack(list((fields | changed).values()))  # type: ignore[arg-type]
+    return payload + SIGNER.sign(b"row", payload)
+
+
+REPORT = ("fra", 1, 0, 0, 0, 0, 0, False)
+BAD: dict[str, dict[str, object]] = {
+    "another format": {"format": 2},
+    "a short key": {"public_key": bytes(31)},
+    "incarnation 0": {"incarnation": 0},
+    "seq 0": {"seq": 0},
+    "no lease": {"lease_ms": 0},
+    "an endless lease": {"lease_ms": 2**40},
+    "a site with control characters": {"site": "ams\x1b[2J"},
+    "a long site": {"site": "a" * 65},
+    "a name for an address": {"endpoint": ("example.org", 1)},
+    "port 65,536": {"endpoint": ("10.0.0.1", 65_536)},
+    "isolated by number": {"isolated": 1},
+    "level 5": {"reports": [("fra", 5, *REPORT[2:])]},
+    "a bucket of 256": {"reports": [("fra", 1, 256, *REPORT[3:])]},
+    "a region twice": {"reports": [REPORT, REPORT]},
+    "regions out of order": {"reports": [("nrt", *REPORT[1:]), REPORT]},
+    "too many regions": {"reports": [(f"r{n:03}", *REPORT[1:]) for n in range(REGIONS_MAX + 1)]},
+    "a policy twice": {"applied": [("default", bytes(16))] * 2},
+    "a short version": {"applied": [("default", bytes(15))]},
+}
+
+
+@pytest.mark.parametrize("changed", BAD.values(), ids=BAD)
+def test_a_malformed_row_is_refused_however_well_signed(changed: dict[str, object]) -> None:
+    assert open_row(forged(), VERIFIER) == GOOD
+    with pytest.raises(MalformedError):
+        open_row(forged(**changed), VERIFIER)
+
+
+def test_a_row_of_another_cluster_is_not_trusted() -> None:
+    elsewhere = Ed25519Signer(b"\x01" * 32, "elsewhere")
+    row = replace(GOOD.row, public_key=elsewhere.public_key)
+    with pytest.raises(UntrustedError):
+        open_row(sign_row(row, elsewhere).data, VERIFIER)
+    with pytest.raises(AssertionError):
+        sign_row(GOOD.row, signer_of("somebody else"))
+
+
+def test_a_report_keeps_what_was_published_while_nothing_decides_otherwise() -> None:
+    first = report_of(Observation("fra", Level.HEALTHY, 20_000, 100, 0, since_ms=5, evidence=10), None, overrules=False)
+    again = report_of(
+        Observation("fra", Level.HEALTHY, 21_000, 105, 0, since_ms=7, evidence=11), first, overrules=False
+    )
+    assert again == first
+    worse = report_of(Observation("fra", Level.DOWN, 90_000, 100, 0, since_ms=9, evidence=11), first, overrules=True)
+    assert (worse.level, worse.since_ms, worse.overrules) == (Level.DOWN, 9, True)
+    assert worse.latency_bucket > first.latency_bucket
+    assert isinstance(worse, Report)

@@ -1,0 +1,90 @@
+"""Messages and their bytes."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lattice import canonical, wire
+from lattice.errors import WireError
+from lattice.types import NodeId
+from lattice.wire import Ack, Digest, Leave, Message, Ping, decode, encode
+from tests.lattice.strategies import messages
+
+BYTES_MAX = 65_536
+PING = encode(Ping(5, bytes(16)))
+
+
+@given(messages)
+def test_what_is_encoded_is_decoded(message: Message) -> None:
+    assert decode(encode(message), BYTES_MAX) == message
+
+
+@given(messages, st.data())
+def test_a_message_cut_short_is_refused(message: Message, data: st.DataObject) -> None:
+    body = encode(message)
+    with pytest.raises(WireError):
+        decode(body[: data.draw(st.integers(min_value=0, max_value=len(body) - 1))], BYTES_MAX)
+
+
+@given(messages, st.data())
+def test_a_damaged_message_is_a_message_or_refused(message: Message, data: st.DataObject) -> None:
+    body = bytearray(encode(message))
+    body[data.draw(st.integers(min_value=0, max_value=len(body) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        again = decode(bytes(body), BYTES_MAX)
+    except WireError:
+        return
+    assert decode(encode(again), BYTES_MAX) == again
+
+
+BAD = {
+    "nothing": b"",
+    "no array": canonical.pack(5),
+    "an empty array": canonical.pack(()),
+    "an unknown type": canonical.pack((99,)),
+    "a type of text": canonical.pack(("1", 2)),
+    "a boolean type": canonical.pack((True, 2)),
+    "too few fields": canonical.pack((1, 5, bytes(16), ())),
+    "too many fields": canonical.pack((1, 5, bytes(16), (), (), ())),
+    "a short root": canonical.pack((1, 5, bytes(15), (), ())),
+    "a negative nonce": canonical.pack((1, -1, bytes(16), (), ())),
+    "a nonce beyond 63 bits": canonical.pack((1, 2**63, bytes(16), (), ())),
+    "an unknown state": canonical.pack((1, 5, bytes(16), ((bytes(16), 4, 1),), ())),
+    "incarnation 0": canonical.pack((1, 5, bytes(16), ((bytes(16), 1, 0),), ())),
+    "65 updates": canonical.pack((1, 5, bytes(16), ((bytes(16), 1, 1),) * 65, ())),
+    "an unknown cell kind": canonical.pack((4, ((3, b"", 0),))),
+    "a cell too large": canonical.pack((4, ((1, bytes(20_000), 0),))),
+    "a cell too old": canonical.pack((4, ((1, b"", wire.AGE_MS_MAX + 1),))),
+    "a name for an address": canonical.pack((3, 5, bytes(16), ("example.org", 1))),
+    "too few fingerprints": canonical.pack((5, 1, bytes(127))),
+    "no shards": canonical.pack((6, (), 1, bytes(64), 0)),
+    "shards out of order": canonical.pack((6, (2, 1), 1, bytes(64), 0)),
+    "a shard twice": canonical.pack((6, (1, 1), 1, bytes(64), 0)),
+    "shard 16": canonical.pack((6, (16,), 1, bytes(64), 0)),
+    "half a block": canonical.pack((6, (1,), 1, bytes(32), 0)),
+    "an overfull filter": canonical.pack((6, (1,), 1, b"\xff" * 64, 0)),
+    "a filter beyond its limit": canonical.pack((6, (1,), 1, bytes(64 * 513), 0)),
+}
+
+
+@pytest.mark.parametrize("body", BAD.values(), ids=BAD)
+def test_a_malformed_message_is_refused(body: bytes) -> None:
+    with pytest.raises(WireError):
+        decode(body, BYTES_MAX)
+
+
+def test_a_message_has_a_size_limit() -> None:
+    assert decode(PING, len(PING)) == Ping(5, bytes(16))
+    with pytest.raises(WireError, match="oversized"):
+        decode(PING, len(PING) - 1)
+
+
+def test_the_bytes_are_what_they_always_were() -> None:
+    """Change these only together with the protocol version."""
+    assert PING.hex() == "9501" + "05" + "c410" + "00" * 16 + "90" + "90"
+    assert encode(Leave(3)).hex() == "920803"
+    ack = Ack(1, NodeId(b"n" * 16), b"r" * 16, ("10.0.0.1", 7))
+    assert encode(ack).hex() == "970201c410" + "6e" * 16 + "c410" + "72" * 16 + "92a831302e302e302e31079090"
+    assert isinstance(decode(BAD["no shards"].replace(b"\x95\x06\x90", b"\x95\x06\x91\x03"), 999), Digest)
