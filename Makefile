@@ -39,4 +39,4 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist *.egg-info
-	find lattice router tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find lattice router sim tests -name __pycache__ -type d -prune -exec rm -rf {} +

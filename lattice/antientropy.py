@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from lattice.cells import SHARDS, Cell, CellIndex
+from lattice.cells import SHARDS, Cell, CellIndex, shard_of
 from lattice.digest import Bloom
 from lattice.errors import WireError
 from lattice.prng import Prng
@@ -26,6 +26,7 @@ from lattice.wire import Compare, Digest
 CELLS_PER_DIGEST = 680
 """What a filter of 1,020 bytes covers at 12 bits a cell: one datagram."""
 SALTS_MAX = 1_024
+REFUSED_MAX = 4_096
 SALT_LIFE_US = 10 * SECOND
 
 
@@ -36,6 +37,7 @@ class Reconciler:
         self._cells = cells
         self._prng = prng
         self._salts: dict[int, tuple[NodeId, Micros]] = {}
+        self._refused: dict[CellId, None] = {}
 
     def open(self, peer: NodeId, now: Micros) -> Compare:
         return Compare(self._new_salt(peer, now), self._cells.fingerprints())
@@ -73,7 +75,14 @@ class Reconciler:
 
     def _digest(self, shards: tuple[int, ...], salt: int, answer_salt: int) -> Digest:
         held: list[CellId] = self._cells.ids_in(shards)
-        return Digest(shards, salt, Bloom.of(held, len(held), salt), answer_salt)
+        refused = [cell for cell in self._refused if shard_of(cell) in shards]
+        return Digest(shards, salt, Bloom.of([*held, *refused], len(held) + len(refused), salt), answer_salt)
+
+    def refuse(self, cell: CellId) -> None:
+        """Show this cell in our filters from now on, though we do not hold it: we will not take it."""
+        if len(self._refused) >= REFUSED_MAX:
+            del self._refused[next(iter(self._refused))]
+        self._refused[cell] = None
 
     def _new_salt(self, peer: NodeId, now: Micros) -> int:
         if len(self._salts) >= SALTS_MAX:

@@ -79,14 +79,14 @@ def compose(
     writes = [*missing.values(), version_write(manifest)]
     ops: list[SignedOp] = []
     seq, previous, hlc = chain.seq, chain.id, chain.hlc
-    batches = _batches(writes)
-    for index, batch in enumerate(batches):
+    cut = batches(writes)
+    for index, batch in enumerate(cut):
         seq, hlc = seq + 1, hlc_at(now_ms, hlc)
-        if index == len(batches) - 1:
+        if index == len(cut) - 1:
             head = Head(head_key(policy, author, seq), policy, manifest.version, hlc, ended)
             batch = [*batch, head_write(head)]
         update = encode_update(batch, client_id_of(author, seq))
-        signed = sign_op(Op(signer.public_key, seq, previous, hlc, NAMESPACE, update), signer)
+        signed = sign_op(Op(signer.public_key, seq, previous, hlc, NAMESPACE, update, chain.base), signer)
         ops.append(signed)
         previous = signed.id
     return Publication(manifest.version, tuple(ops))
@@ -106,7 +106,7 @@ def _check_limits(blocks: Sequence[str], message: str) -> None:
         raise ValueError(f"the message must be one printable line of at most {MESSAGE_LENGTH_MAX} characters")
 
 
-def _batches(writes: Sequence[Write]) -> list[list[Write]]:
+def batches(writes: Sequence[Write]) -> list[list[Write]]:
     """Cut the writes, in order, into ops that fit a datagram; a single larger write stands alone."""
     batches: list[list[Write]] = [[]]
     room = UPDATE_BYTES_TARGET

@@ -23,6 +23,7 @@ _MODULUS: Final = 2**128
 class CellKind(IntEnum):
     ROW = 1
     OP = 2
+    EVIDENCE = 3
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,14 +11,33 @@ from lattice.types import MILLISECOND, SECOND
 class Config:
     """The timing and the limits of one engine. All durations are microseconds."""
 
-    swim_interval_us: int = SECOND
-    """One member is pinged each interval. SWIM's protocol period; memberlist's LAN default is 1 s too."""
-    ack_timeout_us: int = 300 * MILLISECOND
-    """How long a direct ping waits before others are asked to try. memberlist: 500 ms on a LAN."""
+    lifeguard: bool = True
+    """False: plain SWIM, for comparison. Suspicion is `suspicion_us` for all, there are no nacks, no local health, no
+    second pings, no pushed claims, and a claim of death is believed on one member's word."""
+    swim_interval_us: int = 400 * MILLISECOND
+    """One member is pinged each interval (SWIM's protocol period; memberlist's LAN default is 1 s). A crashed member
+    meets its first probe after one interval in the mean and 4.6 at the 99th percentile, however large the cluster."""
+    ack_timeout_us: int = 500 * MILLISECOND
+    """The longest that a direct ping waits before others are asked to try, and how long where nothing has been
+    measured yet (`rtt`). memberlist: 500 ms on a LAN, always."""
+    ack_timeout_min_us: int = 50 * MILLISECOND
+    """And the shortest: a scheduler's hiccup is no loss."""
+    probe_us: int = SECOND
+    """How long a probe may take in all, helpers included."""
     ping_req_count: int = 3
     """How many members are asked to ping in our stead (k in the paper; memberlist: 3)."""
-    suspicion_us: int = 4 * SECOND
-    """How long a suspect may refute, times log10 of the cluster's size (at least 1). memberlist: 4 × log10(n) × 1 s."""
+    suspicion_us: int = 1_200 * MILLISECOND
+    """How long a suspect may refute when `confirmations` others accuse it, too. memberlist: 4 × log10(n) × 1 s, for
+    news that rides on pings; here accusation and refutation travel along trees, in well under a second."""
+    suspicion_max_mult: int = 5
+    """And so many times as long when nobody else accuses it (memberlist: 6)."""
+    confirmations: int = 3
+    """How many independent accusers besides the first make a suspicion as short as it gets (K; memberlist: 3)."""
+    stall_us: int = 250 * MILLISECOND
+    """A timer handled so late means that we were not listening: what we think we missed proves nothing. 0: never."""
+    claims_per_s: int = 20
+    """How many claims a node pushes in the long run; what is over it rides on pings, as in plain SWIM."""
+    claims_burst: int = 100
     updates_per_frame_max: int = 8
     """Membership changes that ride on one ping or ack."""
     retransmit_mult: int = 4

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lattice.prng import Prng
 from lattice.types import Endpoint, Micros
 
 
@@ -31,15 +32,15 @@ class DialBook:
     def __len__(self) -> int:
         return len(self._dials)
 
-    def add(self, endpoint: Endpoint, now: Micros) -> bool:
-        """Try this endpoint, at once. False when the book is full; an endpoint already in it keeps its turn."""
+    def add(self, endpoint: Endpoint, now: Micros, wait_us: int = 0) -> bool:
+        """Try this endpoint, at once or after `wait_us`. False when the book is full; one in it keeps its turn."""
         known = self._dials.get(endpoint)
         if known is not None:
             known.since = now
             return True
         if len(self._dials) >= self._dials_max:
             return False
-        self._dials[endpoint] = _Dial(now, self._wait_us, now)
+        self._dials[endpoint] = _Dial(Micros(now + wait_us), self._wait_us, now)
         return True
 
     def drop(self, endpoint: Endpoint) -> None:
@@ -49,12 +50,12 @@ class DialBook:
     def earliest(self) -> Micros | None:
         return min((dial.due for dial in self._dials.values()), default=None)
 
-    def due(self, now: Micros) -> list[Endpoint]:
-        """The endpoints to ping now, sorted; each waits twice as long for its next turn."""
+    def due(self, now: Micros, prng: Prng) -> list[Endpoint]:
+        """The endpoints to ping now, sorted; each waits twice as long for its next turn, give or take a quarter."""
         self._dials = {at: dial for at, dial in self._dials.items() if now - dial.since < self._forget_us}
         ready = sorted(endpoint for endpoint, dial in self._dials.items() if dial.due <= now)
         for endpoint in ready:
             dial = self._dials[endpoint]
-            dial.due = Micros(now + dial.wait_us)
+            dial.due = Micros(now + prng.jitter(dial.wait_us))
             dial.wait_us = min(dial.wait_us * 2, self._wait_max_us)
         return ready

@@ -124,15 +124,20 @@ class Discovery:
             return self._interfaces
         version = ipaddress.ip_address(host).version
         adapters = await trio.to_thread.run_sync(lambda: list(ifaddr.get_adapters()))
-        found = [ip.ip for adapter in adapters for ip in adapter.ips if isinstance(ip.ip, str)]
-        usable = [address for address in found if not ipaddress.ip_address(address).is_loopback]
-        return [address for address in usable if ipaddress.ip_address(address).version == version][:ADDRESSES_MAX]
+        found = [ip.ip if isinstance(ip.ip, str) else ip.ip[0] for adapter in adapters for ip in adapter.ips]
+        read = [ipaddress.ip_address(address) for address in found]
+        usable = [address for address in read if not (address.is_loopback or address.is_link_local)]
+        return [str(address) for address in usable if address.version == version][:ADDRESSES_MAX]
 
     async def _look_up(self, zeroconf: Zeroconf, names: trio.MemoryReceiveChannel[str]) -> None:
         async for name in names.clone():
-            info = await trio.to_thread.run_sync(
-                zeroconf.get_service_info, SERVICE_TYPE, name, LOOKUP_TIMEOUT_MS, abandon_on_cancel=True
-            )
+            try:
+                info = await trio.to_thread.run_sync(
+                    zeroconf.get_service_info, SERVICE_TYPE, name, LOOKUP_TIMEOUT_MS, abandon_on_cancel=True
+                )
+            except (OSError, RuntimeError, ValueError, ZeroconfError):  # anybody on the link can announce any name
+                self.counters["mdns: unusable name"] += 1
+                continue
             for endpoint in self._read(info):
                 await self._found(endpoint)
 

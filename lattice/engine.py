@@ -23,6 +23,7 @@ from lattice import canonical, wire
 from lattice.cells import Cell, CellIndex, CellKind
 from lattice.config import Config
 from lattice.dissemination import Strategy, Tree
+from lattice.equivocation import contradict, open_proof, prove
 from lattice.errors import LatticeError, UntrustedError
 from lattice.events import (
     DatagramReceived,
@@ -32,6 +33,7 @@ from lattice.events import (
     LeaveRequested,
     LocalChange,
     LocalUpdate,
+    LoopLagged,
     OpAccepted,
     OpsSubmitted,
     PeerDiscovered,
@@ -47,17 +49,38 @@ from lattice.health_plane import HealthPlane, Self
 from lattice.identity import Signer, Verifier, node_id_of
 from lattice.membership import Member, MemberState, MemberUpdate
 from lattice.outbox import Outbox
-from lattice.policy_ops import SignedOp
+from lattice.policy_ops import SignedOp, op_id_of
 from lattice.policy_store import PolicyStore
 from lattice.prng import Prng
 from lattice.reconciliation import Reconciliation
 from lattice.roster import Roster
 from lattice.seal import Seal
+from lattice.seal_records import SealRecords
 from lattice.spreading import Spreading
 from lattice.swim import Swim
-from lattice.types import AuthorId, Endpoint, Micros, NodeId, VersionId
+from lattice.types import AuthorId, CellId, Endpoint, Micros, NodeId, VersionId
 from lattice.view import LatticeView, MemberView
-from lattice.wire import Ack, Compare, Delta, Digest, Graft, IHave, Leave, Message, Ping, PingReq, Rumour, WireCell
+from lattice.wire import (
+    Ack,
+    Compare,
+    Delta,
+    Digest,
+    Graft,
+    IHave,
+    Leave,
+    Message,
+    Nack,
+    News,
+    Ping,
+    PingReq,
+    Rumour,
+    WireCell,
+)
+
+REFUSED_FOR_GOOD = frozenset(
+    {"author without capability", "unknown namespace", "bad content", "broken chain", "below the checkpoint"}
+)
+"""Why a well-signed op will be refused again: there is no sense in having it sent again."""
 
 
 class Engine:
@@ -89,8 +112,11 @@ class Engine:
         self._deadline: Micros | None = None
         self._view: LatticeView | None = None
         self._roster: Roster | None = None
+        self._stalled_for: Micros | None = None
 
+        self._strategy = strategy or Tree()
         self._out = Outbox(self.node, config, seal, prng, now)
+        self._seal_records = SealRecords(seal, self._out.persist)
         self._cells = CellIndex()
         self._policy = PolicyStore(authors, verifier)
         self._health = HealthPlane(
@@ -103,12 +129,19 @@ class Engine:
             push=lambda cells: self._spreading.push(cells, None),
         )
         self._swim = Swim(
-            self._out, self._cells.root, self._health.our_row, self._on_member_changed, self._health.issue
+            self._out,
+            self._cells.root,
+            self._health.our_row,
+            self._on_member_changed,
+            self._health.issue,
+            lambda claim, came_from: self._strategy.next_hops(
+                CellId(claim.node), claim.by, came_from, self._present(), self._out.prng
+            ),
         )
         self._spreading = Spreading(
             self._out,
             self._cells,
-            strategy or Tree(),
+            self._strategy,
             self._present,
             self._swim.endpoint_of,
             self._health.age_ms,
@@ -120,6 +153,9 @@ class Engine:
     def handle(self, event: Input, now: Micros) -> list[Effect]:
         """Take one input; the effects to perform, in order."""
         self._out.begin(now)
+        if self._started:
+            self._seal_records.before(now)
+            self._notice_stall()
         match event:
             case DatagramReceived(data, source):
                 self._on_frame(data, source, "datagram")
@@ -152,12 +188,14 @@ class Engine:
                 policies=self._policy.policies(),
                 root=self._cells.root(),
                 cells=len(self._cells),
+                quarantined=self._health.quarantined(),
+                forked=self._policy.forked(),
             )
         return self._view
 
     def counters(self) -> dict[str, int]:
         """What was sent, received and dropped, by reason, sorted."""
-        return dict(sorted(self._out.counters.items()))
+        return dict(sorted({**self._out.counters, "local health": self._swim.health.score}.items()))
 
     @property
     def policy(self) -> PolicyStore:
@@ -166,25 +204,39 @@ class Engine:
 
     # --- inputs
 
+    def _notice_stall(self) -> None:
+        """We come late to our own deadline: whatever was to be heard meanwhile has not been."""
+        stall_us = self._config.stall_us
+        if not stall_us or not self._config.lifeguard or self._deadline in (None, self._stalled_for):
+            return
+        if self._out.now - self._deadline > stall_us:
+            self._stalled_for = self._deadline
+            self._swim.on_stall()
+
     def _on_restored(self, records: Sequence[tuple[str, bytes, bytes]]) -> None:
         assert not self._started, "Restored comes before the first TimerFired"
         ops = self._policy.in_chain_order(value for table, _, value in records if table == "op")
         others = sorted(record for record in records if record[0] != "op")
+        peers: list[Endpoint] = []
         for table, key, value in [*others, *(("op", b"", data) for data in ops)]:
             try:
+                if self._seal_records.restore(table, key, value):
+                    continue
                 if (table, key) == ("self", b"incarnation"):
                     self._swim.incarnation = canonical.integer(canonical.unpack(value, 16), "incarnation")
                 elif table == "op":
                     self._admit_op(value)
                 elif table == "peer":
-                    self._swim.dial(canonical.endpoint(canonical.unpack(value, 128), "peer"))
+                    peers.append(canonical.endpoint(canonical.unpack(value, 128), "peer"))
             except LatticeError as error:
                 self._out.count(f"restore: {error.reason}")
+        self._swim.redial(peers)
         self._tell_policies({})
 
     def _on_timer(self) -> None:
         if not self._started:
             self._started = True
+            self._seal_records.before(self._out.now)
             self._swim.start()
             self._health.start()
         while (name := self._out.timers.pop_due(self._out.now)) is not None:
@@ -192,8 +244,12 @@ class Engine:
             match kind:
                 case "swim":
                     self._swim.on_interval()
-                case "ack":
-                    self._swim.on_ack_late()
+                case "probe":
+                    self._swim.on_probe_due()
+                case "tell":
+                    self._swim.on_tell()
+                case "conflict":
+                    pass  # it may be told again
                 case "dial":
                     self._swim.on_dial()
                 case "suspect":
@@ -230,44 +286,52 @@ class Engine:
                     self._us.applied[policy] = version
                     self._out.stale_view = True
                     self._health.issue_within(self._config.confirm_delay_us)
+            case LoopLagged():
+                self._swim.on_stall()
             case LeaveRequested():
                 self._health.fall_silent()
                 self._swim.leave()
+                self._seal_records.save_all()
 
     def _on_frame(self, data: bytes, source: Endpoint, what: str) -> None:
         try:
             sender, _, body = self._seal.open(data)
             message = wire.decode(body, self._config.frame_bytes_max)
             if sender == self.node:
-                self._swim.that_was_us(source)  # discovery found ourselves
-                self._out.count("own frames heard")
+                self._swim.on_own_frame(message, source)
                 return
             self._out.count(f"in {type(message).__name__}")
             if what == "frame" and sender in self._swim.members:
                 source = self._swim.endpoint_of(sender)  # a stream's port is not where its sender listens
-            self._on_message(message, sender, source)
+            self._on_message(message, sender, source, streamed=what == "frame")
             if what == "datagram":
                 self._swim.meet_sender(sender, source)
         except LatticeError as error:
             self._out.reject(what, error, source)
 
-    def _on_message(self, message: Message, sender: NodeId, source: Endpoint) -> None:
+    def _on_message(self, message: Message, sender: NodeId, source: Endpoint, streamed: bool = False) -> None:
         match message:
             case Ping(_, root, updates, cells):
                 self._take_cells(cells, sender, source, push=False)
-                self._swim.hear(updates)
+                if streamed and sender in self._swim.members:
+                    source = self._swim.endpoint_of(sender)  # it has just introduced itself
+                self._swim.hear(updates, sender)
                 self._reconciliation.compare(sender, root)
                 self._swim.on_ping(message, sender, source)
             case Ack(_, subject, root, seen_as, updates, cells):
                 self._learn_own_endpoint(seen_as)
                 self._take_cells(cells, sender, source, push=False)
-                self._swim.hear(updates)
-                self._swim.on_ack(message)
+                self._swim.hear(updates, sender)
+                self._swim.on_ack(message, sender)
                 if sender == subject:
                     self._reconciliation.compare(sender, root)
                     self._reconciliation.soon(sender)
             case PingReq():
                 self._swim.on_ping_req(message, source)
+            case Nack():
+                self._swim.on_nack(message, sender)
+            case News(updates):
+                self._swim.hear(updates, sender)
             case Rumour(cells):
                 self._take_cells(cells, sender, source, push=True)
             case IHave():
@@ -284,7 +348,7 @@ class Engine:
                 if fresh:  # else what still differs is something that one of us refuses: the next ping is soon enough
                     self._reconciliation.soon(sender)
             case Leave(incarnation):
-                self._swim.hear((MemberUpdate(sender, MemberState.LEFT, incarnation),))
+                self._swim.hear((MemberUpdate(sender, MemberState.LEFT, incarnation, sender),), sender)
 
     def _learn_own_endpoint(self, seen_as: Endpoint) -> None:
         if not self._us.endpoint[0] and seen_as[0]:
@@ -300,11 +364,13 @@ class Engine:
         """Join what came (`sender` is None if it came from here); whether any of it was news."""
         fresh: list[Cell] = []
         heirs: list[Cell] = []
-        for cell in cells:
+        for cell in sorted(cells, key=lambda cell: cell.kind):  # evidence after the rows: it is about members
             try:
-                admitted = self._admit_op(cell.data) if cell.kind is CellKind.OP else self._admit_row(cell, source)
+                admitted = self._admit(cell, sender, source)
             except LatticeError as error:
-                self._out.reject("row" if cell.kind is CellKind.ROW else "op", error, source)
+                if cell.kind is CellKind.OP and error.reason in REFUSED_FOR_GOOD:
+                    self._reconciliation.refuse(CellId(op_id_of(cell.data)))
+                self._out.reject(cell.kind.name.lower(), error, source)
             else:
                 fresh += admitted[:1]
                 heirs += admitted[1:]
@@ -313,32 +379,64 @@ class Engine:
             self._spreading.push(heirs, self.node if sender else None)  # these came earlier, and from somebody else
         return bool(fresh)
 
-    def _admit_row(self, cell: WireCell, source: Endpoint | None) -> list[Cell]:
+    def _admit(self, cell: WireCell, sender: NodeId | None, source: Endpoint | None) -> list[Cell]:
+        """Judge one cell; what it brought in, itself first. Raises `LatticeError` with nothing changed."""
+        match cell.kind:
+            case CellKind.ROW:
+                return self._admit_row(cell, sender, source)
+            case CellKind.OP:
+                return self._admit_op(cell.data, own=sender is None)
+            case CellKind.EVIDENCE:
+                return self._admit_proof(cell.data)
+
+    def _admit_proof(self, data: bytes) -> list[Cell]:
+        proof = open_proof(data, self._verifier)
+        if proof.observer != self.node and proof.observer not in self._swim.members:
+            raise UntrustedError("evidence about a stranger", proof.observer.hex())
+        cell = self._health.take_proof(proof)
+        if cell is None:
+            return []
+        if proof.observer == self.node and self._swim.incarnation <= proof.incarnation < canonical.INTEGER_MAX:
+            # Our own key, used elsewhere or by an earlier life: only a greater incarnation of it votes again.
+            self._swim.refute(proof.incarnation)
+        return [cell]
+
+    def _admit_row(self, cell: WireCell, sender: NodeId | None, source: Endpoint | None) -> list[Cell]:
         signed = open_row(cell.data, self._verifier)
         members = self._swim.members
         if signed.observer == self.node:
+            ours = self._health.table.get(self.node)
+            if ours is not None and contradict(ours.signed, signed):
+                return self._admit_proof(prove(ours.signed, signed).data)
             if signed.order > (self._health.table.order_of(self.node) or (0, 0, b"")):
-                # A word of ours from an earlier life.
-                self._swim.refute(max(signed.row.incarnation, self._swim.incarnation))
+                self._swim.on_own_row(signed.row, self._us.endpoint)
             return []
         if signed.observer not in members and len(members) >= self._config.members_max:
             raise UntrustedError("too many members", f"{self._config.members_max} are known")
         placed = self._health.place(signed, cell.age_ms * 1_000, source)
         if placed is None:
             return []
-        self._swim.meet(signed.row, signed.observer)
-        self._roster = None
+        # Whoever listens on a wildcard may not know its own address yet: then it is where its frame came from.
+        host = signed.row.endpoint[0] or (source[0] if source and sender == signed.observer else "")
+        known = members.get(signed.observer)
+        self._swim.meet(signed.row, signed.observer, (host, signed.row.endpoint[1]))
+        if known is None or known.area != signed.row.area:
+            self._roster = None
         return [placed]
 
-    def _admit_op(self, data: bytes) -> list[Cell]:
+    def _admit_op(self, data: bytes, own: bool = False) -> list[Cell]:
         before = {policy.policy: policy.version for policy in self._policy.policies()}
-        accepted = self._policy.admit(data)
+        accepted = self._policy.admit(data, own, self._out.now // 1_000 if self._started else None)
         fresh = [_op_cell(signed) for signed in accepted]
         for signed, cell in zip(accepted, fresh, strict=True):
             self._cells.add(cell)
             if self._started:  # else it was restored: written already, and nobody waits for it
                 self._out.persist("op", signed.id, signed.data)
                 self._out.notify(OpAccepted(signed.id))
+        for void in self._policy.take_void():  # after its checkpoint is on its way to the disk
+            self._cells.discard(void.cell)
+            self._out.persist("op", void.id, None)
+            self._out.count("ops below a checkpoint dropped")
         self._out.stale_view = self._out.stale_view or bool(accepted)
         if self._started:
             self._tell_policies(before)

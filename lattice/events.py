@@ -49,7 +49,14 @@ class LeaveRequested:
     """The node is about to stop: tell the peers, so that they need not find out."""
 
 
-LocalChange: TypeAlias = PeerDiscovered | HealthObserved | OpsSubmitted | PolicyApplied | LeaveRequested
+@dataclass(frozen=True, slots=True)
+class LoopLagged:
+    """The driver came so late to a timer or an input: this node is starved, and must not blame its peers for it."""
+
+    lag_us: int
+
+
+LocalChange: TypeAlias = PeerDiscovered | HealthObserved | OpsSubmitted | PolicyApplied | LeaveRequested | LoopLagged
 
 # --- inputs
 
@@ -62,7 +69,7 @@ class DatagramReceived:
 
 @dataclass(frozen=True, slots=True)
 class StreamFrameReceived:
-    """One whole frame of a stream; `source` is where the peer takes datagrams, as far as the transport can tell."""
+    """One whole frame of a stream; the port of `source` is that of the connection, not where the peer listens."""
 
     data: bytes
     source: Endpoint
@@ -96,6 +103,16 @@ class MemberChanged:
     node: NodeId
     site: str
     state: str
+
+
+@dataclass(frozen=True, slots=True)
+class IdConflict:
+    """The key of a node is in use at another address at the same time: one of the two must be stopped by a person."""
+
+    node: NodeId
+    """It may be this node itself."""
+    endpoint: Endpoint
+    """Where the other one was seen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +158,17 @@ class OpAccepted:
 
 
 @dataclass(frozen=True, slots=True)
+class EquivocationProven:
+    """An observer's key signed two rows of one version: its word does not count from now on, here and everywhere."""
+
+    node: NodeId
+    site: str
+    incarnation: int
+    spent: bool
+    """No later incarnation of this key counts either."""
+
+
+@dataclass(frozen=True, slots=True)
 class Rejected:
     """Something was refused and counted; state is unchanged."""
 
@@ -151,7 +179,15 @@ class Rejected:
 
 
 Notification: TypeAlias = (
-    MemberChanged | RegionChanged | VerdictChanged | RegionDoubted | PolicyChanged | OpAccepted | Rejected
+    MemberChanged
+    | IdConflict
+    | RegionChanged
+    | VerdictChanged
+    | RegionDoubted
+    | PolicyChanged
+    | OpAccepted
+    | EquivocationProven
+    | Rejected
 )
 
 # --- effects

@@ -12,14 +12,15 @@ from dataclasses import dataclass
 
 from lattice import wire
 from lattice.cells import Cell, CellIndex, CellKind
-from lattice.events import RegionChanged, RegionDoubted, Rejected, VerdictChanged
+from lattice.equivocation import SPENT, Bench, Equivocation, contradict, prove
+from lattice.events import EquivocationProven, RegionChanged, RegionDoubted, Rejected, VerdictChanged
 from lattice.health import Observation, Report, Row, SignedRow, report_of, sign_row
 from lattice.health_table import HealthTable, Placement, lease_ms_for
 from lattice.identity import Signer
 from lattice.outbox import Outbox
 from lattice.outlook import Outlook, is_isolated
 from lattice.types import Endpoint, Level, NodeId, VersionId
-from lattice.view import RegionView
+from lattice.view import QuarantineView, RegionView
 from lattice.wire import WireCell
 
 
@@ -55,6 +56,7 @@ class HealthPlane:
         self._members = members
         self._push = push
         self.table = HealthTable()
+        self._bench = Bench()
         self.isolated = False
         self._seq = 0
         self._speaking = False
@@ -157,6 +159,9 @@ class HealthPlane:
         offer = self.table.offer(signed, age_us, self._out.now)
         if offer.placement is Placement.EQUIVOCATION:
             self._out.notify(Rejected("row", "equivocation", source))
+            if before is not None and contradict(before.signed, signed):
+                proven = self.take_proof(prove(before.signed, signed))
+                self._push([proven] if proven else [])
         if offer.placement is not Placement.NEW:
             self._out.count(f"rows {offer.placement.name.lower()}")
         if not offer.taken:
@@ -174,7 +179,7 @@ class HealthPlane:
 
     def _doubt(self, signed: SignedRow, said: dict[str, Level]) -> None:
         """Tell the router when a peer newly finds a region worse than we do: it will look for itself."""
-        if signed.row.isolated or signed.observer == self._out.node:
+        if signed.row.isolated or signed.observer == self._out.node or self.table.is_barred(signed.row):
             return
         for report in signed.row.reports:
             news = report.level >= Level.FAILING and report.level > said.get(report.region, Level.UNKNOWN)
@@ -191,8 +196,41 @@ class HealthPlane:
         self._discard(observer)
         self.conclude(self.table.expire(observer))
 
+    def take_proof(self, proof: Equivocation) -> Cell | None:
+        """Join a checked proof; its cell if it is news. The observer's rows lose their votes at once."""
+        taken, put_out = self._bench.take(proof)
+        if not taken:
+            return None
+        if put_out is not None:
+            self._cells.discard(put_out.id)
+        cell = proof.cell()
+        self._cells.add(cell)
+        self._out.count("equivocations proven")
+        barred = self._bench.barred(proof.observer)
+        self._out.notify(EquivocationProven(proof.observer, proof.site, proof.incarnation, barred == SPENT))
+        self.conclude(self.table.bar(proof.observer, barred))
+        self._out.stale_view = True
+        return cell
+
+    def quarantined(self) -> tuple[QuarantineView, ...]:
+        """By node."""
+        proofs: dict[NodeId, list[Equivocation]] = {}
+        for proof in self._bench.proofs():
+            proofs.setdefault(proof.observer, []).append(proof)
+        return tuple(
+            QuarantineView(
+                node=observer,
+                site=against[-1].site,
+                incarnations=tuple(proof.incarnation for proof in against),
+                spent=self._bench.barred(observer) == SPENT,
+            )
+            for observer, against in proofs.items()
+        )
+
     def forget(self, observer: NodeId) -> None:
         self._discard(observer)
+        for proof in self._bench.forget(observer):
+            self._cells.discard(proof.id)
         self.conclude(self.table.forget(observer))
 
     def mute(self, observer: NodeId, muted: bool) -> None:

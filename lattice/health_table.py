@@ -56,6 +56,7 @@ class HealthTable:
         self._rows: dict[NodeId, HeldRow] = {}
         self._floors: dict[NodeId, tuple[int, int, bytes]] = {}
         self._muted: set[NodeId] = set()
+        self._barred: dict[NodeId, int] = {}
         self._tallies: dict[str, Tally] = {}
 
     def get(self, observer: NodeId) -> HeldRow | None:
@@ -129,6 +130,7 @@ class HealthTable:
         regions = self.expire(observer)
         self._floors.pop(observer, None)
         self._muted.discard(observer)
+        self._barred.pop(observer, None)
         return regions
 
     def mute(self, observer: NodeId, muted: bool) -> set[str]:
@@ -142,13 +144,22 @@ class HealthTable:
         held = self._rows.get(observer)
         return self._revoice(observer, held.signed.row) if held else set()
 
+    def bar(self, observer: NodeId, incarnation: int) -> set[str]:
+        """Rows of the observer up to this incarnation do not vote from now on: its key said two things in it."""
+        self._barred[observer] = max(incarnation, self._barred.get(observer, 0))
+        held = self._rows.get(observer)
+        return self._revoice(observer, held.signed.row) if held else set()
+
+    def is_barred(self, row: Row) -> bool:
+        return row.incarnation <= self._barred.get(row.observer, 0)
+
     def age_ms(self, observer: NodeId, now: Micros) -> int:
         """How old our copy of a row is, for whoever we send it to."""
         return max(0, now - self._rows[observer].born) // 1_000
 
     def _revoice(self, observer: NodeId, before: Row | None) -> set[str]:
         row = self._rows[observer].signed.row
-        if observer in self._muted or row.isolated:
+        if observer in self._muted or row.isolated or self.is_barred(row):
             return self._silence(observer, row) | (self._silence(observer, before) if before else set())
         told = set()
         for report in row.reports:

@@ -20,6 +20,8 @@ from enum import IntEnum
 
 from lattice.types import Endpoint, Micros, NodeId
 
+NOBODY = NodeId(bytes(16))
+
 
 class MemberState(IntEnum):
     """In the order in which one overrides another within an incarnation."""
@@ -37,6 +39,8 @@ class MemberUpdate:
     node: NodeId
     state: MemberState
     incarnation: int
+    by: NodeId = NOBODY
+    """Whose finding it is. It orders nothing: it tells independent voices apart."""
 
 
 @dataclass(frozen=True, slots=True)

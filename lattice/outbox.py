@@ -48,7 +48,10 @@ class Outbox:
         return Micros(self.now + delay_us)
 
     def send(self, message: Message, target: Endpoint) -> None:
-        """Seal and send: by datagram if it fits one, else as a stream's frame."""
+        """Seal and send: by datagram if it fits one, else as a stream's frame. Nowhere is no target, but is counted."""
+        if not target[0]:
+            self.count("sends without an address")
+            return
         frame = self._seal.close(self.node, wire.encode(message), self.now)
         self.count(f"out {type(message).__name__}")
         self.counters["bytes out"] += len(frame)

@@ -6,8 +6,9 @@ wrong:
 
 * *overruled*: our own evidence has been HEALTHY for a while, all through which the verdict said worse: we follow what
   we see. (So a quorum of liars costs two seconds of needless detour, never a region.)
-* *isolated*: everything fails from here, so the fault is more likely ours than everybody's: our evidence does not
-  count, nor do we vote.
+* *isolated*: everything is DOWN from here, so the fault is more likely ours than everybody's: our evidence does not
+  count, nor do we vote, and while the others are silent too we go by the last verdict there was. (A region that
+  answers, however badly, can be reached: FAILING is no sign of isolation.)
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ class Outlook:
     own_since: Micros = NEVER
     verdict: Level = Level.UNKNOWN
     verdict_since: Micros = NEVER
+    last_verdict: Level = Level.UNKNOWN
+    """The last that anybody voted for."""
     effective: Level = Level.UNKNOWN
     effective_since: Micros = NEVER
     reason: str = "no evidence"
@@ -45,6 +48,7 @@ class Outlook:
         if verdict == self.verdict:
             return False
         self.verdict, self.verdict_since = verdict, now
+        self.last_verdict = verdict or self.last_verdict
         return True
 
     def overrules_at(self, after_us: int) -> Micros | None:
@@ -57,7 +61,7 @@ class Outlook:
         """Work out the effective level; the one before if it changed, else None."""
         overrules_at = self.overrules_at(overrule_us)
         if isolated:
-            level, reason = self.verdict, "isolated"
+            level, reason = self.verdict or self.last_verdict, "isolated"
         elif overrules_at is not None and overrules_at <= now:
             level, reason = self.own, "overruled"
         elif self.own > self.verdict:
@@ -74,4 +78,4 @@ class Outlook:
 def is_isolated(levels: Iterable[Level]) -> bool:
     """Whether a node that sees its regions at these levels should suspect itself."""
     seen = [level for level in levels if level != Level.UNKNOWN]
-    return len(seen) >= ISOLATION_REGIONS_MIN and all(level >= Level.FAILING for level in seen)
+    return len(seen) >= ISOLATION_REGIONS_MIN and all(level is Level.DOWN for level in seen)

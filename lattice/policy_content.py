@@ -4,10 +4,11 @@
 * ``versions``: version hash → manifest: which blocks in which order, by whom, when, and why.
 * ``heads``: policy/author/seq → "this policy is that version from now on, in place of those heads".
 
-Every key is written once: a block and a version are named by their content, a head by the op that wrote it. So the Doc
-only grows, no two writes ever compete for a key, and Yrs's rule for such a contest (the highest client id wins) never
-decides anything. Which version serves is a pure function of the heads, below: a multi-value register, in which two
-concurrent publishes both stay visible.
+Every key is written once: a block and a version are named by their content, a head by the op that set it first. So no
+two writes with different values ever compete for a key, and Yrs's rule for such a contest (the highest client id wins)
+never decides anything. An author's chain is whole in itself: its heads count with the versions and blocks that it
+carries, so no other author's checkpoint can take anything from it. Which version serves is a pure function of the
+heads, below: a multi-value register, in which two concurrent publishes both stay visible.
 """
 
 from __future__ import annotations
@@ -27,8 +28,11 @@ BLOCK_BYTES_MAX = UPDATE_BYTES_MAX - 512
 BLOCKS_MAX = 512
 MESSAGE_LENGTH_MAX = 200
 SUPERSEDES_MAX = 32
+NOTHING = VersionId(bytes(16))
+"""The version of a policy that was deleted."""
 _FORMAT = 1
 _POLICY_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}")
+_HEAD_KEY = re.compile(r"([a-z0-9][a-z0-9._-]{0,31})/([0-9a-f]{32})/([1-9][0-9]{0,18})")
 
 
 def check_policy_name(name: str) -> str:
@@ -74,7 +78,28 @@ class Head:
     version: VersionId
     hlc: int
     supersedes: tuple[str, ...]
-    """Keys of the heads its author had seen."""
+    """Keys of the heads its author had seen: with each, every earlier one of that author."""
+
+    @property
+    def author(self) -> AuthorId:
+        return AuthorId(bytes.fromhex(self.key.split("/")[1]))
+
+    @property
+    def seq(self) -> int:
+        return int(self.key.split("/")[2])
+
+    @property
+    def context(self) -> dict[AuthorId, int]:
+        """How far into each author's heads its author had seen."""
+        seen: dict[AuthorId, int] = {}
+        for key in self.supersedes:
+            _, author, seq = split_head_key(key)
+            seen[author] = max(seq, seen.get(author, 0))
+        return seen
+
+    def ends(self, other: Head) -> bool:
+        """Whether this head takes the place of another author's. It cannot end a later one, so one always stands."""
+        return self.context.get(other.author, 0) >= other.seq and other.hlc < self.hlc
 
     def packed(self) -> bytes:
         return canonical.pack((_FORMAT, self.version, self.hlc, self.supersedes))
@@ -93,18 +118,30 @@ def head_key(policy: str, author: AuthorId, seq: int) -> str:
     return f"{policy}/{author.hex()}/{seq}"
 
 
+def split_head_key(key: str) -> tuple[str, AuthorId, int]:
+    """(policy, author, seq). Raises `MalformedError`."""
+    parts = _HEAD_KEY.fullmatch(key)
+    if parts is None:
+        raise MalformedError("bad shape", f"head {key!r} is not policy/author/seq")
+    return parts[1], AuthorId(bytes.fromhex(parts[2])), int(parts[3])
+
+
 def head_write(head: Head) -> Write:
     return Write("heads", head.key, head.packed())
 
 
-def check_write(write: Write, author: AuthorId, seq: int, hlc: int) -> None:
-    """The schema step of the apply pipeline: what an op by `author` at `seq` may write. Raises `OpError`."""
+def check_write(write: Write, author: AuthorId, seq: int, hlc: int, base: int = 1) -> None:
+    """The schema step of the apply pipeline: what an op by `author` at `seq` may write. Raises `OpError`.
+
+    In a generation that begins at `base`, a checkpoint may state a head again that its author set before.
+    """
     try:
         if write.root == "heads":
             head = parse_head(write.key, write.value)
-            if write.key != head_key(head.policy, author, seq):
+            restated = head.seq < base
+            if head.author != author or (head.seq != seq and not restated):
                 raise OpError("bad content", f"head {write.key!r} does not name its own op")
-            if head.hlc != hlc:
+            if head.hlc >= hlc if restated else head.hlc != hlc:
                 raise OpError("bad content", "a head's timestamp differs from its op's")
         elif write.key != _hash(write.value).hex():
             raise OpError("bad content", f"{write.root} key {write.key[:16]!r} is not the hash of its value")
@@ -128,13 +165,11 @@ def _check_block(value: bytes) -> None:
 
 def parse_head(key: str, value: bytes) -> Head:
     """Raises `MalformedError`."""
-    policy, _, _ = key.partition("/")
-    if not _POLICY_NAME.fullmatch(policy):
-        raise MalformedError("bad shape", f"head of a policy named {policy!r}")
+    policy, _, _ = split_head_key(key)
     fields = canonical.array(canonical.unpack_canonical(value, UPDATE_BYTES_MAX), "head", length=4)
     if canonical.integer(fields[0], "head format") != _FORMAT:
         raise MalformedError("wrong version", f"head format {fields[0]!r}")
-    return Head(
+    head = Head(
         key=key,
         policy=policy,
         version=VersionId(canonical.blob(fields[1], "version", length=16)),
@@ -144,6 +179,9 @@ def parse_head(key: str, value: bytes) -> Head:
             for item in canonical.array(fields[3], "supersedes", length_max=SUPERSEDES_MAX)
         ),
     )
+    if any(split_head_key(superseded)[0] != policy for superseded in head.supersedes):
+        raise MalformedError("bad shape", f"head {key!r} ends heads of another policy")
+    return head
 
 
 def parse_manifest(value: bytes) -> Manifest:
@@ -163,22 +201,21 @@ def parse_manifest(value: bytes) -> Manifest:
     )
 
 
-def elect(heads: Iterable[Head], complete: Callable[[VersionId], bool]) -> tuple[Head, tuple[Head, ...]] | None:
-    """Which head serves, and which stand against it; None while no head's version is here in full.
+def elect(heads: Iterable[Head], complete: Callable[[Head], bool]) -> tuple[Head, tuple[Head, ...]] | None:
+    """Which head of a policy serves, and which stand against it; None while no head's version is here in full.
 
-    A head ends the older ones it names. Of those nobody ended, the latest by (timestamp, version, key) serves; the
-    others are rivals, for a person to resolve. A version of which a block is still on its way does not count yet, so
-    the one before it goes on serving.
+    A multi-value register with version vectors (Shapiro et al., 2011; Almeida et al., 2014): an author's last head
+    takes the place of all its earlier ones, and of every head that it names, with the earlier ones of *that* author. Of
+    those nobody ended, the latest by (timestamp, version, key) serves; the others are rivals, for a person to resolve.
+    A version of which a block is still on its way does not count yet, so the one before it goes on serving.
     """
-    known = {head.key: head for head in heads if complete(head.version)}
-    ended = {
-        key
-        for head in known.values()
-        for key in head.supersedes
-        if key in known and known[key].hlc < head.hlc  # a head cannot end a later one, so one always stands
-    }
+    last: dict[AuthorId, Head] = {}
+    for head in heads:
+        if complete(head) and (head.author not in last or head.seq > last[head.author].seq):
+            last[head.author] = head
     standing = sorted(
-        (head for key, head in known.items() if key not in ended), key=lambda head: (head.hlc, head.version, head.key)
+        (head for head in last.values() if not any(other.ends(head) for other in last.values())),
+        key=lambda head: (head.hlc, head.version, head.key),
     )
     if not standing:
         return None

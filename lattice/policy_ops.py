@@ -27,7 +27,7 @@ GENESIS = OpId(bytes(16))
 NAMESPACE = "policy"
 OP_BYTES_MAX = UPDATE_BYTES_MAX + 1_024
 _PURPOSE = b"op"
-_FORMAT = 1
+_FORMAT = 2
 _COUNTER_BITS = 16
 
 
@@ -62,6 +62,10 @@ class Op:
     hlc: int
     namespace: str
     update: bytes
+    base: int = 1
+    """The place of the op that its generation begins with: 1, or where its author's checkpoint begins."""
+    seals: bool = False
+    """The checkpoint ends here: from now on the author's earlier generations are void."""
 
     @property
     def author(self) -> AuthorId:
@@ -69,7 +73,17 @@ class Op:
 
     def payload(self) -> bytes:
         return canonical.pack(
-            (_FORMAT, self.public_key, self.seq, self.previous, self.hlc, self.namespace, self.update)
+            (
+                _FORMAT,
+                self.public_key,
+                self.seq,
+                self.previous,
+                self.hlc,
+                self.namespace,
+                self.update,
+                self.base,
+                self.seals,
+            )
         )
 
 
@@ -111,7 +125,7 @@ def open_op(data: bytes, verifier: Verifier) -> SignedOp:
     if len(data) <= SIGNATURE_BYTES:
         raise MalformedError("truncated", f"an op of {len(data)} bytes")
     payload, signature = data[:-SIGNATURE_BYTES], data[-SIGNATURE_BYTES:]
-    fields = canonical.array(canonical.unpack_canonical(payload, OP_BYTES_MAX), "op", length=7)
+    fields = canonical.array(canonical.unpack_canonical(payload, OP_BYTES_MAX), "op", length=9)
     if canonical.integer(fields[0], "op format") != _FORMAT:
         raise MalformedError("wrong version", f"op format {fields[0]!r}, this node reads {_FORMAT}")
     op = Op(
@@ -121,7 +135,11 @@ def open_op(data: bytes, verifier: Verifier) -> SignedOp:
         hlc=canonical.integer(fields[4], "hlc"),
         namespace=canonical.text(fields[5], "namespace", 64),
         update=canonical.blob(fields[6], "update", length_max=UPDATE_BYTES_MAX),
+        base=canonical.integer(fields[7], "base", 1),
+        seals=canonical.boolean(fields[8], "seals"),
     )
+    if op.base > op.seq or (op.seals and op.base == 1):
+        raise MalformedError("bad shape", f"op {op.seq} of a generation that begins at {op.base}, sealed: {op.seals}")
     if not verifier.verify(op.public_key, _PURPOSE, payload, signature):
         raise UntrustedError("bad op signature", f"claims to be by {op.author.hex()}")
     return SignedOp(op, _op_id(payload), data)

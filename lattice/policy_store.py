@@ -4,7 +4,8 @@ Every op passes these steps in order, and the first that fails refuses it with n
 
 1. size, shape and signature (`policy_ops.open_op`);
 2. capability: its author may write policy here;
-3. chain: its predecessor is known. A gap waits, bounded; two ops in one place are proof of a forked key;
+3. chain: its predecessor is known, and its generation not below its author's checkpoint (`policy_chains`). A gap
+   waits, bounded; two ops in one place are proof of a forked key;
 4. the strict walk of its Yrs bytes, under its own client id (`yrs_gate`);
 5. content: every write is what its op may say (`policy_content.check_write`);
 6. a trial on a scratch Doc, whose result must be exactly the walked writes;
@@ -12,7 +13,8 @@ Every op passes these steps in order, and the first that fails refuses it with n
 
 The state is the *set* of ops; the Doc and the elected policies are functions of it. So order of arrival cannot matter,
 not even for a forked author: all of its ops from the fork on are set aside, on every node alike, and what it had
-published before goes on serving.
+published before goes on serving. Nor when a checkpoint arrives: a sealed generation makes the author's earlier ones
+void on every node alike, and the Doc begins anew without them.
 """
 
 from __future__ import annotations
@@ -24,17 +26,34 @@ from typing import TypeAlias
 
 import pycrdt
 
-from lattice.errors import LatticeError, OpError, UntrustedError
+from lattice.errors import LatticeError, MalformedError, OpError, UntrustedError
 from lattice.identity import Verifier
-from lattice.policy_content import Head, Manifest, check_write, elect, parse_head, parse_manifest
+from lattice.policy_chains import Chains
+from lattice.policy_content import (
+    NOTHING,
+    Head,
+    Manifest,
+    check_write,
+    elect,
+    head_key,
+    head_write,
+    parse_head,
+    parse_manifest,
+    version_write,
+)
 from lattice.policy_ops import GENESIS, NAMESPACE, OpId, SignedOp, client_id_of, hlc_ms, open_op
 from lattice.types import AuthorId, VersionId
 from lattice.view import PolicyView
 from lattice.yrs_gate import ROOTS, Write, walk
 
 PolicyDoc: TypeAlias = "pycrdt.Doc[pycrdt.Map[bytes]]"
-WAITING_MAX = 1_024
 OPS_MAX = 50_000
+CHECKPOINT_OPS_MAX = 2_048
+"""So many more while a checkpoint comes in: a store that is full must still take what will empty it."""
+AHEAD_MS_MAX = 24 * 3_600_000
+"""How far an op's date may be ahead of ours: more than any time zone set wrong."""
+CLOCK_UNSET_BEFORE_MS = 1_704_067_200_000
+"""2024-01-01: a clock that says less was never set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +64,8 @@ class ChainHead:
     id: OpId
     hlc: int
     """The greatest timestamp seen from anybody."""
+    base: int = 1
+    """Where the author's generation in force begins."""
 
 
 class PolicyStore:
@@ -53,49 +74,98 @@ class PolicyStore:
     def __init__(self, authors: Iterable[AuthorId], verifier: Verifier) -> None:
         self._authors = frozenset(authors)
         self._verifier = verifier
-        self._ops: dict[OpId, SignedOp] = {}
+        self._chains = Chains()
         self._writes: dict[OpId, tuple[Write, ...]] = {}
-        self._places: dict[tuple[AuthorId, int], OpId] = {}
-        self._tips: dict[AuthorId, SignedOp] = {}
-        self._forks: dict[AuthorId, int] = {}
-        self._waiting: dict[OpId, dict[OpId, SignedOp]] = {}
-        self._waiting_count = 0
+        self._void: list[SignedOp] = []
         self._hlc = 0
+        self._policies: tuple[PolicyView, ...] = ()
+        self._outcomes: dict[str, tuple[Head, tuple[Head, ...]]] = {}
+        self._begin_doc()
+
+    def _begin_doc(self) -> None:
         self._doc = _new_doc()
         # What the Doc holds, kept beside it write by write: to read it whole after each op would cost all of history.
         self._contents: dict[str, dict[str, bytes]] = {root: {} for root in ROOTS}
-        self._heads: dict[str, Head] = {}
-        self._complete: set[VersionId] = set()
-        self._policies: tuple[PolicyView, ...] = ()
+        self._carried: dict[AuthorId, set[tuple[str, str]]] = {}
+        self._heads: dict[str, dict[AuthorId, list[Head]]] = {}
+        self._complete: set[str] = set()
 
     # --- reading
 
     def __contains__(self, op: OpId) -> bool:
-        return op in self._ops
+        return op in self._chains.ops
+
+    def ops(self) -> list[bytes]:
+        """Every op held, in an order in which each follows its predecessor."""
+        held = sorted(self._chains.ops.values(), key=lambda signed: (signed.op.author, signed.op.seq, signed.id))
+        return [signed.data for signed in held]
 
     def policies(self) -> tuple[PolicyView, ...]:
-        """Every policy with a complete version, by name."""
+        """Every policy with a complete version that nobody deleted, by name."""
         return self._policies
 
     def chain(self, author: AuthorId) -> ChainHead:
-        tip = self._tips.get(author)
-        return ChainHead(tip.op.seq, tip.id, self._hlc) if tip else ChainHead(0, GENESIS, self._hlc)
+        tip = self._chains.tip(author)
+        if tip is None:
+            return ChainHead(0, GENESIS, self._hlc)
+        return ChainHead(tip.op.seq, tip.id, self._hlc, tip.op.base)
 
     def heads(self, policy: str) -> tuple[Head, ...]:
         """Every head of a policy that nobody ended, the serving one last."""
-        elected = elect((head for head in self._heads.values() if head.policy == policy), self._is_complete)
-        return (*elected[1], elected[0]) if elected else ()
+        outcome = self._elect(policy)
+        return (*outcome[1], outcome[0]) if outcome else ()
 
-    def blocks_known(self) -> frozenset[str]:
-        """The content hashes (hex) of every block held."""
-        return frozenset(self._contents["blocks"])
+    def context(self, policy: str) -> tuple[str, ...]:
+        """What a publish supersedes: of every author the last head known of, be it only by another head's word."""
+        seen: dict[AuthorId, int] = {}
+        for heads in self._heads.get(policy, {}).values():
+            for head in heads:
+                for author, seq in (*head.context.items(), (head.author, head.seq)):
+                    seen[author] = max(seq, seen.get(author, 0))
+        return tuple(head_key(policy, author, seen[author]) for author in sorted(seen))
+
+    def blocks_known(self, author: AuthorId) -> frozenset[str]:
+        """The content hashes (hex) of the blocks that this author's chain carries: it need not send them again."""
+        return frozenset(key for root, key in self._carried.get(author, ()) if root == "blocks")
+
+    def live(self, author: AuthorId) -> tuple[Write, ...]:
+        """What an author's checkpoint must state anew: its standing heads, and what they need.
+
+        A head that another's ended may go: whoever ends it also ends what it had ended. The word that a policy is
+        deleted stays while another author's chain still has a head of that policy.
+        """
+        kept: dict[tuple[str, str], Write] = {}
+        for policy in sorted(self._heads):
+            last = self._last_complete(policy, author)
+            if last is None or last not in self.heads(policy):
+                continue
+            if last.version == NOTHING:
+                if len(self._heads[policy]) == 1:
+                    continue
+            else:
+                manifest = self._manifest(last.version)
+                assert manifest is not None, "the version of a complete head is here"
+                for block in manifest.blocks:
+                    kept["blocks", block.hex()] = Write("blocks", block.hex(), self._contents["blocks"][block.hex()])
+                kept["versions", manifest.version.hex()] = version_write(manifest)
+            kept["heads", last.key] = head_write(last)
+        return tuple(kept.values())
+
+    def weight(self, author: AuthorId) -> int:
+        """The bytes of all ops held of an author."""
+        return sum(len(signed.data) for signed in self._chains.ops.values() if signed.op.author == author)
 
     def forked(self) -> tuple[AuthorId, ...]:
         """Authors whose key signed two different ops in one place."""
-        return tuple(sorted(self._forks))
+        return self._chains.forked()
 
     def waiting(self) -> int:
-        return self._waiting_count
+        return self._chains.waiting()
+
+    def take_void(self) -> list[SignedOp]:
+        """The ops that checkpoints made void since the last call: whoever keeps them elsewhere may drop them."""
+        void, self._void = self._void, []
+        return void
 
     def content_hash(self) -> bytes:
         """32 bytes over all values, sorted: equal if and only if the contents are (state vectors are not: they are
@@ -109,33 +179,73 @@ class PolicyStore:
 
     # --- the pipeline
 
-    def admit(self, data: bytes) -> list[SignedOp]:
+    def admit(self, data: bytes, own: bool = False, now_ms: int | None = None) -> list[SignedOp]:
         """Judge one op; the ops it brought in: itself and those that had waited for it, in chain order.
 
         An empty list: known already, or waiting for its predecessor. Raises `MalformedError`, `UntrustedError` or
-        `OpError`, with nothing changed.
+        `OpError`, with nothing changed. An op of our `own` operator that would fork its author's chain is refused:
+        from a peer the same op is evidence, and must be kept. `now_ms` is this node's date, for ops from the future.
         """
         signed = open_op(data, self._verifier)
         if signed.op.author not in self._authors:
             raise UntrustedError("author without capability", f"{signed.op.author.hex()} may not write policy here")
         if signed.op.namespace != NAMESPACE:
             raise OpError("unknown namespace", signed.op.namespace)
-        if signed.id in self._ops:
+        if signed.id in self._chains.ops:
             return []
+        if now_ms is not None:
+            _check_date(signed, now_ms)
+        if own and self._chains.is_taken(signed):
+            raise OpError("place taken", f"another op {signed.op.seq} of this author is here: ask for the chain again")
         try:
-            writes = self._judge(signed) if self._follows(signed) else None
+            writes = self._judge(signed) if self._chains.follows(signed) else None
         except OpError:
-            self._drop_heirs(signed.id)  # what waits for a bad op can never follow it
+            self._chains.drop_heirs(signed.id)  # what waits for a bad op can never follow it
             raise
         if writes is None:
-            self._wait(signed)
+            self._chains.wait(signed)
             return []
-        if len(self._ops) >= OPS_MAX:
+        reserve = CHECKPOINT_OPS_MAX if signed.op.base > self._chains.in_force(signed.op.author)[0] else 0
+        if len(self._chains.ops) >= OPS_MAX + reserve:
             raise OpError("too many ops", f"{OPS_MAX} are held")
         accepted: list[SignedOp] = []
-        self._accept(signed, writes, accepted)
-        self._settle(accepted)
+        if self._accept(signed, writes, accepted):
+            self._begin_doc()
+            for author in self._chains.authors():
+                self._apply(self._chains.standing(author))
+        else:
+            self._apply(accepted)
+        self._policies = self._view()
         return accepted
+
+    def preview(self, ops: Iterable[bytes]) -> list[tuple[str, str]]:
+        """(policy, text) of every version that these ops would complete. Raises as `admit` does; nothing changes."""
+        writes: list[Write] = []
+        for data in ops:
+            op = open_op(data, self._verifier).op
+            writes += walk(op.update, client_id_of(op.author, op.seq))
+        blocks = self._contents["blocks"] | {write.key: write.value for write in writes if write.root == "blocks"}
+        try:
+            manifests = [parse_manifest(write.value) for write in writes if write.root == "versions"]
+            return [
+                (manifest.policy, b"".join(blocks[block.hex()] for block in manifest.blocks).decode())
+                for manifest in manifests
+                if all(block.hex() in blocks for block in manifest.blocks)
+            ]
+        except (MalformedError, UnicodeDecodeError) as error:
+            raise OpError("bad content", str(error)) from None
+
+    def version_set_by(self, op: OpId) -> VersionId | None:
+        """The version that an accepted op made the head of its policy; None if it set no head."""
+        writes = self._writes.get(op, ())
+        return next((parse_head(write.key, write.value).version for write in writes if write.root == "heads"), None)
+
+    def text_of(self, version: VersionId) -> str | None:
+        """The text of any version that is here in full."""
+        manifest = self._manifest(version)
+        if manifest is None or not self._carries(manifest.author, manifest):
+            return None
+        return b"".join(self._contents["blocks"][block.hex()] for block in manifest.blocks).decode()
 
     def in_chain_order(self, ops: Iterable[bytes]) -> list[bytes]:
         """The same ops, so that each comes after its predecessor: then none has to wait, of which only so many may."""
@@ -148,106 +258,86 @@ class PolicyStore:
 
         return sorted(ops, key=place)
 
-    def _follows(self, signed: SignedOp) -> bool:
-        """Whether the predecessor is here. Raises `OpError` if it is here and cannot be the predecessor."""
-        op = signed.op
-        if op.previous == GENESIS:
-            if op.seq != 1:
-                raise OpError("broken chain", f"op {op.seq} names no predecessor")
-            return True
-        before = self._ops.get(op.previous)
-        if before is None:
-            return False
-        if before.op.author != op.author or before.op.seq + 1 != op.seq or before.op.hlc >= op.hlc:
-            raise OpError("broken chain", f"op {op.seq} does not follow op {before.op.seq} it names")
-        return True
-
-    def _wait(self, signed: SignedOp) -> None:
-        same_gap = self._waiting.setdefault(signed.op.previous, {})
-        if signed.id in same_gap:
-            return
-        if self._waiting_count >= WAITING_MAX:
-            raise OpError("too many ops wait", f"{WAITING_MAX} ops wait for predecessors")
-        same_gap[signed.id] = signed
-        self._waiting_count += 1
-
     def _judge(self, signed: SignedOp) -> tuple[Write, ...]:
         op = signed.op
+        if op.seals and not op.update:
+            return ()  # a checkpoint of an author that has nothing left
         client_id = client_id_of(op.author, op.seq)
         writes = walk(op.update, client_id)
         for write in writes:
-            check_write(write, op.author, op.seq, op.hlc)
+            check_write(write, op.author, op.seq, op.hlc, op.base)
         _try_on_scratch(op.update, writes)
         return writes
 
-    def _accept(self, signed: SignedOp, writes: tuple[Write, ...], accepted: list[SignedOp]) -> None:
-        """Take the op and, in turn, whatever waited for it; a waiting op that proves bad is dropped with its heirs."""
+    def _accept(self, signed: SignedOp, writes: tuple[Write, ...], accepted: list[SignedOp]) -> bool:
+        """Take the op and, in turn, whatever waited for it; a waiting op that proves bad is dropped with its heirs.
+
+        Whether more than these ops counts differently now: a fork, or a checkpoint.
+        """
         queue = [(signed, writes)]
+        disturbed = False
         while queue:
             signed, writes = queue.pop(0)
-            self._ops[signed.id] = signed
+            overturned, void = self._chains.add(signed)
+            disturbed = disturbed or overturned
+            for gone in void:
+                del self._writes[gone.id]
+            self._void += void
             self._writes[signed.id] = writes
+            self._hlc = max(self._hlc, signed.op.hlc)
             accepted.append(signed)
-            for heir in self._release(signed.id):
+            for heir in self._chains.release(signed.id):
                 try:
-                    if self._follows(heir):
+                    if self._chains.follows(heir):
                         queue.append((heir, self._judge(heir)))
                 except OpError:
-                    self._drop_heirs(heir.id)
-
-    def _release(self, previous: OpId) -> list[SignedOp]:
-        heirs = self._waiting.pop(previous, {})
-        self._waiting_count -= len(heirs)
-        return [heirs[key] for key in sorted(heirs)]
-
-    def _drop_heirs(self, op: OpId) -> None:
-        """Whatever waits for this op, directly or not: a chain of any length, hence no recursion."""
-        dropped = [op]
-        while dropped:
-            dropped += [heir.id for heir in self._release(dropped.pop())]
+                    self._chains.drop_heirs(heir.id)
+        return disturbed
 
     # --- from the set of ops to the policies
 
-    def _settle(self, accepted: list[SignedOp]) -> None:
-        forked = False
-        for signed in accepted:
-            place = (signed.op.author, signed.op.seq)
-            if self._places.setdefault(place, signed.id) != signed.id:
-                known = self._forks.get(signed.op.author)
-                self._forks[signed.op.author] = signed.op.seq if known is None else min(known, signed.op.seq)
-                forked = True
-            tip = self._tips.get(signed.op.author)
-            if tip is None or (signed.op.seq, signed.id) > (tip.op.seq, tip.id):
-                self._tips[signed.op.author] = signed
-            self._hlc = max(self._hlc, signed.op.hlc)
-        if forked:
-            self._doc = _new_doc()
-            self._contents = {root: {} for root in ROOTS}
-            self._heads.clear()
-            self._complete.clear()
-            standing = sorted(self._ops.values(), key=lambda signed: (signed.op.author, signed.op.seq))
-        else:
-            standing = accepted
-        for signed in standing:
-            if signed.op.seq < self._forks.get(signed.op.author, signed.op.seq + 1):
+    def _apply(self, ops: Iterable[SignedOp]) -> None:
+        """Bring the ops among these that count into the Doc, and into what is kept beside it."""
+        for signed in ops:
+            if not self._chains.stands(signed):
+                continue
+            if signed.op.update:
                 self._doc.apply_update(signed.op.update)
-                self._note(self._writes[signed.id])
-        self._policies = self._elect()
+            carried = self._carried.setdefault(signed.op.author, set())
+            for write in self._writes[signed.id]:
+                self._contents[write.root][write.key] = write.value
+                carried.add((write.root, write.key))
+                if write.root == "heads":
+                    head = parse_head(write.key, write.value)
+                    self._heads.setdefault(head.policy, {}).setdefault(signed.op.author, []).append(head)
 
-    def _note(self, writes: Iterable[Write]) -> None:
-        for write in writes:
-            self._contents[write.root][write.key] = write.value
-            if write.root == "heads":
-                self._heads[write.key] = parse_head(write.key, write.value)
+    def _last_complete(self, policy: str, author: AuthorId) -> Head | None:
+        """The author's last head with a whole version; those before it are forgotten, for it has taken their place."""
+        heads = self._heads[policy].get(author, [])
+        last = max(filter(self._is_complete, heads), key=lambda head: head.seq, default=None)
+        if last is not None and len(heads) > 1:
+            self._heads[policy][author] = [head for head in heads if head.seq >= last.seq]
+        return last
 
-    def _elect(self) -> tuple[PolicyView, ...]:
-        by_policy: dict[str, list[Head]] = {}
-        for head in self._heads.values():
-            by_policy.setdefault(head.policy, []).append(head)
-        elected = ((policy, elect(by_policy[policy], self._is_complete)) for policy in sorted(by_policy))
-        return tuple(self._view(policy, *outcome) for policy, outcome in elected if outcome is not None)
+    def _elect(self, policy: str) -> tuple[Head, tuple[Head, ...]] | None:
+        last = (self._last_complete(policy, author) for author in list(self._heads.get(policy, ())))
+        return elect([head for head in last if head is not None], lambda _: True)
 
-    def _view(self, policy: str, head: Head, rivals: tuple[Head, ...]) -> PolicyView:
+    def _view(self) -> tuple[PolicyView, ...]:
+        known = {view.policy: view for view in self._policies}
+        views = []
+        for policy in sorted(self._heads):
+            outcome = self._elect(policy)
+            if outcome is None or outcome[0].version == NOTHING:
+                self._outcomes.pop(policy, None)
+                continue
+            if self._outcomes.get(policy) != outcome or policy not in known:
+                known[policy] = self._view_of(policy, *outcome)
+                self._outcomes[policy] = outcome
+            views.append(known[policy])
+        return tuple(views)
+
+    def _view_of(self, policy: str, head: Head, rivals: tuple[Head, ...]) -> PolicyView:
         manifest = self._manifest(head.version)
         assert manifest is not None, "an elected version is complete"
         blocks = self._contents["blocks"]
@@ -265,14 +355,31 @@ class PolicyStore:
         value = self._contents["versions"].get(version.hex())
         return None if value is None else parse_manifest(value)
 
-    def _is_complete(self, version: VersionId) -> bool:
-        if version in self._complete:
+    def _is_complete(self, head: Head) -> bool:
+        if head.key in self._complete or head.version == NOTHING:
             return True
-        manifest = self._manifest(version)
-        if manifest is None or not all(block.hex() in self._contents["blocks"] for block in manifest.blocks):
+        manifest = self._manifest(head.version)
+        if manifest is None or not self._carries(head.author, manifest):
             return False
-        self._complete.add(version)
+        self._complete.add(head.key)
         return True
+
+    def _carries(self, author: AuthorId, manifest: Manifest) -> bool:
+        """Whether the author's own chain has all of a version."""
+        carried = self._carried.get(author, set())
+        return ("versions", manifest.version.hex()) in carried and all(
+            ("blocks", block.hex()) in carried for block in manifest.blocks
+        )
+
+
+def _check_date(signed: SignedOp, now_ms: int) -> None:
+    """An op from too far in the future would outrank whatever is published until then. Raises `OpError`.
+
+    A machine whose clock was never set judges nothing: it would refuse every op there is.
+    """
+    ahead_ms = hlc_ms(signed.op.hlc) - now_ms
+    if now_ms >= CLOCK_UNSET_BEFORE_MS and ahead_ms > AHEAD_MS_MAX:
+        raise OpError("from the future", f"{ahead_ms // 3_600_000} hours ahead of this node's clock")
 
 
 def _new_doc() -> PolicyDoc:

@@ -1,73 +1,116 @@
-"""One SWIM probe cycle: ping, and if no ack comes, ask others to ping; and if none comes still, suspect.
+"""SWIM's probes: ping, and if no ack comes, ask others to ping; and if none comes still, suspect.
 
 ::
 
-    us ──ping──▶ target                       within ack_timeout: alive
-    us ──ping_req──▶ k others ──ping──▶ target  until the interval ends: alive if any ack comes back
+    us ──ping──▶ target                            within the target's round trip: alive
+    us ──ping again──▶ target                      one lost datagram is no reason to trouble others' word alone
+       ──ping_req──▶ k others ──ping──▶ target     until the probe ends: alive if any ack comes back
+                              ──nack──▶ us         "I tried, too": when all k say so, there is nothing to wait for
     otherwise: suspect
 
 Targets are taken in turn from a shuffled list (the paper's round-robin), so that every member is probed within 2n - 1
-intervals for certain and not only in expectation.
+intervals for certain and not only in expectation. A probe may outlast the interval: its time is set by round trips, the
+interval by how soon a crash is to be found and at what cost, and neither need wait for the other.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from lattice.prng import Prng
-from lattice.types import Endpoint, NodeId
+from lattice.types import Endpoint, Micros, NodeId
 
 RELAYS_MAX = 256
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Relay:
     """A ping that we sent in somebody else's stead."""
 
     asked_by: Endpoint
     nonce: int
+    """Of whoever asked."""
     subject: NodeId
+    due: Micros
+    """When we say that no answer came, and after that, when we forget."""
+    ends: Micros
+    said_nack: bool = False
+
+
+@dataclass(slots=True)
+class Probe:
+    """One of our own."""
+
+    target: NodeId
+    sent: dict[int, Micros]
+    """When each nonce was sent to the target itself; helpers get the first."""
+    due: Micros
+    ends: Micros
+    helpers: tuple[NodeId, ...] | None = None
+    """Whom we asked; None while the first answer is awaited."""
+    nacked: list[NodeId] = field(default_factory=list)
+
+    @property
+    def nonce(self) -> int:
+        return next(iter(self.sent))
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What an ack ended."""
+
+    probe: Probe | None = None
+    rtt_us: int | None = None
+    relay: Relay | None = None
 
 
 class ProbeCycle:
-    """Which member is being probed, and whose probes we carry."""
+    """Which members are being probed, and whose probes we carry."""
 
     def __init__(self, prng: Prng) -> None:
         self._prng = prng
         self._round: list[NodeId] = []
-        self._target: NodeId | None = None
-        self._nonce = 0
+        self._probes: dict[NodeId, Probe] = {}
+        self._nonces: dict[int, NodeId] = {}
         self._relays: dict[int, Relay] = {}
 
-    @property
-    def nonce(self) -> int:
-        """The nonce of the ping in flight; whoever carries it for us gets the same."""
-        return self._nonce
-
-    def begin(self, present: Sequence[NodeId]) -> NodeId | None:
-        """Start the next cycle: whom to ping, or None when there is nobody."""
-        self._target = None
+    def pick(self, present: Sequence[NodeId]) -> NodeId | None:
+        """Whose turn it is, or None when there is nobody who is not being probed already."""
         here = set(present)
-        while self._target is None:
-            while self._round and self._target is None:
+        if here <= self._probes.keys():
+            return None
+        while True:
+            while self._round:
                 candidate = self._round.pop()
-                if candidate in here:
-                    self._target = candidate
-            if self._target is None:
-                if not present:
-                    return None
-                self._round = self._prng.shuffled(present)
-        self._nonce = self._prng.token()
-        return self._target
+                if candidate in here and candidate not in self._probes:
+                    return candidate
+            self._round = self._prng.shuffled(present)
 
-    def unanswered(self) -> NodeId | None:
-        """The member of the current cycle that has not answered yet."""
-        return self._target
+    def begin(self, target: NodeId, now: Micros, ack_us: int, probe_us: int) -> Probe:
+        """Probe this member: its first answer is due after `ack_us`, and all is over after `probe_us`."""
+        probe = Probe(target, {}, Micros(now + ack_us), Micros(now + probe_us))
+        self._probes[target] = probe
+        self.again(probe, now)
+        return probe
 
-    def helpers(self, present: Sequence[NodeId], count: int) -> list[NodeId]:
+    def again(self, probe: Probe, now: Micros) -> int:
+        """A nonce for another ping to the target, so that its ack tells which ping it answers."""
+        nonce = self._prng.token()
+        probe.sent[nonce] = now
+        self._nonces[nonce] = probe.target
+        return nonce
+
+    def ask(self, probe: Probe, present: Sequence[NodeId], count: int) -> tuple[NodeId, ...]:
         """Whom to ask to ping the target in our stead."""
-        return self._prng.sample([node for node in present if node != self._target], count)
+        probe.helpers = tuple(self._prng.sample([node for node in present if node != probe.target], count))
+        probe.due = probe.ends
+        return probe.helpers
+
+    def end(self, probe: Probe) -> None:
+        del self._probes[probe.target]
+        for nonce in probe.sent:
+            del self._nonces[nonce]
 
     def carry(self, relay: Relay) -> int | None:
         """Take on somebody's probe: the nonce of the ping to send, or None when too many are carried already."""
@@ -77,16 +120,58 @@ class ProbeCycle:
         self._relays[nonce] = relay
         return nonce
 
-    def acked(self, nonce: int, subject: NodeId) -> Relay | None:
-        """An ack came. It ends our own cycle if it is for it; the relay to pass it on to, if it was carried."""
-        if nonce == self._nonce and subject == self._target:
-            self._target = None
+    def acked(self, nonce: int, subject: NodeId, itself: bool, now: Micros) -> Answer:
+        """An ack came, from the subject `itself` or passed on: what it ended, and what it measured."""
+        target = self._nonces.get(nonce)
+        if target is not None and target == subject:
+            probe = self._probes[target]
+            self.end(probe)
+            return Answer(probe, now - probe.sent[nonce] if itself else None)
         relay = self._relays.get(nonce)
         if relay is None or relay.subject != subject:
-            return None
+            return Answer()
         del self._relays[nonce]
-        return relay
+        return Answer(relay=relay)
 
-    def drop_relays(self) -> None:
-        """At the end of a cycle: whoever asked has given up by now."""
+    def nacked(self, nonce: int, subject: NodeId, helper: NodeId) -> Probe | None:
+        """A helper got no answer either. The probe, if with that all have spoken: it is over."""
+        probe = self._probes.get(subject)
+        if probe is None or nonce not in probe.sent or helper not in (probe.helpers or ()) or helper in probe.nacked:
+            return None
+        probe.nacked.append(helper)
+        if len(probe.nacked) < len(probe.helpers or ()):
+            return None
+        self.end(probe)
+        return probe
+
+    def earliest(self) -> Micros | None:
+        """When something is due next."""
+        due = [probe.due for probe in self._probes.values()]
+        return min(due + [relay.due for relay in self._relays.values()], default=None)
+
+    def due(self, now: Micros) -> list[Probe]:
+        """Probes whose first answer is late (`helpers` is None), and those that failed, which are over; by target."""
+        late = [self._probes[target] for target in sorted(self._probes) if self._probes[target].due <= now]
+        for probe in late:
+            if probe.ends <= now and probe.helpers is not None:
+                self.end(probe)
+        return late
+
+    def relays_due(self, now: Micros) -> list[Relay]:
+        """Carried probes that no answer came to: tell whoever asked, once. Its ack is passed on even afterwards."""
+        late: list[Relay] = []
+        for nonce in sorted(nonce for nonce, relay in self._relays.items() if relay.due <= now):
+            relay = self._relays[nonce]
+            if not relay.said_nack:
+                relay.said_nack = True
+                late.append(relay)
+            relay.due = relay.ends
+            if relay.ends <= now:
+                del self._relays[nonce]
+        return late
+
+    def forget_all(self) -> None:
+        """We were not listening: answers may have come and gone, so nothing follows from their absence."""
+        self._probes.clear()
+        self._nonces.clear()
         self._relays.clear()

@@ -11,7 +11,7 @@ from lattice.antientropy import Reconciler
 from lattice.cells import Cell, CellIndex
 from lattice.outbox import Outbox
 from lattice.swim import Swim
-from lattice.types import Endpoint, NodeId
+from lattice.types import CellId, Endpoint, NodeId
 from lattice.wire import Compare, Digest
 
 
@@ -58,6 +58,10 @@ class Reconciliation:
         if answer is not None:
             self._out.send(answer, source)
         return missing
+
+    def refuse(self, cell: CellId) -> None:
+        """This cell is not for us: claim to have it, or peers would send it for ever in place of what we lack."""
+        self._reconciler.refuse(cell)
 
     def forget(self, peer: NodeId) -> None:
         self._roots.pop(peer, None)

@@ -2,20 +2,25 @@
 
 ::
 
-     0        1            5         21                 29
-     ├ version ┼ cluster tag ┼ sender id ┼ counter (nonce) ┼ body, then a 16-byte tag when sealed
-        1           4            16            8
+     0         1             5        7          9           25                33
+     ├ version ┼ cluster tag ┼ key id ┼ ring tag ┼ sender id ┼ counter (nonce) ┼ body, then a 16-byte tag when sealed
+          1           4          2         2          16             8
 
 The whole header is authenticated. The body is sealed with AES-256-GCM under a key of the *sender's* own, derived from
-the cluster's secret by keyed BLAKE2b, with the sender's counter as nonce: two nodes never share a (key, nonce) pair.
-The counter starts at the boot time in microseconds and rises by at least one a frame, so a restarted node does not
-reuse one either. Its order is also what a replay window will need.
+one of the cluster's keys by keyed BLAKE2b, with the sender's counter as nonce: two nodes never share a (key, nonce)
+pair. The counter starts at the boot time in microseconds, or beyond what an earlier life had reserved, whichever is
+greater (`reserve`), and rises by one a frame: so no life of a node, whatever its clock says, uses a nonce again, and
+what was heard before shows (`replay`). The key id says which of the cluster's keys it is, the ring tag which keys the
+sender has (`key_ring`).
 
-`Plain` is the same envelope with nothing sealed: for a simulator, and for `insecure = true`, which is loud.
+`Plain` is the same envelope with nothing sealed, and no memory of what was heard: for a simulator, and for
+`insecure = true`, which is loud.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Final, Protocol
 
@@ -23,16 +28,28 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from lattice.errors import WireError
+from lattice.key_ring import KEY_ID_BYTES, RING_TAG_BYTES, KeyId, KeyRing
+from lattice.replay import ReplayWindows
 from lattice.types import Micros, NodeId
 
-VERSION: Final = 1
+VERSION: Final = 2
+"""1 had neither key id nor ring tag."""
 _SEALED: Final = 0x80
 """The version byte's top bit: a sealed cluster never reads a plain frame, nor the other way round."""
 
-HEADER_BYTES: Final = 1 + 4 + 16 + 8
+_KEY_AT: Final = 1 + 4
+_RING_AT: Final = _KEY_AT + KEY_ID_BYTES
+_SENDER_AT: Final = _RING_AT + RING_TAG_BYTES
+_COUNTER_AT: Final = _SENDER_AT + 16
+HEADER_BYTES: Final = _COUNTER_AT + 8
 TAG_BYTES: Final = 16
 OVERHEAD_BYTES: Final = HEADER_BYTES + TAG_BYTES
 SENDERS_CACHED_MAX: Final = 20_000
+
+COUNTER_MAX: Final = 2**63 - 1
+"""As `canonical.INTEGER_MAX`, so that it can be written down: microseconds until the year 294,000."""
+RESERVED_COUNTERS: Final = 1 << 20
+"""So many counters are reserved on disk at a time: at 10,000 frames a second, one write in 100 seconds."""
 
 
 class Seal(Protocol):
@@ -44,10 +61,28 @@ class Seal(Protocol):
         """(sender, counter, body) of a frame. Raises `WireError`; state is unchanged."""
         ...
 
+    @property
+    def windows(self) -> ReplayWindows | None:
+        """What was heard, for whoever remembers it between lives; None when the seal proves no sender."""
+        ...
+
+    def begin_beyond(self, counter: int) -> None:
+        """No frame of ours from here on has a counter up to this one."""
+        ...
+
+    def reserve(self, now: Micros) -> int | None:
+        """The counter up to which frames may be closed once it is durable, when that is to be written; else None."""
+        ...
+
 
 def cluster_tag(cluster: str) -> bytes:
     """Four bytes that tell our cluster's frames from another's before any key is tried."""
     return blake2b(cluster.encode(), digest_size=4, person=b"edgelattice clus").digest()
+
+
+def sender_in(frame: bytes) -> NodeId | None:
+    """Who a frame says it is from; whether that is true only `open` can tell. None if it is too short to say."""
+    return NodeId(frame[_SENDER_AT:_COUNTER_AT]) if len(frame) >= HEADER_BYTES else None
 
 
 class Plain:
@@ -55,18 +90,42 @@ class Plain:
 
     def __init__(self, cluster: str) -> None:
         self._prefix = bytes([VERSION]) + cluster_tag(cluster)
+        self._keys = bytes(KEY_ID_BYTES + RING_TAG_BYTES)
         self._counter = 0
+        self._started = False
+        self._reserved = 0
+
+    @property
+    def windows(self) -> ReplayWindows | None:
+        return None
+
+    def begin_beyond(self, counter: int) -> None:
+        self._counter = max(self._counter, counter)
+
+    def reserve(self, now: Micros) -> int | None:
+        self._start(now)
+        if self._counter + RESERVED_COUNTERS // 2 < self._reserved:
+            return None
+        self._reserved = self._counter + RESERVED_COUNTERS
+        return self._reserved
 
     def close(self, sender: NodeId, body: bytes, now: Micros) -> bytes:
         return self._header(sender, now) + body
 
     def open(self, frame: bytes) -> tuple[NodeId, int, bytes]:
         self._check(frame, HEADER_BYTES)
-        return NodeId(frame[5:21]), int.from_bytes(frame[21:29], "big"), frame[HEADER_BYTES:]
+        sender = NodeId(frame[_SENDER_AT:_COUNTER_AT])
+        return sender, int.from_bytes(frame[_COUNTER_AT:HEADER_BYTES], "big"), frame[HEADER_BYTES:]
+
+    def _start(self, now: Micros) -> None:
+        if not self._started:
+            self._started = True
+            self._counter = max(self._counter, now)
 
     def _header(self, sender: NodeId, now: Micros) -> bytes:
-        self._counter = max(self._counter + 1, now)
-        return self._prefix + sender + self._counter.to_bytes(8, "big")
+        self._start(now)
+        self._counter += 1
+        return self._prefix + self._keys + sender + self._counter.to_bytes(8, "big")
 
     def _check(self, frame: bytes, least: int) -> None:
         if len(frame) < least:
@@ -76,38 +135,97 @@ class Plain:
             if (ours ^ theirs) == _SEALED:
                 raise WireError("plain frame" if ours & _SEALED else "sealed frame", "one side has insecure = true")
             raise WireError("wrong version", f"{theirs & 0x7F}, this node speaks {VERSION}")
-        if frame[1:5] != self._prefix[1:5]:
-            raise WireError("wrong cluster", frame[1:5].hex())
+        if frame[1:_KEY_AT] != self._prefix[1:]:
+            raise WireError("wrong cluster", frame[1:_KEY_AT].hex())
+
+
+@dataclass(frozen=True, slots=True)
+class HeardKeys:
+    """What a sender's frames said of its keys."""
+
+    key: KeyId
+    """Its last frame was sealed with this one."""
+    ring_tag: bytes
+    """And it had these keys."""
+    frames: Mapping[KeyId, int]
+    """How many of its frames came under each, since this node's ring was last changed."""
 
 
 class Sealed(Plain):
-    """The envelope sealed with the cluster's 32-byte secret."""
+    """The envelope sealed with the cluster's keys; what was heard once is not heard again."""
 
-    def __init__(self, cluster: str, secret: bytes) -> None:
-        assert len(secret) == 32, "a cluster secret has 32 bytes"
+    def __init__(self, cluster: str, ring: KeyRing) -> None:
         super().__init__(cluster)
         self._prefix = bytes([VERSION | _SEALED]) + self._prefix[1:]
-        self._secret = secret
-        self._senders: dict[NodeId, AESGCM] = {}
+        self._windows = ReplayWindows()
+        self._ciphers: dict[tuple[KeyId, NodeId], AESGCM] = {}
+        self._heard: dict[NodeId, dict[KeyId, int]] = {}
+        self._last: dict[NodeId, bytes] = {}
+        """Key id and ring tag of each sender's last frame."""
+        self.rekey(ring)
+
+    @property
+    def ring(self) -> KeyRing:
+        return self._ring
+
+    @property
+    def windows(self) -> ReplayWindows:
+        return self._windows
+
+    def rekey(self, ring: KeyRing) -> None:
+        """From the next frame on, seal with and open with the keys of `ring`. What was heard stays heard."""
+        self._ring = ring
+        self._secrets = {key.id: key.secret for key in ring.keys}
+        self._keys = ring.used.id + ring.tag
+        self._ciphers.clear()
+        self._heard.clear()
+
+    def heard(self) -> dict[NodeId, HeardKeys]:
+        """What each sender's frames said of its keys, by sender."""
+        return {
+            sender: HeardKeys(
+                KeyId(last[:KEY_ID_BYTES]), last[KEY_ID_BYTES:], dict(sorted(self._heard.get(sender, {}).items()))
+            )
+            for sender, last in sorted(self._last.items())
+        }
 
     def close(self, sender: NodeId, body: bytes, now: Micros) -> bytes:
         header = self._header(sender, now)
-        return header + self._cipher(sender).encrypt(b"\0\0\0\0" + header[21:29], body, header)
+        nonce = b"\0\0\0\0" + header[_COUNTER_AT:]
+        return header + self._cipher(self._ring.used.id, sender).encrypt(nonce, body, header)
 
     def open(self, frame: bytes) -> tuple[NodeId, int, bytes]:
         self._check(frame, OVERHEAD_BYTES)
-        sender, counter = NodeId(frame[5:21]), frame[21:29]
+        key, sender = KeyId(frame[_KEY_AT:_RING_AT]), NodeId(frame[_SENDER_AT:_COUNTER_AT])
+        if key not in self._secrets:
+            raise WireError("unknown key", f"{key.hex()}, this node has {', '.join(k.hex() for k in self._secrets)}")
+        counter = frame[_COUNTER_AT:HEADER_BYTES]
         try:
-            body = self._cipher(sender).decrypt(b"\0\0\0\0" + counter, frame[HEADER_BYTES:], frame[:HEADER_BYTES])
+            body = self._cipher(key, sender).decrypt(b"\0\0\0\0" + counter, frame[HEADER_BYTES:], frame[:HEADER_BYTES])
         except InvalidTag:
             raise WireError("wrong key", "sealed with another secret, or altered on the way") from None
-        return sender, int.from_bytes(counter, "big"), body
+        count = int.from_bytes(counter, "big")
+        if count > COUNTER_MAX:
+            raise WireError("bad counter", f"{count}, at most {COUNTER_MAX}")
+        self._windows.admit(sender, count)
+        self._note(sender, key, frame[_KEY_AT:_SENDER_AT])
+        return sender, count, body
 
-    def _cipher(self, sender: NodeId) -> AESGCM:
-        cipher = self._senders.get(sender)
+    def _note(self, sender: NodeId, key: KeyId, keys: bytes) -> None:
+        if sender not in self._last and len(self._last) >= SENDERS_CACHED_MAX:
+            longest = next(iter(self._last))
+            del self._last[longest]
+            self._heard.pop(longest, None)
+        self._last[sender] = keys
+        frames = self._heard.setdefault(sender, {})
+        frames[key] = frames.get(key, 0) + 1
+
+    def _cipher(self, key: KeyId, sender: NodeId) -> AESGCM:
+        cipher = self._ciphers.get((key, sender))
         if cipher is None:
-            key = blake2b(sender, key=self._secret, digest_size=32, person=b"edgelattice seal").digest()
-            if len(self._senders) >= SENDERS_CACHED_MAX:
-                self._senders.clear()  # forged sender ids may fill it; deriving again costs a microsecond
-            cipher = self._senders[sender] = AESGCM(key)
+            secret = self._secrets[key]
+            derived = blake2b(sender, key=secret, digest_size=32, person=b"edgelattice seal").digest()
+            if len(self._ciphers) >= SENDERS_CACHED_MAX:
+                self._ciphers.clear()  # forged sender ids may fill it; deriving again costs a microsecond
+            cipher = self._ciphers[key, sender] = AESGCM(derived)
         return cipher

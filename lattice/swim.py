@@ -1,8 +1,18 @@
 """Who is there, and how we know: SWIM's probes, suspicion and refutation, and the calling of endpoints.
 
-Three ideas come together here, each with a module of its own: the table of claims (`membership`), the probe cycle
-(`probe`) and the endpoints under trial (`dialing`). What a change of somebody's state means for health and policy is
-not known here: it is told to `on_change`. That somebody doubts *us* is told to `on_doubted`.
+Several ideas come together here, each with a module of its own: the table of claims (`membership`), the probes
+(`probe`) and how long they wait (`rtt`), how well we are ourselves (`awareness`), how long suspects live (`suspicion`),
+endpoints under trial (`dialing`), one key in two places (`twins`). What a change of somebody's state means for health
+and policy is not known here: it is told to `on_change`. That somebody doubts *us* is told to `on_doubted`.
+
+**Nobody is declared down on another's word.** What spreads is accusations: "it does not answer me", with the accuser's
+name. Each node collects them and concludes for itself when its own suspicion timer runs out; a peer's "it is down" is
+one more accusation. So a sick node's wrong conclusion stays its own. A helper's nack is an accusation as well, so a
+crash is suspected from the start in the name of everybody who tried, and the suspicion is short; a suspicion that
+comes of a bad link or a sick accuser finds no second voice, and lasts until the suspect has heard and refuted it.
+Accusations are pushed along the trees that rumours take, rooted at the accuser, so all nodes conclude at about the same
+time; whoever they miss hears from the pings. The accused is told by the accuser itself, again and again (the buddy
+system of Lifeguard).
 """
 
 from __future__ import annotations
@@ -10,20 +20,35 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from lattice import canonical
+from lattice.awareness import LocalHealth
 from lattice.dialing import DialBook
 from lattice.errors import WireError
-from lattice.events import MemberChanged
+from lattice.events import IdConflict, MemberChanged
 from lattice.health import Row
 from lattice.membership import Member, Membership, MemberState, MemberUpdate
 from lattice.outbox import Outbox
 from lattice.piggyback import Piggyback, retransmits
-from lattice.probe import ProbeCycle, Relay
-from lattice.types import Endpoint, NodeId
-from lattice.wire import Ack, Leave, Ping, PingReq, WireCell
+from lattice.probe import Probe, ProbeCycle, Relay
+from lattice.rtt import RttTable
+from lattice.suspicion import Suspicion
+from lattice.token_bucket import TokenBuckets
+from lattice.twins import Moves, OwnTwin
+from lattice.types import SECOND, Endpoint, Micros, NodeId
+from lattice.wire import Ack, Leave, Message, Nack, News, Ping, PingReq, WireCell
 
 INCARNATION_LEAP_MAX = 2**32
 """How far ahead a claim about us may be: a node that lost its disk was not started so often, and one unsigned word
 must not use up the numbers that a row may carry."""
+CALLS_MAX = 1_024
+"""So many nonces of calls to endpoints are remembered, to know our own voice by."""
+NACK_PERCENT = 80
+"""A nack is sent no later than this share of the time that whoever asks will wait (the paper's 80 %)."""
+REDIALS_AT_ONCE = 3
+"""A restarted node calls so many of the peers it knew at once; one answer brings it all the others."""
+TELLINGS = 5
+"""How often an accuser tells the accused within the shortest suspicion: a link that loses a quarter of all datagrams
+loses so many in a row once in a thousand times."""
+CONFLICT_TOLD_US = 60 * SECOND
 
 
 class Swim:
@@ -36,20 +61,31 @@ class Swim:
         our_row: Callable[[], tuple[WireCell, ...]],
         on_change: Callable[[Member], None],
         on_doubted: Callable[[], None],
+        hops: Callable[[MemberUpdate, NodeId | None], list[NodeId]],
     ) -> None:
-        """`root` and `our_row` are what pings carry; `on_change` hears of members that came, went or came back."""
+        """`root` and `our_row` are what pings carry; `on_change` hears of members that came, went or came back; `hops`
+        says to whom a claim is passed on that came from there."""
         self._out = out
         self._root = root
         self._our_row = our_row
         self._on_change = on_change
         self._on_doubted = on_doubted
+        self._hops = hops
         self.incarnation = 0
-        self.members = Membership(out.config.members_max)
-        self._probe = ProbeCycle(out.prng)
-        self._piggyback = Piggyback()
         config = out.config
+        self.members = Membership(config.members_max)
+        self.health = LocalHealth(config.lifeguard)
+        self._probe = ProbeCycle(out.prng)
+        self._rtt = RttTable(config.ack_timeout_min_us, config.ack_timeout_us)
+        self._suspicions: dict[NodeId, Suspicion] = {}
+        self._piggyback = Piggyback()
+        self._pushes: TokenBuckets[None] = TokenBuckets(config.claims_per_s, config.claims_burst, 1)
         self._dials = DialBook(config.redial_us, config.redial_max_us, config.dials_max, config.forget_us)
+        self._calls: dict[int, None] = {}
+        self._twin = OwnTwin()
+        self._moves = Moves()
         self._leaving = False
+        self._stalled: Micros | None = None
 
     def start(self) -> None:
         """Take the next incarnation and begin to probe."""
@@ -69,45 +105,75 @@ class Swim:
 
     def on_ping(self, ping: Ping, sender: NodeId, source: Endpoint) -> None:
         ours = self._our_row() if ping.cells else ()  # an introduction is answered with one
-        self._out.send(Ack(ping.nonce, self._out.node, self._root(), source, self._news_for(sender), ours), source)
+        seen_as = (source[0].partition("%")[0], source[1])  # the scope of a link-local address is ours, not the peer's
+        self._out.send(Ack(ping.nonce, self._out.node, self._root(), seen_as, self._news_for(sender), ours), source)
 
-    def on_ack(self, ack: Ack) -> None:
-        relay = self._probe.acked(ack.nonce, ack.subject)
-        if relay is not None:
+    def on_ack(self, ack: Ack, sender: NodeId) -> None:
+        answer = self._probe.acked(ack.nonce, ack.subject, sender == ack.subject, self._out.now)
+        if answer.probe is not None:
+            self.health.better()
+            member = self.members.get(ack.subject)
+            if answer.rtt_us is not None and member is not None:
+                self._rtt.observe(member.node, member.area, answer.rtt_us)
+        if answer.relay is not None:
+            relay = answer.relay
             self._out.send(Ack(relay.nonce, ack.subject, ack.root, relay.asked_by), relay.asked_by)
 
     def on_ping_req(self, request: PingReq, source: Endpoint) -> None:
         """Probe in somebody's stead. Raises `WireError` when too many probes are carried already."""
-        carried = self._probe.carry(Relay(source, request.nonce, request.subject))
+        now, config = self._out.now, self._out.config
+        left_us = max(0, config.probe_us - config.ack_timeout_us)  # of whoever asks, at the least
+        due = self._out.after(min(self._ack_us(request.subject), left_us * NACK_PERCENT // 100))
+        ends = max(due, self._out.after(config.probe_us))
+        carried = self._probe.carry(Relay(source, request.nonce, request.subject, due, ends))
         if carried is None:
             raise WireError("too many relays", "more probes are carried for others than we can keep in mind")
         self._out.send(Ping(carried, self._root(), self._news_for(request.subject)), request.target)
+        self._arm_probe(now)
 
-    def hear(self, updates: Iterable[MemberUpdate]) -> None:
-        """Claims about members, ourselves perhaps."""
+    def on_nack(self, nack: Nack, sender: NodeId) -> None:
+        probe = self._probe.nacked(nack.nonce, nack.subject, sender)
+        if probe is not None:
+            self._failed(probe)
+
+    def hear(self, updates: Iterable[MemberUpdate], sender: NodeId | None) -> None:
+        """Claims about members, ourselves perhaps, from `sender` (None: our own)."""
         for update in updates:
             if update.node == self._out.node:
                 self._hear_of_us(update)
-            elif self.members.hear(update, self._out.now):
-                self._on_news(update)
+            elif update.state in (MemberState.ALIVE, MemberState.LEFT) or not self._out.config.lifeguard:
+                if self.members.hear(update, self._out.now):
+                    self._on_news(update)
+            else:
+                # Who declares it down speaks for itself; who passes an accusation on, for the accuser, if we know it.
+                passed_on = update.state == MemberState.SUSPECT and update.by in self.members
+                by = update.by if passed_on or sender is None else sender
+                self._accuse(update.node, update.incarnation, by, sender)
 
     def meet_sender(self, sender: NodeId, source: Endpoint) -> None:
         """Where a frame came from is where its sender is; to a stranger we introduce ourselves."""
-        if sender in self.members:
-            if self.members.reached_at(sender, source):
+        known = self.members.get(sender)
+        if known is None:
+            if self._dials.add(source, self._out.now):
+                self._arm_dials()
+        elif known.endpoint != source:
+            self._moved(sender, known.endpoint, source)
+            if not self._moves.contested(sender, self._out.now) and self.members.reached_at(sender, source):
                 self._out.stale_view = True
-        elif self._dials.add(source, self._out.now):
-            self._arm_dials()
 
-    def meet(self, row: Row, observer: NodeId) -> None:
-        """A verified row says who is where, and that it is alive in that incarnation."""
+    def meet(self, row: Row, observer: NodeId, endpoint: Endpoint) -> None:
+        """A verified row says who is there, and that it is alive in that incarnation; `endpoint` is where."""
         known = self.members.get(observer)
-        changed = self.members.introduce(observer, row.site, row.area, row.endpoint, row.incarnation, self._out.now)
+        if known is not None and not endpoint[0]:
+            endpoint = known.endpoint
+        changed = self.members.introduce(observer, row.site, row.area, endpoint, row.incarnation, self._out.now)
         member = self.members.get(observer)
         assert member is not None, "there was room"
         if known is None or known.incarnation < member.incarnation:
-            self._out.timers.cancel(f"suspect {observer.hex()}")
+            self._acquit(observer)
             self._piggyback.drop(observer)
+        if known is not None and known.endpoint != member.endpoint:
+            self._moved(observer, known.endpoint, member.endpoint)
         if known is None or known.endpoint != member.endpoint:
             self._out.persist("peer", observer, canonical.pack(member.endpoint))
             self._dials.drop(member.endpoint)
@@ -123,8 +189,13 @@ class Swim:
             self._out.count("discovery: too many endpoints")
         self._arm_dials()
 
-    def that_was_us(self, endpoint: Endpoint) -> None:
-        self._dials.drop(endpoint)
+    def redial(self, endpoints: Iterable[Endpoint]) -> None:
+        """Peers of an earlier life: a few at once, the others spread, for a whole fleet may be restarting with us."""
+        for place, endpoint in enumerate(self._out.prng.shuffled(sorted(set(endpoints)))):
+            wait_us = 0 if place < REDIALS_AT_ONCE else self._out.prng.below(self._out.config.redial_max_us)
+            if not self._dials.add(endpoint, self._out.now, wait_us):
+                self._out.count("discovery: too many endpoints")
+        self._arm_dials()
 
     def _arm_dials(self) -> None:
         due = self._dials.earliest()
@@ -133,41 +204,181 @@ class Swim:
 
     def on_dial(self) -> None:
         here = {self.endpoint_of(node) for node in self.members.present()}
-        for endpoint in self._dials.due(self._out.now):
+        for endpoint in self._dials.due(self._out.now, self._out.prng):
             if endpoint in here:
                 self._dials.drop(endpoint)
             else:
-                claims = tuple(member.claim() for member in self.members.all() if member.endpoint == endpoint)[:1]
-                self._out.send(Ping(self._out.prng.token(), self._root(), claims, self._our_row()), endpoint)
+                claims = tuple(self._claim(member) for member in self.members.all() if member.endpoint == endpoint)[:1]
+                nonce = self._out.prng.token()
+                self._calls[nonce] = None
+                if len(self._calls) > CALLS_MAX:
+                    del self._calls[next(iter(self._calls))]
+                self._out.send(Ping(nonce, self._root(), claims, self._our_row()), endpoint)
         self._arm_dials()
 
-    # --- timers
+    # --- one key in two places
+
+    def on_own_frame(self, message: Message, source: Endpoint) -> None:
+        """A frame in our name: of our own, when discovery found ourselves; else of a twin's."""
+        self._out.count("own frames heard")
+        if isinstance(message, Ping) and message.nonce in self._calls:
+            self._dials.drop(source)
+            return
+        self._conflict(self._out.node, source)
+
+    def on_own_row(self, row: Row, here: Endpoint) -> None:
+        """A verified row of ours that is ahead of us: of an earlier life, or of a twin."""
+        elsewhere = row.endpoint != here and bool(here[0] and row.endpoint[0])
+        if elsewhere:
+            if not self._twin.outrun(self._out.now):
+                self._out.count("refutations put off: id conflict")
+                return
+            if self._twin.alive:
+                self._conflict(self._out.node, row.endpoint)
+        self.refute(max(row.incarnation, self.incarnation))
+
+    def _moved(self, node: NodeId, old: Endpoint, new: Endpoint) -> None:
+        if self._moves.moved(node, old, new, self._out.now):
+            self._conflict(node, new)
+
+    def _conflict(self, node: NodeId, endpoint: Endpoint) -> None:
+        self._out.count("id conflicts")
+        timer = f"conflict {node.hex()}"
+        if timer not in self._out.timers:  # told once a while; counted always
+            self._out.timers.set(timer, self._out.after(CONFLICT_TOLD_US))
+            self._out.notify(IdConflict(node, endpoint))
+
+    # --- probing
 
     def on_interval(self) -> None:
-        late = self._probe.unanswered()
-        member = late and self.members.get(late)
-        if member and member.present:
-            self.hear((MemberUpdate(member.node, MemberState.SUSPECT, member.incarnation),))
-        self._probe.drop_relays()
-        target = self._probe.begin(self.members.present())
+        config = self._out.config
+        target = self._probe.pick(self.members.present())
         if target is not None:
-            self._out.send(Ping(self._probe.nonce, self._root(), self._news_for(target)), self.endpoint_of(target))
-            self._out.timers.set("ack", self._out.after(self._out.config.ack_timeout_us))
-        self._out.timers.set("swim", self._out.after(self._out.config.swim_interval_us))
+            ack_us = self.health.stretch(self._ack_us(target))
+            probe_us = max(self.health.stretch(config.probe_us), ack_us)
+            probe = self._probe.begin(target, self._out.now, ack_us, probe_us)
+            self._ping(target, probe.nonce)
+            self._arm_probe(self._out.now)
+        self._out.timers.set("swim", self._out.after(self.health.stretch(config.swim_interval_us)))
 
-    def on_ack_late(self) -> None:
-        late = self._probe.unanswered()
-        member = late and self.members.get(late)
-        if not member:
+    def on_probe_due(self) -> None:
+        """First answers that are late, probes that failed, and those that we carry."""
+        now, config = self._out.now, self._out.config
+        for relay in self._probe.relays_due(now):
+            if config.lifeguard:
+                self._out.send(Nack(relay.nonce, relay.subject), relay.asked_by)
+        for probe in self._probe.due(now):
+            if probe.helpers is not None:
+                self._failed(probe)
+                continue
+            member = self.members.get(probe.target)
+            if member is None or not member.present:
+                self._probe.end(probe)
+                continue
+            if config.lifeguard:
+                self._ping(member.node, self._probe.again(probe, now))
+            for helper in self._probe.ask(probe, self.members.present(), config.ping_req_count):
+                self._out.send(PingReq(probe.nonce, member.node, member.endpoint), self.endpoint_of(helper))
+        self._arm_probe(now)
+
+    def _failed(self, probe: Probe) -> None:
+        """Nobody got an answer."""
+        helpers = probe.helpers or ()
+        self.health.worse(len(helpers) - len(probe.nacked) if helpers else 1)
+        member = self.members.get(probe.target)
+        if member is not None and member.present:
+            self._out.count("probes failed")
+            accusers = (self._out.node, *sorted(probe.nacked))
+            suspect, incarnation = MemberState.SUSPECT, member.incarnation
+            self.hear((MemberUpdate(member.node, suspect, incarnation, by) for by in accusers), None)
+
+    def on_tell(self) -> None:
+        """Suspects that we accuse hear it from us until they have refuted it, or are gone."""
+        ours = [node for node in sorted(self._suspicions) if self._out.node in self._suspicions[node].accusers]
+        for node in ours:
+            self._ping(node, self._out.prng.token())
+        if ours:
+            self._out.timers.set("tell", self._out.after(self._out.config.suspicion_us // TELLINGS))
+
+    def _ping(self, node: NodeId, nonce: int) -> None:
+        self._out.send(Ping(nonce, self._root(), self._news_for(node)), self.endpoint_of(node))
+
+    def _ack_us(self, node: NodeId) -> int:
+        member = self.members.get(node)
+        return self._rtt.timeout_us(node, member.area if member is not None else "")
+
+    def _arm_probe(self, now: Micros) -> None:
+        due = self._probe.earliest()
+        if due is not None:
+            self._out.timers.set("probe", max(due, now))
+
+    # --- suspecting
+
+    def _accuse(self, node: NodeId, incarnation: int, by: NodeId, came_from: NodeId | None) -> None:
+        member = self.members.get(node)
+        if member is None or incarnation != member.incarnation or by == node:
             return
-        for helper in self._probe.helpers(self.members.present(), self._out.config.ping_req_count):
-            request = PingReq(self._probe.nonce, member.node, member.endpoint)
-            self._out.send(request, self.endpoint_of(helper))
+        if not member.present:
+            if came_from is not None and node not in self._piggyback:
+                self._piggyback.add(self._claim(member))  # whoever still only suspects it has missed the news
+            return
+        accuser = self.members.get(by)
+        if by != self._out.node and (accuser is None or not accuser.present):
+            return
+        suspicion = self._suspicions.get(node)
+        if suspicion is None:
+            config, now = self._out.config, self._out.now
+            wanted = max(0, min(config.confirmations, len(self.members.present()) - 1))
+            most_us = config.suspicion_us * config.suspicion_max_mult
+            suspicion = self._suspicions[node] = Suspicion(now, wanted, config.suspicion_us, most_us)
+        if not suspicion.accuse(by):
+            return
+        claim = MemberUpdate(node, MemberState.SUSPECT, incarnation, by)
+        if self.members.hear(claim, self._out.now):
+            self._tell(self._known(node))
+        self._piggyback.add(claim)
+        self._push(claim, came_from)
+        if by == self._out.node:
+            self._out.timers.set_earlier("tell", self._out.now)
+        self._out.timers.set(f"suspect {node.hex()}", max(suspicion.deadline(self._stretch), self._out.now))
+
+    def _push(self, claim: MemberUpdate, came_from: NodeId | None) -> None:
+        if not self._pushes.take(None, self._out.now):
+            self._out.count("claims over the rate")
+            return
+        for hop in self._hops(claim, came_from):
+            self._out.send(News((claim,)), self.endpoint_of(hop))
+
+    @property
+    def _stretch(self) -> int:
+        return self.health.stretch(1)
 
     def on_suspicion_over(self, node: NodeId) -> None:
-        member = self.members.get(node)
-        if member is not None and member.state == MemberState.SUSPECT:
-            self.hear((MemberUpdate(node, MemberState.DOWN, member.incarnation),))
+        member, suspicion = self.members.get(node), self._suspicions.get(node)
+        if member is None or member.state != MemberState.SUSPECT:
+            return
+        if suspicion is not None and suspicion.deadline(self._stretch) > self._out.now:
+            self._out.timers.set(f"suspect {node.hex()}", suspicion.deadline(self._stretch))
+            return
+        down = MemberUpdate(node, MemberState.DOWN, member.incarnation, self._out.node)
+        if self.members.hear(down, self._out.now):
+            self._on_news(down)
+
+    def _acquit(self, node: NodeId) -> None:
+        self._suspicions.pop(node, None)
+        self._out.timers.cancel(f"suspect {node.hex()}")
+
+    def on_stall(self) -> None:
+        """We were not listening for a while: nothing follows from what we did not hear."""
+        if self._stalled == self._out.now:
+            return
+        self._stalled = self._out.now
+        self._out.count("stalls")
+        self.health.worse()
+        self._probe.forget_all()
+        until = self._out.after(self._out.config.suspicion_us)
+        for node in sorted(self._suspicions):
+            self._suspicions[node].hold(until)
 
     def on_forget(self, node: NodeId) -> bool:
         """Whether the member is still gone, and so forgotten."""
@@ -175,6 +386,8 @@ class Swim:
         if member is None or member.present:
             return False
         self.members.forget(node)
+        self._rtt.forget(node)
+        self._moves.forget(node)
         self._out.persist("peer", node, None)
         return True
 
@@ -194,21 +407,22 @@ class Swim:
 
     def refute(self, claimed: int) -> None:
         self._out.count("refutations")
+        self.health.worse()
         self.raise_incarnation(claimed + 1)
         self._on_doubted()
 
     def _on_news(self, update: MemberUpdate) -> None:
-        member = self.members.get(update.node)
-        assert member is not None, "only claims about members are news"
+        """A claim that changed what we hold; in plain SWIM a suspicion, too."""
+        member = self._known(update.node)
+        self._acquit(update.node)
+        self._piggyback.drop(update.node)
         self._piggyback.add(update)
-        timer = f"suspect {update.node.hex()}"
         if update.state == MemberState.SUSPECT:
-            self._out.timers.set(timer, self._out.after(self._suspicion_us()))
+            self._out.timers.set(f"suspect {update.node.hex()}", self._out.after(self._out.config.suspicion_us))
         else:
-            self._out.timers.cancel(timer)
             self._out.timers.set(f"forget {update.node.hex()}", self._out.after(self._out.config.forget_us))
             if update.state == MemberState.DOWN:
-                self._dials.add(member.endpoint, self._out.now)
+                self._dials.add(member.endpoint, self._out.now, self._out.prng.below(self._out.config.redial_us))
                 self._arm_dials()
         self._tell(member)
 
@@ -217,9 +431,16 @@ class Swim:
         self._out.notify(MemberChanged(member.node, member.site, member.state.name.lower()))
         self._out.stale_view = True
 
-    def _suspicion_us(self) -> int:
-        """`suspicion_us`, times the decimal digits of the cluster's size: about log10, in integers."""
-        return self._out.config.suspicion_us * max(1, len(str(len(self.members) + 1)))
+    def _known(self, node: NodeId) -> Member:
+        member = self.members.get(node)
+        assert member is not None, "only claims about members are news"
+        return member
+
+    def _claim(self, member: Member) -> MemberUpdate:
+        """What we hold of a member, as our own word."""
+        suspicion = self._suspicions.get(member.node)
+        by = suspicion.accusers[0] if suspicion is not None and member.state == MemberState.SUSPECT else self._out.node
+        return MemberUpdate(member.node, member.state, member.incarnation, by)
 
     def _news_for(self, peer: NodeId) -> tuple[MemberUpdate, ...]:
         """What rides along: first of all what is wrongly said of the peer itself, so that it can refute it."""
@@ -227,5 +448,5 @@ class Swim:
         news = self._piggyback.take(self._out.config.updates_per_frame_max, limit)
         member = self.members.get(peer)
         if member is not None and member.state != MemberState.ALIVE:
-            news = (member.claim(), *(update for update in news if update.node != peer))
+            news = (self._claim(member), *(update for update in news if update.node != peer))
         return news

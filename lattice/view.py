@@ -50,6 +50,18 @@ class MemberView:
 
 
 @dataclass(frozen=True, slots=True)
+class QuarantineView:
+    """A node whose key signed two rows of one version: proven, and the same on every node."""
+
+    node: NodeId
+    site: str
+    incarnations: tuple[int, ...]
+    """In which it is proven, sorted."""
+    spent: bool
+    """Proven so often that no row of this key votes again; else a greater incarnation does."""
+
+
+@dataclass(frozen=True, slots=True)
 class PolicyView:
     """One policy: the version that serves, and any that was published concurrently."""
 
@@ -80,3 +92,7 @@ class LatticeView:
     root: bytes
     """16 bytes over every cell held; equal roots mean equal knowledge."""
     cells: int
+    quarantined: tuple[QuarantineView, ...] = ()
+    """Observers caught saying two things; by node."""
+    forked: tuple[AuthorId, ...] = ()
+    """Authors whose key signed two ops in one place: set aside from there on."""

@@ -4,6 +4,8 @@
 Ping       "are you there?" carries the sender's root, news of members, and its row when the peer may not have it
 Ack        the answer; also passed on by whoever a `PingReq` asked, hence `subject`
 PingReq    "ping that one for me" (SWIM's indirect probe)
+Nack       "it does not answer me either": the helper is well, and so is its path to us (Lifeguard)
+News       claims about members that may not wait for a ping
 Rumour     fresh cells, pushed; whoever finds one new passes it on
 IHave      ids of cells that the sender can give, along the announcement trees
 Graft      "give me these"
@@ -25,6 +27,7 @@ from typing import Final, TypeAlias
 from lattice import canonical
 from lattice.cells import FINGERPRINT_BYTES, SHARDS, CellKind
 from lattice.digest import Bloom
+from lattice.equivocation import PROOF_BYTES_MAX
 from lattice.errors import MalformedError, WireError
 from lattice.health import LEASE_MS_MAX, ROW_BYTES_MAX
 from lattice.membership import MemberState, MemberUpdate
@@ -73,6 +76,17 @@ class PingReq:
 
 
 @dataclass(frozen=True, slots=True)
+class Nack:
+    nonce: int
+    subject: NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    updates: tuple[MemberUpdate, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Rumour:
     cells: tuple[WireCell, ...]
 
@@ -116,7 +130,7 @@ class Leave:
     incarnation: int
 
 
-Message: TypeAlias = Ping | Ack | PingReq | Rumour | IHave | Graft | Compare | Digest | Delta | Leave
+Message: TypeAlias = Ping | Ack | PingReq | Nack | News | Rumour | IHave | Graft | Compare | Digest | Delta | Leave
 
 
 def encode(message: Message) -> bytes:
@@ -146,10 +160,14 @@ def _fields(message: Message) -> canonical.Value:
             return (9, b"".join(ids))
         case Graft(ids):
             return (10, b"".join(ids))
+        case Nack(nonce, subject):
+            return (11, nonce, subject)
+        case News(updates):
+            return (12, _updates(updates))
 
 
 def _updates(updates: tuple[MemberUpdate, ...]) -> canonical.Value:
-    return [(update.node, int(update.state), update.incarnation) for update in updates]
+    return [(update.node, int(update.state), update.incarnation, update.by) for update in updates]
 
 
 def _cells(cells: tuple[WireCell, ...]) -> canonical.Value:
@@ -206,6 +224,11 @@ def _parse(kind: int, fields: tuple[object, ...]) -> Message:
             return IHave(_read_ids(_exactly(fields, 2)[1]))
         case 10:
             return Graft(_read_ids(_exactly(fields, 2)[1]))
+        case 11:
+            _, nonce, subject = _exactly(fields, 3)
+            return Nack(_nonce(nonce), _node(subject))
+        case 12:
+            return News(_read_updates(_exactly(fields, 2)[1]))
         case _:
             raise WireError("unknown message", f"type {kind}")
 
@@ -248,11 +271,12 @@ def _read_updates(value: object) -> tuple[MemberUpdate, ...]:
 
 
 def _read_update(item: object) -> MemberUpdate:
-    node, state, incarnation = canonical.array(item, "update", length=3)
+    node, state, incarnation, by = canonical.array(item, "update", length=4)
     return MemberUpdate(
         _node(node),
         MemberState(canonical.integer(state, "state", 0, int(MemberState.LEFT))),
         canonical.integer(incarnation, "incarnation", 1),
+        _node(by),
     )
 
 
@@ -263,7 +287,7 @@ def _read_cells(value: object) -> tuple[WireCell, ...]:
 def _read_cell(item: object) -> WireCell:
     kind, data, age_ms = canonical.array(item, "cell", length=3)
     return WireCell(
-        CellKind(canonical.integer(kind, "cell kind", 1, int(CellKind.OP))),
-        canonical.blob(data, "cell", length_max=max(ROW_BYTES_MAX, OP_BYTES_MAX)),
+        CellKind(canonical.integer(kind, "cell kind", 1, int(max(CellKind)))),
+        canonical.blob(data, "cell", length_max=max(ROW_BYTES_MAX, OP_BYTES_MAX, PROOF_BYTES_MAX)),
         canonical.integer(age_ms, "age_ms", 0, AGE_MS_MAX),
     )

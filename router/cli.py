@@ -28,11 +28,15 @@ EXIT_INTERRUPTED = 130
 TRACEBACK_ENVIRONMENT = "EDGELATTICE_TRACEBACK"
 
 COMMANDS: Final = {
+    "ca": "router.commands.ca:ca",
     "decide": "router.commands.decide:decide",
     "demo": "router.demo.command:demo",
+    "explain": "router.commands.explain:explain",
     "init": "router.commands.init:init",
+    "keys": "router.commands.keys:keys",
     "policy": "router.commands.policy:policy",
     "run": "router.commands.run:run",
+    "sim": "router.commands.sim:sim",
     "status": "router.commands.status:status",
 }
 """Where each command is. It is imported when it is called, so that none pays for another's libraries."""

@@ -22,10 +22,8 @@ from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import ExitStack
 from functools import partial
-from typing import cast
 
 import trio
-from hypercorn.typing import ASGIFramework
 
 from lattice.authoring import compose
 from lattice.discovery import Discovery
@@ -50,12 +48,12 @@ from lattice.identity import Ed25519Signer, Ed25519Verifier, author_id_of
 from lattice.policy_ops import op_id_of
 from lattice.prng import Prng
 from lattice.roster import area_of
-from lattice.seal import Plain, Sealed
 from lattice.types import MILLISECOND, SECOND, AuthorId, Endpoint, Level, short
 from lattice.view import LatticeView
 from router.control.api import DEFAULT_POLICY, control_app
 from router.control.server import serve_control
 from router.control.target import (
+    KeysState,
     NodeEvent,
     PolicyHead,
     Published,
@@ -64,6 +62,7 @@ from router.control.target import (
     RegionSnapshot,
     Traffic,
 )
+from router.credentials import Credentials
 from router.decision.decide import Attempt, Decision, Request, decide
 from router.decision.plan import RouteTable, SitePlace, plan
 from router.decision.program import Program
@@ -75,7 +74,7 @@ from router.policy import PolicyError
 from router.policy_keeper import InForce, compile_text, complaint, load_grammar
 from router.site.config_reader import endpoint_text
 from router.site.site_config import BoundEndpoints, SiteConfig
-from router.site.state_dir import StateDir
+from router.site.state_dir import LastGood, StateDir
 from router.traffic.proxy import Proxy
 from router.traffic.steering import Outcome
 
@@ -83,10 +82,14 @@ log = logging.getLogger("edgelattice")
 
 OBSERVE_INTERVAL_US = 500 * MILLISECOND
 """How often metrics that changed no level are told to the engine, which quantises and paces them further."""
+LEVEL_INTERVAL_US = 10 * MILLISECOND
+"""How often at most a success is asked whether it changed its region's level; a failure always is."""
 EXPIRE_INTERVAL_US = 100 * MILLISECOND
 SEED_INTERVAL_US = 30 * SECOND
 LEAVE_GRACE_US = 200 * MILLISECOND
 """How long the goodbye datagrams get."""
+SIGNAL_AHEAD_MS_MAX = 300_000
+"""How far a signal's sender may be ahead of us: it would silence the region's other senders for as long."""
 NO_POLICY = Decision("", "", None, None, "", "no policy in force yet", 503, ())
 _ERROR_ENDINGS = ("failed_502", "failed_504", "shed_503", "truncated", "internal_error")
 
@@ -95,9 +98,16 @@ class Node:
     """What a node knows and decides; the control API's `ControlTarget`."""
 
     def __init__(
-        self, config: SiteConfig, driver_of: Callable[[Callable[[Notification], None]], Driver], clock: Clock
+        self,
+        config: SiteConfig,
+        driver_of: Callable[[Callable[[Notification], None]], Driver],
+        clock: Clock,
+        last_good: LastGood,
+        credentials: Credentials,
     ) -> None:
         """`driver_of` makes the driver, given whom to notify."""
+        self._last_good = last_good
+        self._credentials = credentials
         self._config = config
         self._clock = clock
         latitude_e6, longitude_e6 = config.site.at_e6 or (0, 0)
@@ -105,10 +115,12 @@ class Node:
         self._journal = Journal(clock.now)
         self._health = RegionalHealth()
         self._levels_told: dict[str, Level] = {}
+        self._level_due: dict[str, int] = {}
         self._in_force: InForce | None = None
         self._table: RouteTable | None = None
         self._driver = driver_of(self._on_notification)
         self._policy_elected = trio.Event()
+        self._publishing = trio.Lock()
         self._proxy = Proxy(_DataPlane(self), config.site.name)
         self._checker = HealthChecker(self._on_probe, random.Random(os.urandom(16)))
 
@@ -143,8 +155,10 @@ class Node:
                 kind, f"{attempt.region} {where}: {outcome.value}", endpoint=where, region=attempt.region
             )
             if kind == "eject":
-                self._checker.look_now(attempt.region, attempt.endpoint)
-        self._tell_if_changed(attempt.region)
+                self._checker.look_now(attempt.region, None if outcome is Outcome.HUNG else attempt.endpoint)
+        if outcome is not Outcome.OK or changed or now >= self._level_due.get(attempt.region, 0):
+            self._level_due[attempt.region] = now + LEVEL_INTERVAL_US
+            self._tell_if_changed(attempt.region)
 
     # --- evidence
 
@@ -222,19 +236,36 @@ class Node:
                 self._journal.note("policy", text, policy=elected.policy, version=elected.version.hex())
                 log.error("policy %s: %s", elected.policy, text)
                 continue
-            self._in_force = InForce(
-                elected.version, "".join(elected.blocks), program, self._clock.now() // MILLISECOND
-            )
-            self._put_into_force(program)
-            self._journal.note(
-                "policy",
-                f"version {short(elected.version)} in force",
-                policy=elected.policy,
-                version=elected.version.hex(),
-            )
-            await self._driver.submit(PolicyApplied(elected.policy, elected.version))
+            await self._put_into_force(InForce(elected.version, "".join(elected.blocks), program, self._now_ms()))
 
-    def _put_into_force(self, program: Program) -> None:
+    async def restore_policy(self) -> None:
+        """Begin with the version that was in force before the restart: what was elected since may not compile here."""
+        version = await trio.to_thread.run_sync(self._last_good.read)
+        text = None if version is None else self._driver.policy.text_of(version)
+        if version is None or text is None:
+            return
+        try:
+            program = await trio.to_thread.run_sync(compile_text, text, DEFAULT_POLICY)
+        except PolicyError as error:
+            log.error("the version last in force does not compile any more: %s", complaint(error))
+            return
+        await self._put_into_force(InForce(version, text, program, self._now_ms()))
+
+    async def _put_into_force(self, policy: InForce) -> None:
+        self._in_force = policy
+        self._configure(policy.program)
+        where = {"policy": DEFAULT_POLICY, "version": policy.version.hex()}
+        self._journal.note("policy", f"version {short(policy.version)} in force", **where)
+        await self._driver.submit(PolicyApplied(DEFAULT_POLICY, policy.version))
+        try:
+            await trio.to_thread.run_sync(self._last_good.write, policy.version)
+        except OSError as error:
+            log.error("cannot remember the version in force: %s", error)
+
+    def _now_ms(self) -> int:
+        return self._clock.now() // MILLISECOND
+
+    def _configure(self, program: Program) -> None:
         self._health.configure(program)
         self._checker.configure(
             ProbeTarget(
@@ -294,9 +325,16 @@ class Node:
             cluster=self._config.cluster.name,
             chain=store.chain(author),
             parent=heads[-1].version if heads else None,
-            supersedes=tuple(head.key for head in heads),
-            blocks_known=store.blocks_known(),
+            supersedes=store.context(policy),
+            blocks_known=store.blocks_known(author),
         )
+
+    def warnings(self) -> Sequence[str]:
+        expiry = self._credentials.expiry()
+        return [] if expiry is None else [expiry]
+
+    def keys(self) -> KeysState:
+        return self._credentials.state()
 
     def snapshot(self) -> Sequence[RegionSnapshot]:
         return self._health.snapshot(self._clock.now())
@@ -304,6 +342,9 @@ class Node:
     def update_signal(self, signal: RegionSignal) -> None:
         if not self._health.knows(signal.region):
             raise RefusalError(422, f"no policy in force names region {signal.region!r}", "see GET /policy")
+        ahead_ms = signal.timestamp_ms - self._now_ms()
+        if ahead_ms > SIGNAL_AHEAD_MS_MAX:
+            raise RefusalError(422, f"the timestamp is {ahead_ms // 1_000} s in the future", "check the sender's clock")
         if not self._health.signalled(signal, self._clock.now()):
             raise RefusalError(409, f"a later signal of region {signal.region!r} is known", "send a greater timestamp")
         self._tell()
@@ -317,6 +358,10 @@ class Node:
             )
         signer = Ed25519Signer(self._config.policy.author_key, self._config.cluster.name)
         program = await trio.to_thread.run_sync(partial(compile_text, text, policy))
+        async with self._publishing:  # two at once would read one chain, and fork it
+            return await self._sign_and_submit(signer, policy, program, message)
+
+    async def _sign_and_submit(self, signer: Ed25519Signer, policy: str, program: Program, message: str) -> Published:
         head = self.policy_head(policy, author_id_of(signer.public_key))
         try:
             publication = compose(
@@ -325,7 +370,7 @@ class Node:
                 policy,
                 program.policy.blocks,
                 message=message,
-                now_ms=self._clock.now() // MILLISECOND,
+                now_ms=self._now_ms(),
                 parent=head.parent,
                 supersedes=head.supersedes,
                 blocks_known=head.blocks_known,
@@ -335,19 +380,29 @@ class Node:
         return await self.submit_ops(policy, tuple(op.data for op in publication.ops))
 
     async def submit_ops(self, policy: str, ops: tuple[bytes, ...]) -> Published:
+        store = self._driver.policy
+        for name, text in store.preview(ops):  # what no node could use, none should carry
+            await trio.to_thread.run_sync(compile_text, text, name)
         refused = [note for note in await self._driver.call(OpsSubmitted(ops)) if isinstance(note, Rejected)]
         if refused:
             raise OpError("refused", refused[0].reason)
-        if any(op_id_of(op) not in self._driver.policy for op in ops):
+        if any(op_id_of(op) not in store for op in ops):
             raise RefusalError(
                 409,
                 "these ops follow others of their author that this node has not seen; it keeps them until it has",
                 "publish at a node that has them, or wait until this one does",
             )
+        version = store.version_set_by(op_id_of(ops[-1]))
+        if version is None:
+            raise RefusalError(422, "the last op sets no version of a policy", "send all ops of a publish, in order")
         elected = next((seen for seen in self.view().policies if seen.policy == policy), None)
-        if elected is None:
-            raise RefusalError(422, f"no version of policy {policy!r} is complete with these ops", "send all of them")
-        return Published(policy, elected.version, len(ops))
+        if elected is None or elected.version != version:
+            raise RefusalError(
+                409,
+                f"version {short(version)} is kept, but {short(elected.version) if elected else 'none'} serves",
+                "the author's key may have forked, or a later publish won: see `edgelattice status`",
+            )
+        return Published(policy, version, len(ops))
 
     # --- running
 
@@ -364,12 +419,16 @@ class Node:
         async with trio.open_nursery() as nursery:
             await trio.to_thread.run_sync(load_grammar)
             await nursery.start(self._driver.run)
+            await self.restore_policy()
             nursery.start_soon(self.keep_policy)
             nursery.start_soon(self.keep_telling)
             nursery.start_soon(self.keep_expiring)
             nursery.start_soon(self._keep_seeding)
+            nursery.start_soon(self._credentials.keep, self._driver.secure, self._journal)
             await nursery.start(self._checker.run)
-            await nursery.start(partial(serve_control, cast("ASGIFramework", control_app(self)), control, stop))
+            await nursery.start(
+                partial(serve_control, control_app(self, self._config.control.host_names), control, stop)
+            )
             await nursery.start(self._proxy.serve, http)
             if self._config.gossip.mdns:
                 nursery.start_soon(self._discovery(transport).run)
@@ -428,7 +487,9 @@ async def run_node(config: SiteConfig, *, ready: Callable[[BoundEndpoints], None
         state = StateDir(config.site.state_dir)
         opened.callback(state.close)
         clock = Clock()
-        node = Node(config, partial(_driver, config, state, transport, clock), clock)
+        credentials = Credentials(config, state.node_key, clock.now)
+        driver_of = partial(_driver, config, state, transport, clock, credentials)
+        node = Node(config, driver_of, clock, state.last_good, credentials)
         listeners = [trio.SocketListener(trio.socket.from_stdlib_socket(listener)) for listener in http]
         await node.run(transport, listeners, control, ready=lambda: ready(bound), stop=stop)
 
@@ -438,6 +499,7 @@ def _driver(
     state: StateDir,
     transport: Transport,
     clock: Clock,
+    credentials: Credentials,
     on_notification: Callable[[Notification], None],
 ) -> Driver:
     cluster = config.cluster.name
@@ -449,10 +511,13 @@ def _driver(
         endpoint=("" if ipaddress.ip_address(host).is_unspecified else host, port),
         signer=Ed25519Signer(state.node_key, cluster),
         verifier=Ed25519Verifier(cluster),
-        seal=Plain(cluster) if config.cluster.key is None else Sealed(cluster, config.cluster.key),
+        seal=credentials.seal,
         authors=[author_id_of(key) for key in config.policy.authors],
         prng=Prng(random.SystemRandom().random),
         now=clock.now(),
         area=area_of(*config.site.at_e6) if config.site.at_e6 else "",
     )
-    return Driver(engine, transport, state.store, clock, on_notification, engine_config.frame_bytes_max)
+    driver = Driver(engine, transport, state.store, clock, on_notification, engine_config.frame_bytes_max)
+    if credentials.security is not None:
+        driver.secure(credentials.security)
+    return driver

@@ -19,10 +19,11 @@ PLANTED = {
     "The command line is the composition root: nobody imports it": ("router/process.py", "import router.cli"),
     "msgpack only in the codec": ("lattice/engine.py", "import msgpack"),
     "pycrdt only in the policy store": ("lattice/wire.py", "import pycrdt"),
-    "cryptography only in identity and sealing": ("lattice/health.py", "import cryptography"),
+    "cryptography only in identity, certificates and sealing": ("lattice/health.py", "import cryptography"),
     "zeroconf only in discovery": ("lattice/driver.py", "import zeroconf"),
     "lark only in the policy parser": ("router/policy/check.py", "import lark"),
     "httptools only in the HTTP modules": ("router/control/api.py", "import httptools"),
+    "sim: lattice pure and router pure only; never trio, edges, wall clock": ("sim/stage.py", "import trio"),
 }
 """A line in a file that breaks the contract of that name."""
 
@@ -37,7 +38,7 @@ def lint(directory: Path) -> str:
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    for package in ("lattice", "router"):
+    for package in ("lattice", "router", "sim"):
         shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     return tmp_path

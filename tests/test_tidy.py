@@ -51,7 +51,7 @@ def is_in(path: str, places: set[str] | list[str]) -> bool:
     return any(path in {place, f"{place}.py"} or path.startswith(f"{place}/") for place in places)
 
 
-PURE = [path for path in sources("lattice", "router") if not is_in(path, edges())]
+PURE = [path for path in sources("lattice", "router", "sim") if not is_in(path, edges())]
 
 
 def called(node: ast.expr) -> str:
@@ -107,12 +107,12 @@ def test_a_pure_module_depends_on_its_inputs_alone(path: str) -> None:
     assert listed(path, impurities(ast.parse((ROOT / path).read_text()))) == []
 
 
-@pytest.mark.parametrize("path", [path for path in sources("lattice", "router") if not is_in(path, PRINTERS)])
+@pytest.mark.parametrize("path", [path for path in sources("lattice", "router", "sim") if not is_in(path, PRINTERS)])
 def test_only_the_command_line_prints(path: str) -> None:
     assert listed(path, prints(ast.parse((ROOT / path).read_text()))) == []
 
 
-@pytest.mark.parametrize("path", sources("lattice", "router", "tests"))
+@pytest.mark.parametrize("path", sources("lattice", "router", "sim", "tests"))
 def test_nothing_is_left_for_later(path: str) -> None:
     assert listed(path, unfinished((ROOT / path).read_text())) == []
 

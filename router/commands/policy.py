@@ -1,8 +1,7 @@
-"""`edgelattice policy check` and `edgelattice policy publish`."""
+"""`edgelattice policy`: check and publish here, the tools beside it in `policy_tools`."""
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 
@@ -10,22 +9,22 @@ import click
 import msgspec
 
 from lattice.policy_content import check_policy_name
+from router.commands.policy_files import counted, policy_text
+from router.commands.policy_tools import compile_command, diff, explain_command, fmt, simulate_command, test
 from router.commands.shared import EXIT_FAILED, EXIT_USAGE, CommandError, client_for, complain, control_option
 from router.control.author_chain import AuthorChain
 from router.control.body import DEFAULT_POLICY, DiagnosticBody, diagnostic_bodies
 from router.control.client import ControlError
 from router.control.publish import publish
 from router.decision.program import compile_policy
+from router.decision.proofs import prove
 from router.policy import PolicyError, parse
 from router.site.key_file import KeyFileError, read_secret
-
-POLICY_FILE_BYTES_MAX = 4 * 1024 * 1024
-"""Read so much and let the parser refuse what is too long, with its own words."""
 
 
 @click.group()
 def policy() -> None:
-    """Check a policy, publish it to every site."""
+    """Check, format, test and publish a policy."""
 
 
 class CheckedBody(msgspec.Struct, frozen=True):
@@ -41,10 +40,12 @@ class CheckedBody(msgspec.Struct, frozen=True):
 def check(file: Path, as_json: bool) -> int:
     """Say all that is wrong with a policy.
 
-    Each mistake with its place, what was expected there, and how to mend it. FILE may be - for standard input. Exit
+    Each mistake with its place, what was expected there, and how to mend it. What holds is then proved: that every rule
+    is reached, every `never` kept in every state of health, and that losing a region leaves the others enough room.
+    FILE may be - for standard input. Exit
     status 0 when the policy holds, 1 when it does not.
     """
-    text = _policy_text(file)
+    text = policy_text(file)
     error = _mistakes(text, str(file))
     if as_json:
         click.echo(msgspec.json.encode(CheckedBody(error is None, diagnostic_bodies(error))))
@@ -52,7 +53,7 @@ def check(file: Path, as_json: bool) -> int:
         click.echo(f"{file}: holds")
     else:
         click.echo(error.render(text), err=True)
-        complain(_count(error))
+        complain(counted(error))
     return 0 if error is None else EXIT_FAILED
 
 
@@ -83,11 +84,11 @@ def publish_command(file: Path, key_file: Path, control: str | None, name: str, 
         raise CommandError(str(error), EXIT_USAGE) from None
     if warning is not None:
         complain(f"warning: {warning}")
-    text = _policy_text(file)
+    text = policy_text(file)
     mistakes = _mistakes(text, str(file))
     if mistakes is not None:
         click.echo(mistakes.render(text), err=True)
-        raise CommandError(f"{_count(mistakes)}; nothing was published")
+        raise CommandError(f"{counted(mistakes)}; nothing was published")
     client = client_for(control)
     try:
         now_ms = time.time_ns() // 1_000_000
@@ -102,29 +103,14 @@ def publish_command(file: Path, key_file: Path, control: str | None, name: str, 
     )
 
 
-def _policy_text(file: Path) -> str:
-    try:
-        if str(file) == "-":
-            content = sys.stdin.buffer.read(POLICY_FILE_BYTES_MAX)
-        else:
-            with file.open("rb") as opened:
-                content = opened.read(POLICY_FILE_BYTES_MAX)
-    except OSError as error:
-        raise CommandError(f"{file}: cannot be read: {(error.strerror or str(error)).lower()}", EXIT_USAGE) from None
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise CommandError(f"{file}: not UTF-8 text: byte {error.start} is 0x{content[error.start]:02x}") from None
-
-
 def _mistakes(text: str, name: str) -> PolicyError | None:
+    """Everything wrong with a policy; when nothing is, everything that can be proved against it."""
     try:
-        compile_policy(parse(text, name))
+        proved = prove(compile_policy(parse(text, name)))
     except PolicyError as error:
         return error
-    return None
+    return PolicyError(proved) if proved else None
 
 
-def _count(error: PolicyError) -> str:
-    count = len(error.diagnostics) + error.left_out
-    return f"the policy has {count} {'mistake' if count == 1 else 'mistakes'}"
+for _tool in (fmt, test, diff, simulate_command, explain_command, compile_command):
+    policy.add_command(_tool)

@@ -43,9 +43,9 @@ def control_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def load_site(path: Path) -> SiteConfig:
-    """A site file, or the `CommandError` that says what is wrong with it."""
+    """A site file, or the directory that holds it; or the `CommandError` that says what is wrong."""
     try:
-        return load_site_config(path)
+        return load_site_config(path / "site.toml" if path.is_dir() else path)
     except ConfigError as error:
         raise CommandError(str(error), EXIT_USAGE) from None
 

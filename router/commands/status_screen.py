@@ -8,7 +8,7 @@ from rich.console import Console, ConsoleRenderable, Group
 from rich.table import Table
 from rich.text import Text
 
-from router.control.body import DecisionBody, MemberBody, PolicyBody, RegionBody, ViewBody
+from router.control.body import DecisionBody, KeysBody, MemberBody, PolicyBody, RegionBody, ViewBody
 
 EVENTS_SHOWN = 8
 ID_CHARS = 8
@@ -56,6 +56,21 @@ def decision_screen(decision: DecisionBody) -> ConsoleRenderable:
     return Group(lines, Text(""), attempts) if decision.attempts else lines
 
 
+def keys_screen(found: KeysBody) -> ConsoleRenderable:
+    """A node's keys, and what its peers do with theirs."""
+    own = _table(f"Keys of {found.site}", "id", "label", "")
+    for key in found.keys:
+        own.add_row(Text(key.id), Text(key.label), Text("in use" if key.used else "opens"))
+    peers = _table("Peers", "site", "node", "state", "seals with", "frames", "")
+    for peer in found.peers:
+        frames = " ".join(f"{key}:{count}" for key, count in sorted(peer.frames.items()))
+        said = [] if peer.uses_ours else ["seals with another key"]
+        said += [] if peer.has_ours else ["has other keys"]
+        lag = Text("; ".join(said), "yellow") if said else Text("as here")
+        peers.add_row(Text(peer.site), Text(peer.node[:ID_CHARS]), Text(peer.state), Text(peer.key), Text(frames), lag)
+    return Group(own, Text(""), peers) if found.peers else own
+
+
 def console(width: int | None = None) -> Console:
     """Standard output, coloured only on a terminal, and as wide as it needs to be elsewhere."""
     plain = Console(width=width, highlight=False)
@@ -82,6 +97,8 @@ def _heading(view: ViewBody) -> Text:
     )  # fmt: skip
     if view.isolated:
         text.append("\nISOLATED: everything fails from here, so this node does not vote", "bold red")
+    for warning in view.warnings:
+        text.append(f"\n{warning}", "bold yellow")
     if view.ejected:
         text.append("\nejected here: " + " ".join(view.ejected), "yellow")
     return text
@@ -93,7 +110,7 @@ def _regions(view: ViewBody) -> Table:
         table.add_row(
             Text(region.region),
             _level(region.effective),
-            Text(age(region.since_ms, view.now_ms)),
+            Text(age(region.since_ms, view.now_ms) if region.since_ms else "-"),
             _level(region.verdict),
             _level(region.own),
             Text(region.reason),

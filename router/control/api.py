@@ -7,6 +7,7 @@ is a 4xx with `{"error", "path", "remedy"}` or diagnostics, and is counted under
     GET  /v1/decide?client=&host=&path=        what would happen to such a request now
     POST /v1/policy?policy=&message=           publish: text/plain, or ops signed elsewhere
     GET  /v1/policy/head?policy=&author=       what composing those ops starts from
+    GET  /v1/keys                              the cluster's keys by id, and which peers lag behind
     POST /update                               a health signal
     GET  /snapshot                             the signals, as folded in
     GET  /policy?policy=                       the text in force
@@ -41,6 +42,7 @@ from router.control.body import (
     decision_body,
     diagnostic_bodies,
     head_body,
+    keys_body,
     published_body,
     snapshot_body,
     view_body,
@@ -92,6 +94,7 @@ def control_app(target: ControlTarget, host_names: Collection[str] = ()) -> Gate
         Route("/v1/decide", handlers.decide, methods=["GET"]),
         Route("/v1/policy", handlers.publish, methods=["POST"]),
         Route("/v1/policy/head", handlers.head, methods=["GET"]),
+        Route("/v1/keys", handlers.keys, methods=["GET"]),
         Route("/update", handlers.update, methods=["POST"]),
         Route("/snapshot", handlers.snapshot, methods=["GET"]),
         Route("/policy", handlers.policy, methods=["GET"]),
@@ -169,6 +172,10 @@ class _Handlers:
         except NotExpected as wrong:
             raise _bad_query("author", query["author"], wrong.expected) from None
         return json_response(head_body(policy, author, self._target.policy_head(policy, author)))
+
+    async def keys(self, request: HttpRequest) -> Response:
+        _query(request)
+        return json_response(keys_body(self._target))
 
     async def update(self, request: HttpRequest) -> Response:
         _query(request)

@@ -8,7 +8,10 @@ node lacks is sent again with it. Only a definite refusal takes a publish out of
 
 from __future__ import annotations
 
+import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -27,10 +30,11 @@ class LastPublish(msgspec.Struct, forbid_unknown_fields=True):
     head: str
     """The key of the head that the publish set."""
     ops: list[bytes]
+    base: int = 1
 
     @property
     def chain(self) -> ChainHead:
-        return ChainHead(self.seq, OpId(bytes.fromhex(self.op)), self.hlc)
+        return ChainHead(self.seq, OpId(bytes.fromhex(self.op)), self.hlc, self.base)
 
 
 _decoder = msgspec.json.Decoder(dict[str, LastPublish])
@@ -42,12 +46,20 @@ class AuthorChain:
     def __init__(self, key_file: Path) -> None:
         self.path = key_file.with_name(key_file.name + ".chain")
 
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Wait until no other process publishes with this key, and keep others waiting meanwhile."""
+        with self.path.with_name(self.path.name + ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
     def last(self, cluster: str) -> LastPublish | None:
         return self._read().get(cluster)
 
     def remember(self, cluster: str, publication: Publication, head: str) -> None:
         last = publication.ops[-1]
-        publish = LastPublish(last.op.seq, last.id.hex(), last.op.hlc, head, [op.data for op in publication.ops])
+        ops = [op.data for op in publication.ops]
+        publish = LastPublish(last.op.seq, last.id.hex(), last.op.hlc, head, ops, last.op.base)
         self._write(self._read() | {cluster: publish})
 
     def put_back(self, cluster: str, publish: LastPublish | None) -> None:

@@ -94,6 +94,8 @@ class ViewBody(msgspec.Struct, frozen=True):
     counters: dict[str, int]
     events: list[dict[str, str | int]]
     """`at_ms`, `kind`, `text`, and what else belongs to the kind (see `NodeEvent.detail`)."""
+    warnings: list[str] = []
+    """What somebody should do something about: a certificate that ends."""
 
 
 class AttemptBody(msgspec.Struct, frozen=True):
@@ -136,6 +138,31 @@ class HeadBody(msgspec.Struct, frozen=True):
     parent: str | None
     supersedes: list[str]
     blocks_known: list[str]
+    base: int = 1
+
+
+class KeyBody(msgspec.Struct, frozen=True):
+    id: str
+    label: str
+    used: bool
+
+
+class PeerKeysBody(msgspec.Struct, frozen=True):
+    node: str
+    site: str
+    state: str
+    key: str
+    frames: dict[str, int]
+    uses_ours: bool
+    has_ours: bool
+
+
+class KeysBody(msgspec.Struct, frozen=True):
+    """`GET /v1/keys`: ids and labels, never a key."""
+
+    site: str
+    keys: list[KeyBody]
+    peers: list[PeerKeysBody]
 
 
 class SnapshotRegionBody(msgspec.Struct, frozen=True):
@@ -221,6 +248,7 @@ def view_body(target: ControlTarget, own_counters: dict[str, int]) -> ViewBody:
         ejected=[endpoint_text(endpoint) for endpoint in sorted(target.ejected())],
         counters={name: counters[name] for name in sorted(counters)},
         events=[_event(event) for event in list(target.events())[-EVENTS_MAX:]],
+        warnings=list(target.warnings()),
     )
 
 
@@ -255,6 +283,7 @@ def head_body(policy: str, author: AuthorId, head: PolicyHead) -> HeadBody:
         parent=None if head.parent is None else head.parent.hex(),
         supersedes=list(head.supersedes),
         blocks_known=sorted(head.blocks_known),
+        base=head.chain.base,
     )
 
 
@@ -262,10 +291,35 @@ def head_of(body: HeadBody) -> PolicyHead:
     """The reverse of `head_body`. Raises ValueError if an id is not hexadecimal."""
     return PolicyHead(
         cluster=body.cluster,
-        chain=ChainHead(body.seq, OpId(bytes.fromhex(body.previous)), body.hlc),
+        chain=ChainHead(body.seq, OpId(bytes.fromhex(body.previous)), body.hlc, body.base),
         parent=None if body.parent is None else VersionId(bytes.fromhex(body.parent)),
         supersedes=tuple(body.supersedes),
         blocks_known=frozenset(body.blocks_known),
+    )
+
+
+def keys_body(target: ControlTarget) -> KeysBody:
+    """The keys here, and what is known of those of every member; "?" for one who is no member any more."""
+    view, state = target.view(), target.keys()
+    members = {member.node: member for member in view.members}
+    peers = []
+    for peer in state.peers:
+        member = members.get(peer.node)
+        peers.append(
+            PeerKeysBody(
+                node=peer.node.hex(),
+                site=member.site if member else "?",
+                state=member.state if member else "?",
+                key=peer.key.hex(),
+                frames={key.hex(): count for key, count in peer.frames},
+                uses_ours=peer.uses_ours,
+                has_ours=peer.has_ours,
+            )
+        )
+    return KeysBody(
+        site=view.site,
+        keys=[KeyBody(key.id.hex(), key.label, key.used) for key in state.keys],
+        peers=sorted(peers, key=lambda peer: (peer.site, peer.node)),
     )
 
 
@@ -289,7 +343,7 @@ def _member(member: MemberView) -> MemberBody:
     return MemberBody(
         node=member.node.hex(),
         site=member.site,
-        address=endpoint_text(member.endpoint),
+        address=endpoint_text(member.endpoint) if member.endpoint[0] else f"*:{member.endpoint[1]}",
         state=member.state,
         incarnation=member.incarnation,
         applied={policy: version.hex() for policy, version in member.applied},

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import msgspec
 
-from router.control.body import OPS_MEDIA_TYPE, DecisionBody, ErrorBody, HeadBody, PublishedBody, ViewBody
+from router.control.body import OPS_MEDIA_TYPE, DecisionBody, ErrorBody, HeadBody, KeysBody, PublishedBody, ViewBody
 
 T = TypeVar("T")
 
@@ -69,6 +69,9 @@ class ControlClient:
 
     def head(self, policy: str, author: bytes) -> HeadBody:
         return self._decode(self.ask("/v1/policy/head", {"policy": policy, "author": author.hex()}), HeadBody)
+
+    def keys(self) -> KeysBody:
+        return self._decode(self.ask("/v1/keys"), KeysBody)
 
     def submit_ops(self, policy: str, ops: list[bytes]) -> PublishedBody:
         body = msgspec.msgpack.encode(ops)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 from lattice.authoring import compose
@@ -28,6 +29,19 @@ def publish(
     `PolicyError`, ValueError (a limit, a damaged memory), OSError (the memory), or `ControlError`. A refused publish
     has changed nothing; after one without an answer, publishing again is safe and finishes it.
     """
+    with memory.alone() if memory else nullcontext():
+        return _publish(client, private_key, policy, text, message, now_ms, memory)
+
+
+def _publish(
+    client: ControlClient,
+    private_key: bytes,
+    policy: str,
+    text: str,
+    message: str,
+    now_ms: int,
+    memory: AuthorChain | None,
+) -> tuple[PublishedBody, str]:
     statements = blocks(text)
     author = author_id_of(public_key_of(private_key))
     try:

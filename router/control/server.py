@@ -1,51 +1,104 @@
-"""The control API on a socket: Hypercorn's trio worker, started and stopped by the node.
+"""The control API on a socket: Hypercorn's protocol, one connection at a time, under a supervision of our own (edge).
 
-The socket is bound elsewhere and handed over by descriptor, so that the port is known before anything else starts.
+Hypercorn's own worker is not used, for two reasons that were met: an exception in one connection (a malformed h2c
+upgrade) ends the worker and with it the node; and it shields what it sends from cancellation, so a client that never
+reads would keep the node from stopping. Here an exception ends its connection and is counted, and at the end every
+socket still open is closed after a grace.
 """
 
 from __future__ import annotations
 
 import logging
 import socket
+from collections import Counter
+from functools import partial
+from typing import cast
 
 import trio
+from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
-from hypercorn.trio import serve
-from hypercorn.typing import ASGIFramework
+from hypercorn.trio.tcp_server import TCPServer
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import ASGIFramework, ConnectionState
+from starlette.types import ASGIApp
 
 GRACE_SECONDS = 1.0
 """How long an answer may still take at the stop: handlers take microseconds, so this is for a slow reader."""
 READ_TIMEOUT_SECONDS = 10
 """A request that dawdles longer is cut off; operators' tools send a whole one at once."""
 HEAD_BYTES_MAX = 16 * 1024
+CONNECTIONS_MAX = 128
+"""Operators and dashboards, not users."""
 
-_log = logging.getLogger(f"{__name__}.hypercorn")
-_log.setLevel(logging.WARNING)  # where it listens is the node's to say
+_log = logging.getLogger(__name__)
+
+
+class ControlServer:
+    """Serves one ASGI app on one listening socket, which it owns."""
+
+    def __init__(self, app: ASGIApp, listener: socket.socket) -> None:
+        self._app = ASGIWrapper(cast("ASGIFramework", app))
+        self._listener = trio.SocketListener(trio.socket.from_stdlib_socket(listener))
+        self._open: dict[trio.SocketStream, trio.CancelScope] = {}
+        self._context = WorkerContext(None)
+        self.counters: Counter[str] = Counter()
+        self._config = Config()
+        self._config.include_server_header = False
+        self._config.accesslog = None
+        self._config.errorlog = None
+        self._config.read_timeout = READ_TIMEOUT_SECONDS
+        self._config.h11_max_incomplete_size = HEAD_BYTES_MAX
+
+    async def serve(self, stop: trio.Event, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve until `stop` is set or the task is cancelled. Answers under way get `GRACE_SECONDS` at the stop."""
+        async with trio.open_nursery() as connections:
+            try:
+                await self._accept_until(stop, connections, task_status)
+                with trio.move_on_after(GRACE_SECONDS):
+                    while self._open:  # noqa: ASYNC110  (a second at most, and rarely)
+                        await trio.sleep(0.01)
+            finally:
+                self._close_all()  # before the nursery waits: Hypercorn shields its sends, and only this ends them
+
+    async def _accept_until(
+        self, stop: trio.Event, connections: trio.Nursery, task_status: trio.TaskStatus[None]
+    ) -> None:
+        async with trio.open_nursery() as accepting:
+            accepting.start_soon(
+                partial(trio.serve_listeners, self._serve_one, [self._listener], handler_nursery=connections)
+            )
+            task_status.started()
+            await stop.wait()
+            accepting.cancel_scope.cancel()
+        await self._context.terminated.set()
+
+    def _close_all(self) -> None:
+        for stream, scope in list(self._open.items()):
+            stream.socket.close()
+            scope.cancel()
+
+    async def _serve_one(self, stream: trio.SocketStream) -> None:
+        if len(self._open) >= CONNECTIONS_MAX:
+            self.counters["control connections beyond the limit"] += 1
+            await stream.aclose()
+            return
+        with trio.CancelScope() as scope:
+            self._open[stream] = scope
+            try:
+                await TCPServer(self._app, self._config, self._context, ConnectionState({}), stream)  # type: ignore[arg-type]
+            except Exception as error:  # noqa: BLE001  (what one client provokes ends its connection, never the node)
+                self.counters["control connections broken"] += 1
+                _log.debug("a control connection broke: %r", error)
+            finally:
+                del self._open[stream]
 
 
 async def serve_control(
-    app: ASGIFramework,
+    app: ASGIApp,
     listener: socket.socket,
     stop: trio.Event,
     *,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve `app` on `listener`, which this call owns from now on, until `stop` is set or the task is cancelled.
-
-    At the stop, answers under way get `GRACE_SECONDS`.
-    """
-    config = Config()
-    config.bind = [f"fd://{listener.detach()}"]
-    config.errorlog = _log
-    config.accesslog = None
-    config.include_server_header = False
-    config.graceful_timeout = GRACE_SECONDS
-    config.read_timeout = READ_TIMEOUT_SECONDS
-    config.h11_max_incomplete_size = HEAD_BYTES_MAX
-    async with trio.open_nursery() as nursery:
-
-        async def run(*, task_status: trio.TaskStatus[list[str]]) -> None:
-            await serve(app, config, shutdown_trigger=stop.wait, mode="asgi", task_status=task_status)
-
-        await nursery.start(run)
-        task_status.started()
+    """As `ControlServer.serve`."""
+    await ControlServer(app, listener).serve(stop, task_status=task_status)

@@ -12,8 +12,9 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Protocol
 
+from lattice.key_ring import KeyId
 from lattice.policy_store import ChainHead
-from lattice.types import AuthorId, Endpoint, Level, VersionId
+from lattice.types import AuthorId, Endpoint, Level, NodeId, VersionId
 from lattice.view import LatticeView
 from router.decision.decide import Decision, Request
 
@@ -104,6 +105,40 @@ class RegionSnapshot:
     level: Level
 
 
+@dataclass(frozen=True, slots=True)
+class KeyState:
+    """One of the cluster's keys that this node has; never the key itself."""
+
+    id: KeyId
+    label: str
+    used: bool
+    """It seals what this node sends."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerKeys:
+    """What a peer's frames say of its keys."""
+
+    node: NodeId
+    key: KeyId
+    """Its last frame was sealed with this one."""
+    frames: tuple[tuple[KeyId, int], ...]
+    """How many of its frames came under each key since this node's keys were last changed."""
+    uses_ours: bool
+    """It seals with the key that this node seals with."""
+    has_ours: bool
+    """It has the same keys as this node."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeysState:
+    """The cluster's keys as one node knows them; no keys when it is insecure."""
+
+    keys: tuple[KeyState, ...]
+    ring_tag: bytes
+    peers: tuple[PeerKeys, ...]
+
+
 class ControlTarget(Protocol):
     """A node, as the control API sees it."""
 
@@ -134,6 +169,14 @@ class ControlTarget(Protocol):
         ...
 
     def policy_head(self, policy: str, author: AuthorId) -> PolicyHead: ...
+
+    def warnings(self) -> Sequence[str]:
+        """What whoever keeps this node should do something about, in words."""
+        ...
+
+    def keys(self) -> KeysState:
+        """The cluster's keys here, and which peers lag behind."""
+        ...
 
     def snapshot(self) -> Sequence[RegionSnapshot]:
         """Sorted by region."""

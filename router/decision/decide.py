@@ -1,19 +1,23 @@
 """Request in, `Decision` out: a few look-ups in a `RouteTable`, on every node the same.
 
-Route (by host, then path) -> zone (by client address) -> lane -> its options, best first, without the endpoints that
-are ejected here. Integers and strings only, no clock and no randomness: equal rows, policy, site, request and ejections
-give equal decisions, so any node can recompute another's. Total: whatever the request holds, the answer is a region or
-a written denial; nothing is raised.
+Route (by host, then path) -> zone (by client address, ASN, country, continent) -> rule -> lane -> its options, best
+first, without the endpoints that are ejected here. Integers and strings only, no clock and no randomness: equal rows,
+policy, site, time, request and ejections give equal decisions, so any node can recompute another's. Total: whatever the
+request holds, the answer is a region or a written denial; nothing is raised.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from lattice.types import Endpoint
-from router.decision.plan import Attempt, Lane, Option, RouteTable
+from router.decision.plan import Attempt, Lane, Option, RouteTable, standing
+from router.decision.predicates import NO_RULE
 from router.decision.rendezvous import ranking
+from router.decision.request import Request, bucket, client_bytes, key_bytes
+from router.policy.settings import NO_SETTINGS, Settings
 from router.policy.syntax import Deny
 from router.policy.zones import Client, read_client
 
@@ -25,19 +29,6 @@ REGION_ATTEMPTS_MAX = 3
 """Endpoints of one region among them, so that a large dead region never hides its standbys."""
 NO_ROUTE = "no route"
 NO_ROUTE_STATUS = 404
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What of a request a decision may depend on."""
-
-    client: str
-    """The client's numeric address; anything else is in no zone."""
-    host: str
-    """As sent: any case, with or without a port."""
-    path: str
-    """As sent; a query is ignored."""
-    method: str = "GET"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +51,10 @@ class Decision:
     """The HTTP status to answer with when `region` is None (404 without a route); else 0."""
     attempts: tuple[Attempt, ...]
     """What to try, in order: the region's endpoints, then the standbys'. None twice; empty when denied."""
+    rule: str = ""
+    """The rule of the route that decided; "" when the route's own tiers did."""
+    settings: Settings = NO_SETTINGS
+    """Retry, hedge, timeouts and affinity, for the data plane to keep."""
 
 
 def decide(table: RouteTable, request: Request, ejected: AbstractSet[Endpoint]) -> Decision:
@@ -67,6 +62,8 @@ def decide(table: RouteTable, request: Request, ejected: AbstractSet[Endpoint]) 
     program = table.program
     client = read_client(request.client)
     zone = program.addresses.zone_of(client)
+    if not zone and program.geo is not None:
+        zone = program.geo.zone_of(request)
     path = request.path
     if "?" in path:
         path = path.partition("?")[0]
@@ -76,13 +73,64 @@ def decide(table: RouteTable, request: Request, ejected: AbstractSet[Endpoint]) 
             break
     else:
         return Decision("", zone, None, None, "", NO_ROUTE, NO_ROUTE_STATUS, ())
-    route = program.routes[index].name
-    lane = table.lanes[table.layout.lane_of[index][zone]]
+    choose = table.choosers[index]
+    number = NO_RULE if choose is None else choose(request, zone, client)
+    usual = table.usual.get((index, number, zone))
+    if usual is not None and (not ejected or usual[0].isdisjoint(ejected)):
+        decision: Decision = usual[1]
+        return decision
+    return _decide(table, request, ejected, client, zone, index, number)
+
+
+def _decide(
+    table: RouteTable,
+    request: Request,
+    ejected: AbstractSet[Endpoint],
+    client: Client | None,
+    zone: str,
+    index: int,
+    number: int,
+) -> Decision:
+    """The decision on a rule of a route, or on the route's own tiers; remembered when it is everybody's."""
+    route = table.program.routes[index]
+    rule, lanes = "", table.layout.lane_of[index]
+    if number != NO_RULE:
+        chosen_rule, of_rule = route.rules[number], table.layout.rule_lanes[index][number]
+        rule = chosen_rule.name
+        if of_rule is None:
+            assert chosen_rule.refuse is not None, "a rule without lanes refuses"
+            reason = f"denied: {chosen_rule.refuse.reason or rule}"
+            refused = Decision(route.name, zone, None, None, "", reason, chosen_rule.refuse.status, (), rule)
+            table.usual[index, number, zone] = frozenset(), refused
+            return refused
+        lanes = of_rule
+    lane = table.lanes[lanes[zone]]
+    if lane.classes or lane.settings.stick or lane.candidates[0].weight:
+        return _decide_for_user(lane, route.name, zone, rule, request, client, ejected)
+    attempts, chosen = _attempts(lane.options, client, request.client, ejected)
+    proposed = lane.candidates[0].region
+    if chosen is None:
+        return _without(lane, route.name, zone, proposed, rule, request, client, ejected)
+    reason = lane.reason(chosen)
+    decision = Decision(
+        route.name, zone, proposed, chosen.region, chosen.tier, reason, 0, attempts, rule, lane.settings
+    )
+    if all(len(option.attempts) == 1 for option in lane.options):
+        endpoints = frozenset(option.attempts[0].endpoint for option in lane.options)
+        if endpoints.isdisjoint(ejected):
+            table.usual[index, number, zone] = endpoints, decision
+    return decision
+
+
+def _attempts(
+    options: Iterable[Option], client: Client | None, text: str, ejected: AbstractSet[Endpoint], key: bytes = b""
+) -> tuple[tuple[Attempt, ...], Option | None]:
+    """What is left to try, and the option that the first of it belongs to."""
     attempts: list[Attempt] = []
     chosen: Option | None = None
-    for option in lane.options:
+    for option in options:
         taken = 0
-        for attempt in option.attempts if len(option.attempts) == 1 else _in_order(option, request.client, client):
+        for attempt in option.attempts if len(option.attempts) == 1 else _in_order(option, text, client, key):
             if attempt.endpoint not in ejected:
                 attempts.append(attempt)
                 taken += 1
@@ -92,24 +140,95 @@ def decide(table: RouteTable, request: Request, ejected: AbstractSet[Endpoint]) 
             chosen = option
         if len(attempts) >= ATTEMPTS_MAX:
             break
-    proposed = lane.candidates[0].region
-    if chosen is not None:
-        reason = lane.reason(chosen)
-        return Decision(route, zone, proposed, chosen.region, chosen.tier, reason, 0, tuple(attempts[:ATTEMPTS_MAX]))
+    return tuple(attempts[:ATTEMPTS_MAX]), chosen
+
+
+def _without(
+    lane: Lane,
+    route: str,
+    zone: str,
+    proposed: str,
+    rule: str,
+    request: Request,
+    client: Client | None,
+    ejected: AbstractSet[Endpoint],
+) -> Decision:
+    """Nothing may serve: what the policy says of that."""
     if isinstance(lane.otherwise, Deny):
-        return Decision(route, zone, proposed, None, "", lane.lost("denied"), lane.otherwise.status, ())
+        said = f"denied: {lane.otherwise.reason}" if lane.otherwise.reason else lane.lost("denied")
+        return Decision(route, zone, proposed, None, "", said, lane.otherwise.status, (), rule, lane.settings)
     attempts = _last_resort(lane, request.client, client, ejected)
     first = attempts[0]
     reason = lane.lost("fail open")
-    return Decision(route, zone, proposed, first.region, first.tier, reason, 0, tuple(attempts[:ATTEMPTS_MAX]))
+    taken = tuple(attempts[:ATTEMPTS_MAX])
+    return Decision(route, zone, proposed, first.region, first.tier, reason, 0, taken, rule, lane.settings)
 
 
-def _in_order(option: Option, text: str, client: Client | None) -> list[Attempt]:
+def _decide_for_user(
+    lane: Lane,
+    route: str,
+    zone: str,
+    rule: str,
+    request: Request,
+    client: Client | None,
+    ejected: AbstractSet[Endpoint],
+) -> Decision:
+    """Where the order depends on who asks: affinity, weights, spill."""
+    key = user_key(lane.settings, request, client)
+    sticky = lane.settings.stick is not None
+    first_tier = [option for option in lane.candidates if option.tier == lane.candidates[0].tier]
+    proposed = _for_user(first_tier, key, sticky)[0]
+    spilled: list[Option] = []
+    options: list[Option] = []
+    for of_class in lane.classes:
+        leaving: list[Option] = []
+        for tier in of_class:
+            for option in _for_user(tier, key, sticky):
+                (leaving if _spills(lane, option, key) else options).append(option)
+        options += leaving
+        spilled += leaving
+    endpoint_key = key if sticky else b""
+    attempts, chosen = _attempts(options, client, request.client, ejected, endpoint_key)
+    if chosen is None:
+        return _without(lane, route, zone, proposed.region, rule, request, client, ejected)
+    reason = f"panic: {chosen.tier}" if lane.panicked else chosen.tier
+    if chosen is not proposed:
+        passed = options[: options.index(chosen)]
+        why = "ejected" if proposed in passed else "spilled" if proposed in spilled else standing(proposed)
+        reason = f"{reason}: {proposed.region} {why}"
+    return Decision(route, zone, proposed.region, chosen.region, chosen.tier, reason, 0, attempts, rule, lane.settings)
+
+
+def user_key(settings: Settings, request: Request, client: Client | None) -> bytes:
+    """What tells this user apart: the first affinity key that the request has, else the client's address."""
+    if settings.stick is not None:
+        for key in settings.stick.keys:
+            found = key_bytes(key, request, client)
+            if found is not None:
+                return found
+    return client_bytes(request.client, client)
+
+
+def _for_user(tier: Sequence[Option], key: bytes, sticky: bool) -> Sequence[Option]:
+    """The regions of a tier, the one this user belongs to first."""
+    if len(tier) < 2 or not (sticky or tier[0].weight):
+        return tier
+    names = [b"region " + option.region.encode("ascii") for option in tier]
+    weights = [option.weight for option in tier] if tier[0].weight else ()
+    return [tier[index] for index in ranking(key, names, weights)]
+
+
+def _spills(lane: Lane, option: Option, key: bytes) -> bool:
+    return any(
+        region == option.region and bucket(b"spill " + region.encode("ascii"), key) < ppm
+        for region, ppm in lane.spilling
+    )
+
+
+def _in_order(option: Option, text: str, client: Client | None, key: bytes = b"") -> list[Attempt]:
     """A region's endpoints, the one this client belongs to first."""
-    family, address = client or (0, 0)
-    key = address.to_bytes(16 if family == 6 else 4, "big") if family else text.encode("utf-8", "surrogatepass")
     attempts = option.attempts
-    return [attempts[index] for index in ranking(key, option.names)]
+    return [attempts[index] for index in ranking(key or client_bytes(text, client), option.names, option.weights)]
 
 
 def _last_resort(lane: Lane, text: str, client: Client | None, ejected: AbstractSet[Endpoint]) -> list[Attempt]:

@@ -1,11 +1,16 @@
-"""Program + levels + place -> `RouteTable`: every choice made off the request path, to be looked up on it.
+"""Program + levels + place + time -> `RouteTable`: every choice made off the request path, to be looked up on it.
 
-A *lane* is the answer for one (route, zone): the regions its clients may go to, best first. How regions are ordered:
+A *lane* is the answer for one (route, rule, zone): the regions its clients may go to, best first. How regions are
+ordered:
 
 1. by class of level: HEALTHY, then DEGRADED, then FAILING; UNKNOWN is what the region's health block says it is; DOWN
-   is left out,
+   is left out, and so is a region that a time window says to avoid,
 2. within a class by tier,
 3. within a tier as written, or by distance from the zone's place (from the site when the zone has none), then by name.
+
+Affinity, weights and spill reorder the regions of one class for each user (`decide`). Nearest is by measured round trip
+where one is known and the zone has no place of its own, else by great circle, at 100 km to a millisecond (light in
+fibre, there and back); measurements are taken to a quarter of an octave, so that noise turns no tables.
 
 So a HEALTHY secondary comes before a DEGRADED primary, and health alone never moves a region within its class. The part
 that levels cannot change (`Layout`: tiers resolved to candidates) is computed once per program and site, and lanes that
@@ -14,13 +19,18 @@ cannot differ are one lane, so that a change of health re-plans 250 zones as fas
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import groupby
+from types import MappingProxyType
+from typing import Any
 
 from lattice.types import Endpoint, Level
 from router.decision.distance import distance_m
+from router.decision.predicates import Chooser, chooser
 from router.decision.program import Program
+from router.policy.settings import NO_SETTINGS, Settings
 from router.policy.syntax import AnyLeft, Deny, Named, Nearest, Otherwise, Tier, Zone
 
 CLASSES = {Level.HEALTHY: 0, Level.DEGRADED: 1, Level.FAILING: 2}
@@ -28,6 +38,7 @@ CLASSES = {Level.HEALTHY: 0, Level.DEGRADED: 1, Level.FAILING: 2}
 _OUT = len(CLASSES)
 REASON_REGIONS_MAX = 3
 """How many regions a reason names; it goes into a response header."""
+METRES_PER_RTT_US = 100
 _LAYOUTS_MAX = 8
 
 
@@ -56,6 +67,8 @@ class Candidate:
 
     region: str
     tier: str
+    weight: int = 0
+    """Within its tier; 0 when the tier has no weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,31 +82,45 @@ class Option:
     """One for each endpoint, in the order written."""
     names: tuple[bytes, ...]
     """The same endpoints, as rendezvous hashing names them."""
+    weights: tuple[int, ...] = ()
+    """Of the endpoints; empty when all are alike."""
+    weight: int = 0
+    avoided: bool = False
+    """Whether a time window says to avoid the region now."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """The answer for the clients of one zone on one route."""
+    """The answer for the clients of one zone on one route, or on one rule of it."""
 
     candidates: tuple[Option, ...]
     """Every region that policy allows, in the order of policy: the first is what policy alone wants. Never empty."""
     options: tuple[Option, ...]
     """Those that may serve, best first; what is DOWN is not here."""
     otherwise: Otherwise
+    settings: Settings = NO_SETTINGS
+    classes: tuple[tuple[tuple[Option, ...], ...], ...] = ()
+    """The options by class of level, then by tier; empty when every user gets them in the same order."""
+    spilling: tuple[tuple[str, int], ...] = ()
+    """Regions that are too full, and what share of their users (millionths) goes elsewhere."""
+    panicked: bool = False
+    """Health is not believed here: too little of it is left."""
 
     @property
     def last_resort(self) -> tuple[Option, ...]:
         """The primary tier whatever its level, when the policy fails open; else empty."""
         if isinstance(self.otherwise, Deny):
             return ()
-        return tuple(option for option in self.candidates if option.tier == self.candidates[0].tier)
+        primary = tuple(option for option in self.candidates if option.tier == self.candidates[0].tier)
+        return tuple(option for option in primary if not option.avoided) or primary
 
     def reason(self, chosen: Option) -> str:
         """Why `chosen` was taken. It is when every option before it is ejected; all else policy preferred is worse."""
         if chosen is self.candidates[0]:
-            return chosen.tier
+            return f"panic: {chosen.tier}" if self.panicked else chosen.tier
         ejected = self.options[: self.options.index(chosen)]
-        return self._reason(chosen.tier, self.candidates[: self.candidates.index(chosen)], ejected)
+        outcome = f"panic: {chosen.tier}" if self.panicked else chosen.tier
+        return self._reason(outcome, self.candidates[: self.candidates.index(chosen)], ejected)
 
     def lost(self, outcome: str) -> str:
         """Why nothing is left, beginning with what comes of it."""
@@ -103,23 +130,30 @@ class Lane:
     def _reason(outcome: str, passed_over: tuple[Option, ...], ejected: tuple[Option, ...]) -> str:
         """Short ASCII, fit for a header: "secondary: fra DOWN, ams ejected"."""
         named = ", ".join(
-            f"{option.region} {'ejected' if option in ejected else option.level.name}"
+            f"{option.region} {'ejected' if option in ejected else standing(option)}"
             for option in passed_over[:REASON_REGIONS_MAX]
         )
         more = len(passed_over) - REASON_REGIONS_MAX
         return f"{outcome}: {named}{f', {more} more' if more > 0 else ''}"
 
 
+def standing(option: Option) -> str:
+    """A region's level, or that it is avoided."""
+    return "avoided" if option.avoided else option.level.name
+
+
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Which lanes there are, and their candidates in the order of policy. Health plays no part."""
+    """Which lanes there are, and their candidates in the order of policy. Neither health nor time plays a part."""
 
     candidates: tuple[Candidate, ...]
     """Every candidate of any lane, once."""
     lane_of: tuple[Mapping[str, int], ...]
     """For each route: the zone's lane, an index into `lanes`."""
-    lanes: tuple[tuple[tuple[int, ...], Otherwise], ...]
-    """For each lane: its candidates, as indexes into `candidates`, and what happens without them."""
+    rule_lanes: tuple[tuple[Mapping[str, int] | None, ...], ...]
+    """For each route and each of its rules: the same; None for a rule that refuses."""
+    lanes: tuple[tuple[tuple[int, ...], Otherwise, Settings], ...]
+    """For each lane: its candidates, as indexes into `candidates`, what happens without them, and its settings."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -132,57 +166,156 @@ class RouteTable:
     """Every region's level that was planned with, sorted by name."""
     layout: Layout
     lanes: tuple[Lane, ...]
+    choosers: tuple[Chooser | None, ...]
+    """For each route: which of the rules that hold now a request passes; None when none holds."""
+    valid_until: int | None
+    """When the next time window opens or closes, in microseconds since the epoch: plan anew then."""
+    usual: dict[tuple[int, int, str], tuple[frozenset[Endpoint], Any]] = field(default_factory=dict, repr=False)
+    """What `decide` remembers: by route, rule and zone, the decision that all clients get while none of these endpoints
+    is ejected. A decision is a function of the table, so remembering it changes no answer."""
 
     def lane(self, route: int, zone: str) -> Lane:
         return self.lanes[self.layout.lane_of[route][zone]]
 
 
-def plan(program: Program, levels: Mapping[str, Level], site: SitePlace) -> RouteTable:
-    """Rank every lane. A region that `levels` does not name is UNKNOWN; names that the policy lacks are ignored."""
+def plan(
+    program: Program,
+    levels: Mapping[str, Level],
+    site: SitePlace,
+    now: int = 0,
+    saturation_ppm: Mapping[str, int] = MappingProxyType({}),
+    rtt_us: Mapping[str, int] = MappingProxyType({}),
+) -> RouteTable:
+    """Rank every lane. A region that `levels` does not name is UNKNOWN; names that the policy lacks are ignored.
+
+    `now` is in microseconds since the epoch, and matters to time windows only. `saturation_ppm` is how full regions say
+    they are; `rtt_us` what round trips from this site were measured.
+    """
     known = {region: levels.get(region, Level.UNKNOWN) for region in program.regions}
-    layout = lay_out(program, site)
-    options = [_option(program, candidate, known[candidate.region]) for candidate in layout.candidates]
+    measured = tuple((name, _octaves(rtt_us[name])) for name in program.regions if name in rtt_us)
+    layout = lay_out(program, site, measured)
+    avoided = {name for name, region in program.regions.items() if any(each.open_at(now) for each in region.avoid)}
+    options = [_option(program, one, known[one.region], one.region in avoided) for one in layout.candidates]
     classes = [_class(program, option) for option in options]
     lanes = []
-    for numbers, otherwise in layout.lanes:
+    for numbers, otherwise, settings in layout.lanes:
         serving = [number for number in numbers if classes[number] < _OUT]
-        serving.sort(key=classes.__getitem__)  # a stable sort: within a class the order of policy stays
-        lanes.append(Lane(tuple([options[n] for n in numbers]), tuple([options[n] for n in serving]), otherwise))
-    return RouteTable(program, site, known, layout, tuple(lanes))
+        ranks: Sequence[int] = classes
+        panicked = settings.panic is not None and len(serving) * 1_000_000 < settings.panic.below_ppm * len(numbers)
+        if panicked:
+            serving, ranks = [number for number in numbers if not options[number].avoided], [0] * len(options)
+        serving.sort(key=ranks.__getitem__)  # a stable sort: within a class the order of policy stays
+        candidates = tuple([options[number] for number in numbers])
+        spilling = _spilling(candidates, settings, saturation_ppm)
+        lanes.append(
+            Lane(
+                candidates,
+                tuple([options[number] for number in serving]),
+                otherwise,
+                settings,
+                _by_class(serving, ranks, options) if settings.stick or spilling or _weighted(candidates) else (),
+                spilling,
+                panicked,
+            )
+        )
+    choosers, valid_until = _rules_at(program, now)
+    return RouteTable(program, site, known, layout, tuple(lanes), choosers, valid_until)
+
+
+def _rules_at(program: Program, now: int) -> tuple[tuple[Chooser | None, ...], int | None]:
+    """Which rules hold now, and until when that stays so."""
+    edges = [window.next_edge(now) for region in program.regions.values() for window in region.avoid]
+    choosers: list[Chooser | None] = []
+    for route in program.routes:
+        active = []
+        for number, rule in enumerate(route.rules):
+            edges += [window.next_edge(now) for window in rule.windows]
+            if not rule.windows or any(window.open_at(now) for window in rule.windows):
+                active.append(number)
+        choosers.append(chooser(route, tuple(active)) if active else None)
+    return tuple(choosers), min((edge for edge in edges if edge is not None), default=None)
+
+
+def _weighted(candidates: tuple[Option, ...]) -> bool:
+    return any(option.weight for option in candidates)
+
+
+def _by_class(
+    serving: Sequence[int], ranks: Sequence[int], options: Sequence[Option]
+) -> tuple[tuple[tuple[Option, ...], ...], ...]:
+    return tuple(
+        tuple(
+            tuple(options[number] for number in tier)
+            for _, tier in groupby(of_class, key=lambda number: options[number].tier)
+        )
+        for _, of_class in groupby(serving, key=ranks.__getitem__)
+    )
+
+
+def _spilling(
+    candidates: tuple[Option, ...], settings: Settings, saturation_ppm: Mapping[str, int]
+) -> tuple[tuple[str, int], ...]:
+    """The share of users that leaves rises from none at the threshold to all at saturation, so that there is no cliff:
+    a region settles where as many leave as it has too many."""
+    if settings.spill is None or not saturation_ppm:
+        return ()
+    above = settings.spill.above_ppm
+    found = []
+    for option in candidates:
+        excess = min(saturation_ppm.get(option.region, 0), 1_000_000) - above
+        if excess > 0:
+            found.append((option.region, excess * 1_000_000 // (1_000_000 - above)))
+    return tuple(found)
+
+
+def _octaves(rtt_us: int) -> int:
+    """Quarters of an octave: 4 log2, downwards."""
+    rtt_us = max(1, rtt_us)
+    length = rtt_us.bit_length()
+    return 4 * length + ((rtt_us << 3 >> length) & 3)
 
 
 @lru_cache(maxsize=_LAYOUTS_MAX)
-def lay_out(program: Program, site: SitePlace) -> Layout:
-    """Resolve every tier of every (route, zone) to regions."""
+def lay_out(program: Program, site: SitePlace, measured: tuple[tuple[str, int], ...] = ()) -> Layout:
+    """Resolve every tier of every (route, rule, zone) to regions. `measured` is how near regions are to the site, in
+    quarters of an octave."""
     candidates: dict[Candidate, int] = {}
-    lanes: dict[tuple[tuple[int, ...], Otherwise], int] = {}
+    lanes: dict[tuple[tuple[int, ...], Otherwise, Settings], int] = {}
     orders: dict[tuple[int, int], tuple[str, ...]] = {}
-    asked: dict[tuple[int, tuple[int, int], Otherwise], int] = {}
+    asked: dict[tuple[int, tuple[int, int], Otherwise, Settings], int] = {}
     tier_lists: dict[tuple[Tier, ...], int] = {}
-    lane_of = []
+    here = site.latitude_e6, site.longitude_e6
 
-    def lane(tiers: tuple[Tier, ...], origin: tuple[int, int], otherwise: Otherwise) -> int:
-        if origin not in orders:
-            orders[origin] = _by_distance(program, origin)
-        resolved = _candidates(tiers, orders[origin])
-        numbers = tuple(candidates.setdefault(candidate, len(candidates)) for candidate in resolved)
-        return lanes.setdefault((numbers, otherwise), len(lanes))
+    def lane(tiers: tuple[Tier, ...], zone: Zone | None, otherwise: Otherwise, settings: Settings) -> int:
+        origin = _origin(zone, site)
+        question = (tier_lists.setdefault(tiers, len(tier_lists)), origin, otherwise, settings)
+        if question not in asked:
+            if origin not in orders:
+                orders[origin] = _by_distance(program, origin, dict(measured) if origin == here else {})
+            resolved = _candidates(tiers, orders[origin], program.groups)
+            numbers = tuple(candidates.setdefault(candidate, len(candidates)) for candidate in resolved)
+            asked[question] = lanes.setdefault((numbers, otherwise, settings), len(lanes))
+        return asked[question]
 
+    lane_of, rule_lanes = [], []
     for route in program.routes:
         overrides = {override.zone: override for override in route.overrides}
-        usual = tier_lists.setdefault(route.tiers, len(tier_lists))
         zones = {}
         for name, zone in program.zones.items():
-            tiers, number, otherwise = route.tiers, usual, route.otherwise
+            tiers, otherwise = route.tiers, route.otherwise
             if override := overrides.get(name):
                 tiers, otherwise = override.tiers, override.otherwise or otherwise
-                number = tier_lists.setdefault(tiers, len(tier_lists))
-            question = (number, _origin(zone, site), otherwise)
-            if question not in asked:
-                asked[question] = lane(tiers, question[1], otherwise)
-            zones[name] = asked[question]
+            zones[name] = lane(tiers, zone, otherwise, route.settings)
         lane_of.append(zones)
-    return Layout(tuple(candidates), tuple(lane_of), tuple(lanes))
+        of_rules: list[Mapping[str, int] | None] = []
+        for rule in route.rules:
+            if rule.refuse is not None:
+                of_rules.append(None)
+                continue
+            otherwise, settings = rule.otherwise or route.otherwise, rule.settings.over(route.settings)
+            of_rules.append({name: lane(rule.tiers, zone, otherwise, settings) for name, zone in program.zones.items()})
+        rule_lanes.append(tuple(of_rules))
+    return Layout(tuple(candidates), tuple(lane_of), tuple(rule_lanes), tuple(lanes))
 
 
 def _origin(zone: Zone | None, site: SitePlace) -> tuple[int, int]:
@@ -191,45 +324,53 @@ def _origin(zone: Zone | None, site: SitePlace) -> tuple[int, int]:
     return zone.latitude_e6, zone.longitude_e6
 
 
-def _by_distance(program: Program, origin: tuple[int, int]) -> tuple[str, ...]:
-    return tuple(
-        sorted(
-            program.regions,
-            key=lambda name: (
-                distance_m(*origin, program.regions[name].latitude_e6, program.regions[name].longitude_e6),
-                name,
-            ),
-        )
-    )
+def _by_distance(program: Program, origin: tuple[int, int], measured: Mapping[str, int]) -> tuple[str, ...]:
+    def far(name: str) -> tuple[int, int, str]:
+        region = program.regions[name]
+        metres = distance_m(*origin, region.latitude_e6, region.longitude_e6)
+        near = measured.get(name, _octaves(metres // METRES_PER_RTT_US)) if measured else 0
+        return near, metres, name
+
+    return tuple(sorted(program.regions, key=far))
 
 
-def _candidates(tiers: Iterable[Tier], nearest_first: tuple[str, ...]) -> Iterable[Candidate]:
+def _candidates(
+    tiers: Iterable[Tier], nearest_first: tuple[str, ...], groups: Mapping[str, frozenset[str]]
+) -> Iterable[Candidate]:
     """Regions tier by tier, each once: a tier takes what no earlier tier took."""
     left = dict.fromkeys(nearest_first)
     for tier in tiers:
+        weights: dict[str, int] = {}
         match tier.choice:
             case Named(regions):
                 taken = [region.name for region in regions if region.name in left]
-            case Nearest(count):
-                taken = list(left)[:count]
-            case AnyLeft():
-                taken = list(left)
+                weights = {region.name: region.weight or 0 for region in regions}
+            case Nearest(count, group):
+                taken = [name for name in left if group is None or name in groups[group]][:count]
+            case AnyLeft(group):
+                taken = [name for name in left if group is None or name in groups[group]]
         for region in taken:
             del left[region]
-            yield Candidate(region, tier.name)
+            yield Candidate(region, tier.name, weights.get(region, 0))
 
 
 def _class(program: Program, option: Option) -> int:
+    if option.avoided:
+        return _OUT
     level = program.health[option.region].unknown_as if option.level is Level.UNKNOWN else option.level
     return CLASSES.get(level, _OUT)
 
 
-def _option(program: Program, candidate: Candidate, level: Level) -> Option:
-    endpoints = [(endpoint.host, endpoint.port) for endpoint in program.regions[candidate.region].endpoints]
+def _option(program: Program, candidate: Candidate, level: Level, avoided: bool) -> Option:
+    listed = program.regions[candidate.region].endpoints
+    endpoints = [(endpoint.host, endpoint.port) for endpoint in listed]
     return Option(
         region=candidate.region,
         tier=candidate.tier,
         level=level,
         attempts=tuple(Attempt(candidate.region, candidate.tier, level, endpoint) for endpoint in endpoints),
         names=tuple(f"{host} {port}".encode("ascii") for host, port in endpoints),
+        weights=tuple(one.weight for one in listed) if any(one.weight != 1 for one in listed) else (),
+        weight=candidate.weight,
+        avoided=avoided,
     )

@@ -1,4 +1,4 @@
-"""A policy, checked and indexed: everything about a decision that neither health nor place can change."""
+"""A policy, checked and indexed: everything about a decision that neither health, place nor time can change."""
 
 from __future__ import annotations
 
@@ -6,12 +6,31 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from router.decision.request import Request
 from router.policy.check import check
+from router.policy.conditions import tests_of
 from router.policy.errors import Findings
 from router.policy.hosts import HostIndex
 from router.policy.paths import PathPattern
 from router.policy.syntax import ZONE_NOWHERE, Health, Policy, Region, Route, Zone
 from router.policy.zones import ZoneIndex
+
+
+@dataclass(frozen=True, slots=True)
+class GeoZones:
+    """Zones of clients that no address block holds: by ASN, else by country, else by continent."""
+
+    asns: Mapping[int, str]
+    countries: Mapping[str, str]
+    continents: Mapping[str, str]
+
+    def zone_of(self, request: Request) -> str:
+        return (
+            self.asns.get(request.asn)
+            or self.countries.get(request.country)
+            or self.continents.get(request.continent)
+            or ZONE_NOWHERE
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -23,6 +42,8 @@ class Program:
     """By name, sorted."""
     health: Mapping[str, Health]
     """By region, sorted: the rules each region's endpoints are probed and graded by."""
+    groups: Mapping[str, frozenset[str]]
+    """Names of regions by group."""
     routes: tuple[Route, ...]
     """In the order written: the first that matches wins."""
     paths: tuple[PathPattern | None, ...]
@@ -31,6 +52,10 @@ class Program:
     zones: Mapping[str, Zone | None]
     """By name, sorted; the first is "", the clients that no zone holds."""
     addresses: ZoneIndex
+    geo: GeoZones | None
+    """None when every zone is made of address blocks alone."""
+    needs: frozenset[str]
+    """Fields of `Request`, beside client, host, path and method, that some decision depends on."""
 
 
 def compile_policy(policy: Policy) -> Program:
@@ -42,13 +67,38 @@ def compile_policy(policy: Policy) -> Program:
     zones: dict[str, Zone | None] = {ZONE_NOWHERE: None}
     zones |= {zone.name: zone for zone in sorted(policy.zones, key=lambda zone: zone.name)}
     patterns = [PathPattern.compiled(route.path) for route in policy.routes]
+    geo = GeoZones(
+        asns={asn: zone.name for zone in policy.zones for asn in zone.asns},
+        countries={country: zone.name for zone in policy.zones for country in zone.countries},
+        continents={continent: zone.name for zone in policy.zones for continent in zone.continents},
+    )
     return Program(
         policy=policy,
         regions=MappingProxyType({region.name: region for region in regions}),
         health=MappingProxyType({region.name: policy.health_of(region) for region in regions}),
+        groups=MappingProxyType(
+            {group.name: frozenset(region.name for region in group.regions) for group in policy.groups}
+        ),
         routes=policy.routes,
         paths=tuple(None if pattern.everything else pattern for pattern in patterns),
         hosts=HostIndex.of(route.hosts for route in policy.routes),
         zones=MappingProxyType(zones),
         addresses=ZoneIndex.of(policy.zones),
+        geo=geo if geo.asns or geo.countries or geo.continents else None,
+        needs=_needs(policy, geo),
     )
+
+
+def _needs(policy: Policy, geo: GeoZones) -> frozenset[str]:
+    needs = {
+        name
+        for name, places in (("asn", geo.asns), ("country", geo.countries), ("continent", geo.continents))
+        if places
+    }
+    for route in policy.routes:
+        settings = [route.settings, *(rule.settings for rule in route.rules)]
+        keys = [key for each in settings if each.stick for key in each.stick.keys]
+        keys += [rule.share.by for rule in route.rules if rule.share]
+        fields = {test.field for rule in route.rules for test in tests_of(rule.condition)} | {key.kind for key in keys}
+        needs |= {"headers" if field in ("header", "cookie", "jwt") else field for field in fields}
+    return frozenset(needs - {"client", "host", "path", "method", "query", "zone", "ip"})

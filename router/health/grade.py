@@ -1,16 +1,21 @@
 """Samples in, a level out, with hysteresis: how well one endpoint is, by what was seen of it here.
 
 Getting worse is quick, getting better is slow, and the two have different thresholds, or traffic would swing to and fro
-at the edge of one. Three kinds of evidence, each with its own memory:
+at the edge of one. Four kinds of evidence, each with its own memory:
 
 * *Failures in a row*: `fail_after` of them are DOWN. One success ends the row, so that failures scattered among
   successes never condemn an endpoint this way.
-* *The share of errors* over a sliding window of ten seconds, at least ten samples: above `errors_ppm_max` is FAILING.
+* *The share of errors* over a sliding window (`errors_over_us`, ten seconds unless written) with `errors_samples_min`
+  samples: above `errors_ppm_max` is FAILING.
 * *Latency*, smoothed as TCP smooths round trips (RFC 6298: an eighth of each new sample), successes only: above
-  `latency_us_max` is DEGRADED. So is one that has fallen back, but not yet under 80 % of the threshold: the exit band.
+  `latency_us_max` is DEGRADED.
+* *The oldest request in flight*: unanswered for longer than `oldest_us_max` is DEGRADED, before anything has failed.
+
+What has fallen back, but not yet under the lower band (`..._back`, else 80 % of the threshold), is still as it was.
 
 A level may only improve after a *clean run*: for `recover_after`, every sample found the endpoint better than its
-level (from DOWN: every sample was a success), and the run holds at least two successes. It then takes the worst level
+level (from DOWN: every sample was a success), and the run holds at least two successes; and never within `cooldown`
+of its becoming worse. It then takes the worst level
 that the run saw. Improvements happen on a success only: silence proves nothing. Evidence older than its lease is no
 evidence, and the level is UNKNOWN again.
 
@@ -28,10 +33,10 @@ from lattice.health import Observation
 from lattice.types import MILLISECOND, SECOND, Level, Micros
 from router.policy.syntax import Health
 
-WINDOW_US = 10 * SECOND
+WINDOW_US = Health().errors_over_us
 """Envoy's outlier detection sweeps every 10 s by default; ours slides, a second at a time."""
 _BUCKET_US = SECOND
-WINDOW_SAMPLES_MIN = 10
+WINDOW_SAMPLES_MIN = Health().errors_samples_min
 """Below this a share says nothing: one error in two is 50 %."""
 LATENCY_SAMPLES_MIN = 4
 """One slow first answer (a cold cache, a handshake) must not degrade an endpoint."""
@@ -41,7 +46,7 @@ RECOVERY_SUCCESSES_MIN = 2
 EVIDENCE_LEASE_US = 30 * SECOND
 """Without a sample for so long, or for three probe intervals when that is longer, nothing is known any more."""
 SIGNAL_LEASE_US = 30 * SECOND
-SIGNAL_CAPACITY_PCT_MAX = 95
+SIGNAL_CAPACITY_PCT_MAX = Health().saturation_ppm_max // 10_000
 """A region that says it is fuller than this is DEGRADED: it has no room for anyone else's users."""
 
 
@@ -85,6 +90,7 @@ class Grader:
         self._latency_samples = 0
         self._last_sample: Micros | None = None
         self._run: _CleanRun | None = None
+        self._oldest_us = 0
 
     @property
     def since(self) -> Micros:
@@ -105,7 +111,10 @@ class Grader:
     def error_ppm(self) -> int:
         """The share of errors in the window as of the last call, in millionths; 0 when it is empty."""
         total = self.samples
-        return sum(bucket.errors for bucket in self._window) * 1_000_000 // total if total else 0
+        return self._errors() * 1_000_000 // total if total else 0
+
+    def _errors(self) -> int:
+        return sum(bucket.errors for bucket in self._window)
 
     @property
     def samples(self) -> int:
@@ -146,18 +155,42 @@ class Grader:
         else:
             self._improve(found, reason, sample, now)
 
+    def outstanding(self, oldest_us: int, now: Micros) -> None:
+        """How long the oldest request in flight has been without an answer; 0 when none is."""
+        self._oldest_us = oldest_us
+        self.tick(now)
+        if self._too_old() and self._level < Level.DEGRADED:
+            self._last_sample = now
+            self._become(Level.DEGRADED, f"a request unanswered for {oldest_us // MILLISECOND} ms", now)
+
+    def _too_old(self) -> bool:
+        health = self._health
+        if health.oldest_us_max is None:
+            return False
+        threshold = health.oldest_us_max
+        if self._level >= Level.DEGRADED:
+            threshold = _lower(threshold, health.oldest_us_back)
+        return self._oldest_us > threshold
+
     def _judge(self, sample: Sample) -> tuple[Level, str]:
         """What the evidence says now, whatever the level has been; bands are wider when it has been worse."""
         health = self._health
         if self._failures >= health.fail_after or (self._level is Level.DOWN and not sample.ok):
             how = ", refused" if self._refused else ""
             return Level.DOWN, f"{self._failures} failures in a row{how}"
-        band_pct = EXIT_BAND_PCT if self._level >= Level.FAILING else 100
-        if self.samples >= WINDOW_SAMPLES_MIN and self.error_ppm * 100 > health.errors_ppm_max * band_pct:
+        errors_max = health.errors_ppm_max
+        if self._level >= Level.FAILING:
+            errors_max = _lower(errors_max, health.errors_ppm_back)
+        total = self.samples
+        if total >= health.errors_samples_min and self._errors() * 1_000_000 > errors_max * total:
             return Level.FAILING, f"errors {self.error_ppm // 10_000} %"
-        band_pct = EXIT_BAND_PCT if self._level >= Level.DEGRADED else 100
-        if self._latency_samples >= LATENCY_SAMPLES_MIN and self.latency_us * 100 > health.latency_us_max * band_pct:
+        latency_max = health.latency_us_max
+        if self._level >= Level.DEGRADED:
+            latency_max = _lower(latency_max, health.latency_us_back)
+        if self._latency_samples >= LATENCY_SAMPLES_MIN and self.latency_us > latency_max:
             return Level.DEGRADED, f"latency {self.latency_us // MILLISECOND} ms"
+        if self._too_old():
+            return Level.DEGRADED, f"a request unanswered for {self._oldest_us // MILLISECOND} ms"
         return Level.HEALTHY, "well"
 
     def _improve(self, found: Level, reason: str, sample: Sample, now: Micros) -> None:
@@ -167,6 +200,8 @@ class Grader:
         run = self._run
         run.worst = max(run.worst, found)
         run.successes += sample.ok
+        if now - self._since < self._health.cooldown_us:
+            return
         if sample.ok and now - run.since >= self._health.recover_after_us and run.successes >= RECOVERY_SUCCESSES_MIN:
             self._become(run.worst, reason if run.worst is found else f"recovering: {reason}", now)
 
@@ -190,7 +225,7 @@ class Grader:
                 self._latency_x8 += sample.latency_us - (self._latency_x8 >> 3)
 
     def _slide(self, now: Micros) -> None:
-        while self._window and self._window[0].start <= now - WINDOW_US:
+        while self._window and self._window[0].start <= now - self._health.errors_over_us:
             self._window.popleft()
 
     def _forget(self) -> None:
@@ -219,11 +254,25 @@ class _CleanRun:
         self.since, self.worst, self.successes = since, worst, 0
 
 
-def signal_level(signal: Signal, health: Health) -> Level:
-    """What a region's word about itself amounts to. It cannot say DOWN: who is down says nothing."""
-    if signal.error_rate_ppm > health.errors_ppm_max:
+def _lower(threshold: int, back: int | None) -> int:
+    """Where the band ends below which what was condemned is well again."""
+    return threshold * EXIT_BAND_PCT // 100 if back is None else back
+
+
+def signal_level(signal: Signal, health: Health, was: Level = Level.UNKNOWN) -> Level:
+    """What a region's word about itself amounts to. It cannot say DOWN: who is down says nothing.
+
+    `was` is what its word amounted to before: the bands are wider for what was worse than HEALTHY.
+    """
+    errors_max, latency_max, full = health.errors_ppm_max, health.latency_us_max, health.saturation_ppm_max
+    if was >= Level.FAILING:
+        errors_max = _lower(errors_max, health.errors_ppm_back)
+    if was >= Level.DEGRADED:
+        latency_max = _lower(latency_max, health.latency_us_back)
+        full = _lower(full, health.saturation_ppm_back)
+    if signal.error_rate_ppm > errors_max:
         return Level.FAILING
-    if signal.latency_ms * MILLISECOND > health.latency_us_max or signal.capacity_pct > SIGNAL_CAPACITY_PCT_MAX:
+    if signal.latency_ms * MILLISECOND > latency_max or signal.capacity_pct * 10_000 > full:
         return Level.DEGRADED
     return Level.HEALTHY
 
@@ -235,6 +284,7 @@ def grade_region(
     signal: Signal | None,
     signal_received: Micros,
     now: Micros,
+    signal_was: Level = Level.UNKNOWN,
 ) -> Observation:
     """One observation of a region: its best endpoint, or worse by its own fresh word (at most `SIGNAL_LEASE_US` old).
 
@@ -254,7 +304,7 @@ def grade_region(
     saturation_ppm = 0
     if signal is not None and now - signal_received < SIGNAL_LEASE_US:
         saturation_ppm = min(signal.capacity_pct, 100) * 10_000
-        said = signal_level(signal, health)
+        said = signal_level(signal, health, signal_was)
         if said > max(level, Level.HEALTHY):
             level, since = said, signal_received
             latency_us = max(latency_us, signal.latency_ms * MILLISECOND)

@@ -24,8 +24,13 @@ _EJECTS = {
     Outcome.REFUSED: "connection refused",
     Outcome.RESET: "connection lost before an answer",
     Outcome.TIMEOUT: "no answer in time",
+    Outcome.UNAVAILABLE: "most answers are 502, 503 or 504",
+    Outcome.SILENT: "silent while requests wait",
+    Outcome.HUNG: "silent while requests wait, as is its whole region",
 }
 """What takes an endpoint out of use at once. A 5xx does not: it may be the request's fault."""
+_SUSPICIONS = frozenset({Outcome.SILENT, Outcome.HUNG, Outcome.OUTRUN})
+"""Told while nothing is certain yet."""
 
 
 @dataclass(slots=True)
@@ -72,10 +77,15 @@ class RegionalHealth:
     def probed(self, region: str, endpoint: Endpoint, sample: Sample, now: Micros) -> bool:
         """A probe's result. Whether it lifted an ejection."""
         self._observe(region, endpoint, sample, now)
-        return sample.ok and self._mask.lift(endpoint)
+        # Whoever refused and now answers is back. Whoever kept users waiting may answer probes all the while: that
+        # ejection ends by its term, with one user's request as the trial.
+        refused = self._mask.why(endpoint) == _EJECTS[Outcome.REFUSED]
+        return sample.ok and refused and self._mask.lift(endpoint)
 
     def answered(self, attempt: Attempt, outcome: Outcome, latency_us: int, now: Micros) -> bool:
         """What live traffic met. Whether the endpoint was ejected, or lifted by a trial, because of it."""
+        if outcome in _SUSPICIONS:
+            return self._suspect(attempt, outcome, now)
         ok = outcome is Outcome.OK
         sample = Sample(ok, latency_us, connect_failed=outcome is Outcome.REFUSED, conclusive=ok or outcome in _EJECTS)
         self._observe(attempt.region, attempt.endpoint, sample, now)
@@ -83,6 +93,20 @@ class RegionalHealth:
         if why is not None:
             return self._mask.eject(attempt.endpoint, now, why)
         return ok and attempt.endpoint in self._mask.ejected and self._mask.lift(attempt.endpoint)
+
+    def _suspect(self, attempt: Attempt, outcome: Outcome, now: Micros) -> bool:
+        """Out of use at once, but no sample: what is suspected only now is for probes and trials to confirm."""
+        if outcome is Outcome.OUTRUN:  # nothing new, but a trial that had to be rescued is lost
+            return attempt.endpoint in self._mask.ejected and self._mask.eject(attempt.endpoint, now, "late on trial")
+        ejected = self._mask.ejected
+        others = (name for name in self._regions if name != attempt.region)
+        if not any(endpoint not in ejected for name in others for endpoint in self._regions[name].graders):
+            return False  # a suspicion never takes the last resort away
+        region = self._regions.get(attempt.region)
+        whole = region is not None and outcome is Outcome.HUNG
+        endpoints = sorted(region.graders) if region is not None and whole else [attempt.endpoint]
+        ejected = [self._mask.eject(endpoint, now, _EJECTS[outcome]) for endpoint in endpoints]  # every one of them
+        return any(ejected)
 
     def admit(self, endpoint: Endpoint, now: Micros) -> None:
         """A request is about to go there: if the endpoint is half open, this is its trial."""
@@ -97,7 +121,8 @@ class RegionalHealth:
         region = self._regions.get(signal.region)
         if region is None:
             return False
-        if region.signal is not None and signal.timestamp_ms < region.signal.timestamp_ms:
+        fresh = region.signal is not None and now - region.signal_received < SIGNAL_LEASE_US
+        if region.signal is not None and fresh and signal.timestamp_ms < region.signal.timestamp_ms:
             return False
         region.signal = Signal(signal.latency_ms, signal.error_rate_ppm, signal.capacity_pct, signal.timestamp_ms)
         region.signal_received = now

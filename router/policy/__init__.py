@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from router.policy.errors import Diagnostic, PolicyError
+from router.policy.formatter import format_policy
 from router.policy.parser import TEXT_BYTES_MAX, blocks, parse
 from router.policy.printer import print_policy
 from router.policy.syntax import Health, Policy, Region, Route, UpstreamEndpoint, Zone
@@ -18,6 +19,7 @@ __all__ = [
     "UpstreamEndpoint",
     "Zone",
     "blocks",
+    "format_policy",
     "parse",
     "print_policy",
 ]

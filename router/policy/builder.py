@@ -5,99 +5,75 @@ A bad value is reported and replaced or left out, and building goes on, so that 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
-from typing import TypeAlias, TypeVar
+from dataclasses import replace
 
+from lattice.types import SECOND
 from router.policy import values
 from router.policy.errors import Findings
+from router.policy.reading import Node, Value, Word, unquoted
+from router.policy.rule_builder import LIFETIME_US_MAX, read_weight
+from router.policy.scenario_builder import ScenarioBuilder
+from router.policy.span import NOWHERE, Span
 from router.policy.syntax import (
     HEALTH_DEFAULT,
-    NOWHERE,
     AnyLeft,
     Choice,
     Cidr,
     Deny,
+    Group,
     Health,
     Named,
     Nearest,
+    Never,
     Otherwise,
     Override,
     Policy,
     Region,
-    RegionName,
     Route,
+    Rule,
     ServePrimary,
-    Span,
     Tier,
     UpstreamEndpoint,
     Zone,
+    tier_name,
 )
 
 EDITION = 1
 FAILURES_MAX = 100
 NEAREST_MAX = 256
+TIERS_MAX = 16
 PROBE_INTERVAL_US_MIN = 10_000
-
-Value = TypeVar("Value")
-
-
-@dataclass(frozen=True, slots=True)
-class Word:
-    """A token: its kind (a terminal of the grammar), what was written, and where."""
-
-    kind: str
-    text: str
-    span: Span
+ERRORS_OVER_US_MAX = 60 * SECOND
+_RULE_LINES = (("when", "when"), ("share", "share"), ("refuse", "deny"))
 
 
-@dataclass(frozen=True, slots=True)
-class Node:
-    """A rule of the grammar with what it was made of; `start` and `end` are offsets into the text."""
+def build(nodes: Iterable[Node], findings: Findings, blocks: tuple[str, ...], *, whole: bool = True) -> Policy:
+    """A policy from top-level nodes. What is wrong goes to `findings`; then the result is only good for checking.
 
-    rule: str
-    children: tuple[Child, ...]
-    start: int
-    end: int
-
-    def nodes(self, *rules: str) -> list[Node]:
-        return [child for child in self.children if isinstance(child, Node) and child.rule in rules]
-
-    def words(self, kind: str) -> list[Word]:
-        return [child for child in self.children if isinstance(child, Word) and child.kind == kind]
-
-    @property
-    def first(self) -> Word:
-        """The first word, which a statement is known by."""
-        child = self.children[0]
-        return child if isinstance(child, Word) else child.first
-
-
-Child: TypeAlias = Node | Word
-
-
-def build(nodes: Iterable[Node], findings: Findings, blocks: tuple[str, ...]) -> Policy:
-    """A policy from top-level nodes. What is wrong goes to `findings`; then the result is only good for checking."""
+    `whole` says that no statement was left out because it could not be read.
+    """
     statements = tuple(nodes)
     builder = _Builder(findings)
-    if not statements:
+    if whole and not statements:
         findings.add("E312", NOWHERE, "the policy is empty", "an edition, regions and routes", "begin with: edition 1")
-    edition = builder.edition(statements) if statements else EDITION
+    edition = builder.edition(statements) if whole and statements else EDITION
     return Policy(
         edition=edition,
         regions=tuple(builder.region(node) for node in statements if node.rule == "region"),
         zones=tuple(builder.zone(node) for node in statements if node.rule == "zone"),
         health=tuple(builder.health(node) for node in statements if node.rule == "health"),
         routes=tuple(builder.route(node) for node in statements if node.rule == "route"),
+        groups=tuple(builder.group(node) for node in statements if node.rule == "group"),
+        nevers=tuple(builder.never(node) for node in statements if node.rule == "never"),
+        tests=tuple(builder.scenario(node) for node in statements if node.rule == "test"),
         blocks=blocks,
         file=findings.file,
     )
 
 
-class _Builder:
-    def __init__(self, findings: Findings) -> None:
-        self._findings = findings
-
+class _Builder(ScenarioBuilder):
     def edition(self, statements: tuple[Node, ...]) -> int:
         editions = [node for node in statements if node.rule == "edition"]
         for node in editions:
@@ -141,11 +117,42 @@ class _Builder:
             word = line.words("WORD")[0]
             address = self._value(values.read_endpoint, word, None, span)
             if address:
-                endpoints.append(UpstreamEndpoint(*address, span=word.span))
+                tls, weights = line.nodes("tls"), line.nodes("weight")
+                server = self._value(values.read_host_pattern, unquoted(tls[0].value("STRING")), None) if tls else None
+                weight = self._value(read_weight, weights[0].value(), 1) if weights else 1
+                endpoints.append(UpstreamEndpoint(*address, server, weight, span=word.span))
         graded_by = self._once(node, "graded_by", "health")
         health, health_span = self._name(graded_by) if graded_by else (HEALTH_DEFAULT, NOWHERE)
         latitude, longitude = place or (0, 0)
-        return Region(name, latitude, longitude, tuple(endpoints), health, span=span, health_span=health_span)
+        capacity, drain = self._once(node, "capacity", "capacity"), self._once(node, "drain", "drain")
+        return Region(
+            name,
+            latitude,
+            longitude,
+            tuple(endpoints),
+            health,
+            capacity_rps=self._value(values.read_rate, capacity.value(), None) if capacity else None,
+            avoid=self._windows(node.nodes("avoid"), span),
+            drain_us=self._value(lambda word: values.read_duration(word, SECOND, LIFETIME_US_MAX), drain.value(), None)
+            if drain
+            else None,
+            span=span,
+            health_span=health_span,
+        )
+
+    def group(self, node: Node) -> Group:
+        name, span = self._name(node)
+        names = node.nodes("names")
+        return Group(name, self._members(names[0]) if names else (), span=span)
+
+    def never(self, node: Node) -> Never:
+        name, span = self._name(node)
+        when = node.nodes("when")
+        condition = self._condition(when[0].nodes("either")[0]) if when else None
+        if outside := node.nodes("outside"):
+            group, group_span = self._name(outside[0])
+            return Never(name, condition, group, span=span, group_span=group_span)
+        return Never(name, condition, None, self._members(node.nodes("names")[0]), span=span)
 
     def zone(self, node: Node) -> Zone:
         name, span = self._name(node)
@@ -156,7 +163,24 @@ class _Builder:
             if network:
                 cidrs.append(Cidr(network, span=word.span))
         latitude, longitude = self._at(node, span) or (None, None)
-        return Zone(name, tuple(cidrs), latitude, longitude, span=span)
+
+        def listed(rule: str, read: Callable[[str], Value]) -> tuple[Value, ...]:
+            return self._values(read, [word for line in node.nodes(rule) for word in line.words("WORD")], span)
+
+        demand = self._once(node, "demand", "demand")
+        return Zone(
+            name,
+            tuple(cidrs),
+            latitude,
+            longitude,
+            countries=listed("country", values.read_country),
+            continents=listed("continent", values.read_continent),
+            asns=listed(
+                "asn", lambda word: values.read_number(word, 1, 4_294_967_295, "E122", "an AS number", "64500")
+            ),
+            demand_rps=self._value(values.read_rate, demand.value(), None) if demand else None,
+            span=span,
+        )
 
     def health(self, node: Node) -> Health:
         name, span = self._name(node)
@@ -171,16 +195,35 @@ class _Builder:
             every, timeout = probe.words("WORD")
             health = replace(
                 health,
-                probe_path=self._value(values.read_probe_path, _unquoted(probe.words("STRING")[0]), "/", span),
+                probe_path=self._value(values.read_probe_path, unquoted(probe.words("STRING")[0]), "/", span),
                 probe_interval_us=self._value(
                     lambda word: values.read_duration(word, PROBE_INTERVAL_US_MIN), every, values.DURATION_US_MAX, span
                 ),
                 probe_timeout_us=self._value(values.read_duration, timeout, 1, span),
             )
-        for word in line("latency"):
-            health = replace(health, latency_us_max=self._value(values.read_duration, word, 1, span))
-        for word in line("errors"):
-            health = replace(health, errors_ppm_max=self._value(values.read_percent, word, 1, span))
+        if latency := self._once(node, "latency", "latency"):
+            above, back = self._band(latency, values.read_duration, span)
+            health = replace(health, latency_us_max=above, latency_us_back=back)
+        if errors := self._once(node, "errors", "errors"):
+            above, back = self._band(errors, values.read_percent, span)
+            over_us, samples = self._evidence(errors, span)
+            health = replace(
+                health,
+                errors_ppm_max=above,
+                errors_ppm_back=back,
+                errors_over_us=over_us,
+                errors_samples_min=samples,
+            )
+        if saturation := self._once(node, "saturation", "saturation"):
+            above, back = self._band(saturation, values.read_percent, span)
+            health = replace(health, saturation_ppm_max=above, saturation_ppm_back=back)
+        if oldest := self._once(node, "oldest", "oldest"):
+            above, back = self._band(oldest, values.read_duration, span)
+            health = replace(health, oldest_us_max=above, oldest_us_back=back)
+        for word in line("cooldown"):
+            health = replace(health, cooldown_us=self._value(values.read_duration, word, 1, span))
+        if damp := self._once(node, "damp", "damp"):
+            health = replace(health, damp=self._damp(damp))
         for word in line("fail"):
             fail_after = self._value(lambda text: values.read_count(text, FAILURES_MAX, "failures"), word, 1, span)
             health = replace(health, fail_after=fail_after)
@@ -189,6 +232,28 @@ class _Builder:
         for word in line("unknown"):
             health = replace(health, unknown_as=self._value(values.read_unknown, word, Health().unknown_as, span))
         return health
+
+    def _band(self, node: Node, read: Callable[[str], int], span: Span) -> tuple[int, int | None]:
+        """The threshold that condemns, and the one below which what is condemned may recover."""
+        above = self._value(read, node.value(), 1, span)
+        below = node.nodes("below")
+        return above, self._value(read, below[0].value(), None, span) if below else None
+
+    def _evidence(self, node: Node, span: Span) -> tuple[int, int]:
+        """How long the window is, and how many samples it needs."""
+        over_us, samples = Health().errors_over_us, Health().errors_samples_min
+        for keyword, word in itertools.pairwise(node.children):
+            if not isinstance(keyword, Word) or not isinstance(word, Word):
+                continue
+            if keyword.kind == "OVER":
+                over_us = self._value(
+                    lambda text: values.read_duration(text, SECOND, ERRORS_OVER_US_MAX), word, SECOND, span
+                )
+            elif keyword.kind == "SAMPLES":
+                samples = self._value(
+                    lambda text: values.read_number(text, 1, 10_000, "E112", "a number of samples", "10"), word, 1, span
+                )
+        return over_us, samples
 
     def route(self, node: Node) -> Route:
         name, span = self._name(node)
@@ -199,7 +264,7 @@ class _Builder:
             if isinstance(child, Word) and child.kind == "PATH":
                 after_path = True
             elif isinstance(child, Word) and child.kind == "STRING":
-                (paths if after_path else hosts).append(_unquoted(child))
+                (paths if after_path else hosts).append(unquoted(child))
         patterns: dict[str, Word] = {}
         for host in hosts:
             pattern = self._value(values.read_host_pattern, host, None, span)
@@ -217,6 +282,23 @@ class _Builder:
             tuple(self._tier(tier) for tier in node.nodes("tier")),
             tuple(self._override(override) for override in node.nodes("override")),
             self._otherwise(node) or Deny(),
+            rules=tuple(self._rule(rule) for rule in node.nodes("rule")),
+            settings=self._settings(node),
+            span=span,
+        )
+
+    def _rule(self, node: Node) -> Rule:
+        name, span = self._name(node)
+        when, share, refuse = (self._once(node, rule, word) for rule, word in _RULE_LINES)
+        return Rule(
+            name,
+            self._condition(when.nodes("either")[0]) if when else None,
+            self._windows(node.nodes("during"), span),
+            self._share(share) if share else None,
+            self._refusal(refuse) if refuse else None,
+            tuple(self._tier(tier) for tier in node.nodes("tier")),
+            self._otherwise(node),
+            self._settings(node),
             span=span,
         )
 
@@ -228,16 +310,25 @@ class _Builder:
         keyword, chosen = node.first, node.children[-1]
         assert isinstance(chosen, Node)
         choice: Choice
+        groups = [self._name(of) for of in chosen.nodes("of")]
+        group, group_span = groups[0] if groups else (None, NOWHERE)
         if chosen.rule == "names":
-            choice = Named(
-                tuple(RegionName(_shortened(word), word.span) for word in map(_only_word, chosen.nodes("name")))
-            )
+            choice = Named(self._members(chosen))
         elif chosen.rule == "nearest":
             counts = chosen.words("WORD")
-            choice = Nearest(self._value(_read_nearest, counts[0], 1) if counts else 1)
+            count = self._value(_read_nearest, counts[0], 1) if counts else 1
+            choice = Nearest(count, group, group_span=group_span)
         else:
-            choice = AnyLeft()
-        return Tier(keyword.text, choice, span=keyword.span)
+            choice = AnyLeft(group, group_span=group_span)
+        name = keyword.text
+        if keyword.kind == "TIER":
+            word = node.value()
+            name = tier_name(
+                self._value(
+                    lambda text: values.read_number(text, 1, TIERS_MAX, "E135", "a tier", "4"), word, 1, keyword.span
+                )
+            )
+        return Tier(name, choice, span=keyword.span)
 
     def _otherwise(self, node: Node) -> Otherwise | None:
         found = self._once(node, "otherwise", "otherwise")
@@ -246,7 +337,7 @@ class _Builder:
         denied = found.nodes("deny")
         if not denied:
             return ServePrimary()
-        return Deny(self._value(values.read_status, denied[0].words("WORD")[0], 503))
+        return self._refusal(denied[0])
 
     def _at(self, node: Node, owner: Span) -> tuple[int, int] | None:
         found = self._once(node, "at", "at")
@@ -261,51 +352,6 @@ class _Builder:
                 lambda word: values.read_coordinate(word, values.LONGITUDE_E6_MAX, "longitude"), longitude, 0, owner
             ),
         )
-
-    def _once(self, node: Node, rule: str, keyword: str) -> Node | None:
-        """The one statement of this rule in a block, if any; the first when it is repeated."""
-        found = node.nodes(rule)
-        for again in found[1:]:
-            self._findings.add(
-                "E201",
-                again.first.span,
-                f"{keyword} is given again; it stands on line {found[0].first.span.line} already",
-                f"{keyword} at most once in a block",
-                "keep one of them",
-            )
-        return found[0] if found else None
-
-    def _name(self, node: Node) -> tuple[str, Span]:
-        word = _only_word(node.nodes("name")[0])
-        return self._value(values.read_name, word, _shortened(word)), word.span
-
-    def _value(
-        self, read: Callable[[str], Value], word: Word, instead: Default, owner: Span | None = None
-    ) -> Value | Default:
-        """What a word means, or `instead` when it means nothing; then the statement named at `owner` is damaged."""
-        try:
-            return read(word.text)
-        except values.BadValueError as error:
-            self._findings.add(error.code, word.span, error.message, error.expected, error.hint)
-            if owner is not None:
-                self._findings.damaged.add(owner)
-            return instead
-
-
-Default = TypeVar("Default")
-
-
-def _only_word(node: Node) -> Word:
-    return node.first
-
-
-def _shortened(word: Word) -> str:
-    """A name that may be wrong, short enough for a message and still too long for a right one."""
-    return word.text[: values.NAME_LENGTH_MAX + 1]
-
-
-def _unquoted(word: Word) -> Word:
-    return replace(word, text=word.text[1:-1])
 
 
 def _read_nearest(word: str) -> int:

@@ -10,11 +10,15 @@ from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
 from router.policy.check_routes import check_reachable, check_routes
+from router.policy.check_rules import check_bands, check_rules
 from router.policy.errors import Findings, did_you_mean, listed
+from router.policy.scenarios import Scenario
+from router.policy.span import NOWHERE
 from router.policy.syntax import (
     HEALTH_DEFAULT,
-    NOWHERE,
+    Group,
     Health,
+    Never,
     Policy,
     Region,
     Route,
@@ -31,7 +35,7 @@ HOSTS_MAX = 4_000
 """Host patterns of all routes together. Both keep the index of routes by host, and the check for unreachable routes,
 within a second and some megabytes whatever the text."""
 
-Declared = TypeVar("Declared", Region, Zone, Health, Route)
+Declared = TypeVar("Declared", Region, Zone, Health, Route, Group, Never, Scenario)
 
 
 def check(policy: Policy, findings: Findings) -> None:
@@ -40,11 +44,15 @@ def check(policy: Policy, findings: Findings) -> None:
     zones = _declare("zone", policy.zones, findings)
     health = _declare("health", policy.health, findings)
     _declare("route", policy.routes, findings)
+    _declare("group", policy.groups, findings)
+    _declare("never", policy.nevers, findings)
+    _declare("test", policy.tests, findings)
     _check_size(policy, findings)
     _check_regions(policy, health, findings)
     _check_zones(policy, findings)
     _check_health(policy, findings)
     check_routes(policy, regions, zones, findings)
+    check_rules(policy, regions, zones, findings)
     if len(policy.routes) <= ROUTES_MAX:
         check_reachable(policy, findings)
 
@@ -144,14 +152,26 @@ def _check_regions(policy: Policy, health: Mapping[str, Health], findings: Findi
 def _check_zones(policy: Policy, findings: Findings) -> None:
     owners: dict[object, str] = {}
     for zone in policy.zones:
-        if not zone.cidrs and zone.span not in findings.damaged:
+        nobody = not (zone.cidrs or zone.countries or zone.continents or zone.asns)
+        if nobody and zone.span not in findings.damaged:
             findings.add(
                 "E204",
                 zone.span,
                 f"zone {zone.name} holds no address",
-                "an address block at least",
+                "an address block, country, continent or asn at least",
                 "add a line: 192.0.2.0/24",
             )
+        for what, places in (("country", zone.countries), ("continent", zone.continents), ("asn", zone.asns)):
+            for place in places:
+                owner = owners.setdefault((what, place), zone.name)
+                if owner != zone.name:
+                    findings.add(
+                        "E318",
+                        zone.span,
+                        f"{what} {place} belongs to zone {owner} already",
+                        f"each {what} in one zone",
+                        "delete it here or there",
+                    )
         for cidr in zone.cidrs:
             if cidr.network in owners:
                 findings.add(
@@ -166,6 +186,8 @@ def _check_zones(policy: Policy, findings: Findings) -> None:
 
 def _check_health(policy: Policy, findings: Findings) -> None:
     for health in policy.health:
+        if health.span not in findings.damaged:
+            check_bands(health, findings)
         if health.probe_timeout_us > health.probe_interval_us and health.span not in findings.damaged:
             findings.add(
                 "E207",

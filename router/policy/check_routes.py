@@ -4,21 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from router.policy.check_rules import check_group_name
 from router.policy.errors import Findings, did_you_mean, listed
 from router.policy.hosts import covering_patterns
 from router.policy.paths import PathPattern
-from router.policy.syntax import PRIMARY, TIERS, AnyLeft, Named, Nearest, Policy, Region, Route, Span, Tier, Zone
+from router.policy.span import Span
+from router.policy.syntax import (
+    PRIMARY,
+    AnyLeft,
+    Choice,
+    Group,
+    Named,
+    Nearest,
+    Policy,
+    Region,
+    Route,
+    Tier,
+    Zone,
+    tier_name,
+)
 
 
 def check_routes(policy: Policy, regions: Mapping[str, Region], zones: Mapping[str, Zone], findings: Findings) -> None:
     """Check each route by itself, against the declared regions and zones."""
+    groups = {group.name: group for group in policy.groups}
     for route in policy.routes:
-        _check_tiers(f"route {route.name}", route.span, route.tiers, regions, findings)
-        _check_overrides(route, regions, zones, findings)
+        check_tiers(f"route {route.name}", route.span, route.tiers, regions, groups, findings)
+        for rule in route.rules:
+            if rule.tiers:
+                check_tiers(f"rule {rule.name}", rule.span, rule.tiers, regions, groups, findings)
+        _check_overrides(route, regions, zones, groups, findings)
 
 
 def _check_overrides(
-    route: Route, regions: Mapping[str, Region], zones: Mapping[str, Zone], findings: Findings
+    route: Route,
+    regions: Mapping[str, Region],
+    zones: Mapping[str, Zone],
+    groups: Mapping[str, Group],
+    findings: Findings,
 ) -> None:
     seen: dict[str, Span] = {}
     for override in route.overrides:
@@ -40,11 +63,16 @@ def _check_overrides(
             )
         seen.setdefault(override.zone, override.span)
         what = f"zone {override.zone} of route {route.name}"
-        _check_tiers(what, override.span, override.tiers, regions, findings)
+        check_tiers(what, override.span, override.tiers, regions, groups, findings)
 
 
-def _check_tiers(
-    what: str, span: Span, tiers: tuple[Tier, ...], regions: Mapping[str, Region], findings: Findings
+def check_tiers(
+    what: str,
+    span: Span,
+    tiers: tuple[Tier, ...],
+    regions: Mapping[str, Region],
+    groups: Mapping[str, Group],
+    findings: Findings,
 ) -> None:
     found = len(findings.diagnostics)
     names = [tier.name for tier in tiers]
@@ -53,7 +81,9 @@ def _check_tiers(
             "E206", span, f"{what} has no primary tier", "a primary tier, first", "add a line: primary nearest"
         )
     for place, tier in enumerate(tiers):
-        wanted = TIERS[place] if place < len(TIERS) else None
+        wanted = tier_name(place + 1)
+        if tier.span in findings.damaged:
+            break
         if tier.name == wanted or (PRIMARY not in names and tier.name not in names[:place]):
             continue
         again = tier.name in names[:place]
@@ -62,14 +92,15 @@ def _check_tiers(
             tier.span,
             f"{what} has {'a second' if again else 'its'} {tier.name} tier {'here' if again else 'in the wrong place'}",
             "primary, then secondary, then tertiary, each at most once",
-            f"name it {wanted}"
-            if wanted and wanted not in names
-            else "put the tiers in order and delete what is too much",
+            f"name it {wanted}" if wanted not in names else "put the tiers in order and delete what is too much",
         )
         break
     _check_names(tiers, regions, findings)
+    for tier in tiers:
+        if isinstance(tier.choice, Nearest | AnyLeft) and tier.choice.group is not None:
+            check_group_name(tier.choice.group, tier.choice.group_span, groups, findings)
     if len(findings.diagnostics) == found:
-        _check_inert(what, tiers, len(regions), findings)
+        _check_inert(what, tiers, regions, groups, findings)
 
 
 def _check_names(tiers: tuple[Tier, ...], regions: Mapping[str, Region], findings: Findings) -> None:
@@ -93,31 +124,61 @@ def _check_names(tiers: tuple[Tier, ...], regions: Mapping[str, Region], finding
                     "delete it here",
                 )
             taken.setdefault(region.name, tier.name)
+        if isinstance(tier.choice, Named) and len({region.weight is None for region in tier.choice.regions}) > 1:
+            findings.add(
+                "E213",
+                tier.span,
+                f"some regions of the {tier.name} tier have weights and some have none",
+                "weights for all regions of a tier, or for none",
+                "give each a weight",
+            )
 
 
-def _check_inert(what: str, tiers: tuple[Tier, ...], region_count: int, findings: Findings) -> None:
-    """A tier is inert when the tiers before it are certain to have taken every region."""
-    taken = 0  # at least so many regions are in earlier tiers, whatever the distances are
+def _check_inert(
+    what: str,
+    tiers: tuple[Tier, ...],
+    regions: Mapping[str, Region],
+    groups: Mapping[str, Group],
+    findings: Findings,
+) -> None:
+    """A tier is inert when the tiers before it are certain to have taken every region that it may hold."""
+    taken: set[str] = set()  # certainly in earlier tiers, whatever the distances are
+    at_least = 0  # so many regions are
     by_name_only = True
     for tier in tiers:
-        if taken >= region_count > 0:
+        choice = tier.choice
+        members = _members(choice, regions, groups)
+        if regions and (members <= taken or at_least >= len(regions)):
+            whose = f"all {len(regions)}" if at_least >= len(regions) else "all that it may hold"
             findings.add(
                 "E309",
                 tier.span,
-                f"the {tier.name} tier of {what} can never hold a region: the tiers before it take all {region_count}",
+                f"the {tier.name} tier of {what} can never hold a region: the tiers before it take {whose}",
                 "a tier that something is left for",
                 "delete it, take fewer in the tiers before it, or declare more regions",
             )
             return
-        match tier.choice:
+        match choice:
             case Named(named):
                 # Names that an earlier `nearest` may have taken already are not counted.
-                taken += len(named) if by_name_only else 0
-            case Nearest(count):
+                at_least += len(named) if by_name_only else 0
+                taken |= members
+            case Nearest(count, group):
+                at_least += count if group is None else 0
+                if count >= len(members - taken):
+                    taken |= members
                 by_name_only = False
-                taken += count
-            case AnyLeft():
-                taken = region_count
+            case AnyLeft(group):
+                taken |= members
+                by_name_only = by_name_only and group is None
+                at_least = len(regions) if group is None else at_least
+        at_least = max(at_least, len(taken))
+
+
+def _members(choice: Choice, regions: Mapping[str, Region], groups: Mapping[str, Group]) -> set[str]:
+    if isinstance(choice, Named):
+        return {region.name for region in choice.regions}
+    return set(regions) if choice.group is None else {region.name for region in groups[choice.group].regions}
 
 
 def check_reachable(policy: Policy, findings: Findings) -> None:

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from router.policy.syntax import Span
+from router.policy.span import Span
 
 DIAGNOSTICS_MAX = 50
 """More than this in one go helps nobody; the rest appear once these are mended."""

@@ -1,8 +1,10 @@
 """Text to `Policy`, and every mistake to a diagnostic a person can act on.
 
 Three steps. Lark's LALR tables turn the text into plain nodes (`Word`, `Node`): only this module knows lark.
-`builder` reads the words and builds the syntax tree; `check` looks at the whole. The first syntax error ends the first
-step, since what follows it is guesswork; everything the other two find is reported at once.
+`builder` reads the words and builds the syntax tree; `check` looks at the whole. Everything that is wrong is reported
+at once: after a syntax error the broken statement is left out, from the word that opens it at the start of a line to
+the next such word, and the rest is read again. What a left-out statement may have declared is unknown, so names are
+checked only when nothing was left out.
 """
 
 from __future__ import annotations
@@ -15,17 +17,36 @@ from typing import TypeAlias
 
 from lark import Lark, Token, Tree, UnexpectedCharacters, UnexpectedToken
 
-from router.policy.builder import Node, Word, build
+from router.policy.builder import build
 from router.policy.check import check
+from router.policy.conditions import CONDITION_DEPTH_MAX
 from router.policy.errors import Findings, PolicyError, did_you_mean, excerpt
-from router.policy.syntax import NOWHERE, TIERS, Policy, Span
+from router.policy.reading import Node, Word
+from router.policy.span import NOWHERE, Span
+from router.policy.syntax import TIERS, Policy
 
 TEXT_BYTES_MAX = 256 * 1024
 """A policy is written by people; the largest seen in research were a few thousand lines."""
 STATEMENTS_MAX = 4_096
+PARENTHESES_MAX = CONDITION_DEPTH_MAX
+BRACES_MAX = 8
+"""The grammar nests three deep; what goes further is refused before it is parsed."""
+RECOVERIES_MAX = 20
+RECOVERY_BYTES_MAX = 256 * 1024
+"""How often, and over how much text in all, reading is tried again after a syntax error."""
 
-_STATEMENTS = ("REGION", "ZONE", "HEALTH", "ROUTE")
-_PUNCTUATION = {"LBRACE": "{", "RBRACE": "}", "COMMA": ",", "$END": "the end of the text"}
+_STATEMENTS = ("REGION", "ZONE", "HEALTH", "ROUTE", "GROUP", "NEVER", "TEST", "RULE", "REPEAT")
+_OPENING = re.compile(r"^(?:edition|region|group|zone|health|route|never|test)\b", re.MULTILINE)
+_SKIPPED = re.compile(r'#[^\n]*|"[^"\n]*"|[(){}]')
+_PUNCTUATION = {
+    "LBRACE": "{",
+    "RBRACE": "}",
+    "LPAR": "(",
+    "RPAR": ")",
+    "COMMA": ",",
+    "AT_MOST": "<=",
+    "$END": "the end of the text",
+}
 _REST_OF_LINE = re.compile(r"[ \t\r]*(?:#[^\n]*)?(?:\n|\Z)")
 # Control characters hide text in terminals; bidirectional overrides make it read differently from what it says
 # (CVE-2021-42574); lone surrogates are not text at all.
@@ -42,8 +63,9 @@ def parse(text: str, name: str = "policy") -> Policy:
     """
     findings = Findings(name)
     nodes = _parse(text, findings)
-    policy = build(nodes, findings, blocks=_cut(text, nodes))
-    if nodes:
+    broken = bool(findings.diagnostics)
+    policy = build(nodes, findings, blocks=() if broken else _cut(text, nodes), whole=not broken)
+    if nodes and not broken:
         check(policy, findings)
     findings.raise_if_any()
     return policy
@@ -55,7 +77,10 @@ def blocks(text: str) -> tuple[str, ...]:
     A block ends with the line its statement ends on (a comment on that line stays with it); comments above a statement
     belong to it, and whatever follows the last statement to the last. Raises `PolicyError` on a syntax error only.
     """
-    return _cut(text, _parse(text, Findings()))
+    findings = Findings()
+    nodes = _parse(text, findings)
+    findings.raise_if_any()
+    return _cut(text, nodes)
 
 
 def _cut(text: str, nodes: tuple[Node, ...]) -> tuple[str, ...]:
@@ -69,17 +94,32 @@ def _cut(text: str, nodes: tuple[Node, ...]) -> tuple[str, ...]:
 
 
 def _parse(text: str, findings: Findings) -> tuple[Node, ...]:
+    """The statements that can be read; what is wrong with the others goes to `findings`."""
     _check_characters(text, findings)
-    try:
-        tree = _lark().parse(text)
-    except UnexpectedCharacters as error:
-        start = error.pos_in_stream
-        assert start is not None, "lark says where it stopped"
-        span = Span(error.line, error.column, _end_of_line(text, start) - start)
-        findings.add("E003", span, "this quote is never closed", 'a closing " on the same line')
-    except UnexpectedToken as error:
-        _explain(text, error, findings)
-    findings.raise_if_any()
+    _check_depth(text, findings)
+    tree, rest = None, text
+    for attempt in range(RECOVERIES_MAX):
+        try:
+            tree = _lark().parse(rest)
+            break
+        except UnexpectedCharacters as error:
+            start = error.pos_in_stream
+            assert start is not None, "lark says where it stopped"
+            span = Span(error.line, error.column, _end_of_line(text, start) - start)
+            findings.add("E003", span, "this quote is never closed", 'a closing " on the same line')
+            inside = True
+        except UnexpectedToken as error:
+            inside = "$END" not in (error.accepts or ())
+            _explain(text, error, findings)
+            start = len(text) if error.token.type == "$END" else error.token.start_pos or 0
+        if (attempt + 1) * len(text) > RECOVERY_BYTES_MAX:
+            break
+        before, rest = rest, _left_out(rest, start, inside=inside)
+        if rest == before:
+            break
+    if tree is None:
+        findings.raise_if_any()
+        return ()
     nodes = tuple(_node(child) for child in tree.children if isinstance(child, Tree))
     if len(nodes) > STATEMENTS_MAX:
         findings.add(
@@ -102,7 +142,15 @@ def _grammar() -> str:
 @lru_cache(maxsize=1)
 def _kinds() -> tuple[str, ...]:
     """The named terminals, in the order the grammar lists them: how messages list them too."""
-    return (*re.findall(r"^([A-Z]+):", _grammar(), re.MULTILINE), *_PUNCTUATION)
+    return (*re.findall(r"^([A-Z_]+):", _grammar(), re.MULTILINE), *_PUNCTUATION)
+
+
+@lru_cache(maxsize=1)
+def _soft() -> frozenset[str]:
+    """The words of the language that may be names too."""
+    later = re.search(r"^_later:(.*?)\n\n", _grammar(), re.MULTILINE | re.DOTALL)
+    assert later, "the grammar has a rule for them"
+    return frozenset(("AT", "AS", *re.findall(r"[A-Z]+", later[1])))
 
 
 def _node(tree: Tree[Token]) -> Node:
@@ -114,6 +162,42 @@ def _node(tree: Tree[Token]) -> Node:
         elif isinstance(child, Token):
             children.append(Word(child.type, str(child), _span(child)))
     return Node(str(tree.data), tuple(children), tree.meta.start_pos, tree.meta.end_pos)
+
+
+def _left_out(text: str, start: int, *, inside: bool) -> str:
+    """The text with the statement around `start` blanked, so that the places of the others stay."""
+    openings = [found.start() for found in _OPENING.finditer(text)]
+    before = max((place for place in openings if place < start), default=0)
+    if start in openings and inside:  # the statement before it was not closed
+        return text[:before] + _blank(text[before:start]) + text[start:]
+    first = before if inside else start
+    after = min((place for place in openings if place > start), default=len(text))
+    return text[:first] + _blank(text[first:after]) + text[after:]
+
+
+def _blank(text: str) -> str:
+    return re.sub(r"[^\n]", " ", text)
+
+
+def _check_depth(text: str, findings: Findings) -> None:
+    """Refuse deep nesting, which no person writes, before anything walks it."""
+    depths = {"(": 0, "{": 0}
+    for found in _SKIPPED.finditer(text):
+        mark = found[0]
+        if mark in depths:
+            depths[mark] += 1
+            most = PARENTHESES_MAX if mark == "(" else BRACES_MAX
+            if depths[mark] > most:
+                line = text.count("\n", 0, found.start()) + 1
+                column = found.start() - text.rfind("\n", 0, found.start())
+                what = "parentheses" if mark == "(" else "braces"
+                findings.add("E006", Span(line, column, 1), f"{what} are nested too deep", f"at most {most} deep")
+                findings.raise_if_any()
+        elif mark in ")}":
+            opening = "(" if mark == ")" else "{"
+            depths[opening] = max(0, depths[opening] - 1)
+            if opening == "{":
+                depths["("] = 0
 
 
 def _check_characters(text: str, findings: Findings) -> None:
@@ -158,6 +242,8 @@ def _explain(text: str, error: UnexpectedToken, findings: Findings) -> None:
 
 def _fix(token: Token, accepts: set[str], opened: _Opened | None) -> str:
     words = [_PUNCTUATION.get(kind, kind.lower()) for kind in accepts - {"WORD", "STRING"}]
+    if token in ("==", "=", "is", "matches") and "IN" in accepts:
+        return "a field is tested with `in`"
     if token.type == "RBRACE" and not opened:
         return "delete it: every { is closed already"
     if token.type == "COMMA":
@@ -219,7 +305,7 @@ def _wanted(accepts: set[str], stack: _Stack) -> str:
     if "WORD" in accepts:
         phrases.append(_wanted_word(before, previous))
     if {"WORD", "AS"} <= accepts:
-        accepts = accepts - {"AT", "AS"}
+        accepts = accepts - _soft()
     words = sorted(accepts - {"WORD", "STRING"}, key=_kinds().index)
     phrases += [_PUNCTUATION[kind] if kind == "$END" else f"'{_PUNCTUATION.get(kind, kind.lower())}'" for kind in words]
     return phrases[0] if len(phrases) == 1 else f"{', '.join(phrases[:-1])} or {phrases[-1]}"
@@ -239,7 +325,36 @@ def _wanted_word(before: str, previous: str) -> str:
         return f"the name of a {'region' if previous == 'COMMA' else previous.lower()}"
     if previous.lower() in TIERS:
         return "names of regions"
+    if previous == "WHEN" or previous in ("AND", "OR", "NOT", "LPAR"):
+        return "a field of the request (path, zone, ...)"
     return {
+        "IN": "a value",
+        "OF": "the name of a group",
+        "OUTSIDE": "the name of a group",
+        "SERVES": "names of regions",
+        "BY": 'a key (cookie("uid"))',
+        "STICK": 'a key (cookie("uid"))',
+        "SHARE": "a percentage (5%)",
+        "WEIGHT": "a weight (80)",
+        "CAPACITY": "a rate (4000rps)",
+        "DEMAND": "a rate (4000rps)",
+        "DRAIN": "a duration (60s)",
+        "COOLDOWN": "a duration (5s)",
+        "STEP": "a duration (3s)",
+        "REPEAT": "a number of times (20)",
+        "TIER": "the number of a tier (4)",
+        "RETRY": "a number of retries (2)",
+        "BUDGET": "a percentage (10%)",
+        "BELOW": "a percentage or a duration",
+        "OVER": "a duration (10s)",
+        "SAMPLES": "a number of samples (10)",
+        "COUNTRY": "a country (DE)",
+        "CONTINENT": "a continent (EU)",
+        "ASN": "an AS number (64500)",
+        "METHODS": "a method (GET)",
+        "EXPECT": "region, tier, rule, route, deny, switches, moved or load",
+        "GIVEN": "a fact (client, path, ...)",
+        "DAMP": "penalty, suppress, reuse, half-life or max",
         "AT": "a latitude in degrees (50.11)",
         "ENDPOINT": "a numeric address and a port (192.0.2.7:443)",
         "EVERY": "a duration (250ms)",

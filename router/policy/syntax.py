@@ -10,6 +10,11 @@ from ipaddress import IPv4Network, IPv6Network
 from typing import TypeAlias
 
 from lattice.types import MILLISECOND, SECOND, Level
+from router.policy.conditions import Condition
+from router.policy.scenarios import Scenario
+from router.policy.settings import NO_SETTINGS, Damp, Settings, Share
+from router.policy.span import NOWHERE, Span
+from router.policy.windows import Window
 
 PRIMARY, SECONDARY, TERTIARY = TIERS = ("primary", "secondary", "tertiary")
 HEALTH_DEFAULT = "default"
@@ -20,25 +25,26 @@ ZONE_NOWHERE = ""
 Network: TypeAlias = IPv4Network | IPv6Network
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
-    """A place in the text: line and column count from 1, width in characters. A span never crosses lines."""
-
-    line: int
-    column: int
-    width: int
+def tier_name(number: int) -> str:
+    """What the tier of this number (from 1) is called."""
+    return TIERS[number - 1] if number <= len(TIERS) else f"tier {number}"
 
 
-NOWHERE = Span(1, 1, 1)
-"""The span of what was never written: a default, or a policy made by a program."""
+def tier_number(name: str) -> int:
+    return TIERS.index(name) + 1 if name in TIERS else int(name.removeprefix("tier "))
 
 
 @dataclass(frozen=True, slots=True)
 class UpstreamEndpoint:
-    """Where a region listens: a numeric IPv4 or IPv6 address in canonical form, and a port."""
+    """Where a region listens: a numeric IPv4 or IPv6 address in canonical form, and a port.
+
+    `tls` is the name its certificate must be for; None means plain text.
+    """
 
     host: str
     port: int
+    tls: str | None = None
+    weight: int = 1
     span: Span = field(default=NOWHERE, compare=False)
 
 
@@ -51,6 +57,12 @@ class Region:
     longitude_e6: int
     endpoints: tuple[UpstreamEndpoint, ...]
     health: str = HEALTH_DEFAULT
+    capacity_rps: int | None = None
+    """Requests a second that it is built for."""
+    avoid: tuple[Window, ...] = ()
+    """While one of these is open, the region serves nobody."""
+    drain_us: int | None = None
+    """How long the region lets sessions end once it is left."""
     span: Span = field(default=NOWHERE, compare=False)
     health_span: Span = field(default=NOWHERE, compare=False)
 
@@ -71,6 +83,21 @@ class Zone:
     cidrs: tuple[Cidr, ...]
     latitude_e6: int | None = None
     longitude_e6: int | None = None
+    countries: tuple[str, ...] = ()
+    """ISO 3166-1 codes of two letters."""
+    continents: tuple[str, ...] = ()
+    asns: tuple[int, ...] = ()
+    demand_rps: int | None = None
+    """Requests a second that its users are expected to make: what proofs of capacity count with."""
+    span: Span = field(default=NOWHERE, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Regions under one name."""
+
+    name: str
+    regions: tuple[RegionName, ...]
     span: Span = field(default=NOWHERE, compare=False)
 
 
@@ -96,12 +123,29 @@ class Health:
     """An endpoint that was worse than HEALTHY must be clean for so long before it is better again."""
     unknown_as: Level = Level.HEALTHY
     """What UNKNOWN means to a decision: HEALTHY or DOWN."""
+    latency_us_back: int | None = None
+    """What is DEGRADED for its latency stays so until it is under this; 80 % of the threshold when None."""
+    errors_ppm_back: int | None = None
+    """The same for errors."""
+    errors_over_us: int = 10 * SECOND
+    errors_samples_min: int = 10
+    saturation_ppm_max: int = 950_000
+    """A region that says it is fuller than this is DEGRADED."""
+    saturation_ppm_back: int | None = None
+    oldest_us_max: int | None = None
+    """With a request unanswered for longer than this, an endpoint is DEGRADED; None does not look."""
+    oldest_us_back: int | None = None
+    cooldown_us: int = 0
+    """After it became worse, a level stays for so long at least."""
+    damp: Damp | None = None
     span: Span = field(default=NOWHERE, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class RegionName:
     name: str
+    weight: int | None = None
+    """Its share of the tier's users, relative to the others'; None when the tier has no weights."""
     span: Span = field(default=NOWHERE, compare=False)
 
 
@@ -114,14 +158,19 @@ class Named:
 
 @dataclass(frozen=True, slots=True)
 class Nearest:
-    """The nearest `count` that no earlier tier took."""
+    """The nearest `count` that no earlier tier took, of a group or of all."""
 
     count: int = 1
+    group: str | None = None
+    group_span: Span = field(default=NOWHERE, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class AnyLeft:
-    """All that no earlier tier took, nearest first."""
+    """All that no earlier tier took, nearest first, of a group or of all."""
+
+    group: str | None = None
+    group_span: Span = field(default=NOWHERE, compare=False)
 
 
 Choice: TypeAlias = Named | Nearest | AnyLeft
@@ -136,9 +185,10 @@ class Tier:
 
 @dataclass(frozen=True, slots=True)
 class Deny:
-    """When nothing is left, answer with this HTTP status."""
+    """When nothing is left, answer with this HTTP status; `reason` says why, in printable ASCII."""
 
     status: int = 503
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +210,37 @@ class Override:
 
 
 @dataclass(frozen=True, slots=True)
+class Rule:
+    """What some of a route's requests get in place of its own tiers: those that pass all of its tests.
+
+    A rule either refuses or has tiers. One with windows holds while one of them is open.
+    """
+
+    name: str
+    condition: Condition | None = None
+    windows: tuple[Window, ...] = ()
+    share: Share | None = None
+    refuse: Deny | None = None
+    tiers: tuple[Tier, ...] = ()
+    otherwise: Otherwise | None = None
+    settings: Settings = NO_SETTINGS
+    span: Span = field(default=NOWHERE, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Never:
+    """Requests that pass `condition` (all, when None) are never served by a region outside a group, or by these."""
+
+    name: str
+    condition: Condition | None
+    outside: str | None
+    """A group; else `regions` are meant."""
+    regions: tuple[RegionName, ...] = ()
+    span: Span = field(default=NOWHERE, compare=False)
+    group_span: Span = field(default=NOWHERE, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
     """What requests a route is for (lower-case host patterns, a path pattern), and where they may go."""
 
@@ -169,18 +250,24 @@ class Route:
     tiers: tuple[Tier, ...]
     overrides: tuple[Override, ...] = ()
     otherwise: Otherwise = Deny()
+    rules: tuple[Rule, ...] = ()
+    """The first whose tests the request passes decides; without one, the overrides and tiers do."""
+    settings: Settings = NO_SETTINGS
     span: Span = field(default=NOWHERE, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """A whole policy. Regions, zones, health blocks and routes keep the order they were written in."""
+    """A whole policy. Statements of one kind keep the order they were written in."""
 
     edition: int
     regions: tuple[Region, ...]
     zones: tuple[Zone, ...]
     health: tuple[Health, ...]
     routes: tuple[Route, ...]
+    groups: tuple[Group, ...] = ()
+    nevers: tuple[Never, ...] = ()
+    tests: tuple[Scenario, ...] = ()
     blocks: tuple[str, ...] = field(default=(), compare=False)
     """The text in pieces, one a top-level statement: joined without a separator they are the text."""
     file: str = field(default="policy", compare=False)

@@ -30,6 +30,10 @@ _PERCENT = re.compile(r"([0-9]{1,3})(?:\.([0-9]{1,4}))?%\Z")
 _COUNT = re.compile(r"[0-9]{1,9}\Z")
 _ENDPOINT = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]+):([0-9]{1,5})\Z")
 _CIDR = re.compile(r"([^/]+)/([0-9]{1,3})\Z")
+REASON_LENGTH_MAX = 100
+CONTINENTS = ("AF", "AN", "AS", "EU", "NA", "OC", "SA")
+_METHOD = re.compile(r"[A-Z][A-Z-]{0,31}\Z")
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}\Z")
 _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\Z")
 
 
@@ -75,9 +79,10 @@ def read_coordinate(word: str, e6_max: int, what: str) -> int:
     return -e6 if sign == "-" else e6
 
 
-def read_duration(word: str, least_us: int = MILLISECOND) -> int:
-    """A duration in microseconds, at least `least_us` and at most an hour."""
-    expected = f"a whole number and a unit (us, ms, s, m, h), from {write_duration(least_us)} to 1h, like 250ms"
+def read_duration(word: str, least_us: int = MILLISECOND, most_us: int = DURATION_US_MAX) -> int:
+    """A duration in microseconds, at least `least_us` and at most `most_us`."""
+    most = write_duration(most_us)
+    expected = f"a whole number and a unit (us, ms, s, m, h), from {write_duration(least_us)} to {most}, like 250ms"
     matched = _DURATION.match(word)
     if not matched:
         hint = f"write {word}ms, or {word}s" if _COUNT.match(word) else ""
@@ -86,7 +91,7 @@ def read_duration(word: str, least_us: int = MILLISECOND) -> int:
             hint = f"write {int(whole) * 1_000 + int((fraction + '000')[:3])}ms"
         raise BadValueError("E110", f"{excerpt(word)} is not a duration", expected, hint)
     duration_us = int(matched[1]) * _UNITS[matched[2]]
-    if not least_us <= duration_us <= DURATION_US_MAX:
+    if not least_us <= duration_us <= most_us:
         raise BadValueError("E110", f"the duration {excerpt(word)} is out of range", expected)
     return duration_us
 
@@ -122,6 +127,75 @@ def read_status(word: str) -> int:
             "E113", f"{excerpt(word)} is not a status to deny with", "an HTTP error status, 400 to 599", "write 503"
         )
     return int(word)
+
+
+def read_number(word: str, least: int, most: int, code: str, what: str, example: str) -> int:
+    """A whole number within bounds; `what` names it in the diagnostic."""
+    if not _COUNT.match(word) or not least <= int(word) <= most:
+        raise BadValueError(code, f"{excerpt(word)} is not {what}", f"{what}, {least} to {most}, like {example}")
+    return int(word)
+
+
+def read_rate(word: str) -> int:
+    """Requests a second."""
+    matched = re.match(r"([0-9]{1,9})rps\Z", word)
+    if not matched or int(matched[1]) == 0:
+        hint = f"write {word}rps" if _COUNT.match(word) and int(word) else ""
+        raise BadValueError("E124", f"{excerpt(word)} is not a rate", "requests a second, like 4000rps", hint)
+    return int(matched[1])
+
+
+def read_country(word: str) -> str:
+    if not re.match(r"[A-Z]{2}\Z", word):
+        hint = f"write {word.upper()}" if re.match(r"[A-Za-z]{2}\Z", word) else ""
+        raise BadValueError(
+            "E120", f"{excerpt(word)} is not a country", "a country's two capital letters, like DE", hint
+        )
+    return word
+
+
+def read_continent(word: str) -> str:
+    if word not in CONTINENTS:
+        hint = f"write {word.upper()}" if word.upper() in CONTINENTS else ""
+        raise BadValueError(
+            "E121", f"{excerpt(word)} is not a continent", f"a continent: {', '.join(CONTINENTS)}", hint
+        )
+    return word
+
+
+def read_method(word: str) -> str:
+    if not _METHOD.match(word):
+        hint = f"write {word.upper()}" if _METHOD.match(word.upper()) else ""
+        raise BadValueError("E126", f"{excerpt(word)} is not a method", "an HTTP method in capitals, like GET", hint)
+    return word
+
+
+def read_token(word: str, what: str) -> str:
+    """The name of a header, cookie, query parameter or claim."""
+    if not _TOKEN.match(word):
+        raise BadValueError("E127", f"{excerpt(word)} is not the name of a {what}", f'the name of a {what}, like "uid"')
+    return word
+
+
+def read_reason(word: str) -> str:
+    """Why a request is refused; it goes into a header."""
+    if not 0 < len(word) <= REASON_LENGTH_MAX or not (word.isascii() and word.isprintable()):
+        raise BadValueError(
+            "E130",
+            f"{excerpt(word)} cannot be sent as a reason",
+            f"printable ASCII, at most {REASON_LENGTH_MAX} characters: it goes into a header",
+        )
+    return word
+
+
+def read_level(word: str) -> Level:
+    names = {level.name.lower(): level for level in Level} | {"up": Level.HEALTHY}
+    level = names.get(word.lower())
+    if level is None:
+        raise BadValueError(
+            "E132", f"{excerpt(word)} is not a level", f"a level: {', '.join(names)}", did_you_mean(word, names)
+        )
+    return level
 
 
 def read_unknown(word: str) -> Level:
@@ -246,6 +320,21 @@ def write_duration(duration_us: int) -> str:
     """The shortest word that `read_duration` reads as `duration_us`."""
     unit, size = next((u, s) for u, s in reversed(_UNITS.items()) if duration_us % s == 0 and duration_us >= s)
     return f"{duration_us // size}{unit}"
+
+
+def write_percent(ppm: int) -> str:
+    return f"{write_decimal(ppm, 4)}%"
+
+
+def write_decimal(scaled: int, digits: int) -> str:
+    """An integer of 10^-digits as people write it."""
+    whole, fraction = divmod(scaled, 10**digits)
+    return f"{whole}.{fraction:0{digits}d}".rstrip("0").rstrip(".")
+
+
+def read_address(text: str) -> IPv4Address | IPv6Address | None:
+    """A numeric address; None when it is not one."""
+    return _address(text)
 
 
 def _address(text: str) -> IPv4Address | IPv6Address | None:

@@ -11,9 +11,11 @@ import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from lattice.config import Config
 from lattice.identity import public_key_of
+from lattice.key_ring import KeyRing
 from lattice.types import MILLISECOND, SECOND, Endpoint
 from router.site.config_reader import (
     ConfigError,
@@ -31,7 +33,7 @@ from router.site.config_reader import (
     text,
     truth,
 )
-from router.site.key_file import KeyFileError, read_secret
+from router.site.key_file import KeyFileError, read_key_ring, read_secret
 
 __all__ = ["BoundEndpoints", "ConfigError", "SiteConfig", "TimingConfig", "load_site_config"]
 
@@ -62,8 +64,22 @@ class ClusterPart:
     """Bound into every datagram and signature."""
     insecure: bool
     """Datagrams go unsealed, and whoever reaches the port may speak as anybody."""
-    key: bytes | None = field(repr=False)
-    """32 secret bytes that all nodes of the cluster share; None exactly when `insecure`."""
+    keys: KeyRing | None
+    """What all nodes of the cluster share; None exactly when `insecure`."""
+    key_file: Path | None
+    """Where `keys` came from, to look for others while the node runs."""
+    certificates: CertificateFiles | None
+    """None: stream frames go sealed by the cluster's key alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateFiles:
+    """What the node shows its peers, and what it holds theirs against. Read again whenever one changes."""
+
+    ca: Path
+    certificate: Path
+    revoked: Path
+    """May be missing: nothing was revoked yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +132,7 @@ class TimingConfig:
 
     def engine_config(self) -> Config:
         """The engine's configuration, with what the file says in place of the defaults."""
-        told = {
+        told: dict[str, Any] = {
             "swim_interval_us": self.swim_interval_us,
             "ack_timeout_us": self.swim_timeout_us,
             "suspicion_us": self.suspicion_us,
@@ -229,7 +245,16 @@ def _read_cluster(section: Section, directory: Path, warnings: list[str]) -> Clu
     name = section.require("name", site_name, "unnamed")
     insecure = section.take("insecure", truth, False)
     key_file = section.take("key_file", text, None)
-    key = None
+    ca = section.take("ca", text, None)
+    certificate = section.take("certificate", text, None)
+    revoked = section.take("revoked", text, "ca.crl")
+    keys = None
+    certificates = None
+    if ca is not None and certificate is not None:
+        certificates = CertificateFiles(directory / ca, directory / certificate, directory / revoked)
+    elif (ca is None) != (certificate is None):
+        missing, given = ("ca", "certificate") if ca is None else ("certificate", "ca")
+        section.note(missing, f"is missing, and {given} is set", "set both or neither; `edgelattice ca` makes them")
     if insecure:
         if key_file is not None:
             section.note("insecure", "is true, and key_file is set", "remove one of the two")
@@ -237,7 +262,7 @@ def _read_cluster(section: Section, directory: Path, warnings: list[str]) -> Clu
             "cluster.insecure: datagrams are not sealed; whoever reaches the gossip port can speak as anyone"
         )
     elif key_file is not None:
-        key = _read_key(section, "key_file", directory / key_file, "cluster key", warnings)
+        keys = _read_ring(section, "key_file", directory / key_file, warnings)
     elif not section.has("key_file"):
         section.note(
             "key_file",
@@ -245,7 +270,7 @@ def _read_cluster(section: Section, directory: Path, warnings: list[str]) -> Clu
             "`edgelattice init` makes one; insecure = true does without, for trials",
         )
     section.close()
-    return ClusterPart(name, insecure, key)
+    return ClusterPart(name, insecure, keys, directory / key_file if key_file is not None else None, certificates)
 
 
 def _read_gossip(section: Section) -> GossipPart:
@@ -308,14 +333,25 @@ def _read_timing(section: Section) -> TimingConfig:
     section.close()
     timing = TimingConfig(**told, drain_us=drain_us)
     engine = timing.engine_config()
-    if engine.ack_timeout_us >= engine.swim_interval_us:
+    if engine.ack_timeout_us >= engine.probe_us:
         section.note(
             "swim_timeout",
-            f"{duration_text(engine.ack_timeout_us)} leaves no time in a swim_interval of "
-            f"{duration_text(engine.swim_interval_us)} to ask others",
-            "make it a third of the interval",
+            f"{duration_text(engine.ack_timeout_us)} leaves no time in a probe's "
+            f"{duration_text(engine.probe_us)} to ask others",
+            "make it half of that at most",
         )
     return timing
+
+
+def _read_ring(section: Section, key: str, path: Path, warnings: list[str]) -> KeyRing | None:
+    try:
+        ring, warning = read_key_ring(path)
+    except KeyFileError as error:
+        section.note(key, str(error))
+        return None
+    if warning is not None:
+        warnings.append(warning)
+    return ring
 
 
 def _read_key(section: Section, key: str, path: Path, what: str, warnings: list[str]) -> bytes | None:

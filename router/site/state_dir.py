@@ -10,8 +10,30 @@ from typing import IO
 
 from lattice.identity import private_key_from
 from lattice.store import Store
+from lattice.types import VersionId
 from router.errors import StartError
 from router.site.key_file import KeyFileError, read_secret, write_secret
+
+
+class LastGood:
+    """Which version of the policy was last in force here, in a file of its own."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def read(self) -> VersionId | None:
+        """None when there is none, or the file is no version."""
+        try:
+            version = bytes.fromhex(self._path.read_text("ascii").strip())
+        except (OSError, ValueError):
+            return None
+        return VersionId(version) if len(version) == 16 else None
+
+    def write(self, version: VersionId) -> None:
+        """All or nothing. Raises OSError."""
+        fresh = self._path.with_name(self._path.name + ".new")
+        fresh.write_text(version.hex() + "\n", "ascii")
+        fresh.replace(self._path)
 
 
 class StateDir:
@@ -22,8 +44,9 @@ class StateDir:
         self.path = path
         self._lock = _lock(path)
         try:
-            self.node_key = _node_key(path / "node.key")
+            self.node_key = node_key_in(path)
             self.store = Store(path / "state.sqlite")
+            self.last_good = LastGood(path / "policy.version")
         except BaseException as error:
             self._lock.close()
             if isinstance(error, OSError | sqlite3.Error | KeyFileError):
@@ -51,8 +74,10 @@ def _lock(path: Path) -> IO[str]:
     return lock
 
 
-def _node_key(path: Path) -> bytes:
-    """The node's private key, made at its first start."""
+def node_key_in(directory: Path) -> bytes:
+    """The node's private key, made if it has none yet. Raises OSError or `KeyFileError`."""
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path = directory / "node.key"
     if not path.exists():
         write_secret(path, private_key_from(os.urandom(64)), "edgelattice node key: who this node is")
     return read_secret(path, "node's key")[0]

@@ -1,8 +1,7 @@
-"""A non-blocking socket under trio, with a deadline on every wait.
+"""A non-blocking socket with a deadline on every wait, for fibers (see `nested_epoll`) and for trio tasks.
 
-trio's own sockets pass through the scheduler on every successful call; here the system call is tried first and the
-scheduler entered only to wait, which halves the cost of a small request. Whoever loops over calls that may all succeed
-at once must pass a checkpoint of its own.
+The system call is tried first and the driver entered only to wait, which halves the cost of a small request. Whoever
+loops over calls that may all succeed at once must pause on its own.
 """
 
 from __future__ import annotations
@@ -11,9 +10,11 @@ import contextlib
 import errno
 import socket
 import struct
-from typing import Final
+from typing import Final, TypeVar
 
 import trio
+
+from router.traffic.nested_epoll import Member, NestedEpoll, Wake
 
 RECEIVE_BYTES: Final = 65_536
 """What one read takes: the bound of every buffer between two peers."""
@@ -21,24 +22,35 @@ RECEIVE_BYTES: Final = 65_536
 _BUSY: Final = (BlockingIOError, InterruptedError)
 
 
-class Connection:
-    """One peer. Methods raise OSError when the peer is lost, and trio.TooSlowError when it keeps us waiting."""
+class Connection(Member):
+    """One peer. Methods raise OSError when the peer is lost, and trio.TooSlowError when it keeps us waiting.
 
-    __slots__ = ("sent", "sock")
+    Without a `nest` only trio tasks can wait for it.
+    """
 
-    def __init__(self, sock: socket.socket) -> None:
+    __slots__ = ("_nest", "_watches_writing", "sent", "sock")
+
+    def __init__(self, sock: socket.socket, nest: NestedEpoll | None = None) -> None:
+        super().__init__()
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.sock = sock
         self.sent = 0
         """Bytes the kernel has taken; whoever wants to know about a part of them sets it to zero before."""
+        self._nest = nest
+        self._watches_writing = False
+        if nest is not None:
+            nest.join(sock.fileno(), self)
 
     def receive_now(self) -> bytes | None:
         """What has arrived; b"" if the peer has closed its side; None if nothing is there yet."""
         try:
-            return self.sock.recv(RECEIVE_BYTES)
+            data = self.sock.recv(RECEIVE_BYTES)
         except _BUSY:
+            self.ready = self.over = False  # `over` was an event of whoever had this descriptor before
             return None
+        self.ready = self.over or len(data) == RECEIVE_BYTES
+        return data
 
     async def receive(self, timeout_us: int) -> bytes:
         """The next bytes, or b"" if the peer has closed its side."""
@@ -47,9 +59,37 @@ class Connection:
         return data
 
     async def readable(self, timeout_us: int) -> None:
-        with trio.move_on_after(timeout_us / 1e6) as scope:
-            await trio.lowlevel.wait_readable(self.sock)
-        if scope.cancelled_caught:
+        """Wait until there may be something to receive."""
+        nest = self._nest
+        if nest is None or (fiber := nest.current) is None:
+            with trio.move_on_after(timeout_us / 1e6) as scope:
+                await trio.lowlevel.wait_readable(self.sock)
+            if scope.cancelled_caught:
+                raise trio.TooSlowError
+        elif not self.ready:
+            self.read_waiter = fiber
+            if await fiber.park(nest.time() + timeout_us / 1e6) is Wake.LATE:
+                self.read_waiter = None
+                raise trio.TooSlowError
+
+    async def writable(self, timeout_us: int) -> None:
+        """Wait until the kernel may take bytes, after it has refused some."""
+        nest = self._nest
+        if nest is None or (fiber := nest.current) is None:
+            with trio.move_on_after(timeout_us / 1e6) as scope:
+                await trio.lowlevel.wait_writable(self.sock)
+            if scope.cancelled_caught:
+                raise trio.TooSlowError
+            return
+        self.write_waiter = fiber
+        if not self._watches_writing:
+            nest.watch_writing(self.sock.fileno())
+            self._watches_writing = True
+        deadline = nest.time() + timeout_us / 1e6
+        while (wake := await fiber.park(deadline)) is Wake.NUDGED:
+            pass
+        if wake is Wake.LATE:
+            self.write_waiter = None
             raise trio.TooSlowError
 
     def send_now(self, data: bytes | memoryview) -> bytes | memoryview:
@@ -61,14 +101,23 @@ class Connection:
         self.sent += count
         return b"" if count == len(data) else memoryview(data)[count:]
 
-    async def send(self, data: bytes | memoryview, stall_timeout_us: int) -> None:
-        """Send everything; the limit is on how long not a single byte is taken."""
-        while left := self.send_now(data):
-            data = left
-            with trio.move_on_after(stall_timeout_us / 1e6) as scope:
-                await trio.lowlevel.wait_writable(self.sock)
-            if scope.cancelled_caught:
+    async def send(self, data: bytes | memoryview, stall_timeout_us: int, rate_min: int = 0) -> None:
+        """Send everything. The limit is on how long not a single byte is taken, and, once as long has passed, on the
+        bytes a second that are taken over all."""
+        left = self.send_now(data)
+        if not left:
+            return
+        began = self.time()
+        while left:
+            await self.writable(stall_timeout_us)
+            left = self.send_now(left)
+            elapsed = self.time() - began
+            if elapsed * 1e6 > stall_timeout_us and len(data) - len(left) < rate_min * elapsed:
                 raise trio.TooSlowError
+
+    def time(self) -> float:
+        """Now, in trio's seconds."""
+        return trio.current_time() if self._nest is None else self._nest.time()
 
     def is_quiet(self) -> bool:
         """Open, and nothing to read: what an idle upstream connection must be to be used again."""
@@ -81,41 +130,55 @@ class Connection:
         return False
 
     def close(self) -> None:
+        if self._nest is not None:
+            self._nest.leave(self.sock.fileno())
         self.sock.close()
 
     def abort(self) -> None:
         """Close with a reset: the only way to tell a peer that what ends here was not the end."""
         with contextlib.suppress(OSError):
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.sock.close()
+        self.close()
 
     async def linger(self, timeout_us: int, bytes_max: int) -> None:
         """Close our side, then read and discard for a while: unread bytes at close would make the kernel send a reset,
         and that may overtake our last answer (RFC 9112 9.6)."""
-        with contextlib.suppress(OSError), trio.move_on_after(timeout_us / 1e6):
+        with contextlib.suppress(OSError, trio.TooSlowError):
             self.sock.shutdown(socket.SHUT_WR)
+            end = self.time() + timeout_us / 1e6
             while bytes_max > 0:
                 data = self.receive_now()
                 if data is None:
-                    await trio.lowlevel.wait_readable(self.sock)
+                    await self.readable(max(0, int((end - self.time()) * 1e6)))
                 elif data:
                     bytes_max -= len(data)
-                    await trio.lowlevel.checkpoint()
+                    await self.pause()
                 else:
                     break
 
+    async def pause(self) -> None:
+        """Let others run."""
+        if self._nest is None:
+            await trio.lowlevel.checkpoint()
+        else:
+            await self._nest.pause()
 
-async def connect(host: str, port: int, timeout_us: int) -> socket.socket:
-    """A connected socket to a numeric address. Raises OSError, or trio.TooSlowError after `timeout_us`."""
+
+ConnectionT = TypeVar("ConnectionT", bound=Connection)
+
+
+async def connect(
+    host: str, port: int, timeout_us: int, kind: type[ConnectionT], nest: NestedEpoll | None = None
+) -> ConnectionT:
+    """A connection to a numeric address. Raises OSError, or trio.TooSlowError after `timeout_us`."""
     sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    connection: ConnectionT | None = None
     try:
         sock.setblocking(False)
         code = sock.connect_ex((host, port))
+        connection = kind(sock, nest)  # joins only now: an unconnected socket looks like a lost one
         if code == errno.EINPROGRESS:
-            with trio.move_on_after(timeout_us / 1e6) as scope:
-                await trio.lowlevel.wait_writable(sock)
-            if scope.cancelled_caught:
-                raise trio.TooSlowError
+            await connection.writable(timeout_us)
             code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if code:
             raise OSError(code, errno.errorcode.get(code, "connect failed"))
@@ -123,6 +186,8 @@ async def connect(host: str, port: int, timeout_us: int) -> socket.socket:
             # On loopback a connection to a closed port of the ephemeral range can meet itself.
             raise ConnectionRefusedError(errno.ECONNREFUSED, "connected to itself")
     except BaseException:
+        if connection is not None:
+            connection.close()
         sock.close()
         raise
-    return sock
+    return connection

@@ -8,7 +8,12 @@
     ending          exactly one, counted by whoever runs the exchange
 
 The retry rule (RFC 9110 9.2.2): the body must still be in hand, and either no byte of the request was written to the
-lost connection, or the method is idempotent and no byte of a response came back. Never the same endpoint twice.
+lost connection, or it may be repeated (its method is idempotent, or it has an Idempotency-Key) and no byte of a
+response came back. Never the same endpoint twice, and no more than a share of all requests.
+
+While the first byte is awaited, the hang rule or lateness (`hang`) may nudge the exchange. Then a request that may be
+repeated is sent to one more endpoint, whichever the node now thinks best; the first to answer has the request, and the
+other's connection is closed.
 
 Request and response flow at the same time only if the body did not fit the first write: then a child task uploads,
 while this one already listens, for an upstream may answer early (413) or want to be asked (Expect: 100-continue).
@@ -20,16 +25,30 @@ import enum
 import math
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from email.utils import formatdate
+from functools import lru_cache
 from typing import Final
 
 import trio
 
+from lattice.types import Endpoint, Micros
 from router.decision.decide import Attempt, Decision, Request
-from router.traffic.forwarded import Steered, has_passed, own_response, request_for_upstream, response_for_client
+from router.traffic.budget import Budget
+from router.traffic.concurrency import Concurrency
+from router.traffic.connection import Connection
+from router.traffic.forwarded import (
+    WEBSOCKET,
+    Steered,
+    has_passed,
+    own_response,
+    request_for_upstream,
+    response_for_client,
+)
+from router.traffic.hang import HangWatch, Watched
 from router.traffic.http1 import RequestHead, ResponseHead
 from router.traffic.message_body import LAST_CHUNK, FramingError, LengthBody, UntilClose, chunk, response_framing
+from router.traffic.nested_epoll import NestedEpoll, Wake
 from router.traffic.proxy_limits import ProxyLimits
 from router.traffic.request_body import Client, ClientGoneError, RequestBody
 from router.traffic.steering import Outcome, Router
@@ -38,6 +57,10 @@ from router.traffic.upstream_pool import ExhaustedError, Upstream, UpstreamPool
 
 IDEMPOTENT: Final = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE"})
 """RFC 9110 9.2.2."""
+
+
+GATEWAY_ERRORS: Final = frozenset({502, 503, 504})
+"""An upstream's word that it, or who is behind it, could not serve: worth asking another for what may be repeated."""
 
 
 class After(enum.Enum):
@@ -60,6 +83,15 @@ class Ending:
     after: After
 
 
+_NARROWS: Final = frozenset({Outcome.REFUSED, Outcome.RESET, Outcome.TIMEOUT, Outcome.UNAVAILABLE})
+_RELAYED: Final = tuple(
+    (Ending(f"relayed_{hundreds}xx", After.CLOSE), Ending(f"relayed_{hundreds}xx", After.KEEP))
+    for hundreds in range(2, 6)
+)
+_WATCH_SECONDS: Final = 0.005
+"""Between two looks for hangs, at least."""
+_STALL_SECONDS: Final = 0.02
+"""A look that comes so late says more about this process than about any region."""
 CLIENT_GONE: Final = Ending("client_gone", After.ABORT)
 
 
@@ -74,25 +106,90 @@ class Lost:
     answered: bool
     """Some byte of a response arrived."""
 
-    def may_retry(self, method: bytes, *, replayable: bool) -> bool:
-        return replayable and (self.unsent or (method in IDEMPOTENT and not self.answered))
+    def may_retry(self, *, repeatable: bool, replayable: bool) -> bool:
+        return replayable and (self.unsent or (repeatable and not self.answered))
 
     @property
     def status(self) -> int:
         return 504 if self.outcome is Outcome.TIMEOUT else 502
 
 
-@dataclass(slots=True)
+class Leg:
+    """One endpoint that was asked, and our connection to it."""
+
+    __slots__ = ("attempt", "began", "hung", "steered", "upstream", "watched")
+
+    def __init__(self, attempt: Attempt, steered: Steered, began: float, upstream: Upstream) -> None:
+        self.attempt = attempt
+        self.steered = steered
+        self.began = began
+        self.upstream = upstream
+        self.watched: Watched[Leg] | None = None
+        self.hung = False  # it was nudged because its endpoint hangs, not only because it is late
+
+
 class Plane:
     """What all exchanges of a process share."""
 
-    router: Router
-    site: str
-    limits: ProxyLimits
-    pool: UpstreamPool
-    counters: Counter[str] = field(default_factory=Counter)
-    draining: bool = False
-    _date: tuple[int, bytes] = (0, b"")
+    def __init__(
+        self, router: Router, site: str, limits: ProxyLimits, pool: UpstreamPool, nest: NestedEpoll, *, fast: bool
+    ) -> None:
+        self.router = router
+        self.site = site
+        self.limits = limits
+        self.pool = pool
+        self.nest = nest
+        self.fast = fast
+        """Fibers wherever they can be; without it, trio tasks only."""
+        self.counters: Counter[str] = Counter()
+        self.draining = False
+        self.watch: HangWatch[Leg] = HangWatch()
+        self.retries = Budget(limits.retry_share_pct, limits.retry_spare)
+        self.hedges = Budget(limits.hedge_share_pct, limits.hedge_spare)
+        self.regions: dict[str, Concurrency] = {}
+        self._watch_alarm = trio.CancelScope()
+        self._date: tuple[int, bytes] = (0, b"")
+
+    def region(self, name: str) -> Concurrency:
+        found = self.regions.get(name)
+        if found is None:
+            found = self.regions[name] = Concurrency()
+        return found
+
+    def now(self) -> Micros:
+        return Micros(int(self.nest.time() * 1e6))
+
+    def sent(self, leg: Leg) -> None:
+        """The leg's first byte is awaited from now on."""
+        watched = leg.watched = self.watch.endpoint(leg.attempt.region, leg.attempt.endpoint)
+        now = self.now()
+        watched.sent(leg, now)
+        due = (now + watched.late_us()) / 1e6
+        if due < self._watch_alarm.deadline:
+            self._watch_alarm.deadline = due
+
+    async def keep_watch(self) -> None:
+        """Tell of hangs, and nudge who waits for them or is late."""
+        while True:
+            due = self.watch.next_due()
+            at = math.inf if due is None else max(due / 1e6, self.nest.time() + _WATCH_SECONDS)
+            with trio.CancelScope(deadline=at) as self._watch_alarm:
+                await trio.sleep_forever()
+            if self.nest.time() - self._watch_alarm.deadline > _STALL_SECONDS:
+                # It was us who kept everybody waiting: what has arrived meanwhile is not even read yet.
+                self.counters["stalls"] += 1
+                self.watch.excuse(self.now())
+                continue
+            now = self.now()
+            for suspicion in self.watch.suspects(now):
+                outcome = Outcome.HUNG if suspicion.endpoint is None else Outcome.SILENT
+                self.counters[f"hang.{suspicion.region}"] += 1
+                self.router.observed(suspicion.flights[0].attempt, outcome, suspicion.silence_us)
+                for leg in suspicion.flights:
+                    leg.hung = True
+                    _nudge(leg)
+            for leg in list(self.watch.late(now)):
+                _nudge(leg)
 
     def date(self) -> bytes:
         """Now, as HTTP writes it."""
@@ -105,12 +202,40 @@ class Plane:
 class Exchange:
     """One request and its response. Run once."""
 
+    __slots__ = (
+        "_answered",
+        "_body",
+        "_client",
+        "_deadline",
+        "_flushed",
+        "_head",
+        "_leg",
+        "_limits",
+        "_nest",
+        "_plane",
+        "_planned",
+        "_relaying",
+        "_repeatable",
+        "_request",
+        "_spilt",
+        "_tried",
+        "_upload_fault",
+        "_uploaded",
+        "_waiting",
+        "_writing",
+    )
+
     def __init__(self, plane: Plane, client: Client, head: RequestHead) -> None:
         self._plane = plane
+        self._nest = plane.nest
         self._limits = plane.limits
         self._client = client
         self._head = head
         self._body = RequestBody(client, head, plane.limits)
+        self._tried: set[Endpoint] = set()
+        self._planned: Attempt | None = None
+        self._spilt = False  # a region was passed over because it is full
+        self._repeatable = head.method in IDEMPOTENT or head.fields.has_idempotency_key
         self._flushed = False  # some byte of the final response went to the client
         self._writing = False  # a write to the client has begun and not ended
         self._begin_attempt()
@@ -128,33 +253,39 @@ class Exchange:
     async def run(self) -> Ending:
         head, body = self._head, self._body
         try:
-            body.absorb()
-            small = not head.chunked and (head.content_length or 0) <= self._limits.replay_bytes_max
-            if small and not head.expects_continue:
-                await body.gather()
+            if not body.complete:
+                body.absorb()
+                small = not head.chunked and (head.content_length or 0) <= self._limits.replay_bytes_max
+                if small and not head.expects_continue:
+                    await body.gather()
         except BadRequestError as error:
             return await refuse(self._plane, self._client, error)
         except ClientGoneError:
             return CLIENT_GONE
         if has_passed(head, self._plane.site):
             return await self._answer(508, "this request came through this site before", "looped")
-        decision = self._plane.router.decide(
-            Request(self._client.address, head.host_name, head.path, head.method.decode("ascii"))
-        )
+        self._request = Request(self._client.address, head.host_name, head.path, head.method.decode("ascii"))
+        decision = self._plane.router.decide(self._request)
+        self._plane.pool.expect(decision.attempts)
         if decision.region is None:
             return await self._answer(decision.status, decision.reason, "denied")
         return await self._try_each(decision)
 
     async def _try_each(self, decision: Decision) -> Ending:
-        tried: set[tuple[str, int]] = set()
+        plane, tried = self._plane, self._tried
         lost: Lost | None = None
-        for attempt in decision.attempts:
-            if attempt.endpoint in tried:
-                continue
-            if len(tried) == self._limits.attempts_max:
+        now = plane.now()
+        plane.retries.earn(now)
+        plane.hedges.earn(now)
+        while len(tried) < self._limits.attempts_max:
+            attempt = self._next(decision, afresh=lost is not None)
+            if attempt is None:
                 break
             if lost is not None:
-                self._plane.counters["retries"] += 1
+                if not plane.retries.spend(plane.now()):
+                    plane.counters["retries_denied"] += 1
+                    break
+                plane.counters["retries"] += 1
             tried.add(attempt.endpoint)
             reason = decision.reason if lost is None else f"{attempt.tier}: {lost.attempt.region} {lost.outcome.name}"
             try:
@@ -164,51 +295,88 @@ class Exchange:
             if isinstance(result, Ending):
                 return result
             lost = result
-            if not lost.may_retry(self._head.method, replayable=self._body.replayable):
+            if not lost.may_retry(repeatable=self._repeatable, replayable=self._body.replayable):
                 break
         if lost is None:
+            if self._spilt:
+                return await self._answer(503, "every region is full", "shed_503")
             return await self._answer(502, "no endpoint to try", "failed_502")
         text = f"{lost.attempt.region}: {lost.outcome.value}, after {len(tried)} of {len(decision.attempts)} endpoints"
         return await self._answer(lost.status, text, f"failed_{lost.status}")
+
+    def _next(self, decision: Decision, *, afresh: bool) -> Attempt | None:
+        """What was not tried yet; `afresh`, whatever the node now thinks best comes first."""
+        planned, self._planned = self._planned, None
+        if planned is not None:
+            return planned
+        attempts = decision.attempts
+        if afresh:
+            attempts = self._plane.router.decide(self._request).attempts + attempts
+        for attempt in attempts:
+            if attempt.endpoint not in self._tried:
+                if not self._plane.region(attempt.region).full:
+                    return attempt
+                self._spilt = True
+        return None
 
     # --- one attempt
 
     async def _attempt(self, attempt: Attempt, steered: Steered) -> Ending | Lost:
         self._begin_attempt()
-        began = trio.current_time()
+        if self._head.websocket or self._head.fields.may_wait:  # these wait for hours, and burden nobody
+            return await self._ask(attempt, steered)
+        region = self._plane.region(attempt.region)
+        region.enter()
+        try:
+            return await self._ask(attempt, steered)
+        finally:
+            region.leave()
+
+    async def _ask(self, attempt: Attempt, steered: Steered) -> Ending | Lost:
+        began = self._nest.time()
         try:
             upstream = await self._plane.pool.acquire(attempt.endpoint)
         except OSError:
             return self._lose(attempt, Outcome.REFUSED, began, None)
         except trio.TooSlowError:
             return self._lose(attempt, Outcome.TIMEOUT, began, None)
+        self._leg = Leg(attempt, steered, began, upstream)
         try:
-            return await self._converse(upstream, attempt, steered, began)
+            return await self._converse(self._leg)
         except ClientGoneError:
             return CLIENT_GONE
         finally:
-            self._plane.pool.release(upstream)
+            self._land(self._leg)
 
-    async def _converse(self, upstream: Upstream, attempt: Attempt, steered: Steered, began: float) -> Ending | Lost:
-        head = request_for_upstream(self._head, self._client.address, attempt.endpoint, steered)
+    def _land(self, leg: Leg) -> None:
+        if leg.watched is not None:
+            leg.watched.dropped(leg)
+        self._plane.pool.release(leg.upstream)
+
+    async def _converse(self, leg: Leg) -> Ending | Lost:
+        upstream, attempt = leg.upstream, leg.attempt
+        head = request_for_upstream(self._head, self._client.address, attempt.endpoint, leg.steered)
         try:
             left = upstream.send_now(head + self._body.in_hand())
         except OSError:
             # A response may still lie in the socket (a refusal sent before the reset). Reading finds it, or the loss.
             self._arm(self._limits.first_byte_timeout_us)
-            return await self._receive_response(upstream, attempt, steered, began)
+            return await self._receive_response()
         if not left and self._body.complete:
             self._uploaded = True
             self._arm(self._limits.first_byte_timeout_us)
-            return await self._receive_response(upstream, attempt, steered, began)
+            if not self._head.fields.may_wait:
+                self._plane.sent(leg)
+            return await self._receive_response()
         if self._head.expects_continue:
             self._arm(self._limits.first_byte_timeout_us)  # until the client sends, it is the upstream's turn
         result: Ending | Lost | None = None
         gone: ClientGoneError | None = None
+        await self._nest.become_task()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._upload, upstream, left, nursery.cancel_scope)
             try:
-                result = await self._receive_response(upstream, attempt, steered, began)
+                result = await self._receive_response()
             except ClientGoneError as error:  # carried out by hand: a nursery would wrap it
                 gone = error
             nursery.cancel_scope.cancel()
@@ -219,7 +387,7 @@ class Exchange:
         if isinstance(fault, ClientGoneError) or self._flushed or self._writing:
             return CLIENT_GONE  # or as good as gone: nothing can follow half a message
         if isinstance(fault, trio.TooSlowError):
-            return self._lose(attempt, Outcome.TIMEOUT, began, upstream)
+            return self._lose(attempt, Outcome.TIMEOUT, leg.began, upstream)
         return await refuse(self._plane, self._client, fault)
 
     async def _upload(self, upstream: Upstream, left: bytes | memoryview, exchange: trio.CancelScope) -> None:
@@ -235,7 +403,7 @@ class Exchange:
                 self._disarm()
                 await upstream.send(piece, self._limits.upstream_write_timeout_us)
                 if not self._body.complete:
-                    await trio.lowlevel.checkpoint()  # both ends may be faster than we are
+                    await self._nest.pause()  # both ends may be faster than we are
             self._uploaded = True
         except OSError:
             pass  # the upstream wants no more; its response, or the loss, is met by the reader
@@ -248,7 +416,7 @@ class Exchange:
 
     def _arm(self, timeout_us: int) -> None:
         """From now on it is the upstream's turn."""
-        self._deadline = trio.current_time() + timeout_us / 1e6
+        self._deadline = self._nest.time() + timeout_us / 1e6
         if self._waiting is not None:
             self._waiting.deadline = self._deadline
 
@@ -259,38 +427,61 @@ class Exchange:
 
     # --- the response
 
-    async def _receive_response(
-        self, upstream: Upstream, attempt: Attempt, steered: Steered, began: float
-    ) -> Ending | Lost:
+    async def _receive_response(self) -> Ending | Lost:
         try:
-            head = await self._receive_head(upstream, steered)
+            head = await self._receive_head()
         except trio.TooSlowError:
-            return self._lose(attempt, Outcome.TIMEOUT, began, upstream)
+            return self._lose_leg(Outcome.TIMEOUT)
         except OSError:
-            return self._lose(attempt, Outcome.TRUNCATED if self._answered else Outcome.RESET, began, upstream)
+            return self._lose_leg(Outcome.TRUNCATED if self._answered else Outcome.RESET)
         except BadResponseError as error:
             self._plane.counters[f"bad_response.{error.reason}"] += 1
-            return self._lose(attempt, Outcome.SERVER_ERROR, began, upstream)
-        self._observe(attempt, Outcome.SERVER_ERROR if head.status >= 500 else Outcome.OK, began)
-        return await self._relay(upstream, head, attempt, steered, began)
+            return self._lose_leg(Outcome.SERVER_ERROR)
+        leg = self._leg
+        outcome = Outcome.SERVER_ERROR if head.status >= 500 else Outcome.OK
+        if leg.watched is not None and leg.watched.answered(available=head.status not in GATEWAY_ERRORS):
+            outcome = Outcome.UNAVAILABLE
+        self._observe(leg.attempt, outcome, leg.began)
+        if head.status == 101:
+            return await self._tunnel(leg, head)
+        if head.status in GATEWAY_ERRORS and self._has_another():
+            return Lost(leg.attempt, outcome, unsent=False, answered=False)
+        return await self._relay(leg.upstream, head, leg.attempt, leg.steered, leg.began)
 
-    async def _receive_head(self, upstream: Upstream, steered: Steered) -> ResponseHead:
+    def _has_another(self) -> bool:
+        """Whether a gateway error need not be the client's answer: another can be asked, and the budget has it."""
+        if not (self._repeatable and self._uploaded and self._body.replayable) or self._flushed or self._writing:
+            return False
+        if len(self._tried) >= self._limits.attempts_max:
+            return False
+        if not self._plane.retries.has(self._plane.now()):
+            return False
+        # Kept for `_next`: to decide twice might take a half-open endpoint's trial and not use it.
+        decision = self._plane.router.decide(self._request)
+        self._planned = self._next(decision, afresh=False)
+        return self._planned is not None
+
+    async def _receive_head(self) -> ResponseHead:
         """The final response's head; interim ones are passed on (RFC 9110 15.2)."""
-        reader = upstream.reader
+        reader = self._leg.upstream.reader
         interim = 0
         begun = False
         while True:
-            head = reader.next_head()
+            head = reader.next_head() if reader.rest else None
             if head is None:
                 if reader.rest and not begun:
                     begun = True
                     self._arm(self._limits.response_head_timeout_us)
-                data = await self._receive_within_deadline(upstream)
+                if self._answered:
+                    data = await self._receive_within_deadline(self._leg.upstream)
+                else:
+                    data = await self._receive_first()
+                    reader = self._leg.upstream.reader
                 if not data:
                     raise ConnectionResetError("closed before the end of the head")
                 self._answered = True
                 reader.receive(data)
-            elif head.status >= 200:
+            elif head.status >= 200 or (head.status == 101 and self._head.websocket and _is_websocket(head)):
                 return head
             else:
                 begun = False
@@ -298,18 +489,124 @@ class Exchange:
                 if head.status == 101 or interim > self._limits.interim_max:
                     raise BadResponseError("unwanted interim response")
                 if self._head.minor == 1:
-                    await self._to_client(response_for_client(head, steered, b"", b"", b""))
+                    await self._to_client(response_for_client(head, self._leg.steered, b"", b"", b""))
                 if self._uploaded:
                     self._arm(self._limits.first_byte_timeout_us)
                 else:
                     self._disarm()
 
+    async def _receive_first(self) -> bytes:
+        """A response's first bytes, from whichever leg has them first; that one is `self._leg` from then on."""
+        nest = self._nest
+        rival: Leg | None = None
+        try:
+            while (fiber := nest.current) is not None:
+                leg = self._leg
+                if leg.upstream.ready:
+                    data = _peek_at(leg.upstream)
+                    if data or (data is not None and rival is None):
+                        if leg.watched is not None:
+                            leg.watched.heard(leg, self._plane.now())
+                        return data
+                    if data is not None and rival is not None:
+                        self._lose_leg(Outcome.RESET)
+                        self._land(leg)
+                        self._leg, rival = rival, None
+                        continue
+                if rival is not None and rival.upstream.ready:
+                    data = _peek_at(rival.upstream)
+                    if data:
+                        self._observe(leg.attempt, Outcome.OUTRUN, leg.began)
+                        self._plane.counters["hedges_won"] += 1
+                        self._leg, rival = rival, leg
+                        if self._leg.watched is not None:
+                            self._leg.watched.heard(self._leg, self._plane.now())
+                        self._land(leg)
+                        rival = None
+                        return data
+                    if data is not None:
+                        self._lose(rival.attempt, Outcome.RESET, rival.began, rival.upstream)
+                        self._land(rival)
+                        rival = None
+                        continue
+                leg.upstream.read_waiter = fiber
+                if rival is not None:
+                    rival.upstream.read_waiter = fiber
+                wake = await fiber.park(self._deadline)
+                leg.upstream.read_waiter = None
+                if rival is not None:
+                    rival.upstream.read_waiter = None
+                if wake is Wake.LATE:
+                    raise trio.TooSlowError
+                if wake is Wake.NUDGED and (rival is None or leg.hung):
+                    another = await self._hedge(leg)
+                    if another is not None and rival is not None:  # two legs are enough: the one that hangs goes
+                        self._observe(leg.attempt, Outcome.OUTRUN, leg.began)
+                        self._land(leg)
+                        self._leg = rival
+                    rival = another or rival
+        finally:
+            if rival is not None:
+                self._observe(rival.attempt, Outcome.OUTRUN, rival.began)
+                self._land(rival)
+        return await self._receive_within_deadline(self._leg.upstream)
+
+    async def _hedge(self, late: Leg) -> Leg | None:
+        """Ask one more endpoint, if the request may be repeated and the budget allows it."""
+        plane, limits = self._plane, self._limits
+        if (
+            not (self._repeatable and self._uploaded and self._body.replayable)
+            or len(self._tried) >= limits.attempts_max
+        ):
+            return None
+        decision = plane.router.decide(self._request)  # by now the node may know better
+        # Another region first: if this one hangs, and nobody knows yet, its other endpoints are no rescue.
+        elsewhere = [attempt for attempt in decision.attempts if attempt.region != late.attempt.region]
+        attempt = self._next(replace(decision, attempts=(*elsewhere, *decision.attempts)), afresh=False)
+        if attempt is None:
+            return None
+        if not (plane.retries if late.hung else plane.hedges).spend(plane.now()):
+            plane.counters["hedges_denied"] += 1
+            return None
+        self._tried.add(attempt.endpoint)
+        plane.counters["hedges"] += 1
+        began = self._nest.time()
+        try:
+            upstream = await plane.pool.acquire(attempt.endpoint, limits.hedge_connect_timeout_us)
+        except OSError:
+            self._lose(attempt, Outcome.REFUSED, began, None)
+            return None
+        except trio.TooSlowError:
+            self._lose(attempt, Outcome.TIMEOUT, began, None)
+            return None
+        except ExhaustedError:
+            return None
+        reason = f"{attempt.tier}: {late.attempt.region} {'HUNG' if late.hung else 'LATE'}"
+        leg = Leg(attempt, Steered(plane.site, attempt.region, reason), began, upstream)
+        head = request_for_upstream(self._head, self._client.address, attempt.endpoint, leg.steered)
+        try:
+            left = upstream.send_now(head + self._body.in_hand())
+        except OSError:
+            self._lose(attempt, Outcome.RESET, began, upstream)
+            left = b"all"
+        if left:  # nobody else's turn to be waited for
+            plane.pool.release(upstream)
+            return None
+        plane.sent(leg)
+        return leg
+
     async def _receive_within_deadline(self, upstream: Upstream) -> bytes:
         while True:
-            with trio.CancelScope(deadline=self._deadline) as self._waiting:
-                await trio.lowlevel.wait_readable(upstream.sock)
-            if self._waiting.cancelled_caught:
-                raise trio.TooSlowError
+            if (fiber := self._nest.current) is None:
+                with trio.CancelScope(deadline=self._deadline) as self._waiting:
+                    await trio.lowlevel.wait_readable(upstream.sock)
+                if self._waiting.cancelled_caught:
+                    raise trio.TooSlowError
+            elif not upstream.ready:
+                upstream.read_waiter = fiber
+                if await fiber.park(self._deadline) is Wake.LATE:
+                    upstream.read_waiter = None
+                    raise trio.TooSlowError
             data = upstream.receive_now()
             if data is not None:
                 return data
@@ -339,7 +636,7 @@ class Exchange:
                     self._flushed = True
                     await self._to_client(b"".join(out))
                     out.clear()
-                    await trio.lowlevel.checkpoint()
+                    await self._nest.pause()
                     more = await upstream.receive(self._limits.response_body_timeout_us)
                 if not more:
                     if framing.end():
@@ -357,8 +654,46 @@ class Exchange:
         upstream.reusable = head.keep_alive and self._uploaded and not surplus and not isinstance(framing, UntilClose)
         self._flushed = True
         await self._to_client(b"".join(out))
-        self._plane.counters[f"region.{attempt.region}"] += 1
-        return Ending(f"relayed_{head.status // 100}xx", After.KEEP if keep else After.CLOSE)
+        self._plane.counters[_region_counter(attempt.region)] += 1
+        return _RELAYED[head.status // 100 - 2][keep]
+
+    async def _tunnel(self, leg: Leg, head: ResponseHead) -> Ending:
+        """After 101: bytes both ways, as a trio task, until either side closes or both fall silent."""
+        client, upstream = self._client, leg.upstream
+        self._flushed = True
+        early, client.reader.rest = client.reader.rest, b""
+        late, upstream.reader.rest = upstream.reader.rest, b""
+        await self._to_client(response_for_client(head, leg.steered, WEBSOCKET, b"", b"") + late)
+        self._plane.counters[_region_counter(leg.attempt.region)] += 1
+        await self._nest.become_task()
+        spoke = [self._nest.time()]
+        async with trio.open_nursery() as nursery:
+            for source, sink, begin in ((client, upstream, early), (upstream, client, b"")):
+                nursery.start_soon(self._pump, source, sink, begin, spoke, nursery.cancel_scope)
+        return Ending("relayed_1xx", After.CLOSE)
+
+    async def _pump(
+        self, source: Connection, sink: Connection, data: bytes, spoke: list[float], both: trio.CancelScope
+    ) -> None:
+        """Copy one direction, one read at a time: nothing is read that the other side has not taken."""
+        idle_us = self._limits.tunnel_idle_timeout_us
+        try:
+            await sink.send(data, self._limits.client_write_timeout_us)
+            while True:
+                try:
+                    data = await source.receive(idle_us)
+                except trio.TooSlowError:
+                    if (self._nest.time() - spoke[0]) * 1e6 < idle_us:
+                        continue  # the other direction speaks
+                    break
+                if not data:
+                    break
+                spoke[0] = self._nest.time()
+                await sink.send(data, self._limits.client_write_timeout_us)
+                await self._nest.pause()
+        except (OSError, trio.TooSlowError):
+            pass
+        both.cancel()
 
     def _head_for_client(self, head: ResponseHead, steered: Steered, *, chunked: bool, keep: bool) -> bytes:
         framing = b""
@@ -387,7 +722,7 @@ class Exchange:
             minor=self._head.minor,
             method=self._head.method,
         )
-        await trio.lowlevel.checkpoint()  # nothing else need have waited: pipelined requests must not starve the rest
+        await self._nest.pause()  # nothing else need have waited: pipelined requests must not starve the rest
         try:
             await self._to_client(response)
         except ClientGoneError:
@@ -397,19 +732,49 @@ class Exchange:
     async def _to_client(self, data: bytes) -> None:
         self._writing = True
         try:
-            await self._client.send(data, self._limits.client_write_timeout_us)
+            await self._client.send(data, self._limits.client_write_timeout_us, self._limits.rate_bytes_per_second_min)
         except (OSError, trio.TooSlowError):
             raise ClientGoneError from None
         self._writing = False
 
     def _observe(self, attempt: Attempt, outcome: Outcome, began: float) -> None:
-        self._plane.router.observed(attempt, outcome, int((trio.current_time() - began) * 1e6))
+        if outcome is Outcome.OK:
+            self._plane.region(attempt.region).went_well()
+        elif outcome in _NARROWS:
+            self._plane.region(attempt.region).went_badly(self._plane.now())
+        self._plane.router.observed(attempt, outcome, int((self._nest.time() - began) * 1e6))
+
+    def _lose_leg(self, outcome: Outcome) -> Lost:
+        leg = self._leg
+        return self._lose(leg.attempt, outcome, leg.began, leg.upstream)
 
     def _lose(self, attempt: Attempt, outcome: Outcome, began: float, upstream: Upstream | None) -> Lost:
         """Tell the node at once, so that no later decision leads there unknowingly."""
         self._plane.pool.discard(attempt.endpoint)
         self._observe(attempt, outcome, began)
         return Lost(attempt, outcome, unsent=upstream is None or upstream.sent == 0, answered=self._answered)
+
+
+def _peek_at(upstream: Upstream) -> bytes | None:
+    """What has arrived; b"" if the connection is over, in whatever way."""
+    try:
+        return upstream.receive_now()
+    except OSError:
+        return b""
+
+
+def _is_websocket(head: ResponseHead) -> bool:
+    return [value.lower() for key, _, value in head.fields if key == b"upgrade"] == [b"websocket"]
+
+
+def _nudge(leg: Leg) -> None:
+    if leg.upstream.read_waiter is not None:
+        leg.upstream.read_waiter.nudge()
+
+
+@lru_cache(maxsize=1024)
+def _region_counter(region: str) -> str:
+    return f"region.{region}"
 
 
 async def refuse(plane: Plane, client: Client, error: BadRequestError) -> Ending:

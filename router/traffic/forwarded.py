@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass
 from functools import lru_cache
 from http import HTTPStatus
-from typing import Final
+from typing import Final, NamedTuple
 
 from lattice.types import Endpoint
-from router.traffic.http1 import Field, RequestHead, ResponseHead
+from router.traffic.http1 import Fields, RequestHead, ResponseHead
 from router.traffic.strict import is_token
 
 _HOP_BY_HOP: Final = frozenset(
@@ -62,11 +61,12 @@ _BODY_METHODS: Final = frozenset({b"POST", b"PUT", b"PATCH"})
 _NOT_TCHAR: Final = re.compile(r"[^!#$%&'*+.^_`|~0-9A-Za-z-]")
 _NOT_VALUE: Final = re.compile(r"[^\x20-\x7e]")
 
+WEBSOCKET: Final = b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
+"""The one protocol that a connection may be upgraded to; both fields end at each hop, and so are written anew."""
 ALLOWED_METHODS: Final = b"GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH"
 
 
-@dataclass(frozen=True, slots=True)
-class Steered:
+class Steered(NamedTuple):
     """Where a request was sent, and why: the routing metadata of both directions."""
 
     site: str
@@ -74,7 +74,7 @@ class Steered:
     reason: str
 
     def lines(self) -> bytes:
-        return _steered_lines(self.site, self.region, self.reason)
+        return _steered_lines(self)
 
 
 def client_address(host: str) -> str:
@@ -99,34 +99,38 @@ def via(minor: int, site: str) -> str:
 
 def has_passed(head: RequestHead, site: str) -> bool:
     """Whether this request has been through `site` already: it is going round in circles."""
-    elements = [element for key, _, value in head.fields if key == b"via" for element in value.split(b",")]
-    own = _pseudonym(site).encode("ascii") if elements else b""
-    return any(element.split()[1:2] == [own] for element in elements)
+    hops = head.fields.hops
+    if hops is None:
+        elements = [element for key, _, value in head.fields if key == b"via" for element in value.split(b",")]
+        hops = head.fields.hops = frozenset(word for element in elements for word in element.split()[1:2])
+    return bool(hops) and _pseudonym(site).encode("ascii") in hops
 
 
 def request_for_upstream(head: RequestHead, client: str, endpoint: Endpoint, steered: Steered) -> bytes:
     """The request head as `endpoint` gets it: HTTP/1.1, persistent, framed as the body will be sent."""
-    host = head.host or _authority(endpoint)
-    parts = [b"%b %b HTTP/1.1\r\nHost: %b\r\n" % (head.method, head.target, host)]
-    parts += _end_to_end(head.fields, head.connection, _OURS_UPSTREAM)
+    lines = head.fields.rendered
+    if lines is None:
+        lines = head.fields.rendered = _end_to_end(head.fields, head.connection, _OURS_UPSTREAM)
+    framing = b""
     if head.chunked:
-        parts.append(b"Transfer-Encoding: chunked\r\n")
+        framing = b"Transfer-Encoding: chunked\r\n"
     elif head.content_length is not None:
-        parts.append(b"Content-Length: %d\r\n" % head.content_length)
+        framing = b"Content-Length: %d\r\n" % head.content_length
     elif head.method in _BODY_METHODS:
-        parts.append(b"Content-Length: 0\r\n")  # RFC 9110 8.6: or an origin may answer 411
+        framing = b"Content-Length: 0\r\n"  # RFC 9110 8.6: or an origin may answer 411
     if head.expects_continue:
-        parts.append(b"Expect: 100-continue\r\n")
-    named = head.host.decode("ascii")
-    text = (
-        f"Forwarded: {forwarded(client, named, 'http')}\r\nX-Forwarded-For: {client}\r\nX-Forwarded-Proto: http\r\n"
-        + (f"X-Forwarded-Host: {named}\r\n" if named else "")
-        + f"Via: {via(head.minor, steered.site)}\r\n"
+        framing += b"Expect: 100-continue\r\n"
+    if head.websocket:
+        framing += WEBSOCKET
+    return b"%b %b HTTP/1.1\r\nHost: %b\r\n%b%b%b%b\r\n" % (
+        head.method,
+        head.target,
+        head.host or _authority(endpoint),
+        lines,
+        framing,
+        _vouched(client, head.host, head.minor, steered.site),
+        steered.lines(),
     )
-    parts.append(text.encode("ascii"))
-    parts.append(steered.lines())
-    parts.append(b"\r\n")
-    return b"".join(parts)
 
 
 def response_for_client(head: ResponseHead, steered: Steered, framing: bytes, connection: bytes, date: bytes) -> bytes:
@@ -135,17 +139,23 @@ def response_for_client(head: ResponseHead, steered: Steered, framing: bytes, co
     `framing` is the field line that says how long the body is, or nothing; `connection` the Connection field's value,
     or nothing; `date` is the time the response came, used if the upstream did not say (RFC 9110 6.6.1).
     """
-    parts = [b"HTTP/1.1 %d %b\r\n" % (head.status, head.reason)]
-    parts += _end_to_end(head.fields, head.connection, frozenset())
-    if head.status >= 200 and not any(field[0] == b"date" for field in head.fields):
-        parts.append(b"Date: %b\r\n" % date)
-    parts.append(framing)
+    fields = head.fields
+    lines = fields.rendered
+    if lines is None:
+        lines = fields.rendered = _end_to_end(fields, head.connection, frozenset())
+        fields.dated = any(field[0] == b"date" for field in fields)
+    if head.status >= 200 and not fields.dated:
+        framing = b"Date: %b\r\n%b" % (date, framing)
     if connection:
-        parts.append(b"Connection: %b\r\n" % connection)
-    parts.append(f"Via: {via(head.minor, steered.site)}\r\n".encode("ascii"))
-    parts.append(steered.lines())
-    parts.append(b"\r\n")
-    return b"".join(parts)
+        framing = b"%bConnection: %b\r\n" % (framing, connection)
+    return b"HTTP/1.1 %d %b\r\n%b%b%b%b\r\n" % (
+        head.status,
+        head.reason,
+        lines,
+        framing,
+        _via_line(head.minor, steered.site),
+        steered.lines(),
+    )
 
 
 def own_response(
@@ -173,7 +183,7 @@ def own_response(
     return b"".join(lines)
 
 
-def _end_to_end(fields: tuple[Field, ...], connection: frozenset[bytes], ours: frozenset[bytes]) -> list[bytes]:
+def _end_to_end(fields: Fields, connection: frozenset[bytes], ours: frozenset[bytes]) -> bytes:
     named = connection - _PROTECTED
     lines = []
     for key, name, value in fields:
@@ -186,11 +196,28 @@ def _end_to_end(fields: tuple[Field, ...], connection: frozenset[bytes], ours: f
             if spelt in _HOP_BY_HOP or spelt in ours or spelt.startswith(_OURS_PREFIXES):
                 continue
         lines.append(b"%b: %b\r\n" % (name, value))
-    return lines
+    return b"".join(lines)
+
+
+@lru_cache(maxsize=1024)  # a client's requests mostly name the same host
+def _vouched(client: str, host: bytes, minor: int, site: str) -> bytes:
+    """What we say of a request to whoever trusts us."""
+    named = host.decode("ascii")
+    return (
+        f"Forwarded: {forwarded(client, named, 'http')}\r\nX-Forwarded-For: {client}\r\nX-Forwarded-Proto: http\r\n"
+        + (f"X-Forwarded-Host: {named}\r\n" if named else "")
+        + f"Via: {via(minor, site)}\r\n"
+    ).encode("ascii")
+
+
+@lru_cache(maxsize=64)
+def _via_line(minor: int, site: str) -> bytes:
+    return f"Via: {via(minor, site)}\r\n".encode("ascii")
 
 
 @lru_cache(maxsize=1024)  # few sites, regions and reasons, on every request twice
-def _steered_lines(site: str, region: str | None, reason: str) -> bytes:
+def _steered_lines(steered: Steered) -> bytes:
+    site, region, reason = steered
     middle = f"X-Edge-Region: {_value(region)}\r\n" if region is not None else ""
     return f"X-Edge-Site: {_value(site)}\r\n{middle}X-Edge-Reason: {_value(reason)}\r\n".encode("ascii")
 

@@ -5,14 +5,18 @@ them into fields. What either refuses is refused. Then the fields that decide wh
 for, are judged here. A fresh llhttp parser per head costs about 2 µs, and cannot carry anything from one message into
 the next; bodies are counted and unchunked by `message_body`, so llhttp never guesses where one ends.
 
+A connection's next head is mostly like its last: the same field lines after another request line, or the very same
+bytes. Each reader remembers one small head of its own connection, and what was judged equal byte for byte is not judged
+again. Nothing is shared between connections.
+
 A head is never forwarded as received: `forwarded` writes a new one from the fields.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Final, TypeAlias
+from functools import lru_cache
+from typing import Final, NamedTuple, TypeAlias
 
 from httptools import (
     HttpParserError,
@@ -24,6 +28,7 @@ from httptools import (
 
 from router.traffic.strict import (
     FIELD_LINE,
+    SIMPLE_REQUEST_LINE,
     TARGET_BYTES_MAX,
     BadRequestError,
     BadResponseError,
@@ -38,6 +43,8 @@ FIELDS_MAX: Final = 100
 """Beyond it: 431, or 502. Apache's LimitRequestFields is 100, HAProxy's tune.http.maxhdr 101."""
 CONTENT_LENGTH_DIGITS_MAX: Final = 18
 """Fits a signed 64-bit integer whoever reads it."""
+REMEMBERED_BYTES_MAX: Final = 2_048
+"""Field lines kept with a connection until its next head: a browser's, cookies included, are usually half of it."""
 
 _FIELD_LINE: Final = re.compile(FIELD_LINE)
 _DIGITS: Final = re.compile(rb"[0-9]{1,%d}" % CONTENT_LENGTH_DIGITS_MAX)
@@ -50,8 +57,36 @@ Field: TypeAlias = tuple[bytes, bytes, bytes]
 """A field as (lower-case name, name as received, value without surrounding blanks)."""
 
 
-@dataclass(frozen=True, slots=True)
-class RequestHead:
+class Fields(tuple[Field, ...]):
+    """A head's fields in order, and what others have worked out from them alone: it lives as long as they do."""
+
+    rendered: bytes | None = None
+    """The lines of those that are passed on, once `forwarded` has written them."""
+    dated: bool = False
+    """There is a Date; known once rendered."""
+    hops: frozenset[bytes] | None = None
+    """The pseudonyms in Via, once `forwarded` has looked."""
+    _waits: bool | None = None
+    _keyed: bool | None = None
+
+    @property
+    def may_wait(self) -> bool:
+        """The client asks for events or for a long poll, so that silence is no sign of a hang."""
+        if self._waits is None:
+            self._waits = any(
+                (key == b"accept" and b"text/event-stream" in value) or (key == b"prefer" and b"wait=" in value)
+                for key, _, value in self
+            )
+        return self._waits
+
+    @property
+    def has_idempotency_key(self) -> bool:
+        if self._keyed is None:
+            self._keyed = any(key == b"idempotency-key" for key, _, _ in self)
+        return self._keyed
+
+
+class RequestHead(NamedTuple):
     """A request that may be served."""
 
     method: bytes
@@ -59,7 +94,7 @@ class RequestHead:
     """In origin form, or `*`: what goes on the next request line."""
     host: bytes
     """The authority, from an absolute target or else from Host; empty only in HTTP/1.0."""
-    fields: tuple[Field, ...]
+    fields: Fields
     minor: int
     """0 or 1: the client's HTTP/1 version."""
     content_length: int | None
@@ -68,6 +103,8 @@ class RequestHead:
     expects_continue: bool
     connection: frozenset[bytes]
     """Connection options, in lower case: names of fields that end at this hop."""
+    websocket: bool = False
+    """An upgrade to WebSocket is asked for (RFC 6455 4.1)."""
 
     @property
     def path(self) -> str:
@@ -77,20 +114,15 @@ class RequestHead:
     @property
     def host_name(self) -> str:
         """The host in lower case, without port and root dot; IPv6 keeps its brackets."""
-        name = self.host.decode("ascii").lower()
-        if not name.endswith("]"):
-            head, colon, port = name.rpartition(":")
-            name = head if colon and not port.endswith("]") else name
-        return name.removesuffix(".")
+        return _host_name(self.host)
 
 
-@dataclass(frozen=True, slots=True)
-class ResponseHead:
+class ResponseHead(NamedTuple):
     """An upstream's answer, interim (1xx) or final."""
 
     status: int
     reason: bytes
-    fields: tuple[Field, ...]
+    fields: Fields
     minor: int
     content_length: int | None
     chunked: bool
@@ -104,12 +136,15 @@ class RequestReader:
     What follows a head stays in `rest`: its body's framing takes from there and puts back what is left.
     """
 
-    __slots__ = ("_scanned", "_shed", "rest")
+    __slots__ = ("_begins", "_last", "_scanned", "_section", "_shed", "rest")
 
     def __init__(self) -> None:
         self.rest = b""
         self._scanned = 0
         self._shed = False
+        self._section = b""  # of the last head: everything after its request line
+        self._begins = b""  # its method, a space and a slash
+        self._last: RequestHead | None = None
 
     def receive(self, data: bytes) -> None:
         self.rest = self.rest + data if self.rest else data
@@ -132,17 +167,38 @@ class RequestReader:
         head, self.rest = self.rest[: end + 4], self.rest[end + 4 :]
         self._scanned = 0
         self._shed = False
-        return parse_request(head)
+        return self._like_the_last(head) or self._parse(head)
+
+    def _like_the_last(self, head: bytes) -> RequestHead | None:
+        """The head of another path with the same method and the same field lines. None if it differs in more."""
+        last = self._last
+        if last is None or not head.startswith(self._begins) or not head.endswith(self._section):
+            return None
+        line = head[: len(head) - len(self._section)]
+        match = SIMPLE_REQUEST_LINE.fullmatch(line)
+        if match is None or match[2] != b"01"[last.minor : last.minor + 1] or len(match[1]) > TARGET_BYTES_MAX:
+            return None
+        return RequestHead(last.method, match[1], *last[2:])
+
+    def _parse(self, head: bytes) -> RequestHead:
+        request = parse_request(head)
+        line_end = head.index(b"\r\n") + 2
+        begins = request.method + b" /"
+        if len(head) - line_end <= REMEMBERED_BYTES_MAX and head.startswith(begins):
+            self._section, self._begins, self._last = head[line_end:], begins, request
+        return request
 
 
 class ResponseReader:
     """One upstream connection's bytes in, response heads out; see `RequestReader`."""
 
-    __slots__ = ("_scanned", "rest")
+    __slots__ = ("_last", "_last_bytes", "_scanned", "rest")
 
     def __init__(self) -> None:
         self.rest = b""
         self._scanned = 0
+        self._last_bytes = b""
+        self._last: ResponseHead | None = None
 
     def receive(self, data: bytes) -> None:
         self.rest = self.rest + data if self.rest else data
@@ -156,7 +212,12 @@ class ResponseReader:
             return None
         head, self.rest = self.rest[: end + 4], self.rest[end + 4 :]
         self._scanned = 0
-        return parse_response(head)
+        if head == self._last_bytes and self._last is not None:
+            return self._last
+        response = parse_response(head)
+        if len(head) <= REMEMBERED_BYTES_MAX:
+            self._last_bytes, self._last = head, response
+        return response
 
 
 def parse_request(head: bytes) -> RequestHead:
@@ -218,7 +279,7 @@ def parse_response(head: bytes) -> ResponseHead:
     return ResponseHead(
         status=int(head[9:12]),
         reason=head[13 : head.index(b"\r\n")],
-        fields=tuple(split.fields),
+        fields=Fields(split.fields),
         minor=minor,
         content_length=length,
         chunked=chunked,
@@ -287,7 +348,9 @@ def _judge_request(method: bytes, target: bytes, minor: int, fields: list[Field]
     chunked = bool(codings) and _judge_codings(codings, minor, length)
     if method in _REFUSED_METHODS:
         raise BadRequestError(405, "method not allowed")
-    if upgrade and b"upgrade" in connection and minor == 1 and not upgrade <= {b"h2c"}:
+    asked = upgrade if b"upgrade" in connection and minor == 1 else frozenset()
+    websocket = asked == {b"websocket"} and method == b"GET" and not chunked and not length
+    if asked and not websocket and not asked <= {b"h2c"}:
         # RFC 9110 7.8 lets an upgrade be ignored. Clients that offer h2c then go on in HTTP/1.1; others would not.
         raise BadRequestError(501, "no upgrade")
     target, host = _judge_target(method, target, minor, host)
@@ -295,13 +358,14 @@ def _judge_request(method: bytes, target: bytes, minor: int, fields: list[Field]
         method=method,
         target=target,
         host=host,
-        fields=tuple(fields),
+        fields=Fields(fields),
         minor=minor,
         content_length=length,
         chunked=chunked,
         keep_alive=b"close" not in connection and (minor == 1 or b"keep-alive" in connection),
         expects_continue=expects_continue and (chunked or bool(length)),
         connection=connection,
+        websocket=websocket,
     )
 
 
@@ -351,5 +415,15 @@ def _judge_authority(authority: bytes) -> None:
         raise BadRequestError(400, "bad Host")
 
 
+@lru_cache(maxsize=256)
+def _host_name(host: bytes) -> str:
+    name = host.decode("ascii").lower()
+    if not name.endswith("]"):
+        head, colon, port = name.rpartition(":")
+        name = head if colon and not port.endswith("]") else name
+    return name.removesuffix(".")
+
+
+@lru_cache(maxsize=256)
 def _options(value: bytes) -> frozenset[bytes]:
     return frozenset(option.strip(b" \t") for option in value.lower().split(b","))

@@ -66,6 +66,9 @@ class NoBody:
         return True
 
 
+_NO_BODY: Final = NoBody()  # it has no state
+
+
 class LengthBody:
     """Content-Length bytes."""
 
@@ -187,13 +190,13 @@ def request_framing(head: RequestHead) -> Framing:
     """RFC 9112 6.3; a head that leaves a doubt was refused before."""
     if head.chunked:
         return ChunkedBody()
-    return LengthBody(head.content_length) if head.content_length else NoBody()
+    return LengthBody(head.content_length) if head.content_length else _NO_BODY
 
 
 def response_framing(head: ResponseHead, method: bytes) -> Framing:
     """RFC 9112 6.3, for the response to a request of `method`."""
     if method == b"HEAD" or head.status in (204, 304) or head.status < 200:
-        return NoBody()
+        return _NO_BODY
     if head.chunked:
         return ChunkedBody()
     return UntilClose() if head.content_length is None else LengthBody(head.content_length)

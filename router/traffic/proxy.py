@@ -1,7 +1,8 @@
 """The data plane's edge: listeners, client connections, and their end.
 
-One trio task per client connection serves its requests in order; `exchange` has the life of each. Every request is
-counted once in `requests` and once in one ending (`Ending.kind`); a request is what brought at least one byte.
+One coroutine per client connection serves its requests in order; `exchange` has the life of each, `nested_epoll` who
+drives them. Every request is counted once in `requests` and once in one ending (`Ending.kind`); a request is what
+brought at least one byte.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ from typing import Final
 
 import trio
 
+from lattice.types import SECOND, Micros
 from router.traffic.exchange import After, Exchange, Plane, refuse
 from router.traffic.forwarded import Steered, client_address, own_response
 from router.traffic.http1 import RequestHead, RequestReader
+from router.traffic.nested_epoll import NestedEpoll, Wake
 from router.traffic.proxy_limits import ProxyLimits
 from router.traffic.request_body import Client
 from router.traffic.steering import Outcome, Router
@@ -27,17 +30,21 @@ from router.traffic.upstream_pool import EXHAUSTED, UpstreamPool
 __all__ = ["Outcome", "Proxy", "ProxyLimits", "Router"]
 
 _SWEEP_SECONDS: Final = 1.0
+_FORGET_US: Final = 600 * SECOND
 _log = logging.getLogger(__name__)
 
 
 class Proxy:
     """Serves HTTP/1 on listeners and steers every request as `router` decides."""
 
-    def __init__(self, router: Router, site: str, limits: ProxyLimits | None = None) -> None:
+    def __init__(self, router: Router, site: str, limits: ProxyLimits | None = None, *, fast: bool = True) -> None:
+        """Without `fast`, every connection is an ordinary trio task: slower, and by the very same rules."""
         limits = ProxyLimits() if limits is None else limits
         self._limits = limits
-        self._plane = Plane(router, site, limits, UpstreamPool(limits))
+        self._nest = NestedEpoll()
+        self._plane = Plane(router, site, limits, UpstreamPool(limits, self._nest), self._nest, fast=fast)
         self._open: set[Client] = set()
+        self._by_address: Counter[str] = Counter()
         self._idle: dict[Client, float] = {}  # waiting for a request's first byte, since when, longest first
         self._accepting = trio.CancelScope()
         self._drained = trio.Event()
@@ -66,8 +73,11 @@ class Proxy:
         """Accept and serve until cancelled, or until `drain` is through. Closes the listeners. Run once."""
         try:
             async with trio.open_nursery() as nursery:
+                await nursery.start(self._nest.run)
+                nursery.start_soon(self._plane.keep_watch)
                 nursery.start_soon(self._sweep)
-                nursery.start_soon(self._accept_all, listeners, nursery)
+                nursery.start_soon(self._keep_warm)
+                nursery.start_soon(self._accept_all, listeners)
                 task_status.started()
                 await self._drained.wait()
                 nursery.cancel_scope.cancel()
@@ -84,7 +94,7 @@ class Proxy:
         self._plane.draining = True
         self._accepting.cancel()
         for client in self._idle:
-            trio.lowlevel.notify_closing(client.sock)
+            _rouse(client)
         with trio.move_on_after(grace_us / 1e6):
             while self._open:
                 self._emptied = trio.Event()
@@ -93,15 +103,15 @@ class Proxy:
 
     # --- accepting
 
-    async def _accept_all(self, listeners: Sequence[trio.SocketListener], connections: trio.Nursery) -> None:
+    async def _accept_all(self, listeners: Sequence[trio.SocketListener]) -> None:
         with self._accepting:
             async with trio.open_nursery() as nursery:
                 for listener in listeners:
-                    nursery.start_soon(self._accept, listener, connections)
+                    nursery.start_soon(self._accept, listener)
         for listener in listeners:
             listener.socket.close()
 
-    async def _accept(self, listener: trio.SocketListener, connections: trio.Nursery) -> None:
+    async def _accept(self, listener: trio.SocketListener) -> None:
         while True:
             try:
                 accepted, address = await listener.socket.accept()
@@ -111,7 +121,7 @@ class Proxy:
             # The file descriptor moves to a plain socket: see `router.traffic.connection`.
             sock = socket.socket(accepted.family, accepted.type, accepted.proto, fileno=accepted.detach())
             try:
-                client = Client(sock)
+                client = Client(sock, self._nest)
             except OSError:  # gone already
                 sock.close()
                 continue
@@ -121,8 +131,13 @@ class Proxy:
             if len(self._open) >= self._limits.connections_max:
                 self._shed(client)
                 continue
+            if self._by_address[client.address] >= self._limits.connections_per_client_max:
+                self._shed(client)
+                continue
+            self._by_address[client.address] += 1
             self._open.add(client)
-            connections.start_soon(self._serve_connection, client)
+            start = self._nest.start if self._plane.fast else self._nest.start_task
+            start(self._serve_connection(client))
 
     async def _survive(self, error: OSError) -> None:
         """A failed accept is never the end, and never a reason to spin: the listener stays readable meanwhile."""
@@ -136,7 +151,7 @@ class Proxy:
             longest_idle = next(iter(self._idle), None)
             if longest_idle is not None:
                 self._plane.counters["accept.idle_closed"] += 1
-                trio.lowlevel.notify_closing(longest_idle.sock)
+                _rouse(longest_idle)
         await trio.sleep(self._limits.accept_pause_us / 1e6)
 
     def _shed(self, client: Client) -> None:
@@ -157,7 +172,8 @@ class Proxy:
         after: After | None = After.ABORT
         try:
             while (after := await self._serve_request(client)) is After.KEEP:
-                pass
+                if self._plane.fast:
+                    await self._nest.become_fiber()
             if after is After.CLOSE:
                 await client.linger(self._limits.linger_timeout_us, self._limits.linger_bytes_max)
         except* Exception:  # noqa: BLE001 -- a bug met by one connection must not take all others down
@@ -168,6 +184,9 @@ class Proxy:
             else:
                 client.abort()  # also when cut off in flight: what the client has is not the whole
             self._open.discard(client)
+            self._by_address[client.address] -= 1
+            if not self._by_address[client.address]:
+                del self._by_address[client.address]
             if not self._open:
                 self._emptied.set()
 
@@ -199,11 +218,12 @@ class Proxy:
         deadline = 0.0
         while (head := reader.next_head()) is None:
             if reader.rest:
-                deadline = deadline or trio.current_time() + self._limits.head_timeout_us / 1e6
-                with trio.CancelScope(deadline=deadline) as scope:
-                    await trio.lowlevel.wait_readable(client.sock)
-                if scope.cancelled_caught:
-                    raise BadRequestError(408, "head timeout")
+                now = self._nest.time()
+                deadline = deadline or now + self._limits.head_timeout_us / 1e6
+                try:
+                    await client.readable(max(0, int((deadline - now) * 1e6)))
+                except trio.TooSlowError:
+                    raise BadRequestError(408, "head timeout") from None
             elif not await self._is_first_byte_there(client):
                 return None
             try:
@@ -223,21 +243,41 @@ class Proxy:
 
         No cancel scope: one sweep looks after all who are idle, and wakes them as a closing socket wakes its reader.
         """
-        self._idle[client] = trio.current_time()
+        self._idle[client] = self._nest.time()
         try:
             if self._plane.draining:
-                raise trio.ClosedResourceError
-            await trio.lowlevel.wait_readable(client.sock)
+                return not client.is_quiet()
+            if (fiber := self._nest.current) is None:
+                await trio.lowlevel.wait_readable(client.sock)
+            elif not client.ready:
+                client.read_waiter = fiber
+                if await fiber.park() is not Wake.READY:
+                    client.read_waiter = None
+                    return not client.is_quiet()
         except trio.ClosedResourceError:
             return not client.is_quiet()
         finally:
             del self._idle[client]
         return True
 
+    async def _keep_warm(self) -> None:
+        while True:
+            await trio.sleep(_SWEEP_SECONDS)
+            await self._plane.pool.keep_warm()
+
     async def _sweep(self) -> None:
         while True:
             await trio.sleep(_SWEEP_SECONDS)
             self._plane.pool.sweep()
-            oldest = trio.current_time() - self._limits.idle_timeout_us / 1e6
+            self._plane.watch.forget_idle(Micros(self._plane.now() - _FORGET_US))
+            oldest = self._nest.time() - self._limits.idle_timeout_us / 1e6
             for client in [client for client, since in self._idle.items() if since <= oldest]:
-                trio.lowlevel.notify_closing(client.sock)
+                _rouse(client)
+
+
+def _rouse(client: Client) -> None:
+    """Wake whoever waits for an idle client's next request, so that it looks whether it is time to close."""
+    if client.read_waiter is not None:
+        client.read_waiter.nudge()
+    else:
+        trio.lowlevel.notify_closing(client.sock)

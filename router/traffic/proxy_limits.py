@@ -13,6 +13,8 @@ class ProxyLimits:
 
     connections_max: int = 8_192
     """Client connections; one more gets 503. A connection costs two descriptors at most."""
+    connections_per_client_max: int = 1_024
+    """Of one address; one more gets 503. Generous, for a whole office or carrier may share an address."""
     attempts_max: int = 8
     """Endpoints tried for one request, never one twice."""
     replay_bytes_max: int = 65_536
@@ -21,6 +23,8 @@ class ProxyLimits:
     """Interim (1xx) responses to one request; more is a storm. curl gives up on header floods likewise."""
     idle_per_endpoint_max: int = 64
     """Kept upstream connections. nginx's `keepalive` is usually 16 to 64."""
+    warm_per_standby: int = 2
+    """Connections held ready to every standby that was decided lately, so that a failover costs no handshake."""
 
     idle_timeout_us: int = 60 * SECOND
     """Between two requests. nginx 75 s, AWS load balancers 60 s."""
@@ -30,6 +34,9 @@ class ProxyLimits:
     """Between two reads of a request body: 408. nginx 60 s."""
     client_write_timeout_us: int = 30 * SECOND
     """A client that takes no byte for this long is gone. nginx's send_timeout is 60 s."""
+    rate_bytes_per_second_min: int = 1_024
+    """Of a request body, or of a response that the client reads, beyond the timeouts above: who feeds us a byte every
+    few seconds holds memory for nothing. Apache's mod_reqtimeout asks for 500 bytes a second."""
     linger_timeout_us: int = 2 * SECOND
     """How long a closing connection is still read, so that no reset overtakes the answer. nginx 5 s between reads."""
     linger_bytes_max: int = 1 << 20
@@ -44,8 +51,19 @@ class ProxyLimits:
     """From the first byte of a response to the end of its head: 504."""
     response_body_timeout_us: int = 60 * SECOND
     """Between two reads of a response body. nginx's proxy_read_timeout."""
+    tunnel_idle_timeout_us: int = 600 * SECOND
+    """A WebSocket on which neither side says anything. nginx 60 s, AWS load balancers 350 s; most applications ping."""
     upstream_idle_timeout_us: int = 4 * SECOND
     """Below the 5 s after which Node, uvicorn and Apache close, so that we close first and never race them."""
+
+    retry_share_pct: int = 20
+    retry_spare: int = 100
+    """Retries, and rescues from a hang, of the requests of the last seconds (see `budget`). Envoy and Finagle: 20 %."""
+    hedge_share_pct: int = 5
+    hedge_spare: int = 20
+    """The same for late first bytes. "The Tail at Scale" hedges 5 %."""
+    hedge_connect_timeout_us: int = 250 * MILLISECOND
+    """A hedge that takes longer to connect than this is none."""
 
     accept_pause_us: int = 50 * MILLISECOND
     """After a failed accept (out of descriptors or memory): shed, wait, try again, never spin."""

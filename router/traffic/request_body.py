@@ -30,7 +30,7 @@ class Client(Connection):
 class RequestBody:
     """`absorb`, `gather` and `read` may raise `BadRequestError` (framing, or 408) and `ClientGoneError`."""
 
-    __slots__ = ("_chunked", "_client", "_framing", "_kept", "_limits", "replayable")
+    __slots__ = ("_began", "_chunked", "_client", "_framing", "_kept", "_limits", "_received", "replayable")
 
     def __init__(self, client: Client, head: RequestHead, limits: ProxyLimits) -> None:
         self._client = client
@@ -38,6 +38,8 @@ class RequestBody:
         self._framing = request_framing(head)
         self._chunked = head.chunked
         self._kept = bytearray()
+        self._began: float | None = None  # when the first wait for more of it began
+        self._received = 0
         self.replayable = True
         """Everything pulled so far is still kept."""
 
@@ -81,12 +83,22 @@ class RequestBody:
         return (chunk(payload) if payload else b"") + (LAST_CHUNK if self.complete else b"")
 
     async def _receive(self, timeout_us: int) -> bytes:
+        now = self._client.time()
+        if self._began is None:
+            self._began = now
+        elapsed = now - self._began
+        if (
+            elapsed * 1e6 > self._limits.body_timeout_us
+            and self._received < elapsed * self._limits.rate_bytes_per_second_min
+        ):
+            raise BadRequestError(408, "body too slow")
         try:
             data = await self._client.receive(timeout_us)
         except OSError:
             raise ClientGoneError from None
         except trio.TooSlowError:
             raise BadRequestError(408, "body timeout") from None
+        self._received += len(data)
         if not data:
             raise ClientGoneError
         return data

@@ -15,6 +15,8 @@ class Outcome(Enum):
     """A response head below 500 arrived."""
     SERVER_ERROR = "server error"
     """A 5xx arrived, or bytes that are not HTTP."""
+    UNAVAILABLE = "unavailable"
+    """A 502, 503 or 504 arrived, as did too many of the endpoint's last answers."""
     REFUSED = "refused"
     """No connection could be made."""
     RESET = "reset"
@@ -23,6 +25,12 @@ class Outcome(Enum):
     """Connecting, sending or the response's head took longer than its limit."""
     TRUNCATED = "truncated"
     """The connection was lost, or its framing broke, after the first byte and before the end of a response."""
+    SILENT = "silent"
+    """While requests still wait: no byte from the endpoint for too long (see `hang`). Their own outcomes follow."""
+    HUNG = "hung"
+    """The same of its whole region."""
+    OUTRUN = "outrun"
+    """It was late, and another endpoint that was asked too answered first; or nobody waits for its answer any more."""
 
 
 class Router(Protocol):
@@ -34,6 +42,7 @@ class Router(Protocol):
     def observed(self, attempt: Attempt, outcome: Outcome, latency_us: int) -> None:
         """Evidence about an endpoint, told before the next attempt or request is decided.
 
-        `latency_us` runs from the start of the attempt to the outcome; for OK and SERVER_ERROR that is the response
-        head. Every attempt is told of once, except that TRUNCATED may follow OK or SERVER_ERROR.
+        `latency_us` runs from the start of the attempt to the outcome; for OK, SERVER_ERROR and UNAVAILABLE that is the
+        response head, for SILENT and HUNG it is the silence. Every attempt is told of once, except that TRUNCATED may
+        follow a response head, and that SILENT and HUNG are told of an attempt under way, before its own outcome.
         """

@@ -27,6 +27,9 @@ _FIELD_LINES: Final = rb"(?:[" + TCHAR + rb"]++:[\t\x20-\x7e\x80-\xff]*+\r\n)*+\
 _REQUEST_LINE: Final = rb"[" + TCHAR + rb"]++ [\x21\x22\x24-\x7e]++ HTTP/1\.[01]\r\n"
 _STATUS_LINE: Final = rb"HTTP/1\.[01] [1-5][0-9][0-9](?: [\t\x20-\x7e\x80-\xff]*+)?\r\n"
 
+SIMPLE_REQUEST_LINE: Final = re.compile(rb"[" + TCHAR + rb"]++ (/[\x21\x22\x24-\x7e]*+) HTTP/1\.([01])\r\n")
+"""A request line with an absolute path (1), and its minor version (2). llhttp takes every one of a method it knows."""
+
 _METHOD_BYTES_MAX: Final = 32
 _LINE_BYTES_MAX: Final = TARGET_BYTES_MAX + _METHOD_BYTES_MAX + len(" HTTP/1.1 ")
 _REQUEST_HEAD_GATE: Final = re.compile(_REQUEST_LINE + _FIELD_LINES)

@@ -9,17 +9,24 @@ from __future__ import annotations
 
 import errno
 from collections import Counter
+from collections.abc import Sequence
 from typing import Final
 
 import trio
 
 from lattice.types import Endpoint
+from router.decision.decide import Attempt
 from router.traffic.connection import Connection, connect
 from router.traffic.http1 import ResponseReader
+from router.traffic.nested_epoll import NestedEpoll
 from router.traffic.proxy_limits import ProxyLimits
 
 EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
 """This process, not its peer, has run out of something."""
+
+
+EXPECTED_SECONDS: Final = 60.0
+"""How long after its last decision a standby is held ready."""
 
 
 class ExhaustedError(Exception):
@@ -41,17 +48,20 @@ class Upstream(Connection):
 class UpstreamPool:
     """All upstream connections of one process. `counters`: connections opened, reused, stale."""
 
-    def __init__(self, limits: ProxyLimits) -> None:
+    def __init__(self, limits: ProxyLimits, nest: NestedEpoll | None = None) -> None:
         self._limits = limits
+        self._nest = nest
         self._idle: dict[Endpoint, list[Upstream]] = {}
+        self._expected: dict[Endpoint, float] = {}  # standbys, by when they were last decided
+        self._attempts: Sequence[Attempt] = ()
         self.counters: Counter[str] = Counter()
 
-    async def acquire(self, endpoint: Endpoint) -> Upstream:
+    async def acquire(self, endpoint: Endpoint, connect_timeout_us: int | None = None) -> Upstream:
         """A kept connection, or a new one.
 
         Raises OSError or trio.TooSlowError if the endpoint cannot be reached, and `ExhaustedError`.
         """
-        oldest = trio.current_time() - self._limits.upstream_idle_timeout_us / 1e6
+        oldest = self._now() - self._limits.upstream_idle_timeout_us / 1e6
         idle = self._idle.get(endpoint)
         while idle:
             upstream = idle.pop()
@@ -62,8 +72,11 @@ class UpstreamPool:
                 return upstream
             self.counters["stale"] += 1
             upstream.close()
+        return await self._open(endpoint, connect_timeout_us or self._limits.connect_timeout_us)
+
+    async def _open(self, endpoint: Endpoint, timeout_us: int) -> Upstream:
         try:
-            upstream = Upstream(await connect(*endpoint, self._limits.connect_timeout_us))
+            upstream = await connect(*endpoint, timeout_us, Upstream, self._nest)
         except OSError as error:
             if error.errno in EXHAUSTED:
                 self.close_idle()
@@ -75,11 +88,39 @@ class UpstreamPool:
         self.counters["opened"] += 1
         return upstream
 
+    def expect(self, attempts: Sequence[Attempt]) -> None:
+        """These were decided for a request: all but the first are standbys, to be held ready."""
+        if attempts is not self._attempts:
+            self._attempts = attempts
+            now = self._now()
+            for attempt in attempts[1:]:
+                self._expected[attempt.endpoint] = now
+
+    async def keep_warm(self) -> None:
+        """Open what is missing to the standbys of late, in turn. They age like all idle connections: a connection that
+        was just made is the best proof that one can be made."""
+        since = self._now() - EXPECTED_SECONDS
+        self._attempts = ()  # so that the next decision counts anew
+        for endpoint in sorted(self._expected):
+            if self._expected[endpoint] < since:
+                del self._expected[endpoint]
+                continue
+            missing = self._limits.warm_per_standby - len(self._idle.get(endpoint, ()))
+            for _ in range(missing):
+                try:
+                    upstream = await self._open(endpoint, self._limits.connect_timeout_us)
+                except (OSError, trio.TooSlowError, ExhaustedError):
+                    self.counters["not_warmed"] += 1
+                    break
+                self.counters["warmed"] += 1
+                upstream.reusable = True
+                self.release(upstream)
+
     def release(self, upstream: Upstream) -> None:
         """Take a connection back, or close it if it is not reusable or the stack is full."""
         idle = self._idle.setdefault(upstream.endpoint, [])
         if upstream.reusable and len(idle) < self._limits.idle_per_endpoint_max:
-            upstream.idle_since = trio.current_time()
+            upstream.idle_since = self._now()
             idle.append(upstream)
         else:
             upstream.close()
@@ -91,7 +132,7 @@ class UpstreamPool:
 
     def sweep(self) -> None:
         """Close what has grown old or was closed by its peer."""
-        oldest = trio.current_time() - self._limits.upstream_idle_timeout_us / 1e6
+        oldest = self._now() - self._limits.upstream_idle_timeout_us / 1e6
         for endpoint in sorted(self._idle):
             kept = []
             for upstream in self._idle[endpoint]:
@@ -109,6 +150,9 @@ class UpstreamPool:
         """Close everything that is kept: descriptors are short, or the process stops."""
         for endpoint in sorted(self._idle):
             self.discard(endpoint)
+
+    def _now(self) -> float:
+        return trio.current_time() if self._nest is None else self._nest.time()
 
     @property
     def idle(self) -> int:

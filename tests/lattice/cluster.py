@@ -102,8 +102,11 @@ class Cluster:
         authors: Mapping[int, Iterable[AuthorId]] | None = None,
         skews_us: Mapping[int, int] | None = None,
         engine_type: type[Engine] = Engine,
+        wildcard: bool = False,
     ) -> None:
-        """`authors` and `skews_us` (how far a node's clock is ahead) are by node index; others have the default."""
+        """`authors` and `skews_us` (how far a node's clock is ahead) are by node index; others have the default. With
+        `wildcard` no node knows its own address: it listens on all."""
+        self.wildcard = wildcard
         self.seed = seed
         self.judge = judge
         self.now = EPOCH
@@ -135,7 +138,7 @@ class Cluster:
         return self.engine_type(
             config=self.config,
             site=f"site-{index}",
-            endpoint=self.endpoint(index),
+            endpoint=("" if self.wildcard else self.endpoint(index)[0], self.endpoint(index)[1]),
             signer=signer_of(f"node {index}"),
             verifier=Ed25519Verifier(CLUSTER),
             seal=self.seal(),
@@ -270,8 +273,8 @@ class Cluster:
             message=message,
             now_ms=self.clock(index) // 1_000,
             parent=heads[-1].version if heads else None,
-            supersedes=[head.key for head in heads],
-            blocks_known=store.blocks_known(),
+            supersedes=store.context(policy),
+            blocks_known=store.blocks_known(author_id_of(operator.public_key)),
         )
         return publication.ops, publication.version
 

@@ -18,7 +18,21 @@ from lattice.policy_store import ChainHead
 from lattice.prng import Prng
 from lattice.types import CellId, Endpoint, Level, NodeId, VersionId
 from lattice.view import Witness
-from lattice.wire import AGE_MS_MAX, Ack, Compare, Delta, Digest, Leave, Message, Ping, PingReq, Rumour, WireCell
+from lattice.wire import (
+    AGE_MS_MAX,
+    Ack,
+    Compare,
+    Delta,
+    Digest,
+    Leave,
+    Message,
+    Nack,
+    News,
+    Ping,
+    PingReq,
+    Rumour,
+    WireCell,
+)
 from tests.lattice.cluster import signer_of
 
 OBSERVERS = tuple(signer_of(f"observer {index}") for index in range(4))
@@ -110,6 +124,7 @@ claims = st.builds(
     node=st.sampled_from([NodeId(bytes([index]) * 16) for index in range(3)]),
     state=st.sampled_from(MemberState),
     incarnation=st.integers(min_value=1, max_value=4),
+    by=st.sampled_from([NodeId(bytes([index]) * 16) for index in range(2)]),
 )
 
 witnesses = st.builds(
@@ -123,7 +138,7 @@ witnesses = st.builds(
 # --- messages
 
 updates = st.lists(
-    st.builds(MemberUpdate, node=nodes, state=st.sampled_from(MemberState), incarnation=counts), max_size=3
+    st.builds(MemberUpdate, node=nodes, state=st.sampled_from(MemberState), incarnation=counts, by=nodes), max_size=3
 ).map(tuple)
 wire_cells = st.lists(
     st.builds(
@@ -147,6 +162,8 @@ messages: st.SearchStrategy[Message] = st.one_of(
     st.builds(Ping, nonces, ids, updates, wire_cells),
     st.builds(Ack, nonces, nodes, ids, endpoints, updates, wire_cells),
     st.builds(PingReq, nonces, nodes, endpoints),
+    st.builds(Nack, nonces, nodes),
+    st.builds(News, updates),
     st.builds(Rumour, wire_cells),
     st.builds(Compare, nonces, fingerprints),
     st.builds(Digest, shards, nonces, sparse_blooms, nonces),

@@ -95,3 +95,32 @@ async def test_without_mdns_the_node_goes_on(monkeypatch: pytest.MonkeyPatch, ca
     monkeypatch.setattr(Discovery, "_open", broken)
     await discovery(AMS, 1001, Found()).run()
     assert "seeds only" in caplog.text
+
+
+@pytest.mark.slow
+async def test_a_strangers_record_ends_nothing() -> None:
+    """A PTR that points outside the service type makes zeroconf raise in the look-up: met in a hostile review."""
+    from zeroconf._dns import DNSPointer
+    from zeroconf._protocol.outgoing import DNSOutgoing
+    from zeroconf.const import _CLASS_IN, _FLAGS_AA, _FLAGS_QR_RESPONSE, _TYPE_PTR
+
+    found = Found()
+    at_ams = discovery(AMS, 1001, found)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(at_ams.run)
+        stranger = await trio.to_thread.run_sync(lambda: Zeroconf(interfaces=LOOPBACK))
+        try:
+            packet = DNSOutgoing(_FLAGS_QR_RESPONSE | _FLAGS_AA)
+            alias = "printer._http._tcp.local."
+            packet.add_answer_at_time(DNSPointer(SERVICE_TYPE, _TYPE_PTR, _CLASS_IN, 120, alias), 0)
+            with trio.fail_after(20):
+                while not at_ams.counters["mdns: unusable name"]:
+                    await trio.to_thread.run_sync(stranger.send, packet)
+                    await trio.sleep(0.2)
+            nursery.start_soon(discovery(FRA, 1002, Found()).run)
+            with trio.fail_after(20):
+                await found.something.wait()
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(stranger.close)
+        nursery.cancel_scope.cancel()

@@ -26,6 +26,7 @@ from lattice.events import (
 )
 from lattice.health import Observation
 from lattice.identity import Ed25519Verifier, author_id_of
+from lattice.key_ring import KeyRing
 from lattice.prng import Prng
 from lattice.seal import Sealed
 from lattice.store import Store
@@ -49,7 +50,7 @@ class Node:
             endpoint=transport.endpoint,
             signer=signer_of(name),
             verifier=Ed25519Verifier(CLUSTER),
-            seal=Sealed(CLUSTER, SECRET),
+            seal=Sealed(CLUSTER, KeyRing.of(SECRET)),
             authors=[author_id_of(OPERATOR.public_key)],
             prng=Prng.seeded(name),
             now=self.clock.now(),
@@ -155,10 +156,12 @@ async def test_hostile_streams_are_counted_and_closed() -> None:
 async def test_a_stranger_with_another_secret_is_not_heard() -> None:
     async with running("ams") as ams:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
-            frame = Sealed(CLUSTER, bytes(32)).close(signer_node := ams.engine.node, b"\x91\x01", ams.clock.now())
+            frame = Sealed(CLUSTER, KeyRing.of(bytes(32))).close(
+                signer_node := ams.engine.node, b"\x91\x01", ams.clock.now()
+            )
             assert len(signer_node) == 16
             stranger.sendto(frame, ams.transport.endpoint)
-        await until(lambda: ams.driver.counters().get("datagram rejected: wrong key", 0) == 1)
+        await until(lambda: ams.driver.counters().get("datagram rejected: unknown key", 0) == 1)
 
 
 async def test_virtual_time_drives_it_too(autojump_clock: trio.testing.MockClock) -> None:

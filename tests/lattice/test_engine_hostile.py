@@ -18,15 +18,17 @@ from lattice.events import (
     LocalUpdate,
     OpsSubmitted,
     PeerDiscovered,
+    Persist,
     SendDatagram,
     SendStream,
     StreamFrameReceived,
     TimerFired,
 )
 from lattice.health import Observation
+from lattice.key_ring import KeyRing
 from lattice.membership import MemberState, MemberUpdate
 from lattice.prng import Prng
-from lattice.seal import Plain, Seal, Sealed
+from lattice.seal import Plain, Seal, Sealed, sender_in
 from lattice.types import SECOND, Endpoint, Level, Micros, NodeId
 from lattice.wire import Delta, Ping, Rumour, WireCell
 from tests.lattice.cluster import CLUSTER, Cluster
@@ -35,7 +37,7 @@ SOURCE: Endpoint = ("10.9.9.9", 9)
 MANY = 10_000
 SEALS: dict[str, Callable[[], Seal]] = {
     "plain": lambda: Plain(CLUSTER),
-    "sealed": lambda: Sealed(CLUSTER, b"k" * 32),
+    "sealed": lambda: Sealed(CLUSTER, KeyRing.of(b"k" * 32)),
 }
 FRAMES: dict[str, Callable[[bytes, Endpoint], Input]] = {"datagram": DatagramReceived, "frame": StreamFrameReceived}
 
@@ -70,7 +72,7 @@ class Victim:
         cluster.publish(0, "route a {}\n", "# " + "x" * 2_000 + "\n")
         cluster.run(5 * SECOND)
         assert cluster.equal()
-        self.seal = seal()
+        self.seal, self.another_seal = seal(), seal
         self.sealed = isinstance(self.seal, Sealed)
         self.engine = cluster.engines[0]
         self.peer = cluster.engines[1].node
@@ -113,8 +115,8 @@ def test_truncated_frames(victim: Victim, what: str) -> None:
 
 @pytest.mark.parametrize("what", FRAMES)
 def test_oversized_frames(victim: Victim, what: str) -> None:
-    big = [victim.speaking(bytes(64 * 1024 + extra)) for extra in range(1, 101)]
-    counted = victim.attack(FRAMES[what], big * (MANY // 100))
+    big = [victim.speaking(bytes(64 * 1024 + 1 + number % 100)) for number in range(MANY)]
+    counted = victim.attack(FRAMES[what], big)
     assert counted == {f"{what} rejected: oversized": MANY}
     assert victim.state() == victim.before
 
@@ -131,9 +133,12 @@ def test_frames_of_another_version_cluster_or_secret(victim: Victim, what: str) 
     flipped = [bytes([frame[0] ^ 0x80]) + frame[1:] for frame in samples]
     assert victim.attack(FRAMES[what], flipped) == {f"{what} rejected: {other}": MANY}
     if victim.sealed:
-        stranger = Sealed(CLUSTER, b"s" * 32)
+        stranger = Sealed(CLUSTER, KeyRing.of(b"s" * 32))
         forged = [stranger.close(victim.peer, bytes([prng.below(256)] * 40), victim.now) for _ in range(MANY)]
-        assert victim.attack(FRAMES[what], forged) == {f"{what} rejected: wrong key": MANY}
+        assert victim.attack(FRAMES[what], forged) == {f"{what} rejected: unknown key": MANY}
+        samples = [frame for frame in samples if len(frame) > 40]
+        flipped = [frame[:-1] + bytes([frame[-1] ^ 1]) for frame in samples]
+        assert victim.attack(FRAMES[what], flipped) == {f"{what} rejected: wrong key": len(flipped)}
     assert victim.state() == victim.before
 
 
@@ -218,15 +223,33 @@ def test_msgpack_bombs_from_a_member(victim: Victim, what: str) -> None:
     assert victim.state() == victim.before
 
 
+@pytest.mark.parametrize("what", FRAMES)
+@pytest.mark.parametrize("later_us", [SECOND, 3_600 * SECOND])
+def test_captured_frames_heard_again(what: str, later_us: int) -> None:
+    """Whoever recorded the wire and plays it back changes nothing, and gets no answer."""
+    victim = Victim(SEALS["sealed"])
+    ours = [frame for frame in victim.frames if sender_in(frame) != victim.engine.node]
+    heard = [frame for frame in ours if victim.attack(DatagramReceived, [frame]).total()]
+    assert len(heard) > 20, "those that came to this node: the others went elsewhere, and are new to it"
+    now = Micros(victim.now + later_us)
+    victim.engine.handle(TimerFired(), now)
+    before = victim.state()
+    for frame in heard:
+        effects = victim.engine.handle(FRAMES[what](frame, SOURCE), now)
+        assert not [effect for effect in effects if isinstance(effect, SendDatagram | SendStream | Persist)]
+    assert victim.engine.counters()[f"{what} rejected: replayed"] >= len(heard)
+    assert victim.state() == before
+
+
 def test_a_filter_that_answers_no_question_of_ours_is_counted(victim: Victim) -> None:
     digest = wire.Digest((0,), 5, Bloom.of([], 0, 5), 0)
-    counted = victim.attack(DatagramReceived, [victim.speaking(wire.encode(digest))] * 10)
+    counted = victim.attack(DatagramReceived, [victim.speaking(wire.encode(digest)) for _ in range(10)])
     assert counted == {"datagram rejected: unknown salt": 10}
 
 
 def test_carried_probes_are_bounded(victim: Victim) -> None:
     body = wire.encode(wire.PingReq(1, victim.peer, SOURCE))
-    counted = victim.attack(DatagramReceived, [victim.speaking(body)] * 300)
+    counted = victim.attack(DatagramReceived, [victim.speaking(body) for _ in range(300)])
     assert counted == {"datagram rejected: too many relays": 300 - 256}
 
 
@@ -269,8 +292,9 @@ def test_a_claim_never_drives_a_node_out_of_the_numbers_that_rows_may_carry() ->
 
 def cells_in(victim: Victim) -> list[WireCell]:
     found: list[WireCell] = []
+    reader = victim.another_seal()  # one that has heard nothing yet
     for frame in victim.frames:
-        message = wire.decode(victim.seal.open(frame)[2], 1 << 16)
+        message = wire.decode(reader.open(frame)[2], 1 << 16)
         if isinstance(message, Rumour | Delta):
             found += message.cells
     return found

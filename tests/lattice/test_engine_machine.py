@@ -204,9 +204,9 @@ def test_the_machine_can_fail() -> None:
     """Without anti-entropy, rumours alone do not make all equal, and the machine says so."""
 
     class Deaf(Engine):
-        def _on_message(self, message: Message, sender: NodeId, source: Endpoint) -> None:
+        def _on_message(self, message: Message, sender: NodeId, source: Endpoint, streamed: bool = False) -> None:
             if not isinstance(message, Compare | IHave):
-                super()._on_message(message, sender, source)
+                super()._on_message(message, sender, source, streamed)
 
     world = World()
     world.engine_type = Deaf

@@ -6,8 +6,10 @@ from collections import Counter
 
 import pytest
 
-from lattice import policy_store
+from lattice import policy_chains
+from lattice.authoring import compose
 from lattice.dissemination import Flood
+from lattice.engine import Engine
 from lattice.events import (
     LocalUpdate,
     Notify,
@@ -20,8 +22,8 @@ from lattice.events import (
     TimerFired,
 )
 from lattice.identity import author_id_of
-from lattice.types import MILLISECOND, SECOND, Level
-from tests.lattice.cluster import Cluster, cut, lossy, reliable, signer_of
+from lattice.types import MILLISECOND, SECOND, Endpoint, Level
+from tests.lattice.cluster import OPERATOR, Cluster, cut, lossy, reliable, signer_of
 
 
 def settled(count: int) -> Cluster:
@@ -85,7 +87,7 @@ def test_a_newcomer_catches_up_with_a_long_history() -> None:
 
 def test_a_restored_history_is_whole_however_the_disk_orders_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Records come sorted by hash. More of them than may wait for predecessors must not be lost."""
-    monkeypatch.setattr(policy_store, "WAITING_MAX", 4)
+    monkeypatch.setattr(policy_chains, "WAITING_MAX", 4)
     cluster = Cluster(1)
     for number in range(30):
         cluster.publish(0, f"route r{number} {{}}\n")
@@ -203,3 +205,38 @@ def test_ops_may_be_handed_in_twice_and_out_of_order() -> None:
     cluster.give(0, LocalUpdate(OpsSubmitted((*reversed(data), *data))))
     cluster.run(SECOND)
     assert cluster.serving() == [version] * 2
+
+
+def test_nodes_on_wildcard_sockets_meet_though_their_rows_take_a_stream() -> None:
+    """The introduction is too large for a datagram, so it comes from a connection's port, where nobody listens."""
+    cluster = Cluster(3, wildcard=True)
+    for index in range(3):
+        cluster.observe(index, **{f"region-{number:03}": Level.HEALTHY for number in range(80)})
+    cluster.introduce_all()
+    cluster.run_until(lambda: cluster.all_know_all() and cluster.equal(), 20 * SECOND)
+    own = [cluster.endpoint(index) for index in range(3)]
+    cluster.run_until(lambda: [address_of(engine) for engine in cluster.engines] == own, 20 * SECOND)
+
+
+def address_of(engine: Engine) -> Endpoint:
+    return next(member.endpoint for member in engine.view().members if member.node == engine.node)
+
+
+def test_ops_that_one_node_refuses_do_not_starve_the_others_it_lacks() -> None:
+    """A joiner that knows one of two authors gets that one's policy, though the other's ops fill every delta."""
+    stranger = signer_of("another operator")
+    both = [author_id_of(OPERATOR.public_key), author_id_of(stranger.public_key)]
+    cluster = Cluster(2, authors={0: both})
+    store = cluster.engines[0].policy
+    for number in range(12):
+        blocks = [f"# {number} {index}\n" + "x" * 9_000 for index in range(3)]
+        chain = store.chain(author_id_of(stranger.public_key))
+        composed = compose(stranger, chain, "theirs", blocks, message="", now_ms=number + 1)
+        cluster.give(0, LocalUpdate(OpsSubmitted(tuple(op.data for op in composed.ops))))
+    ours = cluster.publish(0, "route a {}\n")
+    cluster.introduce_all()
+    cluster.run_until(lambda: cluster.serving()[1] == ours, 60 * SECOND)
+    cluster.run(60 * SECOND)
+    before = cluster.bytes
+    cluster.run(30 * SECOND)
+    assert cluster.bytes - before < 30 * 2 * 3_000, "what is refused is not sent again and again"

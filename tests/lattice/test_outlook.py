@@ -58,5 +58,6 @@ def test_isolation_takes_two_regions_and_all_of_them() -> None:
     assert not is_isolated([])
     assert not is_isolated([Level.DOWN])
     assert not is_isolated([Level.DOWN, Level.UNKNOWN])
-    assert is_isolated([Level.DOWN, Level.FAILING, Level.UNKNOWN])
+    assert is_isolated([Level.DOWN, Level.DOWN, Level.UNKNOWN])
+    assert not is_isolated([Level.DOWN, Level.FAILING]), "what answers, however badly, can be reached"
     assert not is_isolated([Level.DOWN, Level.DOWN, Level.DEGRADED])

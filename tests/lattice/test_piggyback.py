@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,14 +18,14 @@ from tests.lattice.strategies import claims
 def test_each_newest_claim_rides_so_often_and_never_twice_on_a_frame(
     heard: list[MemberUpdate], count: int, limit: int
 ) -> None:
-    queue, newest = Piggyback(), {claim.node: claim for claim in heard}
+    queue, newest = Piggyback(), {(claim.node, claim.by): claim for claim in heard}
     for claim in heard:
         queue.add(claim)
     assert len(queue) == len(newest)
     sent: Counter[MemberUpdate] = Counter()
     while taken := queue.take(count, limit):
         assert len(taken) <= count
-        assert len({claim.node for claim in taken}) == len(taken)
+        assert len({(claim.node, claim.by) for claim in taken}) == len(taken)
         sent.update(taken)
         assert max(sent.values()) - min(sent[claim] for claim in newest.values()) <= 1
     assert sent == dict.fromkeys(newest.values(), limit)
@@ -38,7 +39,10 @@ def test_what_is_dropped_rides_no_more() -> None:
     )
     queue.add(kept)
     queue.add(dropped)
+    queue.add(replace(dropped, by=kept.node))
+    assert dropped.node in queue
     queue.drop(dropped.node)
+    assert dropped.node not in queue
     assert queue.take(8, 4) == (kept,)
 
 

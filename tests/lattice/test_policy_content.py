@@ -19,14 +19,16 @@ from lattice.policy_content import (
     head_write,
     parse_head,
     parse_manifest,
+    split_head_key,
     version_write,
 )
 from lattice.types import AuthorId, VersionId
 from lattice.yrs_gate import Write
 
 AUTHOR = AuthorId(b"a" * 16)
-VERSIONS = [VersionId(bytes([number]) * 16) for number in range(4)]
-KEYS = [head_key("p", AUTHOR, number) for number in range(6)]
+AUTHORS = [AUTHOR, AuthorId(b"b" * 16), AuthorId(b"c" * 16)]
+VERSIONS = [VersionId(bytes([number]) * 16) for number in range(1, 5)]
+KEYS = [head_key("p", author, number) for author in AUTHORS for number in range(1, 4)]
 
 heads = st.lists(
     st.builds(
@@ -44,30 +46,39 @@ heads = st.lists(
 
 @given(heads, st.sets(st.sampled_from(VERSIONS)))
 def test_the_election_has_no_order_and_one_complete_head_always_wins(found: list[Head], here: set[VersionId]) -> None:
-    outcome = elect(found, here.__contains__)
-    assert elect(list(reversed(found)), here.__contains__) == outcome
-    complete = [head for head in found if head.version in here]
+    def whole(head: Head) -> bool:
+        return head.version in here
+
+    outcome = elect(found, whole)
+    assert elect(list(reversed(found)), whole) == outcome
+    complete = [head for head in found if whole(head)]
     assert (outcome is None) == (not complete)
     if outcome is not None:
         serving, rivals = outcome
-        assert serving in complete
-        assert set(rivals) <= set(complete)
+        assert {serving, *rivals} <= set(complete)
         assert all(rival.version != serving.version for rival in rivals)
         assert all((rival.hlc, rival.version) < (serving.hlc, serving.version) for rival in rivals)
-        ended = {key for head in complete for key in head.supersedes if head.hlc > hlc_of(complete, key)}
-        assert serving.key not in ended
-        assert not {rival.key for rival in rivals} & ended
+        last = {head.author: head for head in sorted(complete, key=lambda head: head.seq)}
+        for head in (serving, *rivals):
+            assert last[head.author] == head
+            named = [key for other in last.values() if other.hlc > head.hlc for key in other.supersedes]
+            ended = [split_head_key(key)[2] for key in named if split_head_key(key)[1] == head.author]
+            assert max(ended, default=0) < head.seq
 
 
-def hlc_of(found: list[Head], key: str) -> int:
-    return next((head.hlc for head in found if head.key == key), 1 << 62)
+def test_a_head_named_ends_the_earlier_ones_of_its_author_too() -> None:
+    """So the heads in between may go, with their author's checkpoint, and nothing comes back."""
+    first, second = (Head(head_key("p", AUTHOR, seq), "p", VERSIONS[seq], seq, ()) for seq in (1, 2))
+    after = Head(head_key("p", AUTHORS[1], 1), "p", VERSIONS[3], 9, (second.key,))
+    assert elect([first, after], lambda _: True) == (after, ())
+    assert elect([first, second], lambda _: True) == (second, ())
 
 
 def test_heads_and_manifests_come_back_as_they_were() -> None:
     manifest = Manifest("p", (bytes(16), b"b" * 16), VERSIONS[1], AUTHOR, "why: é", 1_800_000_000_000)
     assert parse_manifest(manifest.packed()) == manifest
     assert version_write(manifest).key == manifest.version.hex()
-    head = Head(KEYS[1], "p", manifest.version, 7, (KEYS[0],))
+    head = Head(KEYS[0], "p", manifest.version, 7, (KEYS[1],))
     assert parse_head(head.key, head.packed()) == head
     check_write(head_write(head), AUTHOR, 1, 7)
     check_write(version_write(manifest), AUTHOR, 1, 7)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lattice import policy_content, policy_store
+from lattice import policy_chains, policy_content, policy_store
 from lattice.authoring import Publication, compose, encode_update
 from lattice.errors import LatticeError, MalformedError, OpError, UntrustedError
 from lattice.identity import Ed25519Signer, Ed25519Verifier, author_id_of
@@ -62,8 +62,8 @@ def publish(
         blocks,
         message="",
         now_ms=now_ms,
-        supersedes=[head.key for head in store.heads(policy)] if seen is None else seen,
-        blocks_known=store.blocks_known(),
+        supersedes=store.context(policy) if seen is None else seen,
+        blocks_known=store.blocks_known(author_id_of(signer.public_key)),
     )
     admit(store, (op.data for op in publication.ops))
     return publication
@@ -298,7 +298,7 @@ def test_a_gap_waits_and_closes_in_whatever_order() -> None:
 
 
 def test_so_many_may_wait_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(policy_store, "WAITING_MAX", 2)
+    monkeypatch.setattr(policy_chains, "WAITING_MAX", 2)
     source, store = new_store(), new_store()
     ops = [op for text in ("a\n", "b\n", "c\n", "d\n") for op in publish(source, OPERATOR, text).ops]
     store.admit(ops[2].data)

@@ -1,4 +1,4 @@
-"""One probe cycle, and the probes carried for others."""
+"""One member's probes, and the probes carried for others."""
 
 from __future__ import annotations
 
@@ -6,56 +6,104 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lattice.prng import Prng
-from lattice.probe import RELAYS_MAX, ProbeCycle, Relay
-from lattice.types import Endpoint, NodeId
+from lattice.probe import RELAYS_MAX, Probe, ProbeCycle, Relay
+from lattice.types import Endpoint, Micros, NodeId
 
 NODES = [NodeId(bytes([number]) * 16) for number in range(9)]
 HERE: Endpoint = ("10.0.0.1", 1)
+ACK_US, PROBE_US = 10, 100
+START = Micros(1_000)
+
+
+def begun(cycle: ProbeCycle, present: list[NodeId], now: Micros = START) -> Probe:
+    target = cycle.pick(present)
+    assert target is not None
+    return cycle.begin(target, now, ACK_US, PROBE_US)
 
 
 @given(st.integers(min_value=1, max_value=9), st.text(max_size=4), st.integers(min_value=0, max_value=8))
 def test_everybody_is_probed_within_two_rounds(count: int, seed: str, skipped: int) -> None:
     cycle, present = ProbeCycle(Prng.seeded(seed)), NODES[:count]
-    for _ in range(skipped):
-        cycle.begin(present)
-    assert {cycle.begin(present) for _ in range(2 * count - 1)} == set(present)
+    probed = []
+    for _ in range(skipped + 2 * count - 1):
+        probe = begun(cycle, present)
+        probed.append(probe.target)
+        cycle.end(probe)
+    assert set(probed[skipped:]) == set(present)
 
 
 @given(st.lists(st.sets(st.sampled_from(NODES)), max_size=12), st.text(max_size=4))
-def test_only_who_is_present_is_probed(rounds: list[set[NodeId]], seed: str) -> None:
-    cycle = ProbeCycle(Prng.seeded(seed))
+def test_only_who_is_present_is_probed_and_nobody_twice_at_once(rounds: list[set[NodeId]], seed: str) -> None:
+    cycle, flying = ProbeCycle(Prng.seeded(seed)), set[NodeId]()
     for present in rounds:
-        target = cycle.begin(sorted(present))
-        assert (target in present) if present else (target is None)
-        assert cycle.unanswered() == target
-        helpers = cycle.helpers(sorted(present), 3)
-        assert len(helpers) == min(3, max(0, len(present) - 1))
+        target = cycle.pick(sorted(present))
+        assert (target in present - flying) if present - flying else (target is None)
+        if target is None:
+            continue
+        flying.add(target)
+        probe = cycle.begin(target, START, ACK_US, PROBE_US)
+        helpers = cycle.ask(probe, sorted(present), 3)
+        assert len(helpers) == min(3, len(present) - 1)
         assert target not in helpers
 
 
-def test_only_the_right_ack_ends_the_cycle() -> None:
+def test_only_the_right_ack_ends_a_probe_and_each_ping_measures_its_own_round_trip() -> None:
     cycle = ProbeCycle(Prng.seeded("x"))
-    target = cycle.begin(NODES[:1])
-    assert target is not None
-    old = cycle.nonce
-    cycle.acked(old + 1, target)
-    cycle.acked(old, NODES[1])
-    assert cycle.unanswered() == target
-    cycle.begin(NODES[:1])
-    cycle.acked(old, target)
-    assert cycle.unanswered() == target, "a late ack answers no later ping"
-    assert cycle.acked(cycle.nonce, target) is None
-    assert cycle.unanswered() is None
+    probe = begun(cycle, NODES[:1])
+    again = cycle.again(probe, Micros(START + 10))
+    assert cycle.acked(again + 1, probe.target, True, START).probe is None
+    assert cycle.acked(again, NODES[1], True, START).probe is None
+    answer = cycle.acked(again, probe.target, True, Micros(START + 14))
+    assert (answer.probe, answer.rtt_us) == (probe, 4)
+    assert cycle.acked(probe.nonce, probe.target, True, START).probe is None, "once"
+    second = begun(cycle, NODES[:1])
+    assert cycle.acked(again, second.target, True, START).probe is None, "a late ack answers no later ping"
+    assert cycle.acked(second.nonce, second.target, False, START).rtt_us is None, "a detour measures nothing"
 
 
-def test_a_carried_probe_is_passed_on_once_and_carriage_is_bounded() -> None:
+def test_an_unanswered_probe_asks_once_and_then_fails() -> None:
     cycle = ProbeCycle(Prng.seeded("x"))
-    relay = Relay(HERE, 7, NODES[1])
-    nonce = cycle.carry(relay)
-    assert nonce is not None
-    assert cycle.acked(nonce, NODES[2]) is None
-    assert cycle.acked(nonce, NODES[1]) == relay
-    assert cycle.acked(nonce, NODES[1]) is None
-    assert [cycle.carry(relay) is None for _ in range(RELAYS_MAX + 1)] == [False] * RELAYS_MAX + [True]
-    cycle.drop_relays()
-    assert cycle.carry(relay) is not None
+    probe = begun(cycle, NODES[:4])
+    assert cycle.due(Micros(START + ACK_US - 1)) == []
+    assert cycle.due(Micros(START + ACK_US)) == [probe]
+    assert probe.helpers is None
+    cycle.ask(probe, NODES[:4], 3)
+    assert cycle.earliest() == START + PROBE_US
+    assert cycle.due(Micros(START + PROBE_US)) == [probe]
+    assert cycle.earliest() is None
+
+
+def test_when_all_helpers_say_that_they_tried_there_is_nothing_to_wait_for() -> None:
+    cycle = ProbeCycle(Prng.seeded("x"))
+    probe = begun(cycle, NODES[:4])
+    assert cycle.nacked(probe.nonce, probe.target, NODES[0]) is None, "nobody was asked"
+    first, second, third = cycle.ask(probe, NODES[:4], 3)
+    assert cycle.nacked(probe.nonce, probe.target, first) is None
+    assert cycle.nacked(probe.nonce, probe.target, first) is None, "one voice counts once"
+    assert cycle.nacked(probe.nonce + 1, probe.target, second) is None
+    assert cycle.nacked(probe.nonce, probe.target, second) is None
+    assert cycle.nacked(probe.nonce, probe.target, third) is probe
+    assert probe.nacked == [first, second, third]
+    assert cycle.earliest() is None
+
+
+def test_a_carried_probe_is_passed_on_once_even_after_the_nack_and_carriage_is_bounded() -> None:
+    cycle = ProbeCycle(Prng.seeded("x"))
+
+    def relay() -> Relay:
+        return Relay(HERE, 7, NODES[1], Micros(START + ACK_US), Micros(START + PROBE_US))
+
+    early, late, lost = (cycle.carry(relay()) for _ in range(3))
+    assert early is not None
+    assert late is not None
+    assert cycle.acked(early, NODES[2], True, START).relay is None
+    assert cycle.acked(early, NODES[1], True, START).relay is not None
+    assert cycle.acked(early, NODES[1], True, START).relay is None
+    assert len(cycle.relays_due(Micros(START + ACK_US))) == 2
+    assert cycle.acked(late, NODES[1], True, START).relay is not None
+    assert cycle.relays_due(Micros(START + PROBE_US)) == [], "said already"
+    assert cycle.earliest() is None
+    assert [cycle.carry(relay()) is None for _ in range(RELAYS_MAX + 1)] == [False] * RELAYS_MAX + [True]
+    cycle.forget_all()
+    assert lost is not None
+    assert cycle.carry(relay()) is not None

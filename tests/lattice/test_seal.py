@@ -7,14 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lattice.errors import WireError
-from lattice.seal import HEADER_BYTES, OVERHEAD_BYTES, SENDERS_CACHED_MAX, Plain, Seal, Sealed
+from lattice.key_ring import KeyRing
+from lattice.seal import HEADER_BYTES, OVERHEAD_BYTES, RESERVED_COUNTERS, SENDERS_CACHED_MAX, Plain, Seal, Sealed
 from lattice.types import Micros, NodeId
 from tests.lattice.strategies import nodes
 
 NOW = Micros(1_800_000_000_000_000)
 SENDER = NodeId(b"s" * 16)
-SECRET = b"k" * 32
-KINDS: dict[str, Seal] = {"plain": Plain("test"), "sealed": Sealed("test", SECRET)}
+RING = KeyRing.of(b"k" * 32)
+KINDS: dict[str, Seal] = {"plain": Plain("test"), "sealed": Sealed("test", RING)}
 
 
 @pytest.fixture(params=KINDS)
@@ -33,23 +34,24 @@ def test_what_is_closed_opens(sender: NodeId, body: bytes, kind: str) -> None:
 
 
 def test_no_counter_comes_twice_even_after_a_restart_in_the_same_second(seal: Seal) -> None:
+    seal = Sealed("test", RING) if isinstance(seal, Sealed) else Plain("test")
     frames = [seal.close(SENDER, b"x", NOW) for _ in range(100)]
     frames += [seal.close(SENDER, b"x", Micros(5)) for _ in range(10)]
     counters = [seal.open(frame)[1] for frame in frames]
     assert counters == sorted(set(counters))
-    later = type(seal)(*(("test", SECRET) if isinstance(seal, Sealed) else ("test",)))
+    later = Sealed("test", RING) if isinstance(seal, Sealed) else Plain("test")
     assert later.open(later.close(SENDER, b"x", Micros(NOW + 1_000)))[1] > counters[-1]
 
 
 def test_equal_bodies_of_two_senders_look_different() -> None:
-    one, two = Sealed("test", SECRET), Sealed("test", SECRET)
+    one, two = Sealed("test", RING), Sealed("test", RING)
     first, second = one.close(SENDER, b"same", NOW), two.close(NodeId(b"t" * 16), b"same", NOW)
-    assert first[21:29] == second[21:29], "the same counter"
+    assert first[25:33] == second[25:33], "the same counter"
     assert first[HEADER_BYTES:] != second[HEADER_BYTES:]
 
 
 def test_any_altered_byte_is_noticed() -> None:
-    seal = KINDS["sealed"]
+    seal = Sealed("test", RING)
     frame = seal.close(SENDER, b"hello", NOW)
     for index in range(len(frame)):
         for bit in range(8):
@@ -70,10 +72,10 @@ def test_any_cut_is_noticed(seal: Seal) -> None:
     ("reader", "writer", "reason"),
     [
         (Plain("test"), Plain("other"), "wrong cluster"),
-        (Sealed("test", SECRET), Sealed("other", SECRET), "wrong cluster"),
-        (Sealed("test", SECRET), Sealed("test", b"x" * 32), "wrong key"),
-        (Sealed("test", SECRET), Plain("test"), "plain frame"),
-        (Plain("test"), Sealed("test", SECRET), "sealed frame"),
+        (Sealed("test", RING), Sealed("other", RING), "wrong cluster"),
+        (Sealed("test", RING), Sealed("test", KeyRing.of(b"x" * 32)), "unknown key"),
+        (Sealed("test", RING), Plain("test"), "plain frame"),
+        (Plain("test"), Sealed("test", RING), "sealed frame"),
     ],
 )
 def test_others_frames_are_refused_with_the_reason(reader: Seal, writer: Seal, reason: str) -> None:
@@ -85,17 +87,118 @@ def test_others_frames_are_refused_with_the_reason(reader: Seal, writer: Seal, r
 def test_another_version_is_named(seal: Seal) -> None:
     frame = bytearray(seal.close(SENDER, b"body", NOW))
     frame[0] += 1
-    with pytest.raises(WireError, match="wrong version: 2, this node speaks 1"):
+    with pytest.raises(WireError, match="wrong version: 3, this node speaks 2"):
         seal.open(bytes(frame))
 
 
 def test_forged_senders_do_not_fill_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lattice.seal.SENDERS_CACHED_MAX", 8)
-    seal = Sealed("test", SECRET)
+    seal = Sealed("test", RING)
     frame = bytearray(seal.close(SENDER, b"", NOW))
     for number in range(100):
-        frame[5:21] = number.to_bytes(16, "big")
+        frame[9:25] = number.to_bytes(16, "big")
         with pytest.raises(WireError):
             seal.open(bytes(frame))
-    assert len(seal._senders) <= 8
+    assert len(seal._ciphers) <= 8
+    assert seal.heard() == {}
+    assert len(seal.windows) == 0
     assert SENDERS_CACHED_MAX >= 20_000
+
+
+def test_a_frame_is_heard_once_whatever_order_frames_come_in() -> None:
+    writer, reader = Sealed("test", RING), Sealed("test", RING)
+    frames = [writer.close(SENDER, bytes([number]), NOW) for number in range(200)]
+    for frame in reversed(frames):
+        reader.open(frame)
+    for frame in frames:
+        with pytest.raises(WireError, match="replayed"):
+            reader.open(frame)
+    assert reader.heard()[SENDER].frames == {RING.used.id: 200}
+
+
+def test_what_does_not_open_moves_no_window() -> None:
+    writer, reader = Sealed("test", RING), Sealed("test", RING)
+    frame = writer.close(SENDER, b"body", NOW)
+    far = frame[:25] + b"\x7f" * 8 + frame[33:]
+    with pytest.raises(WireError, match="wrong key"):
+        reader.open(far)
+    assert reader.open(frame)[2] == b"body"
+
+
+def test_a_counter_that_could_not_be_written_down_is_refused() -> None:
+    writer, reader = Sealed("test", RING), Sealed("test", RING)
+    writer.begin_beyond(2**63 - 1)
+    with pytest.raises(WireError, match="bad counter"):
+        reader.open(writer.close(SENDER, b"body", NOW))
+    assert len(reader.windows) == 0
+
+
+def test_a_clock_set_back_uses_no_counter_again() -> None:
+    before = Sealed("test", RING)
+    reserved = before.reserve(NOW)
+    assert reserved is not None
+    last = before.open(before.close(SENDER, b"x", NOW))[1]
+    assert last <= reserved
+    after = Sealed("test", RING)
+    after.begin_beyond(reserved)
+    earlier = Micros(NOW - 3_600_000_000)
+    assert after.open(after.close(SENDER, b"x", earlier))[1] > reserved
+
+
+def test_counters_are_reserved_before_they_are_used_and_seldom() -> None:
+    seal = Sealed("test", RING)
+    reserved = [seal.reserve(NOW)]
+    for _ in range(3):
+        assert seal.reserve(NOW) is None, "the last one is far away still"
+        seal.begin_beyond((reserved[-1] or 0) - RESERVED_COUNTERS // 2)
+        reserved.append(seal.reserve(NOW))
+    assert None not in reserved
+    assert reserved == sorted(set(reserved), key=lambda counter: counter or 0)
+
+
+@given(st.permutations(range(3)), st.permutations(range(3)), st.permutations(range(3)))
+def test_a_rotation_loses_no_frame_in_any_order_of_nodes(adds: list[int], uses: list[int], removes: list[int]) -> None:
+    new = b"n" * 32
+    seals = [Sealed("test", RING) for _ in range(3)]
+    senders = [NodeId(bytes([number]) * 16) for number in range(3)]
+    fresh = RING.add(new, "next").keys[1].id
+
+    def everybody_hears_everybody() -> None:
+        for sender, writer in zip(senders, seals, strict=True):
+            for reader in seals:
+                assert reader.open(writer.close(sender, b"body", NOW))[2] == b"body"
+
+    for number in adds:
+        everybody_hears_everybody()
+        seals[number].rekey(seals[number].ring.add(new, "next"))
+    for number in uses:
+        everybody_hears_everybody()
+        seals[number].rekey(seals[number].ring.use(fresh))
+    for number in removes:
+        everybody_hears_everybody()
+        seals[number].rekey(seals[number].ring.remove(RING.used.id))
+    everybody_hears_everybody()
+    with pytest.raises(WireError, match=f"unknown key: {RING.used.id.hex()}, this node has {fresh.hex()}"):
+        seals[0].open(Sealed("test", RING).close(senders[1], b"body", Micros(NOW + 10_000)))
+
+
+def test_who_missed_a_step_gives_itself_away() -> None:
+    old, both = RING, RING.add(b"n" * 32, "next")
+    reader = Sealed("test", both.use(both.keys[1].id))
+    late, missed = NodeId(b"l" * 16), NodeId(b"m" * 16)
+    reader.open(Sealed("test", both).close(late, b"", NOW))
+    reader.open(Sealed("test", old).close(missed, b"", NOW))
+    heard = reader.heard()
+    assert heard[late].key == heard[missed].key == RING.used.id, "neither uses the new key"
+    assert heard[late].ring_tag == reader.ring.tag, "though it has it"
+    assert heard[missed].ring_tag != reader.ring.tag, "it does not even have it"
+
+
+def test_a_key_that_differs_where_its_id_does_not() -> None:
+    """Ids are short; what is sealed under another key of the same id does not open."""
+    reader, number = Sealed("test", RING), 0
+    while KeyRing.of(number.to_bytes(32, "big")).used.id != RING.used.id:
+        number += 1
+    stranger = Sealed("test", KeyRing.of(number.to_bytes(32, "big")))
+    with pytest.raises(WireError, match="wrong key"):
+        reader.open(stranger.close(SENDER, b"body", NOW))

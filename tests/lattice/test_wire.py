@@ -54,7 +54,7 @@ BAD = {
     "an unknown state": canonical.pack((1, 5, bytes(16), ((bytes(16), 4, 1),), ())),
     "incarnation 0": canonical.pack((1, 5, bytes(16), ((bytes(16), 1, 0),), ())),
     "65 updates": canonical.pack((1, 5, bytes(16), ((bytes(16), 1, 1),) * 65, ())),
-    "an unknown cell kind": canonical.pack((4, ((3, b"", 0),))),
+    "an unknown cell kind": canonical.pack((4, ((9, b"", 0),))),
     "a cell too large": canonical.pack((4, ((1, bytes(20_000), 0),))),
     "a cell too old": canonical.pack((4, ((1, b"", wire.AGE_MS_MAX + 1),))),
     "a name for an address": canonical.pack((3, 5, bytes(16), ("example.org", 1))),

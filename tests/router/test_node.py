@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -15,6 +16,7 @@ import trio
 
 from lattice.authoring import compose
 from lattice.identity import Ed25519Signer, author_id_of, public_key_of
+from lattice.policy_store import PolicyStore
 from lattice.types import Endpoint
 from router.control.body import HeadBody, head_of
 from router.demo.backend import serve
@@ -229,23 +231,53 @@ async def member_is(site: Site, name: str, wanted: str) -> bool:
     return any(member["site"] == name and member["state"] == wanted for member in (await site.view())["members"])
 
 
-async def test_the_last_good_policy_stays_in_force(tmp_path: Path) -> None:
-    """Text that does not compile is refused at the door; signed ops may still carry it, and then change nothing."""
-    fra = Backend("fra")
+async def test_the_last_good_policy_stays_in_force(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What does not compile is refused at the door, signed or not. A peer that speaks a newer language may still bring
+    it; then it changes nothing, and a restart does not either."""
+    fra, config = Backend("fra"), site_config(tmp_path / "ams", "ams")
     async with trio.open_nursery() as regions:
         await regions.start(fra.run)
-        async with running(site_config(tmp_path / "ams", "ams")) as ams:
+        async with running(config) as ams:
             assert await ams.publish(policy_text(fra)) == 200
             await until(lambda: _is(ams.region_served, "fra"))
             for broken in ("edition 1\nroute", "\0", "edition 99\n", "é" * 300_000):
                 status, answer = await ams.control("POST /v1/policy", "text/plain", broken.encode())
                 assert status in {413, 422}, answer
             ops = await signed_nonsense(ams)
-            status, _ = await ams.control("POST /v1/policy", "application/vnd.edgelattice.ops", ops)
+            status, answer = await ams.control("POST /v1/policy", "application/vnd.edgelattice.ops", ops)
+            assert status == 422, answer
+            with monkeypatch.context() as patched:
+                patched.setattr(PolicyStore, "preview", lambda *_: [])  # as if a peer had brought it
+                status, answer = await ams.control("POST /v1/policy", "application/vnd.edgelattice.ops", ops)
+            assert status == 200, answer
             await until(partial(event_is, ams, "policy", "refused"))
             assert await ams.region_served() == "fra"
-            status, text = await ams.control("GET /policy")
+        async with running(config) as ams:
+            await until(partial(event_is, ams, "policy", "refused"))
+            assert await ams.region_served() == "fra"
+            _, text = await ams.control("GET /policy")
             assert text == policy_text(fra).encode()
+        regions.cancel_scope.cancel()
+
+
+async def test_publishing_from_all_sides_at_once_forks_nothing(tmp_path: Path) -> None:
+    fra = Backend("fra")
+    async with trio.open_nursery() as regions:
+        await regions.start(fra.run)
+        async with running(site_config(tmp_path / "ams", "ams")) as ams:
+            statuses: list[int] = []
+
+            async def publish(number: int) -> None:
+                statuses.append(await ams.publish(f"# {number}\n{policy_text(fra)}"))
+
+            async with trio.open_nursery() as nursery:
+                for number in range(6):
+                    nursery.start_soon(publish, number)
+            assert statuses == [200] * 6
+            view = await ams.view()
+            assert view["policies"][0]["rivals"] == []
+            assert await ams.publish(policy_text(fra)) == 200, "and the author is no outcast"
+            await until(lambda: _is(ams.region_served, "fra"))
         regions.cancel_scope.cancel()
 
 
@@ -273,13 +305,8 @@ async def test_health_signals_steer_and_are_shown(tmp_path: Path) -> None:
         async with running(site_config(tmp_path / "ams", "ams")) as ams:
             await ams.publish(policy_text(fra, iad))
             await until(lambda: _is(ams.region_served, "fra"))
-            signal = {
-                "region": "fra",
-                "latency_ms": 20,
-                "error_rate": 0.5,
-                "capacity_pct": 40,
-                "timestamp": 1_800_000_000,
-            }
+            now = int(time.time())
+            signal = {"region": "fra", "latency_ms": 20, "error_rate": 0.5, "capacity_pct": 40, "timestamp": now}
             status, answer = await ams.control("POST /update", "application/json", json.dumps(signal).encode())
             assert status == 204, answer
             await until(lambda: _is(ams.region_served, "iad"))
@@ -287,12 +314,13 @@ async def test_health_signals_steer_and_are_shown(tmp_path: Path) -> None:
             shown = next(region for region in snapshot["regions"] if region["region"] == "fra")
             assert (shown["level"], shown["error_rate"], shown["capacity_pct"]) == ("FAILING", 0.5, 40)
             wrongs: list[Any] = [{**signal, "region": "atlantis"}, {**signal, "error_rate": 2}, {"region": "fra"}, []]
+            wrongs.append({**signal, "timestamp": now + 3_600})
             for wrong in wrongs:
                 status, answer = await ams.control("POST /update", "application/json", json.dumps(wrong).encode())
                 assert 400 <= status < 500, answer
                 assert answer["error"]
             status, answer = await ams.control(
-                "POST /update", "application/json", json.dumps({**signal, "timestamp": 1_700_000_000}).encode()
+                "POST /update", "application/json", json.dumps({**signal, "timestamp": now - 100}).encode()
             )
             assert status == 409, "an older signal does not replace a newer one"
         regions.cancel_scope.cancel()

@@ -92,7 +92,8 @@ def test_init_makes_a_site_that_loads(tmp_path: Path, capsys: pytest.CaptureFixt
     config = load_site_config(tmp_path / "ams" / "site.toml")
     assert (config.site.name, config.cluster.name, config.warnings) == ("ams", "edge", ())
     operator, _ = read_secret(tmp_path / "ams" / "operator.key", "operator's key")
-    assert operator != config.cluster.key
+    assert config.cluster.keys is not None
+    assert operator != config.cluster.keys.used.secret
     assert len(config.policy.authors) == 1
     told = capsys.readouterr().out
     for command in ("run", "policy publish FILE --key", "status", "--join"):
@@ -104,11 +105,17 @@ def test_a_second_site_joins_without_the_operators_key(tmp_path: Path) -> None:
     assert main(["init", "--site", "ams", "--dir", str(first)]) == 0
     assert main(["init", "--site", "fra", "--dir", str(second), "--join", str(first), "--port-offset", "1"]) == 0
     ours, theirs = load_site_config(second / "site.toml"), load_site_config(first / "site.toml")
-    assert ours.cluster == theirs.cluster
+    assert (ours.cluster.name, ours.cluster.keys) == (theirs.cluster.name, theirs.cluster.keys)
     assert ours.policy.authors == theirs.policy.authors
     assert ours.gossip.seeds == (("127.0.0.1", 7946),)
     assert (ours.gossip.listen[1], ours.http.listen[0][1], ours.control.listen[1]) == (7947, 8081, 8181)
-    assert sorted(path.name for path in second.iterdir()) == ["cluster.key", "site.toml"]
+    assert sorted(path.name for path in second.iterdir()) == [
+        "ca.crt",
+        "cluster.keys",
+        "fra.state",
+        "node.crt",
+        "site.toml",
+    ]
 
 
 def test_init_replaces_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -426,3 +433,23 @@ def test_a_real_node_starts_answers_and_leaves_with_its_standard_input(tmp_path:
     assert node.returncode == 0
     assert "standard input closed: draining" in errors
     assert "Traceback" not in errors
+
+
+# --- keys
+
+
+def test_the_keys_by_id_and_who_lags(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["keys", "list", "--control", served.url]) == 0
+    shown = capsys.readouterr().out
+    assert "7f3a  2026-11  in use" in shown
+    assert "seals with another key" in shown
+    assert main(["keys", "list", "--json", "--control", served.url]) == 0
+    (peer,) = json.loads(capsys.readouterr().out)["peers"]
+    assert (peer["site"], peer["key"], peer["frames"], peer["uses_ours"]) == ("fra", "01c4", {"01c4": 12}, False)
+
+
+def test_status_shows_what_somebody_should_do_something_about(
+    served: Served, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["status", "--control", served.url]) == 0
+    assert "the node's certificate expires on 2027-01-01" in capsys.readouterr().out

@@ -28,6 +28,7 @@ def test_a_view_as_people_see_it(view: ViewBody) -> None:
     # Markup in what others sent is shown, not obeyed: see the message.
     assert shown(status_screen(view)) == [
         "site ams  node f7372a6a  members 2/2  cells 4  root abababab  requests 7  errors 0  retries 1",
+        "the node's certificate expires on 2027-01-01 00:00 UTC",
         "ejected here: 127.1.0.2:9001 [::1]:9001",
         "",
         "Regions",

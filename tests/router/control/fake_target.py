@@ -8,11 +8,15 @@ from collections.abc import Set as AbstractSet
 from lattice.authoring import compose
 from lattice.errors import LatticeError
 from lattice.identity import Ed25519Signer, Ed25519Verifier, author_id_of, node_id_of
+from lattice.key_ring import KeyId
 from lattice.policy_store import PolicyStore
 from lattice.types import SECOND, AuthorId, Endpoint, Level, Micros, NodeId, VersionId
 from lattice.view import LatticeView, MemberView, PolicyView, RegionView, Witness
 from router.control.target import (
+    KeysState,
+    KeyState,
     NodeEvent,
+    PeerKeys,
     PolicyHead,
     Published,
     RefusalError,
@@ -129,9 +133,17 @@ class FakeTarget:
             cluster=CLUSTER,
             chain=self.store.chain(author),
             parent=heads[-1].version if heads else None,
-            supersedes=tuple(head.key for head in heads),
-            blocks_known=self.store.blocks_known(),
+            supersedes=self.store.context(policy),
+            blocks_known=self.store.blocks_known(author),
         )
+
+    def warnings(self) -> Sequence[str]:
+        return ["the node's certificate expires on 2027-01-01 00:00 UTC"]
+
+    def keys(self) -> KeysState:
+        new, old = KeyId(b"\x7f\x3a"), KeyId(b"\x01\xc4")
+        keys = (KeyState(new, "2026-11", True), KeyState(old, "first", False))
+        return KeysState(keys, b"\1\2", (PeerKeys(FRA, old, ((old, 12),), uses_ours=False, has_ours=True),))
 
     def snapshot(self) -> Sequence[RegionSnapshot]:
         return [

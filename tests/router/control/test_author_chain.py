@@ -36,8 +36,8 @@ class FakeNode(ControlClient):
             CLUSTER,
             self.store.chain(AuthorId(author)),
             heads[-1].version if heads else None,
-            tuple(head.key for head in heads),
-            self.store.blocks_known(),
+            self.store.context(policy),
+            self.store.blocks_known(AuthorId(author)),
         )
         return head_body(policy, AuthorId(author), head)
 
@@ -82,8 +82,8 @@ def test_without_the_memory_it_would(memory: AuthorChain) -> None:
     ams, fra = FakeNode(), FakeNode()
     say(ams, None, 1)
     say(fra, None, 2)
-    for op in fra.store._ops.values():
-        ams.store.admit(op.data)
+    for op in fra.store.ops():
+        ams.store.admit(op)
     assert ams.store.forked() == (AUTHOR,)
 
 

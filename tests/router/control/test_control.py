@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any
 
@@ -435,3 +436,40 @@ def test_a_port_that_is_taken_is_one_clear_message() -> None:
             ListenError, match=rf"control\.listen: cannot listen on 127\.0\.0\.1:{port}: Address already in use; stop"
         ):
             listen((host, port), "control.listen")
+
+
+async def test_a_connection_that_breaks_its_protocol_ends_alone(app: Gate) -> None:
+    """A malformed h2c upgrade raises inside Hypercorn; the others go on."""
+    listener = listen(("127.0.0.1", 0), "control.listen")
+    endpoint = bound_endpoint(listener)
+    stop = trio.Event()
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(serve_control, app, listener, stop)
+            for settings in ("A", "%%%%"):
+                async with await trio.open_tcp_stream(*endpoint) as stream:
+                    upgrade = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"
+                    head = f"GET / HTTP/1.1\r\nHost: localhost\r\n{upgrade}HTTP2-Settings: {settings}\r\n\r\n"
+                    await stream.send_all(head.encode())
+                    with contextlib.suppress(trio.BrokenResourceError):
+                        async for _ in stream:
+                            pass
+            assert (await http_get(endpoint, "/healthz")).startswith(b"HTTP/1.1 200")
+            stop.set()
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_a_client_that_never_reads_does_not_hold_up_the_end(app: Gate, cancelled: bool) -> None:
+    listener = listen(("127.0.0.1", 0), "control.listen")
+    endpoint = bound_endpoint(listener)
+    stop = trio.Event()
+    request = b"GET /v1/view HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with trio.fail_after(20):
+        async with await trio.open_tcp_stream(*endpoint) as stream, trio.open_nursery() as nursery:
+            await nursery.start(serve_control, app, listener, stop)
+            with trio.move_on_after(1):
+                while True:
+                    await stream.send_all(request * 100)
+            if cancelled:
+                nursery.cancel_scope.cancel()
+            stop.set()

@@ -13,6 +13,9 @@ from pathlib import Path
 import pytest
 
 from router import policy as policy_package
+from router.decision import proofs
+from router.decision.program import compile_policy
+from router.decision.proofs import prove
 from router.policy import PolicyError, parse, print_policy
 
 VECTORS = Path(__file__).parents[2] / "vectors" / "policy"
@@ -23,7 +26,10 @@ FILES = sorted(VECTORS.glob("*.policytest"))
 
 def outcome(source: str) -> str:
     try:
-        return print_policy(parse(source))
+        policy = parse(source)
+        if proved := prove(compile_policy(policy)):
+            raise PolicyError(proved)
+        return print_policy(policy)
     except PolicyError as error:
         return error.render(source) + "\n"
 
@@ -46,9 +52,9 @@ def test_a_file_named_after_a_code_shows_it(path: Path) -> None:
 
 
 def test_every_code_has_a_golden_file_and_a_line_in_the_reference() -> None:
-    sources = Path(policy_package.__file__).parent.glob("*.py")
+    sources = [*Path(policy_package.__file__).parent.glob("*.py"), Path(proofs.__file__)]
     used = {code for source in sources for code in re.findall(r'"(E[0-9]{3})"', source.read_text(encoding="utf-8"))}
-    assert len(used) > 30
+    assert len(used) >= 60
     assert used == {path.stem[:4] for path in FILES if re.match(r"E[0-9]{3}-", path.stem)}
     documented = re.findall(r"^\| (E[0-9]{3}) \|", REFERENCE.read_text(encoding="utf-8"), re.MULTILINE)
     assert documented == sorted(used)

@@ -37,9 +37,8 @@ def test_every_example_of_the_reference_compiles(example: str) -> None:
 
 
 def test_there_are_examples_of_every_statement() -> None:
-    assert len(EXAMPLES) == 5
-    for keyword in ("region", "zone", "health", "route"):
-        assert any(example.startswith(keyword) for example in EXAMPLES)
+    for keyword in ("region", "zone", "health", "route", "group", "never", "test"):
+        assert any(re.search(rf"^{keyword} ", example, re.MULTILINE) for example in EXAMPLES)
 
 
 def test_the_health_block_that_is_shown_is_the_default() -> None:

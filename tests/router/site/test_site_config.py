@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from lattice.config import Config
 from lattice.identity import public_key_of
+from lattice.key_ring import KeyRing
 from router.site.config_reader import NotExpected, duration, duration_text, endpoint_text, listen_endpoint, shown
 from router.site.key_file import KeyFileError, read_secret, write_secret
 from router.site.site_config import CONTROL_LISTEN, ConfigError, SiteConfig, load_site_config
@@ -84,7 +85,8 @@ def test_what_a_file_does_not_say_has_a_default(tmp_path: Path) -> None:
     config = load(tmp_path, MINIMAL)
     assert config.site.state_dir == tmp_path / "ams.state"
     assert config.site.at_e6 is None
-    assert config.cluster.key == CLUSTER_KEY
+    assert config.cluster.keys == KeyRing.of(CLUSTER_KEY)
+    assert config.cluster.certificates is None
     assert config.gossip.mdns
     assert config.gossip.listen == ("0.0.0.0", 7946)
     assert config.control.listen == CONTROL_LISTEN
@@ -168,6 +170,7 @@ x = 1
         ('site = "ams"', "expected a table; write [site] on a line of its own"),
         (MINIMAL.replace("key_file", "insecure = true\nkey_file"), "cluster.insecure: is true, and key_file is set"),
         (MINIMAL.replace('key_file = "cluster.key"', ""), "cluster.key_file: is missing"),
+        (MINIMAL.replace("key_file", 'ca = "ca.crt"\nkey_file'), "cluster.certificate: is missing, and ca is set"),
         (MINIMAL + 'author_key = "operator.key"', f'add "{AUTHOR}" there, on every site'),
         (MINIMAL + '[timing]\nswim_timeout = "1s"', "timing.swim_timeout: 1s leaves no time"),
         (MINIMAL + '[timing]\nswim_interval = "1ms"', "expected a duration from 10ms to 1m"),
@@ -198,7 +201,7 @@ def test_a_file_that_cannot_be_one(tmp_path: Path) -> None:
 def test_what_works_but_should_be_known_is_a_warning(tmp_path: Path) -> None:
     text = MINIMAL.replace('key_file = "cluster.key"', "insecure = true").replace("authors = []", "")
     config = load(tmp_path, text)
-    assert config.cluster.key is None
+    assert config.cluster.keys is None
     assert [warning.partition(":")[0] for warning in config.warnings] == [
         "cluster.insecure",
         "policy.authors is empty",

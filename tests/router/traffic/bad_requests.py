@@ -120,7 +120,12 @@ BAD_HEADS: dict[str, tuple[int, bytes]] = {
     "empty coding": (400, post(b"Transfer-Encoding:", body=b"0\r\n\r\n")),
     "gzip, chunked": (501, post(b"Transfer-Encoding: gzip, chunked", body=b"0\r\n\r\n")),
     # what is not offered
-    "websocket": (501, get(b"Host: h", b"Connection: Upgrade", b"Upgrade: websocket")),
+    "another upgrade": (501, get(b"Host: h", b"Connection: Upgrade", b"Upgrade: irc/6.9")),
+    "two upgrades": (501, get(b"Host: h", b"Connection: Upgrade", b"Upgrade: websocket, irc/6.9")),
+    "websocket with a body": (
+        501,
+        get(b"Host: h", b"Connection: Upgrade", b"Upgrade: websocket", b"Transfer-Encoding: chunked"),
+    ),
     "unknown expectation": (417, post(b"Expect: 200-maybe", b"Content-Length: 5", body=b"hello")),
 }
 

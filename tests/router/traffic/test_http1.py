@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from router.traffic.http1 import RequestHead, RequestReader, ResponseHead, ResponseReader, parse_request, parse_response
-from router.traffic.strict import BadRequestError, BadResponseError, check_request
+from router.traffic.strict import SIMPLE_REQUEST_LINE, BadRequestError, BadResponseError, check_request
 from tests.router.traffic.bad_requests import BAD_HEADS, get
 
 
@@ -271,3 +271,54 @@ def test_bad_responses_are_refused(raw: bytes) -> None:
     reader.receive(raw)
     with pytest.raises(BadResponseError):
         reader.next_head()
+
+
+LINES = st.sampled_from(
+    [
+        b"GET /a HTTP/1.1",
+        b"GET /b?c=d HTTP/1.1",
+        b"POST /a HTTP/1.1",
+        b"GET /a HTTP/1.0",
+        b"GET http://x/ HTTP/1.1",
+        b"GET /a\x00 HTTP/1.1",
+        b"GET /#f HTTP/1.1",
+        b"GET  /a HTTP/1.1",
+        b"GET /" + b"b" * 9_000 + b" HTTP/1.1",
+    ]
+)
+SECTIONS = st.sampled_from(
+    [
+        b"Host: h\r\n",
+        b"Host: h\r\nX: y\r\n",
+        b"Host: other\r\n",
+        b"Host: h\r\nX: " + b"y" * 3_000 + b"\r\n",
+        b"X: y\r\n",
+    ]
+)
+
+
+@given(st.lists(st.tuples(LINES, SECTIONS), max_size=12))
+def test_what_a_reader_remembers_changes_no_judgement(heads: list[tuple[bytes, bytes]]) -> None:
+    """Head by head on one connection as on a connection of its own."""
+    reader = RequestReader()
+    for line, section in heads:
+        head = line + b"\r\n" + section + b"\r\n"
+        try:
+            alone: object = parse_request(head)
+        except BadRequestError as error:
+            alone = str(error)
+        try:
+            reader.receive(head)
+            found: object = reader.next_head()
+        except BadRequestError as error:
+            found = str(error)
+            reader.rest = b""
+        assert found == alone
+
+
+def test_llhttp_takes_every_target_that_the_remembered_path_lets_pass() -> None:
+    for byte in range(256):
+        for target in (b"/%c", b"/a%cb", b"/?%c", b"/%%4%c"):
+            line = b"GET " + target % byte + b" HTTP/1.1\r\n"
+            if SIMPLE_REQUEST_LINE.fullmatch(line):
+                assert parse_request(line + b"Host: h\r\n\r\n").target == target % byte

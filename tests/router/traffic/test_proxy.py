@@ -589,6 +589,87 @@ async def test_a_client_that_leaves_during_the_response_ends_the_upstreams_work(
 # --- running out
 
 
+# --- WebSocket
+
+UPGRADE = (
+    b"GET /chat HTTP/1.1\r\nHost: h\r\nConnection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
+SWITCHING = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+
+
+async def test_a_websocket_is_bytes_both_ways_until_either_side_closes() -> None:
+    heads: list[bytes] = []
+
+    async def shouting(wire: Wire) -> None:
+        head = await wire.head()
+        assert head is not None
+        heads.extend(name.lower() + b": " + value for name, value in head[1])
+        await wire.send(SWITCHING + b"hello ")
+        while await wire.more():
+            await wire.send(wire.buffer.upper())
+            wire.buffer = b""
+
+    async with staged(shouting) as stage:
+        wire = await stage.client()
+        await wire.send(UPGRADE + b"early ")
+        response = await wire.response()
+        assert (response.status, response.one(b"Upgrade"), response.one(b"Connection")) == (
+            101,
+            b"websocket",
+            b"Upgrade",
+        )
+        assert heads.count(b"upgrade: websocket") == heads.count(b"connection: Upgrade") == 1
+        assert b"sec-websocket-version: 13" in heads
+        await wire.send(b"x" * 200_000)
+        assert await wire.exactly(12 + 200_000) == b"hello EARLY " + b"X" * 200_000
+        await wire.stream.aclose()
+        await stage.emptied()
+        assert stage.proxy.counters["relayed_1xx"] == 1
+
+
+async def test_an_upstream_that_closes_its_websocket_closes_the_clients() -> None:
+    async def brief(wire: Wire) -> None:
+        await wire.request()
+        await wire.send(SWITCHING + b"bye")
+
+    async with staged(brief) as stage:
+        wire = await stage.client()
+        assert (await wire.ask(UPGRADE)).status == 101
+        assert await wire.rest() == b"bye"
+
+
+async def test_an_upstream_may_decline_a_websocket() -> None:
+    async with staged(serving(answer(b"no", "403 Forbidden"))) as stage:
+        wire = await stage.client()
+        assert (await wire.ask(UPGRADE)).status == 403
+        assert (await wire.ask(GET)).status == 403, "still HTTP, still in step"
+
+
+@pytest.mark.parametrize("switch", [SWITCHING, SWITCHING.replace(b"websocket", b"irc")])
+async def test_an_upstream_that_switches_unasked_is_502(switch: bytes) -> None:
+    request = GET if b"websocket" in switch else UPGRADE
+    async with staged(serving(switch)) as stage:
+        assert (await stage.ask(request)).status == 502
+
+
+async def test_a_silent_websocket_ends(autojump_clock: trio.testing.MockClock) -> None:
+    autojump_clock.autojump_threshold = 0.02
+
+    async def ticking(wire: Wire) -> None:
+        await wire.request()
+        await wire.send(SWITCHING)
+        for _ in range(4):
+            await trio.sleep(2)
+            await wire.send(b"tick")
+        await trio.sleep_forever()
+
+    async with staged(ticking, limits=ProxyLimits(tunnel_idle_timeout_us=3_000 * MILLISECOND)) as stage:
+        wire = await stage.client()
+        assert (await wire.ask(UPGRADE)).status == 101
+        assert await wire.rest() == b"tick" * 4
+
+
 async def test_one_connection_too_many_is_shed() -> None:
     async with staged(serving(answer()), limits=ProxyLimits(connections_max=2)) as stage:
         first, second = await stage.client(), await stage.client()
@@ -602,6 +683,52 @@ async def test_one_connection_too_many_is_shed() -> None:
         await second.stream.aclose()
         await stage.emptied()
         assert (await stage.ask(GET)).status == 200
+
+
+async def test_one_address_may_not_take_all_connections() -> None:
+    async with staged(serving(answer()), limits=ProxyLimits(connections_per_client_max=2)) as stage:
+        wires = [await stage.client("127.0.0.9") for _ in range(3)]
+        assert (await wires[0].ask(GET)).status == 200
+        assert (await wires[2].response()).status == 503
+        other = await stage.client("127.0.0.10")
+        assert (await other.ask(GET)).status == 200
+        await wires[0].stream.aclose()
+        while stage.proxy.connections > 2:
+            await trio.testing.wait_all_tasks_blocked()
+        assert (await (await stage.client("127.0.0.9")).ask(GET)).status == 200
+
+
+async def test_a_full_region_spills_and_when_all_are_full_the_answer_is_an_early_503(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("router.traffic.concurrency.LIMIT_START", 1)
+    async with staged(hanging, hanging) as stage:
+        first, second, third = [await stage.client() for _ in range(3)]
+        await first.send(GET)
+        await second.send(GET)
+        while len(stage.router.asked) < 2:
+            await trio.testing.wait_all_tasks_blocked()
+        response = await third.ask(GET)
+        assert (response.status, response.one(b"Retry-After")) == (503, b"1")
+        assert stage.proxy.counters["shed_503"] == 1
+
+
+async def test_standbys_are_held_ready(autojump_clock: trio.testing.MockClock) -> None:
+    autojump_clock.autojump_threshold = 0.02
+    async with trio.open_nursery() as nursery:
+        first, second = [await listen(nursery, serving(answer())) for _ in range(2)]
+        async with proxied(FixedRouter(first.endpoint, second.endpoint)) as stage:
+            assert (await stage.ask(GET)).status == 200
+            await trio.sleep(1.5)
+            assert len(second.wires) == 2
+            assert stage.proxy.counters["upstream.warmed"] == 2
+            await trio.sleep(10)
+            assert len(second.wires) > 2, "renewed before they are too old"
+            await trio.sleep(120)
+            known = len(second.wires)
+            await trio.sleep(30)
+            assert len(second.wires) == known, "nobody was sent for long"
+        nursery.cancel_scope.cancel()
 
 
 async def test_failing_accepts_shed_the_longest_idle_and_never_spin(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -629,7 +756,7 @@ async def test_failing_accepts_shed_the_longest_idle_and_never_spin(monkeypatch:
 
 
 async def test_no_descriptors_for_upstreams_is_503_and_nobody_elses_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def exhausted(host: str, port: int, timeout_us: int) -> object:
+    async def exhausted(*arguments: object) -> object:
         raise OSError(errno.EMFILE, "Too many open files")
 
     monkeypatch.setattr("router.traffic.upstream_pool.connect", exhausted)

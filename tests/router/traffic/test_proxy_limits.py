@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 import pytest
 import trio
@@ -33,7 +34,9 @@ LIMITS = ProxyLimits(
     first_byte_timeout_us=6 * SECOND,
     response_head_timeout_us=2 * SECOND,
     response_body_timeout_us=7 * SECOND,
+    rate_bytes_per_second_min=0,
 )
+RATED = replace(LIMITS, rate_bytes_per_second_min=100)
 
 
 @pytest.fixture
@@ -190,6 +193,27 @@ async def test_the_first_byte_is_awaited_only_after_the_last_was_sent(clock: tri
             await trio.sleep(2.5)
             await wire.send(b"1\r\nx\r\n")
         assert (await wire.ask(b"0\r\n\r\n")).status == 200
+
+
+async def test_a_body_that_only_trickles_is_408(clock: trio.testing.MockClock) -> None:
+    async with staged(serving(answer()), limits=RATED) as stage:
+        wire = await stage.client()
+        await wire.send(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1000\r\n\r\n")
+        for _ in range(3):  # each within the limit between two reads
+            await trio.sleep(2)
+            await wire.send(b"x")
+        assert (await wire.response("POST")).status == 408
+        assert stage.proxy.counters["reason.body too slow"] == 1
+
+
+async def test_a_body_that_keeps_its_rate_may_take_its_time(clock: trio.testing.MockClock) -> None:
+    async with staged(serving(answer()), limits=RATED) as stage:
+        wire = await stage.client()
+        await wire.send(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 2000\r\n\r\n")
+        for _ in range(8):
+            await trio.sleep(2)
+            await wire.send(b"x" * 250)
+        assert (await wire.response("POST")).status == 200
 
 
 async def test_a_stream_may_last_as_long_as_it_speaks(clock: trio.testing.MockClock) -> None:

@@ -10,7 +10,7 @@ import trio.testing
 
 from lattice.types import Endpoint, Level
 from router.decision.decide import Attempt, Decision, Request
-from router.traffic.exchange import Lost
+from router.traffic.exchange import IDEMPOTENT, Lost
 from router.traffic.proxy import Outcome, ProxyLimits
 from tests.router.traffic.upstreams import (
     GET,
@@ -39,7 +39,7 @@ def test_the_retry_rule(method: bytes) -> None:
             continue  # an answer to nothing: garbage, never tried again by any rule
         lost = Lost(ATTEMPT, Outcome.RESET, unsent=unsent, answered=answered)
         may = replayable and (unsent or (idempotent and not answered))
-        assert lost.may_retry(method, replayable=replayable) is may
+        assert lost.may_retry(repeatable=method in IDEMPOTENT, replayable=replayable) is may
 
 
 async def test_a_refused_connection_is_told_before_the_next_attempt() -> None:
@@ -228,7 +228,36 @@ async def test_no_endpoint_at_all_is_502() -> None:
 
 
 async def test_server_errors_are_passed_on_and_told() -> None:
-    async with staged(serving(answer(b"sorry", "503 Service Unavailable")), serving(answer())) as stage:
+    async with staged(serving(answer(b"sorry", "500 Internal Server Error")), serving(answer())) as stage:
+        assert (await stage.ask(GET)).status == 500
+        assert stage.router.told == [("region0", Outcome.SERVER_ERROR)]
+
+
+@pytest.mark.parametrize("status", ["502 Bad Gateway", "503 Service Unavailable", "504 Gateway Timeout"])
+async def test_a_gateway_error_is_not_the_answer_while_another_can_be_asked(status: str) -> None:
+    async with staged(serving(answer(b"sorry", status)), serving(answer())) as stage:
+        wire = await stage.client()
+        for _ in range(2):
+            response = await wire.ask(GET)
+            assert (response.status, response.body) == (200, b"hello")
+            assert response.one(b"X-Edge-Reason") == b"secondary: region0 SERVER_ERROR"
+        assert (await stage.ask(post(b"x"), "POST")).status == int(status[:3])  # may have happened
+        assert stage.proxy.counters["retries"] == 2
+
+
+async def test_an_endpoint_that_is_mostly_unavailable_is_told_of() -> None:
+    well, ill = answer(), answer(b"sorry", "503 Service Unavailable")
+    async with staged(serving(*(ill if turn % 2 else well for turn in range(20))), serving(well)) as stage:
+        wire = await stage.client()
+        for _ in range(12):
+            assert (await wire.ask(GET)).status == 200
+        outcomes = [outcome for region, outcome in stage.router.told if region == "region0"]
+        assert outcomes[:9].count(Outcome.SERVER_ERROR) == 4
+        assert outcomes[9] is Outcome.UNAVAILABLE
+
+
+async def test_a_gateway_error_is_passed_on_when_nobody_else_is_left() -> None:
+    async with staged(serving(answer(b"sorry", "503 Service Unavailable"))) as stage:
         response = await stage.ask(GET)
         assert (response.status, response.body, response.one(b"Retry-After")) == (503, b"sorry", None)
         assert stage.router.told == [("region0", Outcome.SERVER_ERROR)]
@@ -236,7 +265,7 @@ async def test_server_errors_are_passed_on_and_told() -> None:
 
 async def test_a_silent_endpoint_is_left_for_the_next(autojump_clock: trio.testing.MockClock) -> None:
     autojump_clock.autojump_threshold = 0.02
-    async with staged(hanging, serving(answer())) as stage:
+    async with staged(hanging, serving(answer()), limits=ProxyLimits(hedge_share_pct=0, hedge_spare=0)) as stage:
         response = await stage.ask(GET)
         assert response.one(b"X-Edge-Reason") == b"secondary: region0 TIMEOUT"
 
@@ -263,7 +292,7 @@ async def test_killing_one_of_three_loses_no_request() -> None:
         standbys = [(await listen(nursery, slowly)).endpoint for _ in range(2)]
         await trio.testing.wait_all_tasks_blocked()
         statuses: list[int] = []
-        async with proxied(FixedRouter(*doomed, *standbys)) as stage:
+        async with proxied(FixedRouter(*doomed, *standbys), ProxyLimits(retry_spare=400)) as stage:
 
             async def user() -> None:
                 wire = await stage.client()

@@ -12,7 +12,7 @@ import trio.testing
 
 import router.traffic.upstream_pool
 from lattice.types import SECOND, Endpoint
-from router.traffic.connection import connect
+from router.traffic.connection import Connection, connect
 from router.traffic.proxy_limits import ProxyLimits
 from router.traffic.upstream_pool import ExhaustedError, Upstream, UpstreamPool
 from tests.router.traffic.upstreams import Wire, hanging, listen, refusing
@@ -119,7 +119,7 @@ async def test_a_connection_to_itself_is_a_refusal() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(socket, "socket", bound)
         with pytest.raises(ConnectionRefusedError, match="itself"):
-            await connect(*address, SECOND)
+            await connect(*address, SECOND, Connection)
 
 
 async def test_an_endpoint_that_does_not_answer_takes_the_connect_timeout(
@@ -134,7 +134,7 @@ async def test_an_endpoint_that_does_not_answer_takes_the_connect_timeout(
             filler.connect_ex(address)
             fillers.append(filler)
         with pytest.raises(trio.TooSlowError):
-            await connect(*address, SECOND)
+            await connect(*address, SECOND, Connection)
         for filler in fillers:
             filler.close()
 
@@ -145,7 +145,7 @@ async def test_running_out_here_is_no_evidence_against_the_endpoint(
     endpoint = (await listen(nursery, hanging)).endpoint
     await give_back(pool, await pool.acquire(endpoint))
 
-    async def exhausted(host: str, port: int, timeout_us: int) -> socket.socket:
+    async def exhausted(*arguments: object) -> Upstream:
         raise OSError(errno.EMFILE, "Too many open files")
 
     monkeypatch.setattr(router.traffic.upstream_pool, "connect", exhausted)

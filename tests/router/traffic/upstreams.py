@@ -10,6 +10,7 @@ import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -21,6 +22,8 @@ from router.decision.decide import Attempt, Decision, Request
 from router.traffic.proxy import Outcome, Proxy, ProxyLimits
 
 SITE = "lis"
+DRIVER: ContextVar[str] = ContextVar("DRIVER", default="fibers")
+"""Who drives the proxy's connections: "fibers" or "tasks" (see `conftest`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,7 +302,7 @@ async def staged(*scripts: Script | Endpoint, limits: ProxyLimits | None = None)
 @asynccontextmanager
 async def proxied(router: FixedRouter, limits: ProxyLimits | None = None) -> AsyncIterator[Stage]:
     """A proxy that steers by `router`. At the end its books must balance."""
-    proxy = Proxy(router, SITE, limits)
+    proxy = Proxy(router, SITE, limits, fast=DRIVER.get() == "fibers")
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
     async with trio.open_nursery() as nursery:
         await nursery.start(proxy.serve, listeners)

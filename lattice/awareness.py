@@ -1,0 +1,44 @@
+"""How well *we* are: Lifeguard's local health multiplier (Dadgar, Phillips, Currey, arXiv:1707.00788, LHA-Probe).
+
+A node that is slow itself (starved, swapping, behind a bad link) misses answers that were given, and would blame those
+who gave them. So it keeps a score of its own misfortunes, and with each point it probes more slowly, waits longer for
+answers and lets suspects live longer. Whatever goes well takes a point away.
+
+=================================================== =====
+a probe answered                                       -1
+a helper that sends neither ack nor nack (each)        +1
+a probe unanswered with no helper to ask               +1
+having to refute what is said of us                    +1
+a stall: timers or inputs handled late                 +1
+=================================================== =====
+
+A probe unanswered although every helper spoke is the target's fault, as in memberlist: it costs nothing.
+"""
+
+from __future__ import annotations
+
+HEALTH_MAX = 8
+"""The saturation limit S of the paper: timeouts up to nine times as long."""
+
+
+class LocalHealth:
+    """The score, 0 (well) to `HEALTH_MAX`. An unaware one stays at 0: plain SWIM."""
+
+    def __init__(self, aware: bool) -> None:
+        self._aware = aware
+        self._score = 0
+
+    @property
+    def score(self) -> int:
+        return self._score
+
+    def better(self) -> None:
+        self._score = max(0, self._score - 1)
+
+    def worse(self, points: int = 1) -> None:
+        if self._aware:
+            self._score = min(HEALTH_MAX, self._score + points)
+
+    def stretch(self, duration_us: int) -> int:
+        """A duration as it is to be with our present health."""
+        return duration_us * (self._score + 1)

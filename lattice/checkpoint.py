@@ -1,0 +1,76 @@
+"""Making history shorter: an author states anew what of its own data still lives, and all before that is void.
+
+Who may do so? Every author, of its own chain, and of no other. A chain is whole in itself (`policy_content`: a head
+counts with what its own author's chain carries), so a checkpoint, honest or not, can take away nothing but its author's
+own words, which that author could also have superseded. Hence there is nothing to vote on, no quorum to wait for in a
+partition, and no rule that a receiver would have to trust its own, perhaps partial, state for.
+
+What is stated anew keeps its head's name and timestamp, so no election changes. `PolicyStore.live` says what it is;
+`policy_chains` says what a seal does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from lattice.authoring import batches, encode_update
+from lattice.identity import Signer, author_id_of
+from lattice.policy_content import NOTHING, SUPERSEDES_MAX, Head, check_policy_name, head_key, head_write
+from lattice.policy_ops import NAMESPACE, Op, SignedOp, client_id_of, hlc_at, sign_op
+from lattice.policy_store import ChainHead, PolicyStore
+from lattice.types import AuthorId
+from lattice.yrs_gate import Write
+
+SLACK_BYTES = 16 * 1024
+"""A chain of less is never worth a checkpoint."""
+_WRITE_BYTES = 300
+"""About what a write costs beyond its value, its share of an op's signature and links included."""
+
+
+def compose_checkpoint(signer: Signer, chain: ChainHead, live: Iterable[Write], now_ms: int) -> tuple[SignedOp, ...]:
+    """Sign the ops of a new generation that holds `live` (`PolicyStore.live` of the same author) and nothing else.
+
+    Pure: nothing is sent. They take force together, when the last is accepted.
+    """
+    author = author_id_of(signer.public_key)
+    base, hlc, previous = chain.seq + 1, chain.hlc, chain.id
+    assert chain.seq > 0, "whoever wrote nothing has nothing to shorten"
+    ops: list[SignedOp] = []
+    cut = batches(list(live))
+    for index, batch in enumerate(cut):
+        seq, hlc = base + index, hlc_at(now_ms, hlc)
+        update = encode_update(batch, client_id_of(author, seq)) if batch else b""
+        op = Op(signer.public_key, seq, previous, hlc, NAMESPACE, update, base, seals=index == len(cut) - 1)
+        ops.append(sign_op(op, signer))
+        previous = ops[-1].id
+    return tuple(ops)
+
+
+def is_due(store: PolicyStore, author: AuthorId) -> bool:
+    """Whether an author's chain has grown to where a checkpoint would about halve it."""
+    live = sum(len(write.value) + _WRITE_BYTES for write in store.live(author))
+    return store.weight(author) > max(2 * live, SLACK_BYTES)
+
+
+def compose_deletion(signer: Signer, chain: ChainHead, policy: str, supersedes: Iterable[str], now_ms: int) -> SignedOp:
+    """Sign that a policy is no more: a head whose version is nothing, in place of those it names.
+
+    Raises ValueError if the name is none, or too many heads stand.
+    """
+    check_policy_name(policy)
+    ended = tuple(sorted(supersedes))
+    if len(ended) > SUPERSEDES_MAX:
+        raise ValueError(f"{len(ended)} heads to supersede: one op can end {SUPERSEDES_MAX}")
+    author = author_id_of(signer.public_key)
+    seq, hlc = chain.seq + 1, hlc_at(now_ms, chain.hlc)
+    head = Head(head_key(policy, author, seq), policy, NOTHING, hlc, ended)
+    update = encode_update([head_write(head)], client_id_of(author, seq))
+    return sign_op(Op(signer.public_key, seq, chain.id, hlc, NAMESPACE, update, chain.base), signer)
+
+
+def chain_after(ops: Iterable[SignedOp], chain: ChainHead) -> ChainHead:
+    """Where the chain stands once these are accepted."""
+    for signed in ops:
+        chain = replace(chain, seq=signed.op.seq, id=signed.id, hlc=max(chain.hlc, signed.op.hlc), base=signed.op.base)
+    return chain

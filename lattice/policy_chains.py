@@ -1,0 +1,210 @@
+"""Where each author's ops stand: chains, generations, forks, and ops that wait for their predecessor.
+
+An author's ops form *generations*, each a hash chain of its own that begins with an *anchor* (the op whose sequence
+number is its generation's `base`). The first generation begins with op 1. A checkpoint is a later generation: it states
+anew whatever of its author's data still lives, and its last op *seals* it. From the seal on, the older generations of
+that author are void, on every node that holds the seal; what arrives of them later is refused by its number alone.
+
+Per author, the sealed generations are totally ordered by (base, anchor's hash), and the greatest is in force. The state
+is thus (greatest sealed generation, ops of it and of greater ones): joining two states takes the greater generation and
+the union of what is not below it, so it is a join-semilattice, and the order of arrival cannot matter. A replica that
+was away for years brings nothing back: everything it holds of that author is below.
+
+A generation that is not sealed yet counts for nothing, so a checkpoint takes force at once or not at all. Two ops in
+one place of a generation are a fork: its ops from there on are set aside.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+from lattice.errors import OpError
+from lattice.policy_ops import GENESIS, OpId, SignedOp
+from lattice.types import AuthorId
+
+WAITING_MAX = 1_024
+Generation: TypeAlias = "tuple[int, OpId]"
+"""(base, id of the anchor). All first generations are one, so that two first ops are a fork."""
+FIRST: Generation = (1, GENESIS)
+
+
+class Chains:
+    """All ops held, by author and generation."""
+
+    def __init__(self) -> None:
+        self.ops: dict[OpId, SignedOp] = {}
+        self._generations: dict[OpId, Generation] = {}
+        self._held: dict[AuthorId, dict[Generation, _Held]] = {}
+        self._in_force: dict[AuthorId, Generation] = {}
+        self._waiting: dict[OpId, dict[OpId, SignedOp]] = {}
+        self._waiting_count = 0
+
+    # --- reading
+
+    def in_force(self, author: AuthorId) -> Generation:
+        return self._in_force.get(author, FIRST)
+
+    def tip(self, author: AuthorId) -> SignedOp | None:
+        """The last op of the generation in force."""
+        held = self._held.get(author, {}).get(self.in_force(author))
+        return held.tip if held else None
+
+    def standing(self, author: AuthorId) -> list[SignedOp]:
+        """The ops that count: those of the generation in force, before any fork, in chain order."""
+        held = self._held.get(author, {}).get(self.in_force(author))
+        return held.standing() if held else []
+
+    def stands(self, signed: SignedOp) -> bool:
+        """Whether an accepted op counts."""
+        generation = self._generations.get(signed.id)
+        if generation is None or generation != self.in_force(signed.op.author):
+            return False
+        fork = self._held[signed.op.author][generation].fork
+        return fork is None or signed.op.seq < fork
+
+    def authors(self) -> list[AuthorId]:
+        return sorted(self._held)
+
+    def forked(self) -> tuple[AuthorId, ...]:
+        """Authors whose generation in force has two ops in one place."""
+        return tuple(
+            author
+            for author in sorted(self._held)
+            if (held := self._held[author].get(self.in_force(author))) is not None and held.fork is not None
+        )
+
+    def is_taken(self, signed: SignedOp) -> bool:
+        """Whether another op of this author and base is in the same place: to accept this one would be a fork."""
+        generations = self._held.get(signed.op.author, {})
+        return any(
+            signed.op.seq in held.places
+            for generation, held in generations.items()
+            if generation[0] == signed.op.base and signed.id not in held.ops
+        )
+
+    def waiting(self) -> int:
+        return self._waiting_count
+
+    # --- growing
+
+    def follows(self, signed: SignedOp) -> bool:
+        """Whether the predecessor is here, or none is needed.
+
+        Raises `OpError` if the op is below its author's checkpoint, or the predecessor is here and cannot be it.
+        """
+        op = signed.op
+        if self._is_below(signed):
+            raise OpError(
+                "below the checkpoint", f"op {op.seq}: its author has begun anew at {self.in_force(op.author)[0]}"
+            )
+        if op.seq == op.base:
+            if (op.base == 1) != (op.previous == GENESIS):
+                raise OpError("broken chain", f"op {op.seq} must name the op before it, and the first op none")
+            return True
+        if op.previous == GENESIS:
+            raise OpError("broken chain", f"op {op.seq} names no predecessor")
+        before = self.ops.get(op.previous)
+        if before is None:
+            return False
+        links = (before.op.author, before.op.base, before.op.seq + 1) == (op.author, op.base, op.seq)
+        if not links or before.op.hlc >= op.hlc:
+            raise OpError("broken chain", f"op {op.seq} does not follow op {before.op.seq} it names")
+        return True
+
+    def _is_below(self, signed: SignedOp) -> bool:
+        base, anchor = self.in_force(signed.op.author)
+        return signed.op.base < base or (signed.op.seq == signed.op.base == base and base > 1 and signed.id < anchor)
+
+    def add(self, signed: SignedOp) -> tuple[bool, list[SignedOp]]:
+        """Take an op that `follows`: whether more than this op counts differently now, and the ops that are void."""
+        op = signed.op
+        generation = self._generation_of(signed)
+        self.ops[signed.id] = signed
+        self._generations[signed.id] = generation
+        held = self._held.setdefault(op.author, {}).setdefault(generation, _Held())
+        forked = held.add(signed)
+        if op.seals and generation > self.in_force(op.author):
+            self._in_force[op.author] = generation
+            return True, self._put_out(op.author, generation)
+        return forked and generation == self.in_force(op.author), []
+
+    def _generation_of(self, signed: SignedOp) -> Generation:
+        if signed.op.base == 1:
+            return FIRST
+        return (signed.op.base, signed.id) if signed.op.seq == signed.op.base else self._generations[signed.op.previous]
+
+    def _put_out(self, author: AuthorId, limit: Generation) -> list[SignedOp]:
+        """Drop all generations below the limit, and what waits to join them."""
+        void: list[SignedOp] = []
+        for generation in sorted(self._held[author]):
+            if generation < limit:
+                void += self._held[author].pop(generation).ops.values()
+        for signed in void:
+            del self.ops[signed.id]
+            del self._generations[signed.id]
+            self.drop_heirs(signed.id)
+        stale = [
+            heir.id
+            for heirs in self._waiting.values()
+            for heir in heirs.values()
+            if heir.op.author == author and heir.op.base < limit[0]
+        ]
+        for heir in stale:
+            self._forget_waiting(heir)
+        return void
+
+    # --- waiting
+
+    def wait(self, signed: SignedOp) -> None:
+        """Keep an op until its predecessor is here. Raises `OpError` when too many wait."""
+        same_gap = self._waiting.setdefault(signed.op.previous, {})
+        if signed.id in same_gap:
+            return
+        if self._waiting_count >= WAITING_MAX:
+            raise OpError("too many ops wait", f"{WAITING_MAX} ops wait for predecessors")
+        same_gap[signed.id] = signed
+        self._waiting_count += 1
+
+    def release(self, previous: OpId) -> list[SignedOp]:
+        """Those that waited for this op wait no longer."""
+        heirs = self._waiting.pop(previous, {})
+        self._waiting_count -= len(heirs)
+        return [heirs[key] for key in sorted(heirs)]
+
+    def drop_heirs(self, op: OpId) -> None:
+        """Whatever waits for this op, directly or not: a chain of any length, hence no recursion."""
+        dropped = [op]
+        while dropped:
+            dropped += [heir.id for heir in self.release(dropped.pop())]
+
+    def _forget_waiting(self, op: OpId) -> None:
+        for previous in sorted(previous for previous, heirs in self._waiting.items() if op in heirs):
+            del self._waiting[previous][op]
+            self._waiting_count -= 1
+            if not self._waiting[previous]:
+                del self._waiting[previous]
+
+
+class _Held:
+    """The ops held of one generation."""
+
+    def __init__(self) -> None:
+        self.ops: dict[OpId, SignedOp] = {}
+        self.places: dict[int, OpId] = {}
+        self.fork: int | None = None
+        self.tip: SignedOp | None = None
+
+    def add(self, signed: SignedOp) -> bool:
+        """Whether it shows a fork, or an earlier one than was known."""
+        self.ops[signed.id] = signed
+        seq = signed.op.seq
+        if self.tip is None or (seq, signed.id) > (self.tip.op.seq, self.tip.id):
+            self.tip = signed
+        if self.places.setdefault(seq, signed.id) == signed.id or (self.fork is not None and self.fork <= seq):
+            return False
+        self.fork = seq
+        return True
+
+    def standing(self) -> list[SignedOp]:
+        counting = (signed for signed in self.ops.values() if self.fork is None or signed.op.seq < self.fork)
+        return sorted(counting, key=lambda signed: signed.op.seq)

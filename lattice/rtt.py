@@ -1,0 +1,76 @@
+"""How long answers take: an estimate for each member, after RFC 6298, in whole microseconds.
+
+``timeout = srtt + 4 × rttvar`` (RFC 6298, 2.3), clamped. Each member is probed seldom (once in n intervals), so a
+member never measured is estimated by its area, and where nobody was measured the ceiling holds. A probe that was sent
+twice has two nonces, so no sample is ambiguous (what Karn's rule avoids cannot arise).
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from lattice.types import NodeId
+
+Key = TypeVar("Key", NodeId, str)
+AREAS_MAX = 1_024
+SAMPLES_TRUSTED = 4
+"""Before so many, a member's estimate counts only if it is more patient than its area's, and an area's not at all."""
+
+
+class Rtt:
+    """One smoothed estimate. Kept times 8 and 4, as Jacobson did, so that shifts lose nothing."""
+
+    __slots__ = ("_srtt_8", "_var_4", "samples")
+
+    def __init__(self, sample_us: int) -> None:
+        self._srtt_8 = sample_us * 8
+        self._var_4 = sample_us * 2
+        self.samples = 1
+
+    def observe(self, sample_us: int) -> None:
+        error = sample_us - self._srtt_8 // 8
+        self.samples += 1
+        self._srtt_8 += error
+        self._var_4 += abs(error) - self._var_4 // 4
+
+    @property
+    def timeout_us(self) -> int:
+        """What hardly any answer exceeds."""
+        return self._srtt_8 // 8 + self._var_4
+
+
+class RttTable:
+    """The estimates of one node."""
+
+    def __init__(self, least_us: int, most_us: int) -> None:
+        self._least_us = min(least_us, most_us)
+        self._most_us = most_us
+        self._members: dict[NodeId, Rtt] = {}
+        self._areas: dict[str, Rtt] = {}
+
+    def observe(self, node: NodeId, area: str, sample_us: int) -> None:
+        self._fold(self._members, node, sample_us)
+        if area not in self._areas and len(self._areas) >= AREAS_MAX:
+            self._areas.clear()  # rows may name any area; measuring again costs a few patient probes
+        self._fold(self._areas, area, sample_us)
+
+    @staticmethod
+    def _fold(table: dict[Key, Rtt], key: Key, sample_us: int) -> None:
+        known = table.get(key)
+        if known is None:
+            table[key] = Rtt(sample_us)
+        else:
+            known.observe(sample_us)
+
+    def timeout_us(self, node: NodeId, area: str) -> int:
+        """How long to wait for an answer of this member."""
+        known, near = self._members.get(node), self._areas.get(area)
+        if near is None or near.samples < SAMPLES_TRUSTED:
+            return self._most_us
+        timeout = near.timeout_us
+        if known is not None:
+            timeout = known.timeout_us if known.samples >= SAMPLES_TRUSTED else max(timeout, known.timeout_us)
+        return max(self._least_us, min(timeout, self._most_us))
+
+    def forget(self, node: NodeId) -> None:
+        self._members.pop(node, None)

@@ -1,0 +1,70 @@
+"""What the seal must remember between lives of a node, written down before it is needed and as rarely as that allows.
+
+Two records: how far our own counter may have come (reserved ahead, a million at a time, so that no life uses a nonce
+again), and the highest counter heard from each sender (in batches, some seconds late: what is replayed from those
+seconds right after a crash is heard a second time, once). An orderly stop writes all of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from lattice import canonical
+from lattice.seal import Seal
+from lattice.types import SECOND, Micros, NodeId
+
+SAVE_INTERVAL_US = 3 * SECOND
+SENDERS_PER_SAVE_MAX = 512
+"""A batch is one transaction of at most so many small rows; the others have their turn next time."""
+
+REPLAY_TABLE = "replay"
+COUNTER_KEY = b"counter"
+_RECORD_BYTES_MAX = 16
+
+Persist = Callable[[str, bytes, bytes | None], None]
+"""(table, key, value)"""
+
+
+class SealRecords:
+    """One seal's memory."""
+
+    def __init__(self, seal: Seal, persist: Persist) -> None:
+        self._seal = seal
+        self._persist = persist
+        self._due = Micros(0)
+
+    def restore(self, table: str, key: bytes, value: bytes) -> bool:
+        """Take a record of an earlier life; whether it is one of ours. Raises `MalformedError`; state is unchanged."""
+        if (table, key) == ("self", COUNTER_KEY):
+            self._seal.begin_beyond(_counter(value))
+            return True
+        if table == REPLAY_TABLE:
+            if self._seal.windows is not None and len(key) == 16:
+                self._seal.windows.restore(NodeId(key), _counter(value))
+            return True
+        return False
+
+    def before(self, now: Micros) -> None:
+        """Call it before an input is handled: what is reserved must be durable before a frame is closed."""
+        if self._seal.windows is None:
+            return
+        reserved = self._seal.reserve(now)
+        if reserved is not None:
+            self._persist("self", COUNTER_KEY, canonical.pack(reserved))
+        if now >= self._due:
+            self._due = Micros(now + SAVE_INTERVAL_US)
+            self._save(SENDERS_PER_SAVE_MAX)
+
+    def save_all(self) -> None:
+        """Before an orderly stop."""
+        if self._seal.windows is not None:
+            self._save(len(self._seal.windows) + SENDERS_PER_SAVE_MAX)
+
+    def _save(self, count_max: int) -> None:
+        assert self._seal.windows is not None
+        for sender, highest in self._seal.windows.unsaved(count_max):
+            self._persist(REPLAY_TABLE, sender, None if highest is None else canonical.pack(highest))
+
+
+def _counter(value: bytes) -> int:
+    return canonical.integer(canonical.unpack(value, _RECORD_BYTES_MAX), "counter")

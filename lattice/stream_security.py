@@ -1,0 +1,82 @@
+"""TLS 1.3 around stream frames, both ends showing a node's certificate (edge: files, sockets).
+
+OpenSSL proves that the peer holds the key of its certificate, and that the cluster's CA signed it; `Authority.judge`
+decides what the certificate is good for, by our own clock and our own list of what was revoked. No session is ever
+resumed (RFC 8446, 2.2): a resumed one would not show its certificate again.
+"""
+
+from __future__ import annotations
+
+import ssl
+import tempfile
+from pathlib import Path
+
+import trio
+
+from lattice.certificates import Authority, Certificate, Revocations, Role, private_pem
+from lattice.errors import UntrustedError, WireError
+from lattice.types import Micros, NodeId
+
+TlsStream = trio.SSLStream[trio.SocketStream]
+
+
+class StreamSecurity:
+    """A node's certificate and what it holds others' against. Made anew when a file changes; open streams go on."""
+
+    def __init__(
+        self,
+        authority: Authority,
+        certificate: Certificate,
+        private_key: bytes,
+        revoked: Revocations | None,
+        key_directory: Path,
+    ) -> None:
+        """`key_directory` is where the private key is written for the moment that OpenSSL reads it. Raises `OSError`
+        if it cannot be, and `ssl.SSLError` if key and certificate do not belong together."""
+        self.authority = authority
+        self.certificate = certificate
+        self.revoked = revoked
+        self._server = self._context(ssl.PROTOCOL_TLS_SERVER, private_key, key_directory)
+        self._client = self._context(ssl.PROTOCOL_TLS_CLIENT, private_key, key_directory)
+        self._server.num_tickets = 0
+
+    def _context(self, protocol: int, private_key: bytes, key_directory: Path) -> ssl.SSLContext:
+        context = ssl.SSLContext(protocol)
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.check_hostname = False  # a node is its key; addresses change
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.options |= ssl.OP_NO_TICKET
+        context.load_verify_locations(cadata=self.authority.pem.decode("ascii"))
+        with tempfile.NamedTemporaryFile(dir=key_directory, prefix=".tls-") as file:  # for its owner alone
+            file.write(self.certificate.pem + private_pem(private_key))
+            file.flush()
+            context.load_cert_chain(file.name)
+        return context
+
+    async def accept(self, stream: trio.SocketStream, now: Micros) -> tuple[TlsStream, NodeId]:
+        """The stream inside and which node is at its other end. Raises `WireError` or `UntrustedError`."""
+        return await self._shake(trio.SSLStream(stream, self._server, server_side=True), now)
+
+    async def connect(self, stream: trio.SocketStream, now: Micros) -> tuple[TlsStream, NodeId]:
+        """As `accept`, from the end that called."""
+        return await self._shake(trio.SSLStream(stream, self._client), now)
+
+    async def _shake(self, stream: TlsStream, now: Micros) -> tuple[TlsStream, NodeId]:
+        try:
+            await stream.do_handshake()
+        except trio.BrokenResourceError as error:
+            raise tls_error(error) from None
+        shown = stream.getpeercert(binary_form=True)
+        if not shown:
+            raise UntrustedError("no certificate", "the peer showed none")
+        return stream, self.authority.judge(shown, Role.NODE, self.revoked, now).node
+
+
+def tls_error(error: trio.BrokenResourceError) -> WireError:
+    """What went wrong under a TLS stream, in the library's few words: fit to be a counter's name."""
+    cause = error.__cause__
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return WireError(f"tls: {cause.verify_message}", "by OpenSSL")
+    if isinstance(cause, ssl.SSLError) and cause.reason:
+        return WireError(f"tls: {cause.reason.lower().replace('_', ' ')}", cause.strerror or "")
+    return WireError("tls: broken off", type(cause).__name__)

@@ -1,0 +1,89 @@
+"""One key in two places: a node started twice, or a stolen key.
+
+Nothing a node signs tells its two processes apart, so the conflict is known by its marks:
+
+* A process sees its own key speak: a frame of its own that it did not send, or a row of its own, from another address,
+  that goes on outrunning it. One such row is an earlier life that a lost disk forgot, and is outgrown once. When it
+  outruns us again, somebody alive is writing it.
+* Everybody else sees the member at two addresses in turn. Moving once is moving; moving back is a conflict.
+
+Each outgrowing takes a new incarnation, and the newest signed row wins, so two processes would outgrow each other for
+ever, at the speed of the network. Hence each waits longer each time, up to a minute. No third party follows the member
+about while it is contested: only its newest row counts.
+"""
+
+from __future__ import annotations
+
+from lattice.types import SECOND, Endpoint, Micros, NodeId
+
+BACKOFF_MAX_US = 64 * SECOND
+CONFLICT_US = 120 * SECOND
+"""A conflict of which nothing was seen for so long is over."""
+BACK_AND_FORTH = 2
+"""So many returns to an address that was left: a path that flaps once is no conflict."""
+CONTESTED_MAX = 1_024
+
+
+class OwnTwin:
+    """What a node knows of another process with its key."""
+
+    def __init__(self) -> None:
+        self._outruns = 0
+        self._last = Micros(0)
+        self._quiet_until = Micros(0)
+
+    def outrun(self, now: Micros) -> bool:
+        """A row of ours, written elsewhere, is ahead. Whether to outgrow it now."""
+        if now < self._quiet_until:
+            return False
+        if self._outruns and now - self._last > CONFLICT_US:
+            self._outruns = 0
+        self._outruns += 1
+        self._last = now
+        self._quiet_until = Micros(now + min(SECOND << min(self._outruns - 1, 16), BACKOFF_MAX_US))
+        return True
+
+    @property
+    def alive(self) -> bool:
+        """Whether it cannot be an earlier life."""
+        return self._outruns > 1
+
+
+class _Moves:
+    __slots__ = ("left", "returns", "since", "told")
+
+    def __init__(self, since: Micros) -> None:
+        self.left: Endpoint = ("", 0)
+        self.returns = 0
+        self.since = since
+        self.told = False
+
+
+class Moves:
+    """Which members were seen at which addresses in turn."""
+
+    def __init__(self) -> None:
+        self._moves: dict[NodeId, _Moves] = {}
+
+    def moved(self, node: NodeId, old: Endpoint, new: Endpoint, now: Micros) -> bool:
+        """Take note of a move; whether with this one it is, newly, a conflict."""
+        moves = self._moves.get(node)
+        if moves is None or now - moves.since > CONFLICT_US:
+            if len(self._moves) >= CONTESTED_MAX:
+                self._moves.clear()
+            moves = self._moves[node] = _Moves(now)
+        if new == moves.left:
+            moves.returns += 1
+            moves.since = now
+        moves.left = old
+        if moves.told or moves.returns < BACK_AND_FORTH:
+            return False
+        moves.told = True
+        return True
+
+    def contested(self, node: NodeId, now: Micros) -> bool:
+        moves = self._moves.get(node)
+        return moves is not None and moves.told and now - moves.since <= CONFLICT_US
+
+    def forget(self, node: NodeId) -> None:
+        self._moves.pop(node, None)

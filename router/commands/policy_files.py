@@ -1,0 +1,46 @@
+"""Policies from files, with their mistakes said as people need them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from router.commands.shared import EXIT_USAGE, CommandError
+from router.decision.program import Program, compile_policy
+from router.policy import PolicyError, parse
+
+POLICY_FILE_BYTES_MAX = 4 * 1024 * 1024
+"""Read so much and let the parser refuse what is too long, with its own words."""
+
+
+def policy_text(file: Path) -> str:
+    """A policy's text; - is standard input. Raises `CommandError`."""
+    try:
+        if str(file) == "-":
+            content = sys.stdin.buffer.read(POLICY_FILE_BYTES_MAX)
+        else:
+            with file.open("rb") as opened:
+                content = opened.read(POLICY_FILE_BYTES_MAX)
+    except OSError as error:
+        raise CommandError(f"{file}: cannot be read: {(error.strerror or str(error)).lower()}", EXIT_USAGE) from None
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise CommandError(f"{file}: not UTF-8 text: byte {error.start} is 0x{content[error.start]:02x}") from None
+
+
+def compiled(file: Path) -> Program:
+    """A policy, compiled; its mistakes go to standard error. Raises `CommandError`."""
+    text = policy_text(file)
+    try:
+        return compile_policy(parse(text, str(file)))
+    except PolicyError as error:
+        click.echo(error.render(text), err=True)
+        raise CommandError(counted(error)) from None
+
+
+def counted(error: PolicyError) -> str:
+    count = len(error.diagnostics) + error.left_out
+    return f"the policy has {count} {'mistake' if count == 1 else 'mistakes'}"

@@ -1,0 +1,348 @@
+"""`edgelattice sim`: experiments on thousands of nodes in one process.
+
+The simulator itself reads no clock; this module does, to say how fast a run is and how long it will take.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+
+import click
+
+from router.commands.shared import EXIT_USAGE, CommandError, complain
+from sim.baselines import ITEM_BYTES
+from sim.compare import baselines, ours, stretched, table_lines, theory
+from sim.difference import first_divergence
+from sim.experiment import ALL_CHECKS, Experiment, Result, ScenarioError
+from sim.faults import KINDS
+from sim.outcome import Cost, as_json, lines, read_token, rerun_line, token_of
+from sim.quantities import ConfigError
+from sim.run_folder import read_folder, write_folder
+from sim.scenario import Scenario, load, shipped
+from sim.shrink import shrink
+from sim.sweep import cases, finished, run_case, seeds_of, summarise
+from sim.toml_text import toml_text
+
+JOURNAL_FILE = "events.jsonl"
+EXIT_HELD = 0
+EXIT_VIOLATED = 1
+PROGRESS_EVERY_S = 0.5
+PLAIN_EVERY_S = 10.0
+
+set_option = click.option(
+    "--set", "sets", multiple=True, metavar="A.B=C", help="Override a key, as topology.nodes=50. Repeatable."
+)
+seed_option = click.option("--seed", default="0", show_default=True, help="Any word; the same one, the same history.")
+json_option = click.option("--json", "as_one", is_flag=True, help="One JSON object on standard output, nothing else.")
+
+
+@click.group()
+def sim() -> None:
+    """Experiments: thousands of real engines in one process, under a virtual clock.
+
+    \b
+        edgelattice sim list
+        edgelattice sim run smoke
+        edgelattice sim run halves --seed 7 --set topology.nodes=100 --out halves-7
+        edgelattice sim replay halves-7
+
+    Exit status: 0 every promise held; 1 one was broken; 2 wrong usage, or a scenario that cannot be read.
+    """
+
+
+@sim.command(name="list")
+@json_option
+def list_(as_one: bool) -> None:
+    """The scenarios that come with the simulator."""
+    known = shipped()
+    if as_one:
+        click.echo(json.dumps([{"name": name, "purpose": purpose} for name, purpose in known]))
+        return
+    width = max(len(name) for name, _ in known)
+    for name, purpose in known:
+        click.echo(f"{name:{width}}  {purpose}")
+
+
+@sim.command()
+@click.argument("scenario")
+@set_option
+def validate(scenario: str, sets: tuple[str, ...]) -> None:
+    """Check a scenario, by name or file, without running it."""
+    found = _load(scenario, sets)
+    click.echo(f"{found.source}: {len(found.timeline('0'))} acts on {found.topology.nodes} nodes")
+
+
+@sim.command()
+@click.argument("scenario", required=False)
+@set_option
+def explain(scenario: str | None, sets: tuple[str, ...]) -> None:
+    """A scenario after `extends` and overrides; without one, every act and every promise there is."""
+    if scenario is not None:
+        click.echo(toml_text(_load(scenario, sets).table), nl=False)
+        return
+    click.echo("Acts, for [[timeline]]:")
+    for name, kind in KINDS.items():
+        click.echo(f"  {name:18} {kind.purpose}")
+    click.echo("\nPromises:")
+    for check in ALL_CHECKS:
+        click.echo(f"  {check.name:18} {check.promise}{' (after healing)' if check.liveness else ''}")
+
+
+@sim.command()
+@click.argument("scenario")
+@seed_option
+@set_option
+@json_option
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="Leave a run folder here.")
+@click.option("--journal", is_flag=True, help="With --out: keep every input as a line of JSON (large).")
+def run(scenario: str, seed: str, sets: tuple[str, ...], as_one: bool, out: Path | None, journal: bool) -> int:
+    """Run a scenario, by name or file."""
+    if journal and out is None:
+        raise click.UsageError("--journal needs --out, where its file goes.")
+    found = _load(scenario, sets)
+    result, cost = _run(found, seed, quiet=as_one, lines_to=out / JOURNAL_FILE if journal and out else None)
+    if out is not None:
+        try:
+            write_folder(out, result, cost, list(sets))
+        except OSError as error:
+            raise CommandError(f"{out}: {error}", EXIT_USAGE) from None
+    if as_one:
+        click.echo(json.dumps(as_json(result, cost)))
+    else:
+        for line in lines(result, cost):
+            click.echo(line)
+        if out is not None:
+            click.echo(f"  {out}/report.html")
+    if result.verdict != found.expect:
+        complain(f"again: {rerun_line(scenario, seed, sets)}")
+        complain(f"or:    edgelattice sim replay {token_of(scenario, seed, sets)}")
+        return EXIT_VIOLATED
+    return EXIT_HELD
+
+
+@sim.command()
+@click.argument("what", metavar="DIR|TOKEN")
+@json_option
+def replay(what: str, as_one: bool) -> int:
+    """Run again what a run folder or a token says, and see that it comes to the same."""
+    expected: str | None = None
+    sets: list[str] = []
+    try:
+        if Path(what).is_dir():
+            path, seed, expected = read_folder(Path(what))
+            name = str(path)
+        else:
+            name, seed, sets = read_token(what)
+    except ValueError as error:
+        raise CommandError(f"{what}: {error}", EXIT_USAGE) from None
+    result, cost = _run(_load(name, sets), seed, quiet=as_one)
+    if as_one:
+        click.echo(json.dumps(as_json(result, cost)))
+    else:
+        for line in lines(result, cost):
+            click.echo(line)
+    if expected is not None and expected != result.digest:
+        complain(f"the history differs: digest {result.digest}, the folder has {expected}; the engine has changed")
+        return EXIT_VIOLATED
+    return EXIT_HELD if result.verdict == "held" else EXIT_VIOLATED
+
+
+@sim.command()
+@click.argument("scenario", default="wan")
+@seed_option
+@set_option
+@json_option
+def compare(scenario: str, seed: str, sets: tuple[str, ...], as_one: bool) -> None:
+    """One publish on a scenario's links: our engine beside what others do, and beside the theory."""
+    found = _load(scenario, sets)
+    rows = []
+    try:
+        for name, strategy in (("ours", "default"), ("ours, random 4", "random")):
+            rows.append(ours(_load(scenario, [*sets, f"protocol.strategy={strategy}"]), seed, name))
+        rows = stretched([*rows, *baselines(found, seed)])
+    except ScenarioError as error:
+        raise CommandError(f"{found.source}: {error}", EXIT_USAGE) from None
+    promised = theory(found.topology.nodes, found.link.loss_ppm)
+    if as_one:
+        click.echo(json.dumps({"rows": rows, "theory": promised}))
+        return
+    click.echo(
+        f"one publish of about {ITEM_BYTES} bytes, {found.topology.nodes} nodes, links of {scenario}, seed {seed}"
+    )
+    for line in table_lines(rows):
+        click.echo(line)
+    click.echo("theory: " + ", ".join(f"{name} {value}" for name, value in promised.items()))
+    click.echo("baselines carry neither membership nor signatures: their bytes are a lower bound")
+
+
+@sim.command()
+@click.argument("scenario")
+@click.option("--seeds", help="0:100 (the end is not in it), or a list as 3,7.  [default: the scenario's, or 0:10]")
+@click.option(
+    "--grid",
+    "axes",
+    multiple=True,
+    metavar="A.B=1,2",
+    help="An axis of the grid. Repeatable.  [default: the scenario's]",
+)
+@click.option("--jobs", type=click.IntRange(1, 256), default=None, help="Processes.  [default: one a processor]")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, metavar="DIR")
+@set_option
+def sweep(
+    scenario: str, seeds: str | None, axes: tuple[str, ...], jobs: int | None, out: Path, sets: tuple[str, ...]
+) -> int:
+    """Run a grid of overrides times seeds. Started again with the same --out, it leaves out what is done."""
+    settings = _load(scenario, sets).sweep
+    try:
+        wanted = cases(scenario, seeds_of(seeds or settings.seeds), axes or settings.grid, sets)
+    except ConfigError as error:
+        raise CommandError(str(error), EXIT_USAGE) from None
+    out.mkdir(parents=True, exist_ok=True)
+    file = out / "cases.jsonl"
+    done = finished(iter(file.read_text().splitlines())) if file.exists() else {}
+    missing = [case for case in wanted if case.key not in done]
+    complain(f"{len(wanted)} cases, {len(wanted) - len(missing)} done before")
+    started = time.monotonic()
+    with file.open("a") as kept, ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        running = {pool.submit(run_case, case) for case in missing}
+        for count, future in enumerate(as_completed(running), 1):
+            case = future.result()
+            done[case["case"]] = case
+            kept.write("\n" * (file.stat().st_size > 0 and count == 1) + json.dumps(case) + "\n")
+            kept.flush()
+            _say_rate(started, count, len(missing))
+    rows = summarise([done[case.key] for case in wanted])
+    (out / "summary.json").write_text(json.dumps(rows, indent=2) + "\n")
+    for row in rows:
+        click.echo(", ".join(f"{name} {value}" for name, value in row.items() if value is not None))
+    broken = [done[case.key] for case in wanted if done[case.key]["verdict"] != "held"]
+    for case in broken[:10]:
+        complain(f"again: {rerun_line(scenario, case['seed'], case['set'])}")
+    return EXIT_VIOLATED if broken else EXIT_HELD
+
+
+@sim.command()
+@click.argument("scenario", default="swarm")
+@click.option("--budget", type=float, default=60.0, show_default=True, metavar="SECONDS", help="Real time to spend.")
+@click.option("--from", "first", type=int, default=0, show_default=True, help="First seed.")
+@set_option
+def soak(scenario: str, budget: float, first: int, sets: tuple[str, ...]) -> int:
+    """Seed after seed, until the time is spent or a promise is broken."""
+    found = _load(scenario, sets)
+    started = time.monotonic()
+    seed = first
+    while time.monotonic() - started < budget:
+        result, cost = _run(found, str(seed), quiet=True)
+        if result.verdict != found.expect:
+            for line in lines(result, cost):
+                click.echo(line)
+            complain(f"again: {rerun_line(scenario, str(seed), sets)}")
+            return EXIT_VIOLATED
+        seed += 1
+    spent = time.monotonic() - started
+    click.echo(f"{seed - first} seeds held, {first} to {seed - 1}, in {spent:.1f} s ({(seed - first) / spent:.1f}/s)")
+    return EXIT_HELD
+
+
+@sim.command(name="shrink")
+@click.argument("scenario")
+@seed_option
+@set_option
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Where the scenario goes.")
+def shrink_(scenario: str, seed: str, sets: tuple[str, ...], out: Path | None) -> int:
+    """Make a run that breaks a promise as small as it can be and still break it."""
+    found = shrink(_load(scenario, sets), seed, complain)
+    if found is None:
+        complain("this run breaks no promise")
+        return EXIT_HELD
+    complain(f"{found.check}: {found.said}, after {found.tries} runs")
+    if out is None:
+        click.echo(toml_text(found.table), nl=False)
+    else:
+        out.write_text(toml_text(found.table))
+        complain(f"again: {rerun_line(str(out), seed, [])}")
+    return EXIT_VIOLATED
+
+
+@sim.command()
+@click.argument("one", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.argument("other", type=click.Path(path_type=Path, exists=True, file_okay=False))
+def diff(one: Path, other: Path) -> int:
+    """Where two run folders part, when both were made with --journal."""
+    try:
+        with (one / JOURNAL_FILE).open() as left, (other / JOURNAL_FILE).open() as right:
+            parted = first_divergence(left, right)
+    except OSError as error:
+        raise CommandError(f"{error.filename}: was the run made with --journal?", EXIT_USAGE) from None
+    if parted is None:
+        click.echo("the same history")
+        return EXIT_HELD
+    for line in parted:
+        click.echo(line)
+    return EXIT_VIOLATED
+
+
+def _say_rate(started: float, count: int, of: int) -> None:
+    spent = time.monotonic() - started
+    text = f"{count} of {of} cases, {count / spent:.1f}/s, {spent / count * (of - count):.0f} s left"
+    if sys.stderr.isatty():
+        click.echo(f"\r\x1b[2K{text}" + ("\n" if count == of else ""), nl=False, err=True)
+    elif count == of or count % max(1, of // 10) == 0:
+        complain(text)
+
+
+def _load(scenario: str, sets: tuple[str, ...] | list[str]) -> Scenario:
+    try:
+        return load(scenario, sets)
+    except ConfigError as error:
+        raise CommandError(str(error), EXIT_USAGE) from None
+
+
+def _run(scenario: Scenario, seed: str, quiet: bool, lines_to: Path | None = None) -> tuple[Result, Cost]:
+    started = time.monotonic()
+    progress = None if quiet else _Progress(started)
+    try:
+        if lines_to is None:
+            result = Experiment(scenario, seed, progress=progress).run()
+        else:
+            lines_to.parent.mkdir(parents=True, exist_ok=True)
+            with lines_to.open("w") as file:
+                result = Experiment(scenario, seed, lines=file, progress=progress).run()
+    except (ScenarioError, OSError) as error:
+        raise CommandError(f"{scenario.source}: {error}", EXIT_USAGE) from None
+    finally:
+        if progress is not None:
+            progress.clear()
+    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    return result, Cost(time.monotonic() - started, peak_mb)
+
+
+class _Progress:
+    """How far a run is: on one line of a terminal, or now and then as a line of its own."""
+
+    def __init__(self, started: float) -> None:
+        self._started = started
+        self._terminal = sys.stderr.isatty()
+        self._said = started
+
+    def __call__(self, done_us: int, most_us: int, events: int) -> None:
+        now = time.monotonic()
+        if now - self._said < (PROGRESS_EVERY_S if self._terminal else PLAIN_EVERY_S):
+            return
+        self._said = now
+        spent = now - self._started
+        left = spent * (most_us - done_us) / max(done_us, 1)
+        text = (
+            f"{done_us / 1e6:.1f} of at most {most_us / 1e6:.0f} s, {events / spent:,.0f} events/s, {left:.0f} s left"
+        )
+        click.echo(f"\r\x1b[2K{text}" if self._terminal else text, nl=not self._terminal, err=True)
+
+    def clear(self) -> None:
+        if self._terminal and self._said != self._started:
+            click.echo("\r\x1b[2K", nl=False, err=True)

@@ -1,0 +1,197 @@
+"""The node's keys and certificates while it runs: read when their files change, and complained about in time (edge).
+
+A file that cannot be used changes nothing: what was in force stays, and the log and the journal say why.
+"""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+
+import trio
+
+from lattice.certificates import WARN_US, Authority, CertificateError, Revocations, Role, date_text, read_certificate
+from lattice.errors import UntrustedError
+from lattice.identity import node_id_of, public_key_of
+from lattice.seal import Plain, Sealed
+from lattice.stream_security import StreamSecurity
+from lattice.types import SECOND, Micros
+from router.control.target import KeysState, KeyState, PeerKeys
+from router.errors import StartError
+from router.journal import Journal
+from router.site.key_file import KeyFileError, read_key_ring
+from router.site.site_config import CertificateFiles, SiteConfig
+
+log = logging.getLogger("edgelattice.credentials")
+
+WATCH_INTERVAL_US = SECOND
+"""How often the files' times are looked at: two or four stat calls."""
+WARN_AGAIN_US = 24 * 3_600 * SECOND
+
+
+class CredentialError(Exception):
+    """Files that cannot be used together; says which and why. Nothing was changed."""
+
+
+class Credentials:
+    """What seals the node's frames and secures its streams."""
+
+    def __init__(self, config: SiteConfig, node_key: bytes, now: Callable[[], Micros]) -> None:
+        """Raises `StartError` for files that cannot be used."""
+        self._config = config
+        self._node_key = node_key
+        self._now = now
+        self._warned: Micros | None = None
+        self._security: StreamSecurity | None = None
+        cluster = config.cluster
+        self.seal: Plain = Plain(cluster.name) if cluster.keys is None else Sealed(cluster.name, cluster.keys)
+        self._stamps = self._look()
+        if cluster.certificates is not None:
+            try:
+                self._security = self._load(cluster.certificates, None)
+            except CredentialError as error:
+                raise StartError(f"cluster.certificate: {error}") from None
+
+    @property
+    def security(self) -> StreamSecurity | None:
+        return self._security
+
+    async def keep(self, secure: Callable[[StreamSecurity], None], journal: Journal) -> None:
+        """Watch the files until cancelled; `secure` gets every new certificate."""
+        while True:
+            self._warn(journal)
+            await trio.sleep(WATCH_INTERVAL_US / SECOND)
+            stamps = self._look()
+            changed = {path for path, stamp in stamps.items() if stamp != self._stamps.get(path)}
+            self._stamps = stamps
+            if self._config.cluster.key_file in changed:
+                self._take_keys(journal)
+            files = self._config.cluster.certificates
+            if files is not None and changed & {files.ca, files.certificate, files.revoked}:
+                self._take_certificate(files, secure, journal)
+
+    def state(self) -> KeysState:
+        """The keys in force here, and what peers' frames say of theirs."""
+        if not isinstance(self.seal, Sealed):
+            return KeysState((), b"", ())
+        ring = self.seal.ring
+        keys = tuple(KeyState(key.id, key.label, key is ring.used) for key in ring.keys)
+        peers = tuple(
+            PeerKeys(
+                node=node,
+                key=heard.key,
+                frames=tuple(heard.frames.items()),
+                uses_ours=heard.key == ring.used.id,
+                has_ours=heard.ring_tag == ring.tag,
+            )
+            for node, heard in self.seal.heard().items()
+            if node != node_id_of(public_key_of(self._node_key))
+        )
+        return KeysState(keys, ring.tag, peers)
+
+    def expiry(self) -> str | None:
+        """What to know about the certificate's end; None while it is far away."""
+        if self._security is None:
+            return None
+        end, now = min(self._security.certificate.not_after, self._security.authority.not_after), self._now()
+        if end - now > WARN_US:
+            return None
+        word = "expired" if end < now else "expires"
+        return f"the node's certificate {word} on {date_text(end)}: `edgelattice ca issue` makes a new one"
+
+    def _warn(self, journal: Journal) -> None:
+        text, now = self.expiry(), self._now()
+        if text is None:
+            self._warned = None
+        elif self._warned is None or now - self._warned >= WARN_AGAIN_US:
+            self._warned = now
+            journal.note("certificate", text)
+            log.warning("%s", text)
+
+    def _take_keys(self, journal: Journal) -> None:
+        path = self._config.cluster.key_file
+        assert path is not None
+        assert isinstance(self.seal, Sealed)
+        try:
+            ring, _ = read_key_ring(path)
+        except KeyFileError as error:
+            self._complain(journal, "keys", str(error))
+            return
+        if ring != self.seal.ring:
+            self.seal.rekey(ring)
+            held = ", ".join(key.id.hex() for key in ring.keys[1:])
+            text = f"sealing with key {ring.used.id.hex()} ({ring.used.label})" + (
+                f"; opening {held} too" if held else ""
+            )
+            journal.note("keys", text)
+            log.info("%s", text)
+
+    def _take_certificate(
+        self, files: CertificateFiles, secure: Callable[[StreamSecurity], None], journal: Journal
+    ) -> None:
+        assert self._security is not None
+        try:
+            security = self._load(files, self._security.revoked)
+        except CredentialError as error:
+            self._complain(journal, "certificate", str(error))
+            return
+        self._security = security
+        secure(security)
+        revoked = len(security.revoked.serials) if security.revoked else 0
+        text = f"certificate until {date_text(security.certificate.not_after)}, {revoked} revoked"
+        journal.note("certificate", text)
+        log.info("%s", text)
+
+    def _complain(self, journal: Journal, kind: str, text: str) -> None:
+        journal.note(kind, f"{text}; what was in force stays")
+        log.error("%s; what was in force stays", text)
+
+    def _load(self, files: CertificateFiles, before: Revocations | None) -> StreamSecurity:
+        now = self._now()
+        try:
+            place = files.ca
+            authority = Authority(files.ca.read_bytes())
+            if authority.cluster != self._config.cluster.name:
+                raise CredentialError(f"{place}: of cluster {authority.cluster!r}, not {self._config.cluster.name!r}")
+            place = files.revoked
+            revoked = authority.revocations(files.revoked.read_bytes()) if files.revoked.exists() else before
+            if before is not None and revoked is not None and revoked.number < before.number:
+                raise CredentialError(
+                    f"{place}: list {revoked.number} is older than {before.number}, which is in force"
+                )
+            place = files.certificate
+            certificate = read_certificate(files.certificate.read_bytes())
+            if certificate.public_key != public_key_of(self._node_key):
+                raise CredentialError(f"{place}: of another key than this node's; issue one from this site's node.csr")
+            try:
+                authority.judge(certificate.der, Role.NODE, revoked, now)
+            except UntrustedError as error:
+                if error.reason != "certificate expired":  # then it is worth starting, and complaining
+                    raise
+            return StreamSecurity(authority, certificate, self._node_key, revoked, self._config.site.state_dir)
+        except FileNotFoundError:
+            request = self._config.path.parent / "node.csr"
+            remedy = f"`edgelattice ca issue --role node --request {request} --out {files.certificate}` where the CA is"
+            raise CredentialError(f"{place}: no such file; {remedy}") from None
+        except ssl.SSLError as error:
+            raise CredentialError(f"{files.certificate}: {error.reason}") from None
+        except (OSError, CertificateError, UntrustedError) as error:
+            said = error.strerror if isinstance(error, OSError) else str(error)
+            raise CredentialError(f"{place}: {said}") from None
+
+    def _look(self) -> dict[Path, tuple[int, int, int]]:
+        cluster = self._config.cluster
+        paths = [cluster.key_file]
+        if cluster.certificates is not None:
+            paths += [cluster.certificates.ca, cluster.certificates.certificate, cluster.certificates.revoked]
+        stamps = {}
+        for path in paths:
+            if path is not None:
+                try:
+                    found = path.stat()
+                except OSError:
+                    continue  # seen as a change once it is back
+                stamps[path] = (found.st_mtime_ns, found.st_ino, found.st_size)
+        return stamps

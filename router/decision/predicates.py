@@ -1,0 +1,132 @@
+"""Rules made into Python: one generated function for a route says which of its rules a request passes first.
+
+A tree of objects costs a call for each node; the source below costs what its comparisons cost. Only constants that
+`repr` writes and names given to them here reach the source, so no text of a policy is ever code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+from typing import Any, TypeAlias
+
+from router.decision.request import Request, cookie, header, in_share, key_bytes, query
+from router.policy.conditions import WITH_ARGUMENT, And, Condition, Match, Not, Or, Present
+from router.policy.hosts import ANY_HOST, host_key
+from router.policy.paths import PathPattern
+from router.policy.syntax import Route, Rule
+from router.policy.zones import Client
+
+NO_RULE = -1
+CHOOSERS_MAX = 4_096
+Chooser: TypeAlias = Callable[[Request, str, Client | None], int]
+
+
+@lru_cache(maxsize=CHOOSERS_MAX)
+def chooser(route: Route, active: tuple[int, ...]) -> Chooser:
+    """A function of (request, zone, client): the first of the active rules that the request passes, or `NO_RULE`."""
+    writer = _Writer()
+    lines = [f"    if {writer.rule(route, route.rules[number])}: return {number}" for number in active]
+    body = "\n".join([*writer.prepared(), *lines])
+    source = f"def choose(r, zone, client):\n{body}\n    return {NO_RULE}\n"
+    exec(compile(source, f"<rules of route {route.name}>", "exec"), writer.names)  # noqa: S102  (constants only)
+    made: Chooser = writer.names["choose"]
+    return made
+
+
+class _Writer:
+    """Writes expressions, and keeps the constants they name."""
+
+    def __init__(self) -> None:
+        self.names: dict[str, Any] = {
+            "header": header,
+            "query": query,
+            "cookie": cookie,
+            "host_key": host_key,
+            "key_bytes": key_bytes,
+            "in_share": in_share,
+        }
+        self._uses: set[str] = set()
+        self._parts: dict[tuple[str, str], str] = {}
+
+    def prepared(self) -> Iterable[str]:
+        """What several expressions share, worked out once."""
+        if "path" in self._uses:
+            yield "    path = r.path"
+            yield "    if '?' in path: path = path.partition('?')[0]"
+        if "host" in self._uses:
+            yield "    host = host_key(r.host)"
+        for (field, argument), name in self._parts.items():
+            read = f"{field}(r, {argument!r})"
+            # Most requests have no query, and most of these then cost one search for a character.
+            yield f"    {name} = {f'{read} if {chr(39)}?{chr(39)} in r.path else None' if field == 'query' else read}"
+
+    def rule(self, route: Route, rule: Rule) -> str:
+        parts = [f"({self.condition(rule.condition)})"] if rule.condition else []
+        if rule.share:
+            salt, key = share_salt(route, rule), self._constant(rule.share.by)
+            parts.append(f"in_share({salt!r}, {rule.share.ppm}, key_bytes({key}, r, client))")
+        return " and ".join(parts) or "True"
+
+    def condition(self, condition: Condition) -> str:
+        match condition:
+            case And(parts):
+                return " and ".join(f"({self.condition(part)})" for part in parts)
+            case Or(parts):
+                return " or ".join(f"({self.condition(part)})" for part in parts)
+            case Not(inner):
+                return f"not ({self.condition(inner)})"
+            case Present(field, argument):
+                return f"{self._part(field, argument)} is not None"
+            case Match():
+                return self._match(condition)
+
+    def _match(self, test: Match) -> str:
+        if test.field == "path":
+            self._uses.add("path")
+            return " or ".join(self._path(PathPattern.compiled(pattern)) for pattern in test.values) or "False"
+        if test.field in ("host", "sni"):
+            subject = "r.sni" if test.field == "sni" else "host"
+            self._uses |= {"host"} - ({"host"} if test.field == "sni" else set())
+            return self._host(subject, test.values)
+        if test.field in WITH_ARGUMENT:
+            subject = self._part(test.field, test.argument)
+        else:
+            subject = "zone" if test.field == "zone" else f"r.{test.field}"
+        numeric = test.field in ("asn", "port")
+        values = [int(value) for value in test.values] if numeric else list(test.values)
+        if len(values) == 1:
+            return f"{subject} == {values[0]!r}"
+        return f"{subject} in {self._constant(frozenset(values))}"
+
+    def _path(self, pattern: PathPattern) -> str:
+        if pattern.everything:
+            return "True"
+        if pattern.literal is None:
+            return f"{self._constant(pattern)}.matches(path)"
+        same = f"path == {pattern.literal!r}"
+        return f"{same} or path.startswith({pattern.below!r})" if pattern.open_end else same
+
+    def _host(self, subject: str, patterns: tuple[str, ...]) -> str:
+        if ANY_HOST in patterns:
+            return "True"
+        exact = frozenset(pattern for pattern in patterns if not pattern.startswith("*."))
+        ends = tuple(pattern[1:] for pattern in patterns if pattern.startswith("*."))
+        parts = [f"{subject} in {self._constant(exact)}"] if exact else []
+        # ".example.com" itself is not below example.com: there must be a label.
+        parts += [f"({subject}.endswith({ends!r}) and {subject}[0] != '.')"] if ends else []
+        return " or ".join(parts) or "False"
+
+    def _part(self, field: str, argument: str) -> str:
+        """A header, query parameter or cookie, read once however many rules test it."""
+        return self._parts.setdefault((field, argument), f"part{len(self._parts)}")
+
+    def _constant(self, value: object) -> str:
+        name = f"c{len(self.names)}"
+        self.names[name] = value
+        return name
+
+
+def share_salt(route: Route, rule: Rule) -> bytes:
+    """So that two rules pick their users independently, and one keeps its users while its share grows."""
+    return f"share {route.name} {rule.name}".encode("ascii")

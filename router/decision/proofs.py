@@ -1,0 +1,428 @@
+"""What is proved of a policy before it is published, over every request and every state of health.
+
+**Requests.** Rules test a finite number of things, so requests fall into finitely many kinds. For each field there is a
+list of values that stand for all others: every value that some test names, one that none names, and none at all; for
+patterns, one host or path for each pattern and each two that overlap. A question ("does a request exist that ...?") is
+a search through these with three-valued logic: a branch is left as soon as what is known of the request decides it.
+
+**Health.** Which regions a lane may ever use is exactly its candidates: whatever comes before one may be DOWN. So a
+`never` holds over all states of health if no lane that its requests can reach has a candidate it forbids; else the
+counterexample is a request, and the regions that must be DOWN. `nearest` without a place means near to a site that is
+not known here: every region that it may take counts.
+
+That every request ends in a region or a written denial needs no proof: `otherwise` has no third kind, and a host
+without a route is answered with 404.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from router.decision.plan import SitePlace, lay_out
+from router.decision.program import Program
+from router.policy.conditions import And, Condition, Match, Not, Or, Present, tests_of
+from router.policy.errors import Diagnostic, Findings
+from router.policy.hosts import host_key
+from router.policy.paths import PathPattern
+from router.policy.settings import IDEMPOTENT_METHODS, SAFE_METHODS, Settings
+from router.policy.span import Span
+from router.policy.syntax import Named, Never, Route, Tier
+from router.policy.values import write_duration
+
+STEPS_MAX = 50_000
+"""Of one search; a question that takes longer is reported as not proved."""
+PAIRS_MAX = 400
+_NOBODY = "-"
+"""A value that no test names."""
+
+_OTHERS = {"method": "PATCH", "asn": "0", "port": "0", "country": "", "continent": "", "upgrade": ""}
+
+Assignment = dict[tuple[str, str], str | None]
+
+
+class TooHardError(Exception):
+    """A question was not answered within `STEPS_MAX`."""
+
+
+def prove(program: Program) -> tuple[Diagnostic, ...]:
+    """Everything that the policy may do and should not. Slow for large policies: seconds, not microseconds."""
+    findings = Findings(program.policy.file)
+    for index, route in enumerate(program.routes):
+        question = _Question(program, route)
+        _check_reachable(question, findings)
+        for never in program.policy.nevers:
+            _check_never(question, index, never, findings)
+        _check_settings(program, route, findings)
+    _check_capacity(program, findings)
+    return tuple(sorted(findings.diagnostics, key=lambda found: (found.line, found.column, found.code)))
+
+
+def _check_reachable(question: _Question, findings: Findings) -> None:
+    for number, rule in enumerate(question.route.rules):
+        try:
+            reached = question.request(question.reaching(number))
+        except TooHardError:
+            _too_hard(rule.span, f"whether rule {rule.name} is reached", findings)
+            continue
+        if reached is None:
+            alone = question.request([(rule.condition, True)]) if rule.condition else None
+            findings.add(
+                "E401",
+                rule.span,
+                f"rule {rule.name} is never reached: "
+                + ("the rules before it take its requests" if alone is not None else "no request passes its tests"),
+                "rules from the particular to the general: the first that matches wins",
+                "move it up, or delete it" if alone is not None else "mend its `when`",
+            )
+
+
+def _check_never(question: _Question, index: int, never: Never, findings: Findings) -> None:
+    program, route = question.program, question.route
+    allowed = (
+        program.groups[never.outside]
+        if never.outside is not None
+        else set(program.regions) - {region.name for region in never.regions}
+    )
+    for number in (*range(len(route.rules)), len(route.rules)):
+        rule = route.rules[number] if number < len(route.rules) else None
+        if rule is not None and rule.refuse is not None:
+            continue
+        forbidden = {zone: bad for zone in program.zones if (bad := question.forbidden(index, number, zone, allowed))}
+        if not forbidden:
+            continue
+        goals = [*question.reaching(number), (Match("zone", "", tuple(forbidden)), True)]
+        if never.condition is not None:
+            goals.append((never.condition, True))
+        try:
+            found = question.request(goals)
+        except TooHardError:
+            _too_hard(never.span, f"never {never.name}", findings)
+            return
+        if found is not None:
+            region, down = forbidden[question.zone(found) or ""]
+            where = f"rule {rule.name} (line {rule.span.line})" if rule else f"the tiers of route {route.name}"
+            when = f", when {', '.join(down)} {'is' if len(down) == 1 else 'are'} DOWN" if down else ""
+            findings.add(
+                "E402",
+                never.span,
+                f"never {never.name} does not hold: {region} may serve {question.shown(found)}{when}",
+                f"no way to a region that it forbids; this one is by {where}",
+                "name allowed regions only in its tiers, or put a rule before it",
+            )
+            return
+
+
+def _check_settings(program: Program, route: Route, findings: Findings) -> None:
+    arms: list[tuple[Settings, tuple[Tier, ...]]] = [(route.settings, route.tiers)]
+    arms += [(rule.settings.over(route.settings), rule.tiers) for rule in route.rules if rule.refuse is None]
+    said: set[Span] = set()
+    for settings, tiers in arms:
+        if (retry := settings.retry) and retry.span not in said:
+            unsafe = [method for method in retry.methods if method not in IDEMPOTENT_METHODS]
+            if unsafe:
+                said.add(retry.span)
+                findings.add(
+                    "E405",
+                    retry.span,
+                    f"{', '.join(unsafe)} may be retried, and so done twice",
+                    f"idempotent methods: {', '.join(IDEMPOTENT_METHODS)} ({', '.join(SAFE_METHODS)} change nothing)",
+                    "leave them out: what never reached a region is tried again anyway",
+                )
+        if (stick := settings.stick) and stick.span not in said:
+            for name in sorted(_may_take(program, tiers)):
+                drain = program.regions[name].drain_us
+                if drain is not None and drain < stick.lifetime_us:
+                    said.add(stick.span)
+                    findings.add(
+                        "E404",
+                        stick.span,
+                        f"users stick for {write_duration(stick.lifetime_us)}, but {name} drains for "
+                        f"{write_duration(drain)} only",
+                        "an affinity no longer than the drain of every region it may choose",
+                        f"write: for {write_duration(drain)}",
+                    )
+                    break
+
+
+def _check_capacity(program: Program, findings: Findings) -> None:
+    """Losing any one region, or any one group, must leave the others within what they are built for."""
+    zones = [zone for zone in program.zones.values() if zone and zone.demand_rps and zone.latitude_e6 is not None]
+    if not zones or any(region.capacity_rps is None for region in program.regions.values()):
+        return
+    losses = [("no region", frozenset[str]())]
+    losses += [(f"region {name}", frozenset((name,))) for name in program.regions]
+    losses += [(f"group {name}", members) for name, members in program.groups.items()]
+    layout = lay_out(program, SitePlace("", 0, 0))
+    for index, route in enumerate(program.routes):
+        for what, lost in losses:
+            load = dict.fromkeys(program.regions, 0)
+            for zone in zones:
+                numbers, _, settings = layout.lanes[layout.lane_of[index][zone.name]]
+                left = [layout.candidates[number] for number in numbers if layout.candidates[number].region not in lost]
+                first = [each for each in left if each.tier == left[0].tier] if left else []
+                if not (settings.stick or (first and first[0].weight)):
+                    first = first[:1]
+                shares = sum(each.weight or 1 for each in first)
+                for each in first:
+                    load[each.region] += (zone.demand_rps or 0) * (each.weight or 1) // shares
+                if settings.spill:
+                    _spill(program, load, [each.region for each in left], settings.spill.above_ppm)
+            for name, rps in load.items():
+                capacity = program.regions[name].capacity_rps or 0
+                if rps > capacity:
+                    findings.add(
+                        "E403",
+                        route.span,
+                        f"without {what}, {name} gets {rps}rps and is built for {capacity}rps"
+                        if lost
+                        else f"{name} gets {rps}rps and is built for {capacity}rps",
+                        "enough capacity when any one region or group is lost",
+                        "add a tier and `spill above 85%`, or capacity",
+                    )
+                    return
+
+
+def _spill(program: Program, load: dict[str, int], order: list[str], above_ppm: int) -> None:
+    """Move what is above the threshold down the order, as far as there is room."""
+    for place, name in enumerate(order):
+        room = (program.regions[name].capacity_rps or 0) * above_ppm // 1_000_000
+        excess = load[name] - room
+        for other in order[place + 1 :]:
+            if excess <= 0:
+                break
+            free = max(0, (program.regions[other].capacity_rps or 0) * above_ppm // 1_000_000 - load[other])
+            moved = min(excess, free)
+            load[name] -= moved
+            load[other] += moved
+            excess -= moved
+
+
+def _too_hard(span: Span, what: str, findings: Findings) -> None:
+    findings.add(
+        "E406",
+        span,
+        f"{what} could not be proved in {STEPS_MAX} steps",
+        "conditions on fewer fields",
+        "simplify `when`",
+    )
+
+
+def _may_take(program: Program, tiers: tuple[Tier, ...]) -> set[str]:
+    found: set[str] = set()
+    for tier in tiers:
+        if isinstance(tier.choice, Named):
+            found |= {region.name for region in tier.choice.regions}
+        else:
+            found |= set(program.regions) if tier.choice.group is None else program.groups[tier.choice.group]
+    return found
+
+
+@dataclass(slots=True)
+class _Question:
+    """Questions about the requests of one route."""
+
+    program: Program
+    route: Route
+    domains: dict[tuple[str, str], list[str | None]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        conditions = [rule.condition for rule in self.route.rules]
+        conditions += [never.condition for never in self.program.policy.nevers]
+        named: dict[tuple[str, str], set[str]] = {}
+        for condition in conditions:
+            for test in tests_of(condition):
+                values = test.values if isinstance(test, Match) else ()
+                named.setdefault((test.field, test.argument), set()).update(values)
+        for subject, mentioned in named.items():
+            self.domains[subject] = self._representatives(subject[0], sorted(mentioned))
+        with_blocks = [zone.name for zone in self.program.policy.zones if zone.cidrs]
+        self.domains["prefix", ""] = ["", *with_blocks]
+        geo = self.program.geo
+        places = (("asn", geo.asns), ("country", geo.countries), ("continent", geo.continents)) if geo else ()
+        for name, owners in places:
+            known = {value for value in self.domains.get((name, ""), []) if value}
+            self.domains[name, ""] = [_OTHERS[name], *sorted(known | {str(owner) for owner in owners})]
+        self.domains.pop(("zone", ""), None)
+
+    def reaching(self, number: int) -> list[tuple[Condition | None, bool]]:
+        """What a request must be to get to this rule (or, past the last, to the route's own tiers)."""
+        # A rule with a window or a share may let any request pass.
+        before = [rule for rule in self.route.rules[:number] if not rule.windows and rule.share is None]
+        goals: list[tuple[Condition | None, bool]] = [(rule.condition, False) for rule in before]
+        if number < len(self.route.rules):
+            goals.append((self.route.rules[number].condition, True))
+        return goals
+
+    def request(self, goals: list[tuple[Condition | None, bool]]) -> Assignment | None:
+        """A request for which every goal has its value; None when there is none. Raises `TooHardError`."""
+        asked = [(condition, wanted) for condition, wanted in goals if condition is not None]
+        if any(condition is None and not wanted for condition, wanted in goals):
+            return None
+        subjects = list(dict.fromkeys(subject for condition, _ in asked for subject in self._subjects(condition)))
+        steps = [0]
+        return self._search(asked, subjects, {}, steps)
+
+    def _search(
+        self,
+        goals: list[tuple[Condition, bool]],
+        subjects: list[tuple[str, str]],
+        known: Assignment,
+        steps: list[int],
+    ) -> Assignment | None:
+        steps[0] += 1
+        if steps[0] > STEPS_MAX:
+            raise TooHardError
+        open_goals = []
+        for condition, wanted in goals:
+            holds = self._value(condition, known)
+            if holds is None:
+                open_goals.append((condition, wanted))
+            elif holds is not wanted:
+                return None
+        if not open_goals:
+            return dict(known)
+        subject = subjects[0]
+        for value in self.domains.get(subject, [None]):
+            found = self._search(open_goals, subjects[1:], {**known, subject: value}, steps)
+            if found is not None:
+                return found
+        return None
+
+    def _subjects(self, condition: Condition) -> Iterator[tuple[str, str]]:
+        for test in tests_of(condition):
+            if test.field == "zone":
+                yield "prefix", ""
+                if self.program.geo:
+                    yield from (("asn", ""), ("country", ""), ("continent", ""))
+            else:
+                yield test.field, test.argument
+
+    def _value(self, condition: Condition, known: Assignment) -> bool | None:
+        """Whether a condition holds of what is known of a request; None when that does not decide it."""
+        match condition:
+            case And(parts):
+                values = [self._value(part, known) for part in parts]
+                return False if False in values else None if None in values else True
+            case Or(parts):
+                values = [self._value(part, known) for part in parts]
+                return True if True in values else None if None in values else False
+            case Not(inner):
+                holds = self._value(inner, known)
+                return None if holds is None else not holds
+            case Present(name, argument):
+                return known[name, argument] is not None if (name, argument) in known else None
+            case Match("zone", _, zones):
+                zone = self.zone(known)
+                return None if zone is None else zone in zones
+            case Match(name, argument, values):
+                if (name, argument) not in known:
+                    return None
+                return _fits(name, known[name, argument], values)
+
+    def zone(self, known: Assignment) -> str | None:
+        """The zone of a request, once what is known decides it."""
+        prefix = known.get(("prefix", ""), None)
+        if prefix or (prefix is not None and self.program.geo is None):
+            return prefix
+        geo = self.program.geo
+        if prefix is None or geo is None:
+            return None
+        for name, owners in (("asn", geo.asns), ("country", geo.countries), ("continent", geo.continents)):
+            value = known.get((name, ""), None)
+            if value is None:
+                return None
+            owner = {str(key): zone for key, zone in owners.items()}.get(value)
+            if owner:
+                return owner
+        return ""
+
+    def forbidden(
+        self, index: int, number: int, zone: str, allowed: frozenset[str] | set[str]
+    ) -> tuple[str, list[str]] | None:
+        """The first region of a lane that is not allowed, and what must be DOWN before it is used."""
+        place = self.program.zones[zone]
+        layout = lay_out(self.program, SitePlace("", 0, 0))
+        of_rule = layout.rule_lanes[index][number] if number < len(self.route.rules) else layout.lane_of[index]
+        assert of_rule is not None
+        order = [layout.candidates[each].region for each in layout.lanes[of_rule[zone]][0]]
+        if place is None or place.latitude_e6 is None:
+            possible = sorted(_may_take(self.program, self._tiers(number, zone)) - set(allowed))
+            return (possible[0], [name for name in order if name != possible[0]]) if possible else None
+        for position, name in enumerate(order):
+            if name not in allowed:
+                return name, order[:position]
+        return None
+
+    def _tiers(self, number: int, zone: str) -> tuple[Tier, ...]:
+        if number < len(self.route.rules):
+            return self.route.rules[number].tiers
+        return next((each.tiers for each in self.route.overrides if each.zone == zone), self.route.tiers)
+
+    def shown(self, known: Assignment) -> str:
+        """The request in words."""
+        parts = [f"zone {self.zone(known)}"] if self.zone(known) else []
+        for (name, argument), value in known.items():
+            if name == "prefix" or value in (None, "", "0"):
+                continue
+            parts.append(f'{name}("{argument}") "{value}"' if argument else f"{name} {value}")
+        path = [] if any(part.startswith("path ") for part in parts) else [self.route.path.replace("**", "")]
+        return f"a request with {', '.join(parts)}" if parts else f"any request to {(path or ['/'])[0]}"
+
+    def _representatives(self, name: str, values: list[str]) -> list[str | None]:
+        if name == "path":
+            paths = _paths([*values, self.route.path])
+            mine = PathPattern.compiled(self.route.path)
+            return [path for path in paths if mine.everything or mine.matches(path)] or [_NOBODY]
+        if name == "host":
+            hosts = [*_hosts([*values, *self.route.hosts]), "other.invalid"]
+            return [host for host in hosts if _fits("host", host, self.route.hosts)] or [_NOBODY]
+        if name == "sni":
+            return ["", *_hosts(values), "other.invalid"]
+        absent: list[str | None] = [None] if name in ("header", "query", "cookie") else []
+        other = {"method": "PATCH", "asn": "0", "port": "0", "country": "", "continent": "", "upgrade": ""}.get(
+            name, _NOBODY
+        )
+        return [*values, other, *absent]
+
+
+def _fits(name: str, value: str | None, patterns: tuple[str, ...]) -> bool:
+    if name == "path" and value is not None:
+        return any(pattern == "/**" or PathPattern.compiled(pattern).matches(value) for pattern in patterns)
+    if name in ("host", "sni") and value is not None:
+        host = host_key(value)
+        return any(
+            pattern == "*" or host == pattern or (pattern.startswith("*.") and host.endswith(pattern[1:]))
+            for pattern in patterns
+        )
+    return value in patterns
+
+
+def _hosts(patterns: list[str]) -> list[str]:
+    return sorted({pattern.replace("*", "x") for pattern in patterns if pattern != "*"} | {"x.invalid"})
+
+
+def _paths(patterns: list[str]) -> list[str]:
+    """A path for each pattern, and for each two that overlap."""
+    split = [pattern.split("/")[1:] for pattern in dict.fromkeys(patterns)]
+    found = {"/", "/x-other"}
+    pairs = [(one, other) for one in split for other in split][:PAIRS_MAX]
+    for one, other in pairs:
+        merged = []
+        for place in range(max(len(one), len(other))):
+            mine = _segment(one, place)
+            theirs = _segment(other, place)
+            literal = [segment for segment in (mine, theirs) if segment not in ("*", "**", None)]
+            merged.append(literal[0] if literal else "x")
+        found.add("/" + "/".join(str(segment) for segment in merged))
+        found.add("/" + "/".join(str(s) for s in [("x" if each == "*" else each) for each in one if each != "**"]))
+    return sorted(found)
+
+
+def _segment(pattern: list[str], place: int) -> str | None:
+    if place < len(pattern):
+        return pattern[place]
+    return "**" if pattern[-1] == "**" else None
+
+
+__all__ = ["STEPS_MAX", "prove"]

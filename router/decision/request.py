@@ -1,0 +1,127 @@
+"""What of a request a decision may depend on, and how its parts are read.
+
+A decision reads only what the policy in force tests: `Program.needs` says which of the fields below that is, so that
+whoever makes requests need not fill the others.
+"""
+
+from __future__ import annotations
+
+import binascii
+import json
+from base64 import urlsafe_b64decode
+from dataclasses import dataclass
+from urllib.parse import unquote_plus
+
+from mmh3 import hash64
+
+from router.policy.settings import Key
+from router.policy.zones import Client
+
+JWT_BYTES_MAX = 8_192
+BUCKETS = 1_000_000
+"""Users are told apart to the millionth."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request, or for L4 one connection."""
+
+    client: str
+    """The client's numeric address; anything else is in no zone by address."""
+    host: str
+    """As sent: any case, with or without a port. The SNI of an L4 connection."""
+    path: str
+    """As sent, with its query."""
+    method: str = "GET"
+    headers: tuple[tuple[str, str], ...] = ()
+    """Names in lower case; the first of a name counts."""
+    country: str = ""
+    """ISO 3166-1, two capital letters; "" when unknown."""
+    continent: str = ""
+    asn: int = 0
+    upgrade: str = ""
+    """The protocol asked for, in lower case."""
+    port: int = 0
+    """Where it arrived; 0 when it does not matter."""
+    sni: str = ""
+
+
+def header(request: Request, name: str) -> str | None:
+    for known, value in request.headers:
+        if known == name:
+            return value
+    return None
+
+
+def query(request: Request, name: str) -> str | None:
+    """The first value of a query parameter, decoded; "" when it has none."""
+    text = request.path.partition("?")[2]
+    if not text:
+        return None
+    for part in text.split("&"):
+        found, _, value = part.partition("=")
+        if found == name or unquote_plus(found) == name:
+            return unquote_plus(value)
+    return None
+
+
+def cookie(request: Request, name: str) -> str | None:
+    """As sent, without the quotes that RFC 6265 allows around it."""
+    for known, value in request.headers:
+        if known == "cookie":
+            for part in value.split(";"):
+                found, equals, text = part.strip().partition("=")
+                if equals and found == name:
+                    return text.strip('"')
+    return None
+
+
+def jwt_claim(request: Request, claim: str) -> str | None:
+    """A claim of the bearer token, as text. The signature is not checked: this tells users apart, it admits nobody."""
+    scheme, _, token = (header(request, "authorization") or "").partition(" ")
+    parts = token.split(".")
+    if scheme.lower() != "bearer" or len(parts) != 3 or len(token) > JWT_BYTES_MAX:
+        return None
+    try:
+        claims = json.loads(urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
+    except (ValueError, binascii.Error, RecursionError):
+        return None
+    value = claims.get(claim) if isinstance(claims, dict) else None
+    return value if isinstance(value, str) else str(value) if type(value) is int else None
+
+
+def client_bytes(text: str, client: Client | None) -> bytes:
+    """What a client is hashed by: its address however it was written, else the text."""
+    family, address = client or (0, 0)
+    return address.to_bytes(16 if family == 6 else 4, "big") if family else text.encode("utf-8", "surrogatepass")
+
+
+def key_bytes(key: Key, request: Request, client: Client | None) -> bytes | None:
+    """What the key makes of a request; None when the request has no such thing."""
+    found: str | None
+    match key.kind:
+        case "ip":
+            family, address = client or (0, 0)
+            if not family:
+                return None
+            size, kept = (32, key.count) if family == 4 else (128, 2 * key.count)
+            return b"ip " + (address >> (size - kept)).to_bytes(16, "big")
+        case "path":
+            found = "/".join(request.path.partition("?")[0].split("/")[: key.count + 1])
+        case "cookie":
+            found = cookie(request, key.name)
+        case "header":
+            found = header(request, key.name)
+        case _:
+            found = jwt_claim(request, key.name)
+    return f"{key.kind} {found}".encode("utf-8", "surrogatepass") if found else None
+
+
+def bucket(salt: bytes, key: bytes) -> int:
+    """Where in 0..999,999 a user is, for one purpose: other salts shuffle users anew."""
+    return hash64(salt + b"\0" + key, signed=False)[0] % BUCKETS
+
+
+def in_share(salt: bytes, ppm: int, key: bytes | None) -> bool:
+    """Whether a user is among these millionths; one who cannot be told apart is not."""
+    return key is not None and bucket(salt, key) < ppm

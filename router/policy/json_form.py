@@ -1,0 +1,128 @@
+"""A policy as JSON, for programs that write or read policies: every node of the syntax tree, field by field.
+
+A node is an object whose "is" names its class where several may stand; durations are microseconds, shares millionths,
+coordinates millionths of a degree, as in the syntax tree. Fields that have their default value may be left out when
+read. An unknown field, a missing one, or a value of the wrong type is an error that names its path.
+"""
+
+from __future__ import annotations
+
+import json
+import types
+from dataclasses import MISSING, Field, fields, is_dataclass
+from enum import Enum
+from functools import lru_cache
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from router.policy.conditions import CONDITION_DEPTH_MAX
+from router.policy.syntax import Policy
+
+JSON_BYTES_MAX = 4 * 1024 * 1024
+_DEPTH_MAX = 16 + 2 * CONDITION_DEPTH_MAX
+_NETWORKS = {IPv4Network, IPv6Network}
+
+
+class JsonPolicyError(ValueError):
+    """JSON that is not a policy; `path` says where, as in `$.routes[0].rules[2].share`."""
+
+    def __init__(self, path: str, message: str) -> None:
+        super().__init__(f"{path}: {message}")
+        self.path = path
+
+
+def to_json(policy: Policy) -> str:
+    """A policy's JSON form; equal policies have the same bytes."""
+    return json.dumps(_plain(policy), ensure_ascii=False, indent=1)
+
+
+def from_json(text: str) -> Policy:
+    """The policy that a JSON form says. Raises `JsonPolicyError`; what it means is for `compile_policy` to check."""
+    if len(text) > JSON_BYTES_MAX:
+        raise JsonPolicyError("$", f"longer than {JSON_BYTES_MAX} characters")
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise JsonPolicyError("$", f"not JSON: {error}") from None
+    read = _read(Policy, value, "$", 0)
+    assert isinstance(read, Policy)
+    return read
+
+
+def _plain(node: Any) -> Any:
+    if is_dataclass(node) and not isinstance(node, type):
+        found: dict[str, Any] = {"is": type(node).__name__}
+        for field in _shown(type(node)):
+            value = getattr(node, field.name)
+            if value != field.default or field.default is MISSING:
+                found[field.name] = _plain(value)
+        return found
+    if isinstance(node, tuple):
+        return [_plain(each) for each in node]
+    if isinstance(node, Enum):
+        return node.name
+    return str(node) if isinstance(node, IPv4Network | IPv6Network) else node
+
+
+@lru_cache(maxsize=64)
+def _shown(kind: type) -> tuple[Field[Any], ...]:
+    """The fields that say something: not where a node was written."""
+    return tuple(field for field in fields(kind) if field.compare)
+
+
+@lru_cache(maxsize=64)
+def _hints(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
+def _read(wanted: Any, value: Any, path: str, depth: int) -> Any:
+    if depth > _DEPTH_MAX:
+        raise JsonPolicyError(path, f"nested more than {_DEPTH_MAX} deep")
+    options = get_args(wanted) if get_origin(wanted) in (Union, types.UnionType) else (wanted,)
+    if value is None and type(None) in options:
+        return None
+    options = tuple(option for option in options if option is not type(None))
+    if _NETWORKS & set(options):
+        return _network(value, path)
+    nodes = {option.__name__: option for option in options if isinstance(option, type) and is_dataclass(option)}
+    if nodes:
+        return _node(nodes, value, path, depth)
+    (kind,) = options
+    if get_origin(kind) is tuple:
+        if not isinstance(value, list):
+            raise JsonPolicyError(path, "a list is needed here")
+        return tuple(_read(get_args(kind)[0], each, f"{path}[{n}]", depth + 1) for n, each in enumerate(value))
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        if value not in kind.__members__:
+            raise JsonPolicyError(path, f"one of {', '.join(kind.__members__)} is needed here")
+        return kind[value]
+    if type(value) is not kind:
+        raise JsonPolicyError(path, f"a {'number' if kind is int else 'text'} is needed here")
+    return value
+
+
+def _node(nodes: dict[str, Any], value: Any, path: str, depth: int) -> Any:
+    if not isinstance(value, dict):
+        raise JsonPolicyError(path, "an object is needed here")
+    kind = value.get("is", next(iter(nodes)) if len(nodes) == 1 else None)
+    if not isinstance(kind, str) or kind not in nodes:
+        raise JsonPolicyError(f"{path}.is", f"one of {', '.join(nodes)} is needed here")
+    made = nodes[kind]
+    shown = {field.name: field for field in _shown(made)}
+    for name in value:
+        if name != "is" and name not in shown:
+            raise JsonPolicyError(f"{path}.{name}", f"unknown; a {kind} has {', '.join(shown)}")
+    found = {}
+    for name, field in shown.items():
+        if name in value:
+            found[name] = _read(_hints(made)[name], value[name], f"{path}.{name}", depth + 1)
+        elif field.default is MISSING and field.default_factory is MISSING:
+            raise JsonPolicyError(f"{path}.{name}", "missing")
+    return made(**found)
+
+
+def _network(value: Any, path: str) -> IPv4Network | IPv6Network:
+    try:
+        return ip_network(value if isinstance(value, str) else "")
+    except ValueError as error:
+        raise JsonPolicyError(path, f"not an address block: {error}") from None

@@ -1,0 +1,234 @@
+"""The hang rule: who keeps users waiting without a byte, seen while they wait. Pure.
+
+A crash announces itself; a hang says nothing, and whoever waits for a timeout has lost. So silence is judged against
+what an endpoint usually needs: *k requests wait, and no byte has come from the region for max(50 ms, 3 x its p99)*
+makes it suspect (DESIGN part 6). The same is asked of each endpoint alone, for one of several may hang while its
+neighbours answer. A single request that waits longer than twice the p99 is merely late: it may be hedged.
+
+Latencies lie in a histogram of quarter octaves that forgets: when it is full, all counts are halved. A p99 is the upper
+edge of its bucket, so at most a fifth too great; it is trusted from twenty samples on, and before that only a second of
+silence counts.
+
+Requests that are expected to be silent (event streams, long polls) must not be entered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final, Generic, TypeVar
+
+from lattice.types import MILLISECOND, SECOND, Endpoint, Micros
+
+WAITING_MIN: Final = 3
+"""k: two may be slow by themselves."""
+SILENCE_US_MIN: Final = 50 * MILLISECOND
+SILENCE_P99_FACTOR: Final = 3
+LATE_US_MIN: Final = 30 * MILLISECOND
+LATE_P99_FACTOR: Final = 2
+UNKNOWN_US: Final = SECOND
+"""The limit of both rules before there are enough samples."""
+SAMPLES_MIN: Final = 20
+SAMPLES_MAX: Final = 1_024
+REFRESH_SAMPLES: Final = 16
+"""A p99 is worked out anew after so many: it costs microseconds and moves slowly."""
+HISTORY_MASK: Final = (1 << 16) - 1
+UNAVAILABLE_MIN: Final = 5
+"""Of the last 16 answers. Envoy ejects after 5 gateway errors in a row; that misses every second one."""
+
+_BUCKETS: Final = 4 * 40  # up to 2^40 us: twelve days
+
+FlightT = TypeVar("FlightT")
+
+
+class Latencies:
+    """Recent latencies of one region, in microseconds."""
+
+    __slots__ = ("_counts", "_fresh", "_p99", "_total")
+
+    def __init__(self) -> None:
+        self._counts = [0] * _BUCKETS
+        self._total = 0
+        self._p99: int | None = None
+        self._fresh = 0  # samples since the p99 was worked out
+
+    def add(self, latency_us: int) -> None:
+        bits = latency_us.bit_length()
+        bucket = min(4 * bits + (latency_us >> (bits - 3) & 3 if bits >= 3 else 0), _BUCKETS - 1)
+        self._counts[bucket] += 1
+        self._total += 1
+        self._fresh += 1
+        if self._total >= SAMPLES_MAX:
+            self._counts = [count >> 1 for count in self._counts]
+            self._total = sum(self._counts)
+
+    def p99_us(self) -> int | None:
+        """None while there are too few samples."""
+        if self._total < SAMPLES_MIN:
+            return None
+        if self._p99 is None or self._fresh >= REFRESH_SAMPLES:
+            self._fresh = 0
+            beyond = self._total // 100
+            bucket = _BUCKETS
+            while beyond >= 0:
+                bucket -= 1
+                beyond -= self._counts[bucket]
+            bits, quarter = divmod(bucket, 4)
+            self._p99 = (5 + quarter << bits) >> 3 if bits >= 3 else (1 << bits) - 1
+        return self._p99
+
+
+class Watched(Generic[FlightT]):
+    """One endpoint, and who waits for its first byte: oldest first, since when."""
+
+    __slots__ = ("_history", "endpoint", "flights", "last_byte_at", "late_asked", "latencies", "region", "told_at")
+
+    def __init__(self, region: str, endpoint: Endpoint, latencies: Latencies) -> None:
+        self.region = region
+        self.endpoint = endpoint
+        self.flights: dict[FlightT, Micros] = {}
+        self.latencies = latencies  # its region's: an endpoint that was hardly used yet is judged by its neighbours
+        self.last_byte_at = Micros(0)
+        self.told_at = Micros(0)
+        self.late_asked: set[FlightT] = set()
+        self._history = 0
+
+    def sent(self, flight: FlightT, now: Micros) -> None:
+        """A whole request went out and its answer is awaited."""
+        self.flights[flight] = now
+
+    def heard(self, flight: FlightT, now: Micros) -> None:
+        """Its first byte came."""
+        sent_at = self.flights.pop(flight, None)
+        if sent_at is not None:
+            self.latencies.add(now - sent_at)
+            self.last_byte_at = now
+            if self.late_asked:
+                self.late_asked.discard(flight)
+
+    def dropped(self, flight: FlightT) -> None:
+        """Nobody waits for it any more; that says nothing of its latency."""
+        self.flights.pop(flight, None)
+        self.late_asked.discard(flight)
+
+    def answered(self, *, available: bool) -> bool:
+        """Its answer was, or was not, a 502, 503 or 504. True when so many of the last were that it is to be left."""
+        self._history = (self._history << 1 | (not available)) & HISTORY_MASK
+        return not available and self._history.bit_count() >= UNAVAILABLE_MIN
+
+    def late_us(self) -> int:
+        p99 = self.latencies.p99_us()
+        return UNKNOWN_US if p99 is None else max(LATE_US_MIN, LATE_P99_FACTOR * p99)
+
+    def silence_us_max(self) -> int:
+        p99 = self.latencies.p99_us()
+        return UNKNOWN_US if p99 is None else max(SILENCE_US_MIN, SILENCE_P99_FACTOR * p99)
+
+    def silent_since(self) -> Micros:
+        """The later of its last byte and the oldest wait; call only while somebody waits."""
+        return max(self.last_byte_at, self.told_at, next(iter(self.flights.values())))
+
+
+@dataclass(frozen=True, slots=True)
+class Suspicion(Generic[FlightT]):
+    """A region, or one endpoint of it, keeps everybody waiting."""
+
+    region: str
+    endpoint: Endpoint | None
+    """None for the region as a whole."""
+    silence_us: int
+    flights: tuple[FlightT, ...]
+    """Who waits there, oldest first."""
+
+
+class HangWatch(Generic[FlightT]):
+    """All endpoints that were sent to; `forget_idle` bounds them. Owns no clock: `now` never decreases."""
+
+    def __init__(self) -> None:
+        self._regions: dict[str, dict[Endpoint, Watched[FlightT]]] = {}
+        self._latencies: dict[str, Latencies] = {}
+
+    def endpoint(self, region: str, endpoint: Endpoint) -> Watched[FlightT]:
+        of_region = self._regions.get(region)
+        if of_region is None:
+            of_region = self._regions[region] = {}
+            self._latencies[region] = Latencies()
+        watched = of_region.get(endpoint)
+        if watched is None:
+            watched = of_region[endpoint] = Watched(region, endpoint, self._latencies[region])
+        return watched
+
+    def forget_idle(self, before: Micros) -> None:
+        """Forget endpoints that nobody waits for and that have said nothing since `before`: policies change."""
+        for region in list(self._regions):
+            of_region = self._regions[region]
+            for endpoint in [e for e, w in of_region.items() if not w.flights and w.last_byte_at < before]:
+                del of_region[endpoint]
+            if not of_region:
+                del self._regions[region], self._latencies[region]
+
+    def excuse(self, now: Micros) -> None:
+        """Every silence begins anew: we could not have heard anything."""
+        for of_region in self._regions.values():
+            for watched in of_region.values():
+                watched.told_at = now
+
+    def suspects(self, now: Micros) -> tuple[Suspicion[FlightT], ...]:
+        """Who must be given up now. The same silence is told again only after another term of it."""
+        found: list[Suspicion[FlightT]] = []
+        for region in sorted(self._regions):
+            waited_on = self._waited_on(region)
+            if sum(len(watched.flights) for watched in waited_on) < WAITING_MIN:
+                continue
+            silence_us = now - self._silent_since(region, waited_on)
+            if silence_us >= waited_on[0].silence_us_max():
+                flights = tuple(flight for watched in waited_on for flight in watched.flights)
+                found.append(Suspicion(region, None, silence_us, flights))
+                for watched in waited_on:
+                    watched.told_at = now
+                continue
+            for watched in waited_on:
+                silence_us = now - watched.silent_since()
+                if len(watched.flights) >= WAITING_MIN and silence_us >= watched.silence_us_max():
+                    found.append(Suspicion(region, watched.endpoint, silence_us, tuple(watched.flights)))
+                    watched.told_at = now
+        return tuple(found)
+
+    def late(self, now: Micros) -> Iterator[FlightT]:
+        """Each request that is late, once."""
+        for region in sorted(self._regions):
+            for watched in self._waited_on(region):
+                before = now - watched.late_us()
+                if watched.told_at > before:
+                    continue
+                for flight, sent_at in watched.flights.items():
+                    if sent_at > before:
+                        break
+                    if flight not in watched.late_asked:
+                        watched.late_asked.add(flight)
+                        yield flight
+
+    def next_due(self) -> Micros | None:
+        """When `suspects` or `late` may have something to say, if nothing happens meanwhile."""
+        due: list[int] = []
+        for region in self._regions:
+            waited_on = self._waited_on(region)
+            for watched in waited_on:
+                pending = (at for flight, at in watched.flights.items() if flight not in watched.late_asked)
+                first = next(pending, None)
+                if first is not None:
+                    due.append(max(first, watched.told_at) + watched.late_us())
+                if len(watched.flights) >= WAITING_MIN:
+                    due.append(watched.silent_since() + watched.silence_us_max())
+            if sum(len(watched.flights) for watched in waited_on) >= WAITING_MIN:
+                due.append(self._silent_since(region, waited_on) + waited_on[0].silence_us_max())
+        return Micros(min(due)) if due else None
+
+    def _waited_on(self, region: str) -> list[Watched[FlightT]]:
+        of_region = self._regions[region]
+        return [of_region[endpoint] for endpoint in sorted(of_region) if of_region[endpoint].flights]
+
+    def _silent_since(self, region: str, waited_on: list[Watched[FlightT]]) -> int:
+        last_byte_at = max(watched.last_byte_at for watched in self._regions[region].values())
+        told_at = max(watched.told_at for watched in waited_on)
+        return max(last_byte_at, told_at, min(next(iter(watched.flights.values())) for watched in waited_on))

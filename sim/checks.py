@@ -1,0 +1,68 @@
+"""What a check is: a promise, how it is looked at, and the evidence when it is broken."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lattice.events import Effect, Input, Notification
+from lattice.view import LatticeView
+from sim.host import Host
+from sim.stage import Stage
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """A promise that was not kept."""
+
+    check: str
+    at_us: int
+    """Since the start of the run."""
+    node: str
+    """The site where it showed; "" when it is the whole."""
+    evidence: str
+
+    def render(self) -> str:
+        where = f" at {self.node}" if self.node else ""
+        return f"{self.check} broken{where} after {self.at_us / 1_000_000:.6f} s: {self.evidence}"
+
+
+class BrokenError(Exception):
+    """Raised by a check, between two steps; the run ends there."""
+
+    def __init__(self, violation: Violation) -> None:
+        super().__init__(violation.render())
+        self.violation = violation
+
+
+class Check:
+    """One promise. A subclass overrides the looks that it needs."""
+
+    name = ""
+    promise = ""
+    liveness = False
+    """Whether it is judged only at the end, when all faults are healed."""
+
+    def __init__(self, stage: Stage, start: int) -> None:
+        self.stage = stage
+        self._start = start
+
+    def stepped(self, host: Host, event: Input, effects: Sequence[Effect]) -> None:
+        """After every step of every host: must be cheap."""
+
+    def heard(self, host: Host, notification: Notification) -> None:
+        """When an engine notifies."""
+
+    def looked(self, host: Host, view: LatticeView) -> None:
+        """Every so many events, at the host that just stepped."""
+
+    def pending(self) -> str | None:
+        """For liveness: what is still missing, None when the promise is kept now."""
+        return None
+
+    def finished(self) -> None:
+        """At the end of the run."""
+
+    def broken(self, host: Host | None, evidence: str) -> BrokenError:
+        at = self.stage.cluster.now - self._start
+        return BrokenError(Violation(self.name, at, host.site if host else "", evidence))

@@ -1,0 +1,95 @@
+"""Our engine beside the baselines and the theory: one change, the same links, the same seeds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from lattice.types import SECOND
+from sim.baselines import BASELINES, PATIENCE_US, RandomFanout
+from sim.experiment import Experiment
+from sim.metrics import percentile, seconds
+from sim.scenario import Scenario, from_table
+
+PERCENTS = (50, 90, 99, 100)
+FLOOD_NODES_MAX = 500
+"""A flood of a thousand nodes is a million messages."""
+PUBLISHED_AT_US = SECOND
+Row = dict[str, object]
+
+
+def one_publish(scenario: Scenario, published: bool) -> Scenario:
+    """The same cluster and links, with one publish at node 0 or none, and nothing else."""
+    table = {key: value for key, value in scenario.table.items() if key not in {"timeline", "swarm", "users", "checks"}}
+    table["duration"] = "10s"
+    table["settle"] = "50s"
+    table["timeline"] = [{"at": "1s", "do": "publish", "nodes": "node 0"}] if published else []
+    return from_table(f"{scenario.name}: one publish", table)
+
+
+def ours(scenario: Scenario, seed: str, name: str) -> Row:
+    """What our own engine makes of it. Its bytes are those of rumours, announcements and repairs, less what the same
+    ten seconds cost without the publish."""
+    experiment = Experiment(one_publish(scenario, published=True), seed)
+    result = experiment.run()
+    quiet = Experiment(one_publish(scenario, published=False), seed)
+    quiet.run()
+    _, delays, _ = result.curves[0]
+    copies = experiment.stage.changes[0].copies
+    extra = experiment.metrics.spreading_bytes() - quiet.metrics.spreading_bytes()
+    return _row(name, result.nodes, delays, copies, extra, None)
+
+
+def baselines(scenario: Scenario, seed: str) -> list[Row]:
+    """What the others make of it; a flood of a large cluster is left out."""
+    rows = []
+    for name, kind in BASELINES.items():
+        if name == "flood" and scenario.topology.nodes > FLOOD_NODES_MAX:
+            continue
+        spread = kind(scenario.build_topology(seed), scenario.link, seed).run(0)
+        rows.append(_row(name, spread.nodes, spread.delays_us(), spread.copies, spread.bytes, spread.messages))
+    return rows
+
+
+def _row(name: str, nodes: int, delays: Sequence[int], copies: int, sent: int, messages: int | None) -> Row:
+    row: Row = {"way": name, "nodes": nodes, "reached": len(delays)}
+    padded = [*delays, *[PATIENCE_US * 10] * (nodes - len(delays))]
+    for percent in PERCENTS:
+        value = percentile(padded, percent)
+        row[f"p{percent}_s"] = None if value is None or value > PATIENCE_US else seconds(value)
+    row |= {"copies_per_node": round(copies / nodes, 2), "bytes_per_node": round(sent / nodes), "messages": messages}
+    return row
+
+
+def stretched(rows: Sequence[Row]) -> list[Row]:
+    """The same rows with their p99 over that of the direct unicast."""
+    floor = next((row["p99_s"] for row in rows if row["way"] == "unicast"), None)
+    return [
+        {**row, "stretch": round(p99 / floor, 2) if isinstance(p99 := row["p99_s"], float) and isinstance(floor, float)
+         else None}
+        for row in rows
+    ]  # fmt: skip
+
+
+def theory(nodes: int, loss_ppm: int) -> dict[str, object]:
+    """What the literature promises: rounds of push gossip, Serf's closed form, and the least number of messages.
+
+    Pittel (1987): push to one random peer a round reaches all of n in ``log2 n + ln n + O(1)`` rounds. Serf's
+    simulator: after some rounds a share of ``1 / (1 + (n + 1) e^(-c n rounds))`` has it, where
+    ``c = fanout / n × (1 - loss) / 2``.
+    """
+    reach = RandomFanout.fanout / nodes * (1 - loss_ppm / 1_000_000) / 2
+    times = {}
+    for share in (0.5, 0.99, 0.9999):
+        rounds = math.log((nodes + 1) * share / (1 - share)) / (reach * nodes)
+        times[f"serf_p{share * 100:g}_s"] = round(rounds * RandomFanout.interval_us / SECOND, 3)
+    return {"push_rounds": round(math.log2(nodes) + math.log(nodes), 1), **times, "least_messages": nodes - 1}
+
+
+def table_lines(rows: Sequence[Row]) -> list[str]:
+    """Rows as aligned text."""
+    columns = ("way", "reached", "p50_s", "p90_s", "p99_s", "p100_s", "stretch", "copies_per_node", "bytes_per_node")
+    shown = [[column.removesuffix("_s").replace("_", " ") for column in columns]]
+    shown += [["–" if row.get(column) is None else str(row[column]) for column in columns] for row in rows]
+    widths = [max(len(line[index]) for line in shown) for index in range(len(columns))]
+    return ["  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in shown]

@@ -1,0 +1,45 @@
+"""Randomness by name: what befalls a packet is a hash of (seed, from, to, when), not the next number of a stream.
+
+A stream for each of a million links would cost gigabytes, and one for all would let a node added here move everything
+there. A hash needs no memory, and each packet's fate depends on nothing but its own name. MurmurHash3 passes SMHasher,
+which is all that luck must do; it keeps no secrets.
+"""
+
+from __future__ import annotations
+
+import math
+from hashlib import blake2b
+from struct import Struct
+from typing import Final
+
+from mmh3 import hash64
+
+PPM: Final = 1_000_000
+_NAME = Struct("<IIQI").pack
+_EXPONENTIAL_BITS: Final = 10
+_EXPONENTIAL_ONE: Final = 1_000
+_EXPONENTIAL: Final = tuple(
+    round(-_EXPONENTIAL_ONE * math.log((index + 0.5) / 2**_EXPONENTIAL_BITS)) for index in range(2**_EXPONENTIAL_BITS)
+)
+"""Quantiles of the exponential distribution of mean 1,000. Rounded, so that libraries that differ in the last bit of a
+logarithm agree."""
+
+
+def seed32(name: str) -> int:
+    """A 32-bit seed out of a name."""
+    return int.from_bytes(blake2b(name.encode(), digest_size=4).digest(), "big")
+
+
+def luck(seed: int, source: int, target: int, at: int, ordinal: int) -> tuple[int, int]:
+    """Two numbers of 64 bits, the same for the same packet for ever."""
+    return hash64(_NAME(source, target, at & 0xFFFFFFFFFFFFFFFF, ordinal), seed, signed=False)
+
+
+def happens(bits: int, chance_ppm: int) -> bool:
+    """Whether something of that chance happens; uses the low 32 bits."""
+    return (bits & 0xFFFFFFFF) * PPM >> 32 < chance_ppm
+
+
+def exponential(bits: int, mean: int) -> int:
+    """A waiting time of that mean, at most 7.6 times it; uses the low 10 bits."""
+    return _EXPONENTIAL[bits & (2**_EXPONENTIAL_BITS - 1)] * mean // _EXPONENTIAL_ONE

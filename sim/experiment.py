@@ -1,0 +1,362 @@
+"""One run: a scenario and a seed in, a result out. Safety all along; then heal, and demand liveness.
+
+1. Build the cluster, start it, and let the timeline and the swarm do their worst; safety checks watch every step.
+2. At the end of `duration` everything that still lasts is ended ("healed").
+3. Liveness: every promise of `liveness` must come true within `settle`. If not, the result says which did not, and what
+   was missing.
+
+Same scenario, same seed: same digest, on every machine. Nothing here reads a clock; whoever wants progress passes a
+function in.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+from lattice.dissemination import Flood, RandomFanout, Strategy, Tree
+from lattice.engine import Engine
+from lattice.events import Effect, Input, Notification
+from lattice.identity import author_id_of
+from lattice.types import MILLISECOND, SECOND
+from sim.changes import OPERATOR, publish
+from sim.checks import BrokenError, Check, Violation
+from sim.cluster import Cluster
+from sim.converged import start_cold, start_converged
+from sim.faults import KINDS
+from sim.host import EngineMaker, Host, Maker
+from sim.journal import Journal, Lines
+from sim.liveness import LIVENESS
+from sim.metrics import Metrics, percentile, seconds, summary
+from sim.network import Network
+from sim.safety import SAFETY
+from sim.scenario import Scenario, Step
+from sim.scheduler import EPOCH
+from sim.signing import KeyedSigner
+from sim.stage import Stage
+from sim.users import Users
+from sim.world import World
+
+SLICE_US = 100 * MILLISECOND
+LOOK_SMALL = 10
+"""Up to so many nodes, the node that stepped is looked at after every step."""
+
+Progress = Callable[[int, int, int], None]
+"""(virtual microseconds done, of how many at most, events)."""
+ALL_CHECKS: tuple[type[Check], ...] = (*SAFETY, *LIVENESS)
+
+
+@dataclass(slots=True)
+class Result:
+    """What came of a run."""
+
+    scenario: Scenario
+    seed: str
+    verdict: str
+    """ "held", "violated" or "unknown"."""
+    digest: str
+    events: int
+    nodes: int
+    virtual_us: int
+    violations: list[Violation]
+    changes: list[dict[str, object]]
+    acts: list[tuple[int, int | None, str, str]]
+    """(from, to, what, how far) of everything the timeline did, since the start."""
+    figures: dict[str, object]
+    curves: list[tuple[str, list[int], list[int]]] = field(default_factory=list)
+    """(change, delays, floors), sorted, in microseconds."""
+    announced: list[tuple[int, int, str, str]] = field(default_factory=list)
+    by_second: dict[int, list[int]] = field(default_factory=dict)
+    sites: list[tuple[str, str, int, int]] = field(default_factory=list)
+    learned: list[tuple[str, int, dict[int, int]]] = field(default_factory=list)
+    """(change, when, by host when it learned)."""
+    checks: list[tuple[str, str, str]] = field(default_factory=list)
+    """(name, promise, how it came out)."""
+
+
+class Looker:
+    """Runs the safety checks: cheap looks at every step, whole looks every so many."""
+
+    def __init__(self, checks: Sequence[Check], every: int) -> None:
+        self._stepping = [check for check in checks if type(check).stepped is not Check.stepped]
+        self._hearing = [check for check in checks if type(check).heard is not Check.heard]
+        self._looking = [check for check in checks if type(check).looked is not Check.looked]
+        self._every = every
+        self._count = 0
+
+    def stepped(self, host: Host, event: Input, effects: Sequence[Effect]) -> None:
+        for check in self._stepping:
+            check.stepped(host, event, effects)
+        self._count += 1
+        if self._count % self._every == 0:
+            view = host.engine.view()
+            for check in self._looking:
+                check.looked(host, view)
+
+    def heard(self, host: Host, notification: Notification) -> None:
+        for check in self._hearing:
+            check.heard(host, notification)
+
+
+class Experiment:
+    """A run that can be watched while it goes."""
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        seed: str = "0",
+        *,
+        engine_type: EngineMaker = Engine,
+        lines: Lines | None = None,
+        progress: Progress | None = None,
+        strategy: Callable[[], Strategy] | None = None,
+    ) -> None:
+        self.scenario = scenario
+        self.seed = seed
+        self._progress = progress
+        name = f"{seed}"
+        topology = scenario.build_topology(name)
+        maker = Maker(
+            config=scenario.config,
+            seed=name,
+            authors=(author_id_of(KeyedSigner(OPERATOR).public_key),),
+            engine_type=engine_type,
+            strategy=strategy or _strategy(scenario),
+        )
+        network = Network(topology, scenario.link, name)
+        self.cluster = Cluster(maker, network, Journal(EPOCH, lines))
+        self.world = World(topology, scenario.regions, name)
+        count = len(topology)
+        self.stage = Stage(self.cluster, self.world, range(count - scenario.topology.late, count))
+        self.metrics = Metrics(self.stage)
+        self.timeline = scenario.timeline(name)
+        off = set(scenario.checks.off)
+        self.safety: list[Check] = [check(self.stage, EPOCH) for check in SAFETY if check.name not in off]
+        self.liveness: list[Check] = [check(self.stage, EPOCH) for check in LIVENESS if check.name not in off]
+        self.every = scenario.checks.every or _every(count)
+        looker = Looker([*self.safety, *self.liveness], self.every)
+        self.cluster.watchers.append(looker)
+        self.cluster.listeners.append(looker)
+        self.acts: list[list[object]] = []
+        self._running: list[tuple[Step, list[object]]] = []
+        self.users: Users | None = None
+
+    def run(self) -> Result:
+        """Run to the end, or to the first broken promise."""
+        scenario, cluster = self.scenario, self.cluster
+        violations: list[Violation] = []
+        verdict = "held"
+        try:
+            self._begin()
+            self._advance(EPOCH + scenario.duration_us)
+            self._heal()
+            self._settle()
+            for check in [*self.safety, *self.liveness]:
+                check.finished()
+            self._bounds()
+        except BrokenError as error:
+            violations.append(error.violation)
+            verdict = "violated"
+        except AssertionError as error:
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            evidence = f"assertion {error} ({where.filename.rpartition('/')[2]}:{where.lineno})"
+            violations.append(Violation("no-input-raises", cluster.now - EPOCH, "", evidence))
+            verdict = "violated"
+        except ValueError as error:
+            raise ScenarioError(str(error)) from error
+        except Exception as error:  # noqa: BLE001  (whatever an engine raises is a broken promise of its contract)
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            evidence = f"{type(error).__name__}: {error} ({where.filename.rpartition('/')[2]}:{where.lineno})"
+            violations.append(Violation("no-input-raises", cluster.now - EPOCH, "", evidence))
+            verdict = "violated"
+        return self._result(verdict, violations)
+
+    # --- the phases
+
+    def _begin(self) -> None:
+        scenario, cluster, stage = self.scenario, self.cluster, self.stage
+        present = [host for host in cluster.hosts if host.index not in stage.late]
+        stage.seeds = present[: scenario.topology.seeds]
+        if scenario.topology.start == "converged":
+            ends = EPOCH + scenario.duration_us + scenario.settle_us
+            start_converged(cluster, present, lambda host: self.world.observations(host, cluster.now), ends)
+        else:
+            start_cold(cluster, present, stage.seeds, scenario.topology.over_us)
+            for host in present:
+                at = cluster.now + scenario.topology.over_us + MILLISECOND
+                cluster.scheduler.call(at, partial(self.world.tell, cluster, host))
+        if scenario.users.rate or scenario.users.trace:
+            self.users = Users(stage, scenario.users, EPOCH + scenario.duration_us)
+            if scenario.topology.start == "converged":
+                assert stage.policy_blocks is not None, "users brought a policy"
+                publish(stage, present[0], stage.policy_blocks(1))
+        self.metrics.begin_idle(cluster.now)
+        first = min((step.at_us for step in self.timeline), default=scenario.duration_us)
+        cluster.scheduler.call(EPOCH + first, lambda: self.metrics.end_idle(cluster.now))
+        for step in self.timeline:
+            cluster.scheduler.call(EPOCH + step.at_us, self._starter(step))
+
+    def _starter(self, step: Step) -> Callable[[], None]:
+        def begin() -> None:
+            cluster, stage = self.cluster, self.stage
+            ends = EPOCH + (self.scenario.duration_us if step.lasts_us is None else step.at_us + step.lasts_us)
+            ends = min(ends, EPOCH + self.scenario.duration_us)
+            cluster.journal.note(cluster.now, f"{step.do} {step.name}")
+            said = step.act.begin(stage, stage.prng(f"fault/{step.name}"), ends)
+            act: list[object] = [cluster.now - EPOCH, None, step.do, said]
+            self.acts.append(act)
+            if KINDS[step.do].is_fault:
+                self._running.append((step, act))
+                if step.lasts_us is not None:
+                    cluster.scheduler.call(ends, lambda: self._end(step, act))
+
+        return begin
+
+    def _end(self, step: Step, act: list[object]) -> None:
+        if (step, act) in self._running:
+            self._running.remove((step, act))
+            self.cluster.journal.note(self.cluster.now, f"end of {step.do} {step.name}")
+            step.act.end(self.stage)
+            act[1] = self.cluster.now - EPOCH
+
+    def _heal(self) -> None:
+        for step, act in list(self._running):
+            if step.do != "crash" or step.lasts_us is not None:  # a crash without an end is for good
+                self._end(step, act)
+        self.cluster.journal.note(self.cluster.now, "healed")
+
+    def _settle(self) -> None:
+        """Let time pass until every liveness promise is kept, or patience is at an end."""
+        patience = self.cluster.now + self.scenario.settle_us
+        waiting = list(self.liveness)
+        wait_us = SLICE_US
+        while waiting and self.cluster.now < patience:
+            waiting = [check for check in waiting if check.pending() is not None]
+            if waiting:
+                self._advance(min(self.cluster.now + wait_us, patience))
+                wait_us = min(wait_us * 2, SECOND)
+
+    def _advance(self, until: int) -> None:
+        most = self.scenario.duration_us + self.scenario.settle_us
+        while self.cluster.now < until:
+            self.cluster.run_until(min(self.cluster.now + SLICE_US, until))
+            if self._progress is not None:
+                self._progress(self.cluster.now - EPOCH, most, self.cluster.journal.events)
+
+    def _bounds(self) -> None:
+        """What this scenario asks for beyond what always holds."""
+        checks = self.scenario.checks
+        now = self.cluster.now - EPOCH
+        if checks.false_positives_max is not None and self.metrics.false_positives > checks.false_positives_max:
+            evidence = (
+                f"{self.metrics.false_positives} false announcements of death, at most {checks.false_positives_max}"
+            )
+            raise BrokenError(Violation("false-positives", now, "", evidence))
+        idle = self.metrics.idle_bytes_per_node_s(len(self.cluster.hosts))
+        if checks.idle_bytes_max is not None and idle is not None and idle > checks.idle_bytes_max:
+            evidence = f"{idle} bytes a node and second while nothing happened, at most {checks.idle_bytes_max}"
+            raise BrokenError(Violation("idle-bytes", now, "", evidence))
+        if checks.availability_min_ppm is not None and self.users is not None:
+            felt = self.users.felt
+            if felt.answered * 1_000_000 < felt.requests * checks.availability_min_ppm:
+                evidence = f"{felt.answered} of {felt.requests} requests were answered"
+                raise BrokenError(Violation("availability", now, "", evidence))
+        if checks.converge_within_us is not None:
+            for change in self.stage.changes:
+                delays = change.delays_us(host.index for host in self.cluster.living())
+                if delays and delays[-1] > checks.converge_within_us:
+                    evidence = f"{change.name} took {delays[-1] / SECOND:.3f} s"
+                    raise BrokenError(Violation("converge-within", now, "", evidence))
+
+    # --- the result
+
+    def _result(self, verdict: str, violations: list[Violation]) -> Result:
+        cluster, metrics, stage = self.cluster, self.metrics, self.stage
+        hosts = [host.index for host in cluster.living() if host.index not in stage.liars]
+        topology = cluster.network.topology
+        return Result(
+            scenario=self.scenario,
+            seed=self.seed,
+            verdict=verdict,
+            digest=cluster.journal.digest,
+            events=cluster.journal.events,
+            nodes=len(cluster.hosts),
+            virtual_us=cluster.now - EPOCH,
+            violations=violations,
+            changes=[summary(change, stage) for change in stage.changes],
+            acts=[(int(str(a[0])), None if a[1] is None else int(str(a[1])), str(a[2]), str(a[3])) for a in self.acts],
+            figures=self._figures(),
+            curves=[
+                (change.name, change.delays_us(hosts), change.floor_us(topology, hosts)) for change in stage.changes
+            ],
+            announced=[(at - EPOCH, host, kind, what) for at, host, kind, what in metrics.timeline],
+            by_second=self.users.by_second if self.users else {},
+            sites=[(place.name, place.group, place.latitude_e6, place.longitude_e6) for place in topology.places],
+            learned=[(change.name, change.at - EPOCH, change.learned) for change in stage.changes],
+            checks=[
+                (check.name, check.promise, _outcome(check, violations)) for check in (*self.safety, *self.liveness)
+            ],
+        )
+
+    def _figures(self) -> dict[str, object]:
+        metrics, cluster = self.metrics, self.cluster
+        nodes = len(cluster.hosts)
+        virtual_s = max(1, cluster.now - EPOCH) / SECOND
+        return {
+            "messages_by_type": dict(sorted(metrics.messages.items())),
+            "bytes_by_type": dict(sorted(metrics.bytes.items())),
+            "bytes_per_node_s": round(metrics.total_bytes() / nodes / virtual_s),
+            "idle_bytes_per_node_s": metrics.idle_bytes_per_node_s(nodes),
+            "false_positives": metrics.false_positives,
+            "detection": self._detection(),
+            "dropped": dict(sorted((cluster.network.dropped + cluster.dropped).items())),
+            "region_changes": dict(sorted(metrics.flips.by_region.items())),
+            "users": self.users.felt.figures() if self.users else None,
+            "looked_every": self.every,
+        }
+
+    def _detection(self) -> dict[str, object] | None:
+        """From a crash to everybody's knowing: over all processes that were crashed and are still gone."""
+        first: list[int] = []
+        last: list[int] = []
+        living = {host.index for host in self.cluster.living()}
+        for died_at, index in self.cluster.deaths:
+            told = self.metrics.down_announced.get(self.cluster.hosts[index].node, {})
+            after = sorted(at - died_at for host, at in told.items() if host in living and at >= died_at)
+            if after and index not in living:
+                first.append(after[0])
+                last.append(after[-1])
+        if not first:
+            return None
+        return {
+            "crashes": len(first),
+            "first_p50_s": seconds(percentile(sorted(first), 50)),
+            "all_p50_s": seconds(percentile(sorted(last), 50)),
+            "all_max_s": seconds(max(last)),
+        }
+
+
+class ScenarioError(Exception):
+    """The scenario asks for something that this cluster does not have."""
+
+
+def _outcome(check: Check, violations: Sequence[Violation]) -> str:
+    return "broken" if any(violation.check == check.name for violation in violations) else "held"
+
+
+def _strategy(scenario: Scenario) -> Callable[[], Strategy] | None:
+    match scenario.strategy:
+        case "random":
+            return lambda: RandomFanout(scenario.fanout)
+        case "flood":
+            return Flood
+        case "tree":
+            return lambda: Tree(scenario.degree)
+    return None
+
+
+def _every(nodes: int) -> int:
+    """How many events lie between two looks at a whole node: a look costs as much as the node knows."""
+    return 1 if nodes <= LOOK_SMALL else nodes * nodes // 40 + 1

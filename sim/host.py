@@ -1,0 +1,154 @@
+"""One machine of the simulation: an engine, its disk, its clock, and how busy the machine is.
+
+A host takes inputs at virtual time and has its engine's effects performed. It adds no protocol: what a process does
+when it starts, stops or is stopped is all there is here.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from lattice.config import Config
+from lattice.dissemination import Strategy
+from lattice.engine import Engine
+from lattice.events import Effect, Input
+from lattice.identity import Signer, Verifier
+from lattice.prng import Prng
+from lattice.seal import Seal
+from lattice.types import AuthorId, Endpoint, Micros, NodeId
+from sim.draws import PPM
+from sim.scheduler import EPOCH
+from sim.signing import KeyedSigner, KeyedVerifier, TaggedSeal
+from sim.topology import Place
+
+PORT: Final = 7_946
+STREAM_PORT: Final = 49_152
+"""Streams come from a port on which nobody listens, as in life."""
+INBOX_MAX: Final = 2_048
+"""Datagrams that wait for a busy or stopped process; the kernel drops the rest. Linux holds some 280 of 750 bytes by
+default (`rmem_default` 212,992), servers are set to hold ten times that."""
+CLUSTER: Final = "sim"
+
+Disk = dict[tuple[str, bytes], bytes]
+Distort = Callable[[Sequence[Effect]], Sequence[Effect]]
+"""What a liar makes of its engine's effects."""
+
+
+class EngineMaker(Protocol):
+    """`Engine`, or something with the same constructor."""
+
+    def __call__(
+        self,
+        *,
+        config: Config,
+        site: str,
+        endpoint: Endpoint,
+        signer: Signer,
+        verifier: Verifier,
+        seal: Seal,
+        authors: Sequence[AuthorId],
+        prng: Prng,
+        now: Micros,
+        area: str = "",
+        strategy: Strategy | None = None,
+    ) -> Engine: ...
+
+
+@dataclass(slots=True)
+class ClockFault:
+    """How a host's clock is wrong. It never goes back: a jump back shows at the next start, as with a real process,
+    which reads the wall clock once and a monotonic one from then on."""
+
+    offset_us: int = 0
+    drift_ppm: int = 0
+    since: int = EPOCH
+    """When the drift began."""
+
+    def read(self, at: int) -> Micros:
+        return Micros(at + self.offset_us + (at - self.since) * self.drift_ppm // PPM)
+
+    def when(self, reading: int) -> int:
+        """The first moment at which the clock shows `reading`, or later."""
+        elapsed = reading - self.offset_us - self.since
+        if not self.drift_ppm:
+            return reading - self.offset_us
+        rate = PPM + self.drift_ppm
+        return self.since + -(-elapsed * PPM // rate)
+
+
+@dataclass(slots=True)
+class Host:
+    """A machine and what runs on it."""
+
+    index: int
+    site: str
+    endpoint: Endpoint
+    signer: KeyedSigner
+    node: NodeId
+    engine: Engine
+    disk: Disk = field(default_factory=dict)
+    clock: ClockFault = field(default_factory=ClockFault)
+    alive: bool = False
+    life: int = 0
+    """Which process this is: one more at each start."""
+    deadline: int | None = None
+    """Virtual time of the armed timer."""
+    distort: Distort | None = None
+    paused: bool = False
+    cost_us: int = 0
+    """How long this machine works on one input; 0 is not at all."""
+    busy_until: int = 0
+    inbox: deque[Input] = field(default_factory=deque)
+    """What waits while the process is stopped or busy."""
+    last_read: int = 0
+    disk_whole: bool = True
+    """Whether the disk is what the last process left, rather than damaged since."""
+    began_whole: bool = True
+    """The same, of the disk that this process started on."""
+    ever_damaged: bool = False
+
+    def read_clock(self, at: int) -> Micros:
+        """What the process's clock shows; never less than before."""
+        reading = at if not (self.clock.offset_us or self.clock.drift_ppm) else self.clock.read(at)
+        self.last_read = max(self.last_read, reading)
+        return Micros(self.last_read)
+
+    @property
+    def honest(self) -> bool:
+        return self.distort is None
+
+
+def endpoint_of(index: int) -> Endpoint:
+    """Each host has an address of its own."""
+    return (f"10.{index >> 16 & 255}.{index >> 8 & 255}.{index & 255}", PORT)
+
+
+@dataclass(frozen=True, slots=True)
+class Maker:
+    """Makes the engines of a run."""
+
+    config: Config
+    seed: str
+    authors: tuple[AuthorId, ...]
+    verifier: Verifier = field(default_factory=KeyedVerifier)
+    engine_type: EngineMaker = Engine
+    strategy: Callable[[], Strategy] | None = None
+    seal: Callable[[], Seal] = lambda: TaggedSeal(CLUSTER)
+
+    def engine(self, index: int, life: int, place: Place, signer: KeyedSigner, now: Micros) -> Engine:
+        return self.engine_type(
+            config=self.config,
+            site=place.name,
+            endpoint=endpoint_of(index),
+            signer=signer,
+            verifier=self.verifier,
+            seal=self.seal(),
+            authors=self.authors,
+            prng=Prng.seeded(f"{self.seed}/node/{index}/{life}"),
+            now=now,
+            area=place.area,
+            strategy=self.strategy() if self.strategy else None,
+        )

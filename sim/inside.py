@@ -1,0 +1,210 @@
+"""The simulator's look inside an engine: the only module that reads, or prepares, what no node shows.
+
+Checks of a promise need facts that the promise is about (which row is held, which members are known) at a price that
+can be paid after every step; `Engine.view` sorts everything. And large runs begin converged (`graft`), because the
+first meeting of a thousand empty nodes is a million introductions of no interest. When the engine changes, this file
+does, and a test compares a grafted cluster with one that met by itself.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from heapq import heapify
+
+from lattice.antientropy import SALTS_MAX
+from lattice.cells import Cell, CellIndex, CellKind
+from lattice.engine import Engine
+from lattice.health import SignedRow
+from lattice.health_table import HealthTable, HeldRow, Placement
+from lattice.membership import Member, MemberState
+from lattice.policy_ops import OpId
+from lattice.probe import RELAYS_MAX
+from lattice.roster import Roster
+from lattice.spreading import WANTED_MAX, WRITERS_MAX
+from lattice.types import AuthorId, Endpoint, Level, Micros, NodeId
+from sim.overlay import Overlay
+
+ROW_PURPOSE = b"row"
+"""What a row's signature is bound to (`lattice.health`)."""
+
+
+def holds_op(engine: Engine, op: bytes) -> bool:
+    return OpId(op) in engine.policy
+
+
+def row_of(engine: Engine) -> SignedRow | None:
+    """The engine's own row."""
+    held = engine._health.table.get(engine.node)
+    return held.signed if held else None
+
+
+def held_rows(engine: Engine) -> list[SignedRow]:
+    return engine._health.table.rows()
+
+
+def present_nodes(engine: Engine) -> list[NodeId]:
+    """Members that this engine counts as there, itself not counted."""
+    return engine._swim.members.present()
+
+
+def root_of(engine: Engine) -> bytes:
+    return engine._cells.root()
+
+
+def cells_count(engine: Engine) -> int:
+    return len(engine._cells)
+
+
+def incarnation_of(engine: Engine) -> int:
+    return engine._swim.incarnation
+
+
+def effective_of(engine: Engine, region: str) -> Level:
+    """What this node acts on."""
+    outlook = engine._health._outlooks.get(region)
+    return outlook.effective if outlook else Level.UNKNOWN
+
+
+def verdict_of(engine: Engine, region: str) -> Level:
+    outlook = engine._health._outlooks.get(region)
+    return outlook.verdict if outlook else Level.UNKNOWN
+
+
+def content_hash(engine: Engine) -> bytes:
+    return engine.policy.content_hash()
+
+
+def forked_authors(engine: Engine) -> tuple[AuthorId, ...]:
+    return engine.policy.forked()
+
+
+def queue_lengths(engine: Engine) -> dict[str, int]:
+    """How long every queue is that hostile or unlucky input could make grow."""
+    return {
+        "timers": len(engine._out.timers._heap),
+        "dials": len(engine._swim._dials),
+        "piggyback": len(engine._swim._piggyback),
+        "relays": len(engine._swim._probe._relays),
+        "salts": len(engine._reconciliation._reconciler._salts),
+        "peer roots": len(engine._reconciliation._roots),
+        "wanted": len(engine._spreading._wanted),
+        "buckets": len(engine._spreading._buckets),
+        "ops waiting": engine.policy.waiting(),
+        "rows": len(engine._health.table._rows),
+        "floors": len(engine._health.table._floors),
+    }
+
+
+OPS_WAITING_MAX = 1_024
+QUEUES_MAX: Mapping[str, int] = {
+    "relays": RELAYS_MAX,
+    "salts": SALTS_MAX,
+    "wanted": WANTED_MAX,
+    "buckets": WRITERS_MAX,
+    "ops waiting": OPS_WAITING_MAX,
+}
+"""The limits of those that have one of their own, whatever the size of the cluster."""
+
+
+# --- a converged start
+
+
+TURNS_KEPT = 1_024
+"""Whom a node probes in its first minutes; then it shuffles its own list, as ever."""
+
+
+class Crowd:
+    """The members of a converged cluster, as every one of them will know the others: built once, shared by all."""
+
+    def __init__(self, members: Sequence[Member], order: Sequence[NodeId]) -> None:
+        """`order` is the one in which everybody probes, each from another place in it."""
+        self.members = {member.node: member for member in members}
+        self.present = sorted(self.members)
+        self.order = list(order)
+        self._roster = Roster.of(members[0].node, [(member.area, member.node) for member in members])
+        for name in ("nodes", "areas", "index"):
+            getattr(self._roster, name)  # computed here, once
+
+    def introduce(self, engine: Engine, offset: int) -> None:
+        """Make this what the engine knows, before it starts: so its first row has a large cluster's lease."""
+        known = engine._swim.members
+        known._members = Overlay(self.members)
+        del known._members[engine.node]
+        place = bisect_left(self.present, engine.node)
+        known._present = self.present[:place] + self.present[place + 1 :]
+        turn = (self.order[offset:] + self.order[:offset])[:TURNS_KEPT]
+        engine._swim._probe._round = [node for node in turn if node != engine.node]
+        # Until it has started, its trees know only itself: its first row is on no way to anybody.
+        engine._roster = Roster.of(engine.node, [(self.members[engine.node].area, engine.node)])
+
+    def gather(self, engine: Engine) -> None:
+        """The trees of a started engine know everybody."""
+        roster = Roster(engine.node, self._roster.places)
+        shared = {name: value for name, value in vars(self._roster).items() if name in {"nodes", "areas", "index"}}
+        vars(roster).update(shared)
+        engine._roster = roster
+
+
+def member_record(engine: Engine, site: str, area: str, endpoint: Endpoint, now: Micros) -> Member:
+    """How others will know this engine once it has started."""
+    return Member(engine.node, site, area, endpoint, 1, MemberState.ALIVE, now)
+
+
+class Base:
+    """The rows of a converged cluster, tallied and indexed once."""
+
+    def __init__(self, rows: Sequence[SignedRow], now: Micros, until: Micros) -> None:
+        self.table = HealthTable()
+        self.cells = CellIndex()
+        self.leases: list[tuple[Micros, str]] = []
+        """Those that end before the run does."""
+        for signed in rows:
+            offer = self.table.offer(signed, 0, now)
+            assert offer.placement is Placement.NEW, "one row a node"
+            worst = max((report.level for report in signed.row.reports), default=Level.UNKNOWN)
+            urgency = 0 if worst >= Level.FAILING else 2
+            self.cells.add(Cell(signed.cell, CellKind.ROW, signed.data, urgency, (signed.observer, signed.row.seq)))
+            if offer.expires <= until:
+                self.leases.append((offer.expires, f"lease {signed.observer.hex()}"))
+
+
+def graft(engine: Engine, base: Base, row_due: Micros) -> None:
+    """Give a started engine what everybody knows, and set when it refreshes its row.
+
+    A lease that ends after the run gets no timer; then rows can be shared, for only the end of a lease renews it.
+    """
+    table = engine._health.table
+    own = row_of(engine)
+    assert own is not None
+    if base.leases:
+        table._rows = {
+            observer: HeldRow(held.signed, held.born, held.expires) for observer, held in base.table._rows.items()
+        }
+    else:
+        table._rows = Overlay(base.table._rows)
+    table._floors = Overlay(base.table._floors)
+    for region in base.table.regions():
+        tally, ready = table.tally(region), base.table.tally(region)
+        tally._voices = dict(ready._voices)
+        tally._sites = {site: dict(voices) for site, voices in ready._sites.items()}
+        tally._counts = list(ready._counts)
+    cells = engine._cells
+    cells._shards = [Overlay(shard) for shard in base.cells._shards]
+    cells._sums = list(base.cells._sums)
+    cells._count = len(base.cells)
+    assert own.cell in cells, "the base was made of these very rows"
+    timers = engine._out.timers
+    timers._deadlines.update((name, deadline) for deadline, name in base.leases)
+    timers._deadlines["row"] = row_due
+    for name in ("announce", "graft"):
+        timers._deadlines.pop(name, None)
+    timers._heap = [(deadline, name) for name, deadline in timers._deadlines.items()]
+    heapify(timers._heap)
+    engine._spreading._announcements.clear()
+    engine._health.conclude(base.table.regions())
+    engine._deadline = timers.earliest()
+
+
+def earliest_timer(engine: Engine) -> Micros | None:
+    return engine._out.timers.earliest()

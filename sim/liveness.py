@@ -1,0 +1,163 @@
+"""Promises that come true once faults have healed: something good, in time. Each says what is missing until then."""
+
+from __future__ import annotations
+
+from lattice.events import Notification, OpAccepted
+from lattice.types import Level
+from lattice.verdict import verdict_of
+from sim import inside
+from sim.checks import Check
+from sim.host import Host
+from sim.stage import Stage
+
+ROOTS_NODES_MAX = 64
+"""In a larger cluster some row is always on its way, so that roots are hardly ever all equal at one instant."""
+SHOWN_MAX = 4
+
+
+def some(items: list[str]) -> str:
+    return ", ".join(items[:SHOWN_MAX]) + (f" and {len(items) - SHOWN_MAX} more" if len(items) > SHOWN_MAX else "")
+
+
+class Settled(Check):
+    """A promise about the surviving core: every process that runs, liars not counted."""
+
+    liveness = True
+
+    def core(self) -> list[Host]:
+        return [host for host in self.stage.cluster.living() if host.index not in self.stage.liars]
+
+    def finished(self) -> None:
+        missing = self.pending()
+        if missing is not None:
+            raise self.broken(None, missing)
+
+
+class AllKnowAll(Settled):
+    name = "all-know-all"
+    promise = "every running node counts every running node, and no other, as there"
+
+    def pending(self) -> str | None:
+        living = {host.node for host in self.stage.cluster.living()}
+        wrong = []
+        for host in self.core():
+            present = inside.present_nodes(host.engine)
+            if len(present) != len(living) - 1 or not living.issuperset(present):
+                missing = len(living) - 1 - len(living.intersection(present))
+                extra = len(set(present) - living)
+                wrong.append(f"{host.site} (misses {missing}, counts {extra} that are gone)")
+        return f"{len(wrong)} of {len(living)} nodes do not see who is there: {some(wrong)}" if wrong else None
+
+
+class SamePolicy(Settled):
+    name = "same-policy"
+    promise = "every running node holds the same policy content"
+
+    def pending(self) -> str | None:
+        by_hash: dict[bytes, list[str]] = {}
+        for host in self.core():
+            by_hash.setdefault(inside.content_hash(host.engine), []).append(host.site)
+        if len(by_hash) <= 1:
+            return None
+        groups = sorted(by_hash.values(), key=len)
+        return f"{len(groups)} different policy contents; {some(groups[0])} differ"
+
+
+class LastPolicy(Settled):
+    name = "last-policy-wins"
+    promise = "the version published last is the one in force everywhere"
+
+    def pending(self) -> str | None:
+        last: dict[str, tuple[int, object]] = {}
+        for change in self.stage.changes:
+            if change.kind == "policy":
+                last[change.name.split()[1]] = (change.at, change.key)
+        behind = []
+        for host in self.core():
+            serving = {policy.policy: policy.version for policy in host.engine.policy.policies()}
+            behind += [host.site for policy, (_, version) in last.items() if serving.get(policy) != version]
+        return f"{len(behind)} nodes do not serve the last version: {some(behind)}" if behind else None
+
+
+class OpsEverywhere(Settled):
+    name = "nothing-lost"
+    promise = "every op that a surviving node with an undamaged disk accepted is on every node"
+
+    def __init__(self, stage: Stage, start: int) -> None:
+        super().__init__(stage, start)
+        self._accepted: dict[bytes, set[int]] = {}
+
+    def heard(self, host: Host, notification: Notification) -> None:
+        if isinstance(notification, OpAccepted):
+            self._accepted.setdefault(notification.op, set()).add(host.index)
+
+    def pending(self) -> str | None:
+        core = self.core()
+        survivors = {host.index for host in core if not host.ever_damaged}
+        lost = []
+        for op, holders in sorted(self._accepted.items()):
+            if holders & survivors:
+                without = [host.site for host in core if not inside.holds_op(host.engine, op)]
+                if without:
+                    lost.append(f"{op[:4].hex()} (not at {some(without)})")
+        return f"{len(lost)} accepted ops are not everywhere: {some(lost)}" if lost else None
+
+
+class TrueVerdicts(Settled):
+    name = "verdict-is-truth"
+    promise = "where honest watchers are a quorum, every node's verdict of a region is the truth"
+
+    def pending(self) -> str | None:
+        wrong = []
+        for name, region in self.stage.world.regions.items():
+            expected = self._expected(region.watchers, name)
+            if expected is None:
+                continue
+            off = [host for host in self.core() if inside.verdict_of(host.engine, name) != expected]
+            if off:
+                said = inside.verdict_of(off[0].engine, name).name
+                wrong.append(f"{name} is {expected.name}, {len(off)} nodes say otherwise ({off[0].site}: {said})")
+        return some(wrong) if wrong else None
+
+    def _expected(self, watchers: tuple[int, ...], region: str) -> Level | None:
+        """What the quorum rule must come to; None when liars or dead watchers leave it open."""
+        hosts = self.stage.cluster.hosts
+        votes: dict[str, Level] = {}
+        for index in watchers:
+            host = hosts[index]
+            if host.alive and index not in self.stage.liars:
+                seen = self.stage.world.seen[index][region]
+                votes[host.site] = max(votes.get(host.site, Level.UNKNOWN), seen)
+        liars = {hosts[index].site for index in watchers if hosts[index].alive and index in self.stage.liars}
+        if not votes or (liars and len(liars) * 2 >= len(votes) + len(liars)):
+            return None
+        seen_levels = set(votes.values())
+        if len(seen_levels) != 1 or (seen_levels == {Level.DOWN} and len(votes) < 2):
+            return None if liars else verdict_of(votes.values())
+        if len(votes) + len(liars) < 2:
+            return verdict_of(votes.values())
+        return seen_levels.pop()
+
+
+class SameRoots(Settled):
+    name = "same-roots"
+    promise = f"at some instant after healing all nodes hold the same cells (up to {ROOTS_NODES_MAX} nodes)"
+
+    def __init__(self, stage: Stage, start: int) -> None:
+        super().__init__(stage, start)
+        self._were_equal = False
+
+    def pending(self) -> str | None:
+        if self._were_equal or len(self.stage.cluster.hosts) > ROOTS_NODES_MAX:
+            return None
+        roots: dict[bytes, list[str]] = {}
+        for host in self.core():
+            roots.setdefault(inside.root_of(host.engine), []).append(host.site)
+        if len(roots) <= 1:
+            self._were_equal = True
+            return None
+        smallest = min(roots.values(), key=lambda sites: (len(sites), sites))
+        return f"{len(roots)} different sets of cells; {some(smallest)} differ"
+
+
+LIVENESS: tuple[type[Settled], ...] = (AllKnowAll, SamePolicy, LastPolicy, OpsEverywhere, TrueVerdicts, SameRoots)

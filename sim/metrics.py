@@ -1,0 +1,153 @@
+"""What a run is measured by: who learned what when, what it cost, and what was announced wrongly."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from lattice.events import MemberChanged, Notification, PolicyChanged, RegionChanged
+from lattice.types import NodeId
+from sim.changes import Change
+from sim.host import Host
+from sim.signing import MESSAGES
+from sim.stage import Stage
+
+N = TypeVar("N", int, float)
+CARRIERS = frozenset({1, 2, 4, 7})
+"""Message types that carry cells: Ping, Ack, Rumour, Delta."""
+SPREADING = ("Rumour", "IHave", "Graft", "Delta")
+CARRIED_MAX = 4
+"""Copies are counted of so many of the latest changes; each costs a search of every frame."""
+
+
+@dataclass(slots=True)
+class Flips:
+    """How often nodes changed their mind about a region."""
+
+    by_region: Counter[str] = field(default_factory=Counter)
+    last_at: int = 0
+
+
+class Metrics:
+    """Listens to a cluster, and keeps count."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+        self.messages: Counter[str] = Counter()
+        self.bytes: Counter[str] = Counter()
+        self.false_positives = 0
+        self.down_announced: dict[NodeId, dict[int, int]] = {}
+        self.flips = Flips()
+        self.timeline: list[tuple[int, int, str, str]] = []
+        """(when, host, kind, text) of what nodes announced."""
+        self.idle_from = 0
+        self.idle_until: int | None = None
+        self._idle_bytes: int | None = None
+        stage.cluster.listeners.append(self)
+        stage.cluster.sniffers.append(self)
+
+    # --- as it happens
+
+    def sent(self, host: Host, kind: int, frame: bytes) -> None:
+        name = MESSAGES[kind] if kind < len(MESSAGES) else "?"
+        self.messages[name] += 1
+        self.bytes[name] += len(frame)
+        if kind in CARRIERS:
+            for change in self._stage.changes[-CARRIED_MAX:]:
+                if not change.needle and change.region:
+                    change.needle = self._row_sent(host, change)
+                if change.needle and change.needle in frame:
+                    change.copies += 1
+
+    def _row_sent(self, host: Host, change: Change) -> bytes:
+        """The signature of the row just issued, if it is the first to say what changed."""
+        seeing = self._stage.world.seeing
+        if seeing is None or seeing[:3] != (host.index, change.region, change.level):
+            return b""
+        return host.signer.signed_last if host.signer.signed_last != seeing[3] else b""
+
+    def heard(self, host: Host, notification: Notification) -> None:
+        now = self._stage.cluster.now
+        match notification:
+            case RegionChanged(region, _, new, _):
+                self.flips.by_region[region] += 1
+                self.flips.last_at = now
+                self.timeline.append((now, host.index, "region", f"{region} {new.name}"))
+                self._learn("health", (region, new), host.index, now)
+            case PolicyChanged(_, version):
+                self.timeline.append((now, host.index, "policy", version[:4].hex()))
+                self._learn("policy", version, host.index, now)
+            case MemberChanged(node, site, state):
+                self.timeline.append((now, host.index, "member", f"{site} {state}"))
+                if state == "down":
+                    self._announced_down(host, node, now)
+                    self._learn("member", (node, "down"), host.index, now)
+
+    def _learn(self, kind: str, key: object, host: int, now: int) -> None:
+        for change in self._stage.changes:
+            if change.kind == kind and change.key == key:
+                change.learn(host, now)
+
+    def _announced_down(self, host: Host, node: NodeId, now: int) -> None:
+        self.down_announced.setdefault(node, {}).setdefault(host.index, now)
+        subject = self._stage.cluster.by_node[node]
+        if self._stage.sound(subject) and self._stage.sound(host):
+            self.false_positives += 1
+
+    # --- idle cost
+
+    def begin_idle(self, now: int) -> None:
+        """From here on nothing happens but the protocol's own upkeep."""
+        self.idle_from = now
+        self._idle_bytes = -self.total_bytes()
+
+    def end_idle(self, now: int) -> None:
+        if self._idle_bytes is not None and self.idle_until is None:
+            self.idle_until = now
+            self._idle_bytes += self.total_bytes()
+
+    def total_bytes(self) -> int:
+        return sum(self.bytes.values())
+
+    def spreading_bytes(self) -> int:
+        """What rumours, announcements and repairs cost: all but pings, acks and the comparisons that ride on them."""
+        return sum(self.bytes[name] for name in SPREADING)
+
+    def idle_bytes_per_node_s(self, nodes: int) -> int | None:
+        """Bytes a node and second while nothing happened; None when there was no such time."""
+        if self._idle_bytes is None or self.idle_until is None or self.idle_until - self.idle_from < 500_000:
+            return None
+        return self._idle_bytes * 1_000_000 // (self.idle_until - self.idle_from) // max(1, nodes)
+
+
+def percentile(values: Sequence[N], percent: int) -> N | None:
+    """The nearest-rank percentile of sorted values."""
+    return values[max(0, -(-len(values) * percent // 100) - 1)] if values else None
+
+
+def seconds(value_us: int | None) -> float | None:
+    return None if value_us is None else round(value_us / 1_000_000, 6)
+
+
+def summary(change: Change, stage: Stage) -> dict[str, object]:
+    """A change's figures, over the nodes that are up."""
+    hosts = [host.index for host in stage.cluster.living() if host.index not in stage.liars]
+    delays = change.delays_us(hosts)
+    floor = change.floor_us(stage.cluster.network.topology, hosts)
+    complete = len(delays) == len(hosts)
+    floor_p99, p99 = percentile(floor, 99), percentile(delays, 99)
+    return {
+        "change": change.name,
+        "kind": change.kind,
+        "reached": len(delays),
+        "of": len(hosts),
+        "p50_s": seconds(percentile(delays, 50)) if len(delays) * 2 >= len(hosts) else None,
+        "p90_s": seconds(percentile(delays, 90)) if len(delays) * 10 >= len(hosts) * 9 else None,
+        "p99_s": seconds(p99) if len(delays) * 100 >= len(hosts) * 99 else None,
+        "p100_s": seconds(delays[-1]) if complete and delays else None,
+        "floor_s": seconds(floor_p99),
+        "stretch_p99": round(p99 / floor_p99, 2) if complete and p99 is not None and floor_p99 else None,
+        "copies_per_node": round(change.copies / len(hosts), 3) if change.needle and hosts else None,
+    }

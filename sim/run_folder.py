@@ -1,0 +1,69 @@
+"""What a run leaves behind: enough to read it, plot it, and run it again.
+
+::
+
+    scenario.resolved.toml   the scenario after `extends` and overrides
+    result.json              verdict and figures; seed, overrides and digest for `replay`
+    timeline.csv             what nodes announced: seconds, site, kind, what
+    changes.csv              who learned of each change when
+    users.csv                requests, answered, misrouted by second
+    report.html              the same for people, in one file
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+from lattice.types import SECOND
+from sim.experiment import Result
+from sim.outcome import Cost, as_json, rerun_line, token_of
+from sim.report import html
+from sim.scheduler import EPOCH
+from sim.toml_text import toml_text
+
+SCENARIO_FILE = "scenario.resolved.toml"
+RESULT_FILE = "result.json"
+
+
+def write_folder(directory: Path, result: Result, cost: Cost, sets: list[str]) -> None:
+    """Write everything; the directory is made if need be. Raises OSError."""
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / SCENARIO_FILE).write_text(toml_text(result.scenario.table))
+    said = as_json(result, cost)
+    name, seed = result.scenario.name, result.seed
+    said |= {"rerun": rerun_line(name, seed, sets), "token": token_of(name, seed, sets), "set": sets}
+    said["acts"] = [
+        {"from_s": start / SECOND, "to_s": None if end is None else end / SECOND, "what": what, "how": how}
+        for start, end, what, how in result.acts
+    ]
+    said["checks"] = [{"name": name, "promise": promise, "outcome": out} for name, promise, out in result.checks]
+    (directory / RESULT_FILE).write_text(json.dumps(said, indent=2) + "\n")
+    sites = [site[0] for site in result.sites]
+    with (directory / "timeline.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["at_s", "site", "kind", "what"])
+        writer.writerows((at / SECOND, sites[host], kind, what) for at, host, kind, what in result.announced)
+    with (directory / "changes.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["change", "site", "after_s"])
+        for change, at_us, learned in result.learned:
+            writer.writerows(
+                (change, sites[host], (when - EPOCH - at_us) / SECOND) for host, when in sorted(learned.items())
+            )
+    if result.by_second:
+        with (directory / "users.csv").open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["second", "requests", "answered", "misrouted"])
+            writer.writerows((second, *counts) for second, counts in sorted(result.by_second.items()))
+    (directory / "report.html").write_text(html(result, cost, rerun_line(name, seed, sets)))
+
+
+def read_folder(directory: Path) -> tuple[Path, str, str]:
+    """(scenario file, seed, digest) of a run folder. Raises ValueError when it is none."""
+    try:
+        said = json.loads((directory / RESULT_FILE).read_text())
+        return directory / SCENARIO_FILE, str(said["seed"]), str(said["digest"])
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"{directory} is no run folder: {error}") from None

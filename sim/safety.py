@@ -1,0 +1,363 @@
+"""Promises that hold after every step, whatever happens: nothing bad, ever.
+
+Each is proven by a planted mistake that trips it (`tests/sim/test_mutants.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lattice.events import (
+    DatagramReceived,
+    Effect,
+    Input,
+    Notification,
+    OpAccepted,
+    PolicyChanged,
+    Restored,
+    SendDatagram,
+    SendStream,
+    SetTimer,
+    TimerFired,
+)
+from lattice.identity import SIGNATURE_BYTES
+from lattice.types import Level, NodeId
+from lattice.verdict import verdict_of
+from lattice.view import LatticeView
+from sim import inside
+from sim.checks import Check
+from sim.host import Host
+from sim.signing import KeyedVerifier
+from sim.stage import Stage
+
+SPIN_MAX = 200
+"""Timers of one host in one microsecond: more is an engine that never lets time pass."""
+
+
+class Contract(Check):
+    name = "contract"
+    promise = "at most one SetTimer a call and only when the deadline changed; frames within their limits"
+
+    def __init__(self, stage: Stage, start: int) -> None:
+        super().__init__(stage, start)
+        self._armed: dict[tuple[int, int], int | None] = {}
+
+    def stepped(self, host: Host, event: Input, effects: Sequence[Effect]) -> None:
+        config = self.stage.cluster.maker.config
+        timers = [effect for effect in effects if isinstance(effect, SetTimer)]
+        if len(timers) > 1:
+            raise self.broken(host, f"{len(timers)} SetTimer out of one {type(event).__name__}")
+        key = (host.index, host.life)
+        if timers:
+            if key in self._armed and self._armed[key] == timers[0].deadline:
+                raise self.broken(host, "SetTimer although the deadline is the one before")
+            self._armed[key] = timers[0].deadline
+        for effect in effects:
+            if isinstance(effect, SendDatagram) and len(effect.data) > config.datagram_bytes_max:
+                raise self.broken(host, f"a datagram of {len(effect.data)} bytes")
+            if isinstance(effect, SendStream) and len(effect.data) > config.frame_bytes_max:
+                raise self.broken(host, f"a stream frame of {len(effect.data)} bytes")
+
+
+class NoSpin(Check):
+    name = "no-spin"
+    promise = f"no engine asks for more than {SPIN_MAX} timers in one microsecond"
+
+    def __init__(self, stage: Stage, start: int) -> None:
+        super().__init__(stage, start)
+        self._fired: dict[int, tuple[int, int]] = {}
+
+    def stepped(self, host: Host, event: Input, effects: Sequence[Effect]) -> None:
+        if not isinstance(event, TimerFired):
+            return
+        now = self.stage.cluster.now
+        at, count = self._fired.get(host.index, (now, 0))
+        count = count + 1 if at == now else 1
+        self._fired[host.index] = (now, count)
+        if count > SPIN_MAX:
+            raise self.broken(host, f"{count} timers at one instant")
+
+
+class Incarnations(Check):
+    name = "incarnation-rises"
+    promise = "a node's incarnation only rises, across restarts on its own disk too"
+
+    def __init__(self, stage: Stage, start: int) -> None:
+        super().__init__(stage, start)
+        self._last: dict[int, tuple[int, int]] = {}
+
+    def stepped(self, host: Host, event: Input, effects: Sequence[Effect]) -> None:
+        if isinstance(event, Restored):
+            return
+        incarnation = inside.incarnation_of(host.engine)
+        life, last = self._last.get(host.index, (host.life, 0))
+        self._last[host.index] = (host.life, incarnation)
+        if life == host.life and incarnation < last:
+            raise self.broken(host, f"incarnation {incarnation} after {last}")
+        if life != host.life and incarnation <= last and host.began_whole:
+            raise self.broken(host, f"restarted with incarnation {incarnation}, it had {last}")
+
+
+class OnlyOwnRows(Check):
+    name = "rows-are-signed"
+    promise = "every row held carries its observer's own signature"
+
+    def __init__(self, stage: Stage, start: int) -> None:
+        super().__init__(stage, start)
+        self._verifier = KeyedVerifier()
+        self._known: set[bytes] = set()
+
+    def looked(self, host: Host, view: LatticeView) -> None:
+        for signed in inside.held_rows(host.engine):
+            if signed.cell in self._known:
+                continue
+            payload, signature = signed.data[:-SIGNATURE_BYTES], signed.data[-SIGNATURE_BYTES:]
+            if not self._verifier.verify(signed.row.public_key, inside.ROW_PURPOSE, payload, signature):
+                raise self.broken(host, f"a row of {signed.row.site} that it did not sign")
+            self._known.add(signed.cell)
+
+
+class RowsRise(Check):
+    name = "rows-rise"
+    promise = "what a node holds of an observer never goes back to an earlier version within a life"
+
+    def __init__(self, stage: Stage, start: int) -> None:
+        super().__init__(stage, start)
+        self._held: dict[tuple[int, int, NodeId], tuple[int, int, bytes]] = {}
+
+    def looked(self, host: Host, view: LatticeView) -> None:
+        for signed in inside.held_rows(host.engine):
+            key = (host.index, host.life, signed.observer)
+            before = self._held.get(key)
+            if before is not None and signed.order < before:
+                raise self.broken(host, f"the row of {signed.row.site} went from {before[:2]} to {signed.order[:2]}")
+            self._held[key] = signed.order
+
+
+class Incarnated(Check):
+    name = "incarnation-by-owner"
+    promise = "nobody is known in an incarnation that it never had: only a node itself raises its own"
+
+    def __init__(self, stage: Stage, start: int) -> None:
+        super().__init__(stage, start)
+        self._greatest: dict[int, int] = {}
+
+    def stepped(self, host: Host, event: Input, effects: Sequence[Effect]) -> None:
+        incarnation = inside.incarnation_of(host.engine)
+        if incarnation > self._greatest.get(host.index, 0):
+            self._greatest[host.index] = incarnation
+
+    def looked(self, host: Host, view: LatticeView) -> None:
+        for member in view.members:
+            subject = self.stage.cluster.by_node.get(member.node)
+            if subject is None:
+                raise self.broken(host, f"a member {member.site} that is no node of this run")
+            greatest = max(self._greatest.get(subject.index, 0), inside.incarnation_of(subject.engine))
+            if member.incarnation > greatest:
+                raise self.broken(
+                    host, f"{member.site} is known in incarnation {member.incarnation}, it had {greatest}"
+                )
+
+
+class MembersRise(Check):
+    name = "members-rise"
+    promise = "what a node believes of a member only moves up: alive < suspect < down < left < next incarnation"
+
+    STATES = ("alive", "suspect", "down", "left")
+
+    def __init__(self, stage: Stage, start: int) -> None:
+        super().__init__(stage, start)
+        self._believed: dict[tuple[int, int, NodeId], tuple[int, int]] = {}
+
+    def looked(self, host: Host, view: LatticeView) -> None:
+        for member in view.members:
+            if member.node == host.node:
+                continue
+            key = (host.index, host.life, member.node)
+            now = (member.incarnation, self.STATES.index(member.state))
+            before = self._believed.get(key, now)
+            if now < before:
+                was = f"{self.STATES[before[1]]}({before[0]})"
+                raise self.broken(host, f"{member.site} went from {was} to {member.state}({member.incarnation})")
+            self._believed[key] = now
+
+
+class Witnesses(Check):
+    name = "witness-saw-it"
+    promise = "every voice in a verdict is one that the witness itself raised"
+
+    def looked(self, host: Host, view: LatticeView) -> None:
+        for region in view.regions:
+            for witness in region.witnesses:
+                subject = self.stage.cluster.by_node.get(witness.node)
+                said = self.stage.world.said.get((subject.index, region.region), set()) if subject else set()
+                if witness.level not in said:
+                    raise self.broken(
+                        host, f"{witness.site} is quoted with {region.region} {witness.level.name}, it never said so"
+                    )
+
+
+class Verdicts(Check):
+    name = "verdict-is-quorum"
+    promise = "a verdict is what a quorum of distinct sites reports or exceeds, and two sites at least"
+
+    def looked(self, host: Host, view: LatticeView) -> None:
+        for region in view.regions:
+            votes: dict[str, Level] = {}
+            for witness in region.witnesses:
+                votes[witness.site] = max(votes.get(witness.site, Level.UNKNOWN), witness.level)
+            expected = verdict_of(votes.values())
+            if region.verdict != expected:
+                voices = ", ".join(f"{site} {level.name}" for site, level in sorted(votes.items()))
+                raise self.broken(
+                    host, f"{region.region} is {region.verdict.name}, its witnesses make it {expected.name}: {voices}"
+                )
+
+
+class Effective(Check):
+    name = "worse-of-both"
+    promise = "a node acts on the worse of the verdict and its own evidence, unless it says why not"
+
+    def looked(self, host: Host, view: LatticeView) -> None:
+        for region in view.regions:
+            if region.reason in {"overruled", "isolated"}:
+                continue
+            if region.effective != max(region.verdict, region.own):
+                raise self.broken(
+                    host,
+                    f"{region.region}: acts on {region.effective.name}, verdict {region.verdict.name}, "
+                    f"own {region.own.name}",
+                )
+
+
+class Voters(Check):
+    name = "who-may-vote"
+    promise = "isolated nodes and members that are down or gone have no voice"
+
+    def looked(self, host: Host, view: LatticeView) -> None:
+        gone = {member.node: member.state for member in view.members if member.state in {"down", "left"}}
+        isolated = {signed.observer for signed in inside.held_rows(host.engine) if signed.row.isolated}
+        for region in view.regions:
+            for witness in region.witnesses:
+                if witness.node in gone:
+                    raise self.broken(host, f"{witness.site} is {gone[witness.node]} and votes on {region.region}")
+                if witness.node in isolated:
+                    raise self.broken(host, f"{witness.site} is isolated and votes on {region.region}")
+
+
+class PolicyForward(Check):
+    name = "policy-forward"
+    promise = "a node never serves an older version than it served before, nor one that nobody published"
+
+    def __init__(self, stage: Stage, start: int) -> None:
+        super().__init__(stage, start)
+        self._served: dict[tuple[int, int, str], int] = {}
+
+    def heard(self, host: Host, notification: Notification) -> None:
+        if not isinstance(notification, PolicyChanged):
+            return
+        number = self.stage.versions.get(notification.version)
+        if number is None:
+            raise self.broken(host, f"serves {notification.version[:4].hex()}, which nobody published")
+        key = (host.index, host.life, notification.policy)
+        if number < self._served.get(key, 0):
+            raise self.broken(host, f"went from version {self._served[key]} of {notification.policy} to {number}")
+        self._served[key] = number
+
+
+class OpsKept(Check):
+    name = "ops-kept"
+    promise = "an op that a node accepted is never lost within a life, nor by a restart on its own disk"
+
+    def __init__(self, stage: Stage, start: int) -> None:
+        super().__init__(stage, start)
+        self.accepted: dict[int, set[bytes]] = {}
+        self._life: dict[int, int] = {}
+
+    def heard(self, host: Host, notification: Notification) -> None:
+        if isinstance(notification, OpAccepted):
+            self.accepted.setdefault(host.index, set()).add(notification.op)
+
+    def stepped(self, host: Host, event: Input, effects: Sequence[Effect]) -> None:
+        if self._life.get(host.index, host.life) != host.life and not host.began_whole:
+            self.accepted.pop(host.index, None)  # what a lost disk held must come back from others, in time
+        self._life[host.index] = host.life
+
+    def looked(self, host: Host, view: LatticeView) -> None:
+        for op in sorted(self.accepted.get(host.index, ())):
+            if not inside.holds_op(host.engine, op):
+                raise self.broken(host, f"op {op[:4].hex()} was accepted and is gone")
+
+
+class NoFork(Check):
+    name = "no-fork"
+    promise = "an author who signs one chain is never taken for one who signed two"
+
+    def looked(self, host: Host, view: LatticeView) -> None:
+        if inside.forked_authors(host.engine):
+            raise self.broken(host, "the operator's chain is called a fork")
+
+
+class Bounded(Check):
+    name = "bounded"
+    promise = "every queue and table of an engine stays within its named limit"
+
+    def looked(self, host: Host, view: LatticeView) -> None:
+        config = self.stage.cluster.maker.config
+        members = len(view.members)
+        limits = {
+            **inside.QUEUES_MAX,
+            "dials": config.dials_max,
+            "piggyback": config.members_max,
+            "rows": config.members_max + 1,
+            "floors": config.members_max + 1,
+            "peer roots": members + 1,
+            "timers": 64 * members + 1_024,
+        }
+        for name, length in inside.queue_lengths(host.engine).items():
+            if length > limits[name]:
+                raise self.broken(host, f"{name}: {length}, at most {limits[name]}")
+
+
+class ReplayIsNothing(Check):
+    name = "replay-is-nothing"
+    promise = "a frame that was taken before changes no replicated state when it comes again"
+    REMEMBERED = 64
+
+    def __init__(self, stage: Stage, start: int) -> None:
+        super().__init__(stage, start)
+        self._seen: dict[tuple[int, int], dict[bytes, None]] = {}
+        self._roots: dict[tuple[int, int], bytes] = {}
+
+    def stepped(self, host: Host, event: Input, effects: Sequence[Effect]) -> None:
+        key = (host.index, host.life)
+        root = inside.root_of(host.engine)
+        if isinstance(event, DatagramReceived):
+            seen = self._seen.setdefault(key, {})
+            if event.data in seen and self._roots.get(key) != root:
+                raise self.broken(host, "a frame taken twice changed what is known")
+            seen[event.data] = None
+            if len(seen) > self.REMEMBERED:
+                del seen[next(iter(seen))]
+        self._roots[key] = root
+
+
+class OwnView(Check):
+    name = "view-agrees"
+    promise = "the view is sorted, names the node itself, and its root and count are those of the cells"
+
+    def looked(self, host: Host, view: LatticeView) -> None:
+        if view.root != inside.root_of(host.engine) or view.cells != inside.cells_count(host.engine):
+            raise self.broken(host, "root or count is not that of the cells held")
+        names = [region.region for region in view.regions]
+        order = [(member.site, member.node) for member in view.members]
+        if names != sorted(set(names)) or order != sorted(set(order)):
+            raise self.broken(host, "members or regions are not sorted, or twice there")
+        if sum(member.node == host.node for member in view.members) != 1:
+            raise self.broken(host, "the node itself is not there exactly once")
+
+
+SAFETY: tuple[type[Check], ...] = (
+    Contract, NoSpin, Incarnations, OnlyOwnRows, RowsRise, Incarnated, MembersRise, Witnesses, Verdicts, Effective,
+    Voters, PolicyForward, OpsKept, NoFork, Bounded, ReplayIsNothing, OwnView,
+)  # fmt: skip

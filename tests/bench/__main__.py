@@ -1,0 +1,24 @@
+"""`python -m tests.bench SUBJECT [options]`: one benchmark per module, `main(argv) -> exit status`."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+SUBJECTS = {
+    "decide": "tests.bench.decide",
+    "failover": "tests.bench.failover",
+    "proxy": "tests.bench.proxy",
+    "swim": "tests.bench.swim",
+}
+
+
+def main(argv: list[str]) -> int:
+    if not argv or argv[0] not in SUBJECTS:
+        print(f"usage: python -m tests.bench {{{','.join(sorted(SUBJECTS))}}} [options]", file=sys.stderr)
+        return 2
+    return int(importlib.import_module(SUBJECTS[argv[0]]).main(argv[1:]))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

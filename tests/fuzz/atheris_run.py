@@ -1,0 +1,31 @@
+"""One bounded, coverage-guided run of one target: ``python -m tests.fuzz.atheris_run NAME SECONDS``.
+
+In a process of its own: atheris ends the process it runs in, and a decoder that crashed would too.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+import atheris
+
+with atheris.instrument_imports(include=["lattice"]):
+    from tests.fuzz.targets import TARGETS
+
+
+def main() -> None:
+    name, seconds = sys.argv[1:]
+    target = TARGETS[name]
+    with tempfile.TemporaryDirectory() as corpus:
+        for number, seed in enumerate(target.seeds):
+            (Path(corpus) / str(number)).write_bytes(seed)
+        # -timeout and -rss_limit_mb: one input may neither hang the decoder nor bloat it.
+        options = [f"-max_total_time={seconds}", "-max_len=4096", "-timeout=5", "-rss_limit_mb=1024", "-verbosity=0"]
+        atheris.Setup([sys.argv[0], *options, corpus], target)
+        atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""Every decoder of hostile bytes, by name: what it is fed, what it may raise, and a few good inputs to begin from.
+
+The coverage-guided run (`test_atheris`) and the Hypothesis one (`test_decoders`) both take their targets from here: a
+decoder that is added here is fuzzed both ways.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from lattice import canonical, wire
+from lattice.authoring import compose, encode_update
+from lattice.cells import CellKind
+from lattice.checkpoint import compose_checkpoint, compose_deletion
+from lattice.digest import BLOCK_BYTES, Bloom
+from lattice.equivocation import open_proof, prove
+from lattice.errors import LatticeError
+from lattice.health import open_row
+from lattice.identity import Ed25519Verifier, author_id_of
+from lattice.membership import MemberState, MemberUpdate
+from lattice.policy_content import Manifest, block_write, head_key, parse_head, parse_manifest, version_write
+from lattice.policy_ops import GENESIS, open_op
+from lattice.policy_store import ChainHead, PolicyStore
+from lattice.seal import Plain
+from lattice.types import CellId, Micros, NodeId
+from lattice.wire import Ack, Compare, Delta, Digest, Graft, IHave, Leave, Message, Ping, PingReq, Rumour, WireCell
+from lattice.yrs_gate import walk
+from tests.lattice.cluster import CLUSTER, OPERATOR
+from tests.lattice.strategies import signed_row
+from tests.lattice.yrs_bytes import HAZARDS
+
+FRAME_BYTES_MAX = 1 << 16
+CLIENT = 5
+WHO = author_id_of(OPERATOR.public_key)
+NODE = NodeId(b"n" * 16)
+NOW_MS = 1_800_000_000_000
+
+
+class HoldsAll:
+    """Any signature holds: so the fuzzer gets past it, to the code behind."""
+
+    def verify(self, public_key: bytes, purpose: bytes, payload: bytes, signature: bytes) -> bool:
+        return True
+
+
+@dataclass(frozen=True)
+class Target:
+    """One decoder. Whatever it is given, it returns or raises a `LatticeError`."""
+
+    decode: Callable[[bytes], object]
+    seeds: tuple[bytes, ...]
+
+    def __call__(self, data: bytes) -> object:
+        try:
+            return self.decode(data)
+        except LatticeError as error:
+            return error
+
+
+def _messages() -> tuple[bytes, ...]:
+    cells = (WireCell(CellKind.ROW, signed_row(0, 1, 1, 0).data, 5), WireCell(CellKind.OP, b"op"))
+    update = (MemberUpdate(NODE, MemberState.SUSPECT, 2),)
+    ids = (CellId(b"i" * 16), CellId(b"j" * 16))
+    made: tuple[Message, ...] = (
+        Ping(1, bytes(16), update, cells),
+        Ack(1, NODE, bytes(16), ("10.0.0.1", 1), update, cells),
+        PingReq(1, NODE, ("::1", 1)),
+        Rumour(cells),
+        IHave(ids),
+        Graft(ids),
+        Compare(1, (bytes(8),) * 16),
+        Digest((0, 3), 1, Bloom.of(ids, 2, 1), 7),
+        Delta(bytes(16), cells),
+        Leave(1),
+    )
+    return tuple(wire.encode(message) for message in made)
+
+
+def _ops() -> tuple[bytes, ...]:
+    first = compose(OPERATOR, ChainHead(0, GENESIS, 0), "p", ["route a {}\n"], message="why", now_ms=NOW_MS).ops
+    store = PolicyStore([WHO], Ed25519Verifier(CLUSTER))
+    for op in first:
+        store.admit(op.data)
+    second = compose_checkpoint(OPERATOR, store.chain(WHO), store.live(WHO), NOW_MS)
+    third = compose_deletion(OPERATOR, store.chain(WHO), "p", store.context("p"), NOW_MS)
+    return tuple(op.data for op in (*first, *second, third))
+
+
+def _admit(data: bytes) -> object:
+    store = PolicyStore([WHO], HoldsAll())
+    try:
+        return store.admit(data, now_ms=NOW_MS)
+    except LatticeError:
+        assert not store.ops(), "a refused op leaves nothing behind"
+        assert store.waiting() == 0
+        raise
+
+
+_MANIFEST = Manifest("p", (bytes(16),), b"", WHO, "why", NOW_MS)
+_ROWS = tuple(signed_row(0, 1, 1, variant) for variant in range(2))
+_HEAD = canonical.pack((1, bytes(16), NOW_MS, (head_key("p", WHO, 1),)))
+
+TARGETS: dict[str, Target] = {
+    "seal.open": Target(Plain(CLUSTER).open, (Plain(CLUSTER).close(NODE, b"body", Micros(1)),)),
+    "wire.decode": Target(lambda data: wire.decode(data, FRAME_BYTES_MAX), _messages()),
+    "open_row": Target(lambda data: open_row(data, HoldsAll()), tuple(row.data for row in _ROWS)),
+    "open_proof": Target(lambda data: open_proof(data, HoldsAll()), (prove(*_ROWS).data,)),
+    "open_op": Target(lambda data: open_op(data, HoldsAll()), _ops()),
+    "PolicyStore.admit": Target(_admit, _ops()),
+    "yrs_gate.walk": Target(
+        lambda data: walk(data, CLIENT),
+        (encode_update([block_write("x"), version_write(_MANIFEST)], CLIENT), *(data for _, data in HAZARDS.values())),
+    ),
+    "canonical.unpack": Target(lambda data: canonical.unpack_canonical(data, FRAME_BYTES_MAX), _messages()),
+    "Bloom.from_bytes": Target(Bloom.from_bytes, (bytes(BLOCK_BYTES), Bloom.of([CellId(bytes(16))], 9, 1).data)),
+    "parse_manifest": Target(parse_manifest, (_MANIFEST.packed(),)),
+    "parse_head": Target(lambda data: parse_head(head_key("p", WHO, 3), data), (_HEAD,)),
+}

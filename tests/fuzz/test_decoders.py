@@ -1,0 +1,80 @@
+"""Hostile bytes to every decoder: declared errors only, and bounded memory. Always run; the atheris run goes deeper."""
+
+from __future__ import annotations
+
+import tracemalloc
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lattice.errors import LatticeError
+from tests.fuzz.targets import TARGETS
+from tests.lattice.yrs_bytes import HAZARDS, uvarint
+
+MEMORY_BYTES_MAX = 4 * 1024 * 1024
+"""Row 28 of the matrix, of Python's own allocations."""
+BOMBS = {
+    "an array of 2^32": b"\xdd\xff\xff\xff\xff",
+    "arrays 100,000 deep": b"\x91" * 100_000,
+    "a map of 2^32": b"\xdf\xff\xff\xff\xff",
+    "an empty map": b"\x80",
+    "bytes of 2^32": b"\xc6\xff\xff\xff\xff",
+    "text of 2^32": b"\xdb\xff\xff\xff\xff",
+    "an extension of 2^32": b"\xc9\xff\xff\xff\xff\x05",
+    "a timestamp": b"\xd6\xff\x00\x00\x00\x00",
+    "a map with one key twice": b"\x82\x01\x01\x01\x02",
+    "nested headers": b"\xdc\xff\xff" * 20_000,
+    "text that is no UTF-8": b"\xa2\xff\xfe",
+    "a float": b"\xcb" + bytes(8),
+    "2^28 clients": uvarint(2**28) + b"\x01\x05\x00\x00\x00",
+    "nothing": b"",
+}
+
+
+@st.composite
+def mutants(draw: st.DrawFn, seeds: tuple[bytes, ...]) -> bytes:
+    """A good input with a few bytes changed, cut, repeated or put in."""
+    data = bytearray(draw(st.sampled_from(seeds)))
+    for _ in range(draw(st.integers(1, 4))):
+        at = draw(st.integers(0, max(len(data) - 1, 0)))
+        match draw(st.integers(0, 4)):
+            case 0 if data:
+                data[at] = draw(st.integers(0, 255))
+            case 1:
+                del data[at : at + draw(st.integers(1, 8))]
+            case 2:
+                data[at:at] = draw(st.binary(max_size=8))
+            case 3:
+                data[at:at] = data[at : at + draw(st.integers(1, 64))]
+            case _ if data:
+                data[at] ^= 1 << draw(st.integers(0, 7))
+    return bytes(data)
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_the_seeds_reach_the_decoder(name: str) -> None:
+    """Else the rest would only show how bytes are refused at the door."""
+    target = TARGETS[name]
+    assert any(not isinstance(target(seed), LatticeError) for seed in target.seeds)
+
+
+@pytest.mark.parametrize("name", TARGETS)
+@given(data=st.data())
+def test_whatever_comes_a_decoder_returns_or_raises_what_it_declares(name: str, data: st.DataObject) -> None:
+    target = TARGETS[name]
+    target(data.draw(st.one_of(mutants(target.seeds), st.binary(max_size=300))))
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_bombs_cost_next_to_nothing(name: str) -> None:
+    target = TARGETS[name]
+    bombs = [*BOMBS.values(), *(update for _, update in HAZARDS.values())]
+    tracemalloc.start()
+    try:
+        for bomb in (*bombs, *(seed[: len(seed) // 2] + bomb for seed in target.seeds[:3] for bomb in bombs)):
+            target(bomb)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < MEMORY_BYTES_MAX

@@ -1,0 +1,313 @@
+"""Membership in bad company: sick accusers, stalls, one key in two places, storms, newer peers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from lattice import canonical
+from lattice.config import Config
+from lattice.events import (
+    DatagramReceived,
+    IdConflict,
+    Input,
+    LocalUpdate,
+    LoopLagged,
+    MemberChanged,
+    Notification,
+    Notify,
+    PeerDiscovered,
+    Rejected,
+    SendDatagram,
+    TimerFired,
+)
+from lattice.membership import MemberState, MemberUpdate
+from lattice.seal import Plain
+from lattice.types import MILLISECOND, SECOND, Micros, NodeId
+from lattice.wire import Ack, Nack, News, Ping, PingReq, decode, encode
+from tests.bench.swim import LIFEGUARD, Link, crashes, percentile_ms, slow_members
+from tests.lattice.cluster import CLUSTER, Cluster, cut, one_way_loss, reliable
+from tests.lattice.test_engine_swim import member_changes, settled, states
+
+
+def whisper(cluster: Cluster, frm: int, to: int, message: Ping | Ack | Nack | News | PingReq) -> None:
+    """A message of one node's to another that its engine would not have sent."""
+    frame = Plain(CLUSTER).close(cluster.engines[frm].node, encode(message), cluster.now)
+    cluster.give(to, DatagramReceived(frame, cluster.endpoint(frm)))
+
+
+def accusation(cluster: Cluster, of: int, by: int, state: MemberState = MemberState.SUSPECT) -> MemberUpdate:
+    member = next(seen for seen in cluster.engines[0].view().members if seen.node == cluster.engines[of].node)
+    return MemberUpdate(member.node, state, member.incarnation, cluster.engines[by].node)
+
+
+# --- accusers
+
+
+def test_nobody_is_down_on_one_members_word() -> None:
+    cluster = settled(6)
+    cluster.crash(5)
+    whisper(cluster, 1, 0, News((accusation(cluster, 5, 1, MemberState.DOWN),)))
+    assert states(cluster, 5)[0] == "suspect"
+    cluster.run_until(lambda: states(cluster, 5) == ["down"] * 5, 10 * SECOND)
+
+
+def test_a_live_node_called_down_by_a_liar_refutes_before_anybody_believes_it() -> None:
+    cluster = settled(8)
+    for _ in range(20):
+        for listener in range(1, 7):
+            whisper(cluster, 0, listener, News((accusation(cluster, 7, 0, MemberState.DOWN),)))
+        cluster.run(500 * MILLISECOND)
+    assert "down" not in {state for _, state in member_changes(cluster, 7)}
+
+
+def test_accusations_by_strangers_and_by_the_departed_do_not_count() -> None:
+    cluster = settled(6)
+    cluster.crash(4)
+    cluster.run_until(lambda: states(cluster, 4) == ["down"] * 5, 10 * SECOND)
+    cluster.judge = cut(([5], range(5)))
+    for by in (NodeId(b"\xee" * 16), cluster.engines[4].node, cluster.engines[5].node):
+        claim = replace(accusation(cluster, 5, 1), by=by)
+        frame = Plain(CLUSTER).close(NodeId(b"\xee" * 16), encode(News((claim,))), cluster.now)
+        cluster.give(0, DatagramReceived(frame, ("10.0.0.9", 9)))
+    assert states(cluster, 5)[0] == "alive"
+
+
+def test_a_crash_that_helpers_confirm_is_concluded_in_the_shortest_time() -> None:
+    cluster = settled(8)
+    cluster.crash(7)
+    cluster.run_until(lambda: "suspect" in states(cluster, 7), 5 * SECOND)
+    took = cluster.run_until(lambda: states(cluster, 7) == ["down"] * 7, 20 * SECOND)
+    assert took <= Config().suspicion_us + 100 * MILLISECOND
+    assert sum(engine.counters().get("in Nack", 0) for engine in cluster.living()) >= 3
+
+
+def test_a_helper_says_that_it_got_no_answer() -> None:
+    cluster = settled(3)
+    cluster.crash(2)
+    before = cluster.engines[1].counters().get("out Nack", 0)
+    whisper(cluster, 0, 1, PingReq(77, cluster.engines[2].node, cluster.endpoint(2)))
+    cluster.run(600 * MILLISECOND)
+    assert cluster.engines[1].counters()["out Nack"] > before
+
+
+# --- our own health
+
+
+def test_a_node_cut_off_grows_patient_and_recovers() -> None:
+    cluster = settled(6)
+    cluster.judge = cut(([0], range(1, 6)))
+    cluster.run(4 * SECOND)
+    assert cluster.engines[0].counters()["local health"] >= 2, "no helper sends it a nack"
+    cluster.judge = reliable
+    cluster.run(60 * SECOND)
+    assert cluster.engines[0].counters()["local health"] == 0
+    assert cluster.all_know_all()
+
+
+def test_a_lagging_loop_is_ill_health_and_voids_what_was_not_heard() -> None:
+    cluster = settled(3)
+    cluster.give(0, LocalUpdate(LoopLagged(SECOND)))
+    assert cluster.engines[0].counters()["local health"] == 1
+    assert cluster.engines[0].counters()["stalls"] == 1
+
+
+@pytest.mark.parametrize("paused_s", [1, 5, 60])
+def test_a_paused_node_blames_nobody_when_it_wakes(paused_s: int) -> None:
+    """Row 9 of the matrix: it is called down when it was away for long, and comes back as a new incarnation."""
+    cluster = settled(6)
+    before = cluster.engines[0].view().members[5].incarnation
+    cluster.alive[5] = False
+    cluster.run(paused_s * SECOND)
+    cluster.alive[5] = True
+    at = len(cluster.notified)
+    cluster.give(5, TimerFired())
+    cluster.run_until(lambda: cluster.all_know_all() and cluster.equal(), 45 * SECOND)
+    blamed = [note for _, index, note in cluster.notified[at:] if index == 5 and isinstance(note, MemberChanged)]
+    assert not blamed
+    after = cluster.engines[0].view().members[5].incarnation
+    assert after > before or paused_s == 1, "doubted, and refuted"
+
+
+def test_late_timers_one_by_one_are_one_stall() -> None:
+    cluster = settled(3)
+    engine = cluster.engines[0]
+    late = Micros(cluster.now + 5 * SECOND)
+    frame = Plain(CLUSTER).close(cluster.engines[1].node, encode(Nack(1, engine.node)), cluster.now)
+    for _ in range(10):
+        engine.handle(DatagramReceived(frame, cluster.endpoint(1)), late)
+    assert engine.counters()["stalls"] == 1
+
+
+def test_lifeguard_spares_the_healthy_where_plain_swim_does_not() -> None:
+    """Row 8, on a small grid: at most a fiftieth of plain SWIM's false positives, and crashes found no later."""
+    plain = replace(LIFEGUARD, lifeguard=False)
+    blamed, spared = (
+        slow_members(24, config, Link(), "0", 8, 4 * SECOND, 64 * MILLISECOND, 40 * SECOND).false_events
+        for config in (plain, LIFEGUARD)
+    )
+    assert blamed >= 50
+    assert spared * 50 <= blamed
+
+
+def test_a_crash_is_found_within_the_reach_and_nobody_else_is_blamed_on_lossy_links() -> None:
+    outcome = crashes(100, LIFEGUARD, Link(loss_ppm=50_000), "1", victims=4)
+    assert (outcome.missed, outcome.false_events) == (0, 0)
+    median_ms, p99_ms = percentile_ms(outcome.all_us, 500), percentile_ms(outcome.all_us, 990)
+    assert median_ms is not None
+    assert p99_ms is not None
+    assert median_ms <= 2_500
+    assert p99_ms <= 5_000
+
+
+# --- flapping
+
+
+@pytest.mark.parametrize("silent", [[0], [0, 1, 2]])
+def test_a_one_way_partition_is_no_flap_loop(silent: list[int]) -> None:
+    """Row 2: at most one change of state a node and minute, at each node."""
+    cluster = settled(10)
+    cluster.judge = one_way_loss(silent)
+    at = len(cluster.notified)
+    cluster.run(300 * SECOND)
+    changes: dict[tuple[int, NodeId], int] = {}
+    for _, index, note in cluster.notified[at:]:
+        if isinstance(note, MemberChanged) and note.state in ("alive", "down"):
+            changes[index, note.node] = changes.get((index, note.node), 0) + 1
+    assert max(changes.values()) <= 5
+    cluster.judge = reliable
+    cluster.run_until(lambda: cluster.all_know_all() and cluster.equal(), 60 * SECOND)
+
+
+# --- one key in two places
+
+
+def twin_cluster() -> Cluster:
+    """Nodes 0, 1, 2; and index 3 has the key of 2."""
+    cluster = Cluster(4)
+    twin = cluster._engine(2, 9)
+    twin._us.endpoint = cluster.endpoint(3)
+    cluster.engines[3] = twin
+    cluster.deadlines[3] = None
+    cluster._queue = [item for item in cluster._queue if item[2] != 3]
+    cluster.alive[3] = False
+    for index in (1, 2):
+        cluster.give(index, LocalUpdate(PeerDiscovered(cluster.endpoint(0))))
+    cluster.run(5 * SECOND)
+    cluster.alive[3] = True
+    cluster.give(3, TimerFired())
+    cluster.give(3, LocalUpdate(PeerDiscovered(cluster.endpoint(0))))
+    return cluster
+
+
+def test_one_key_in_two_places_is_noticed_by_both_and_by_third_parties_and_starts_no_war() -> None:
+    """Row 12."""
+    cluster = twin_cluster()
+    cluster.run(120 * SECOND)
+    told = {(index, note.node) for _, index, note in cluster.notified if isinstance(note, IdConflict)}
+    node = cluster.engines[2].node
+    assert {(2, node), (3, node)} <= told, "both sides"
+    assert {(0, node), (1, node)} & told, "and whoever sees it move to and fro"
+    raised = max(engine._swim.incarnation for engine in cluster.engines[2:])
+    assert raised < 60, "no contest at the speed of the network"
+    datagrams = cluster.datagrams
+    cluster.run(60 * SECOND)
+    assert cluster.datagrams - datagrams < 60 * 4 * 60
+    assert cluster.engines[2].counters()["id conflicts"] >= 1
+
+
+def test_when_one_of_the_two_is_stopped_the_other_is_a_member_like_any() -> None:
+    cluster = twin_cluster()
+    cluster.run(30 * SECOND)
+    cluster.alive[3] = False
+    cluster.run_until(
+        lambda: all(
+            [(seen.endpoint, seen.state) for seen in cluster.engines[index].view().members if seen.node == node]
+            == [(cluster.endpoint(2), "alive")]
+            for index in (0, 1)
+            for node in (cluster.engines[2].node,)
+        ),
+        180 * SECOND,
+    )
+
+
+def test_a_node_that_moves_is_no_conflict() -> None:
+    cluster = settled(3)
+    node, home, away = cluster.engines[1].node, cluster.endpoint(1), ("10.0.0.77", 7)
+    for source in (away, away, away):
+        frame = Plain(CLUSTER).close(node, encode(Nack(1, node)), cluster.now)
+        cluster.give(0, DatagramReceived(frame, source))
+    assert [seen.endpoint for seen in cluster.engines[0].view().members if seen.node == node] == [away]
+    assert not [note for _, _, note in cluster.notified if isinstance(note, IdConflict)]
+    assert home != away
+
+
+# --- newer peers
+
+
+@pytest.mark.parametrize("kind", [13, 99, 2**31])
+def test_a_message_of_a_later_version_is_counted_and_ignored(kind: int) -> None:
+    cluster = settled(3)
+    before = cluster.engines[0].view()
+    body = canonical.pack((kind, 1, b"what comes next", [1, 2]))
+    frame = Plain(CLUSTER).close(cluster.engines[1].node, body, cluster.now)
+    effects = cluster.engines[0].handle(DatagramReceived(frame, cluster.endpoint(1)), cluster.now)
+    assert not [effect for effect in effects if isinstance(effect, SendDatagram)]
+    notes = [effect.notification for effect in effects if isinstance(effect, Notify)]
+    assert [note.reason.partition(":")[0] for note in notes if isinstance(note, Rejected)] == ["unknown message"]
+    assert cluster.engines[0].counters()["datagram rejected: unknown message"] == 1
+    assert cluster.engines[0].view().members == before.members
+    cluster.run(10 * SECOND)
+    assert cluster.all_know_all()
+
+
+class Older(Cluster):
+    """Nobody knows the messages that came with Lifeguard."""
+
+    def give(self, index: int, event: Input) -> list[Notification]:
+        if isinstance(event, DatagramReceived):
+            message = decode(Plain(CLUSTER).open(event.data)[2], self.config.frame_bytes_max)
+            if isinstance(message, Nack | News):
+                return []
+        return super().give(index, event)
+
+
+def test_a_helper_that_knows_no_nack_costs_health_and_nothing_else() -> None:
+    """An older peer ignores what it does not know: crashes are found all the same."""
+    cluster = Older(5)
+    cluster.introduce_all()
+    cluster.run_until(lambda: cluster.all_know_all() and cluster.equal(), 10 * SECOND)
+    cluster.crash(4)
+    cluster.run_until(lambda: states(cluster, 4) == ["down"] * 4, 30 * SECOND)
+
+
+# --- storms
+
+
+def test_half_the_cluster_restarted_at_once_is_no_storm() -> None:
+    """Row 10: heal traffic at most five times the steady one, a node and second."""
+    cluster = settled(24)
+    cluster.run(20 * SECOND)
+    steady = cluster.bytes
+    cluster.run(20 * SECOND)
+    steady = (cluster.bytes - steady) // 20  # of 24 nodes a second
+    for index in range(12):
+        cluster.crash(index)
+    cluster.run(5 * SECOND)
+    before = cluster.bytes
+    for index in range(12):
+        cluster.restart(index)
+    took = cluster.run_until(lambda: cluster.all_know_all() and cluster.equal(), 20 * SECOND)
+    cluster.run(10 * SECOND - took)
+    assert cluster.bytes - before <= 10 * 5 * steady
+
+
+def test_a_restarted_node_calls_few_of_its_peers_at_once() -> None:
+    cluster = settled(24)
+    cluster.crash(0)
+    cluster.run(SECOND)
+    before = cluster.datagrams
+    cluster.restart(0)
+    assert cluster.datagrams - before <= 4
+    cluster.run_until(lambda: cluster.all_know_all() and cluster.equal(), 20 * SECOND)

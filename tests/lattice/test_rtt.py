@@ -1,0 +1,70 @@
+"""Round trips measured, and the timeouts that follow."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lattice.rtt import AREAS_MAX, Rtt, RttTable
+from lattice.types import MILLISECOND, NodeId
+
+LEAST_US, MOST_US = 50 * MILLISECOND, 500 * MILLISECOND
+ONE, TWO = NodeId(bytes(16)), NodeId(bytes([1]) * 16)
+
+
+def test_the_first_samples_are_as_rfc_6298_says() -> None:
+    rtt = Rtt(80_000)
+    assert rtt.timeout_us == 80_000 + 4 * 40_000
+    rtt.observe(120_000)
+    assert rtt.timeout_us == 85_000 + 4 * (30_000 + 10_000)
+
+
+@given(st.integers(1_000, 400_000), st.integers(0, 400_000))
+def test_a_steady_path_is_learnt_within_a_few_samples(steady_us: int, first_us: int) -> None:
+    rtt = Rtt(first_us)
+    for _ in range(120):
+        rtt.observe(steady_us)
+    assert steady_us - 8 <= rtt.timeout_us <= steady_us + 1_000
+
+
+@given(st.lists(st.integers(0, 10**6), min_size=1))
+def test_a_timeout_keeps_its_bounds(samples: list[int]) -> None:
+    table = RttTable(LEAST_US, MOST_US)
+    for sample in samples:
+        table.observe(ONE, "", sample)
+        assert LEAST_US <= table.timeout_us(ONE, "") <= MOST_US
+
+
+def test_who_was_never_measured_is_judged_by_its_area_and_else_patiently() -> None:
+    table = RttTable(LEAST_US, MOST_US)
+    assert table.timeout_us(ONE, "3,0") == MOST_US
+    three = NodeId(bytes([3]) * 16)
+    for _ in range(4):
+        assert table.timeout_us(ONE, "3,0") == MOST_US, "too little is known"
+        table.observe(three, "3,0", 40_000)
+    assert table.timeout_us(TWO, "3,0") == table.timeout_us(ONE, "3,0") < 120_000
+    table.observe(ONE, "3,0", 40_000)
+    assert table.timeout_us(ONE, "3,0") == 120_000, "one sample is no estimate yet"
+    assert table.timeout_us(TWO, "9,9") == MOST_US
+    table.observe(TWO, "3,0", 90_000)
+    assert table.timeout_us(TWO, "3,0") == 90_000 * 3, "more patient than its area"
+    for _ in range(3):
+        table.observe(ONE, "3,0", 40_000)
+    assert table.timeout_us(ONE, "3,0") < 100_000, "measured often enough to be judged by itself"
+    table.forget(ONE)
+    assert table.timeout_us(ONE, "3,0") == table.timeout_us(NodeId(bytes([2]) * 16), "3,0")
+
+
+def test_no_flood_of_area_names_fills_memory() -> None:
+    table = RttTable(LEAST_US, MOST_US)
+    for number in range(AREAS_MAX + 10):
+        table.observe(ONE, str(number), 1_000)
+    assert len(table._areas) <= AREAS_MAX
+
+
+@pytest.mark.parametrize("most_us", [10 * MILLISECOND, 50 * MILLISECOND])
+def test_a_ceiling_below_the_floor_wins(most_us: int) -> None:
+    table = RttTable(LEAST_US, most_us)
+    table.observe(ONE, "", 1)
+    assert table.timeout_us(ONE, "") == most_us

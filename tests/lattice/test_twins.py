@@ -1,0 +1,62 @@
+"""The marks of one key in two places."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lattice.twins import BACKOFF_MAX_US, CONFLICT_US, CONTESTED_MAX, Moves, OwnTwin
+from lattice.types import SECOND, Endpoint, Micros, NodeId
+
+NODE = NodeId(bytes(16))
+ONE: Endpoint = ("10.0.0.1", 1)
+TWO: Endpoint = ("10.0.0.2", 1)
+THREE: Endpoint = ("10.0.0.3", 1)
+
+
+def test_an_earlier_life_is_outgrown_at_once_and_a_twin_ever_more_slowly() -> None:
+    twin = OwnTwin()
+    at = []
+    for now in range(0, 200 * SECOND, SECOND // 10):
+        if twin.outrun(Micros(now)):
+            at.append(now // SECOND)
+        assert twin.alive == (len(at) > 1)
+    assert at == [0, 1, 3, 7, 15, 31, 63, 127, 191]
+    assert BACKOFF_MAX_US == 64 * SECOND
+
+
+def test_a_twin_that_was_stopped_is_forgotten() -> None:
+    twin = OwnTwin()
+    twin.outrun(Micros(0))
+    twin.outrun(Micros(2 * SECOND))
+    assert twin.alive
+    assert twin.outrun(Micros(3 * CONFLICT_US))
+    assert not twin.alive
+
+
+def test_moving_is_no_conflict_and_moving_back_and_forth_is_told_once() -> None:
+    moves = Moves()
+    assert not moves.moved(NODE, ONE, TWO, Micros(0))
+    assert not moves.moved(NODE, TWO, THREE, Micros(1))
+    assert not moves.contested(NODE, Micros(1))
+    told = [moves.moved(NODE, *pair, Micros(2)) for pair in ((THREE, TWO), (TWO, THREE), (THREE, TWO), (TWO, THREE))]
+    assert told == [False, True, False, False]
+    assert moves.contested(NODE, Micros(2))
+    assert not moves.contested(NODE, Micros(3 + CONFLICT_US))
+    moves.forget(NODE)
+    assert not moves.contested(NODE, Micros(2))
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from((ONE, TWO, THREE))), max_size=40))
+def test_nobody_who_only_moves_on_is_contested(steps: list[tuple[int, Endpoint]]) -> None:
+    moves = Moves()
+    for number, (node, _) in enumerate(steps):
+        old, new = ("10.0.0.1", number), ("10.0.0.1", number + 1)
+        assert not moves.moved(NodeId(bytes([node]) * 16), old, new, Micros(number))
+
+
+def test_memory_is_bounded() -> None:
+    moves = Moves()
+    for number in range(CONTESTED_MAX + 5):
+        moves.moved(NodeId(number.to_bytes(16, "big")), ONE, TWO, Micros(0))
+    assert len(moves._moves) <= CONTESTED_MAX

@@ -1,0 +1,156 @@
+"""`edgelattice keys`, `edgelattice ca` and joining by bundle: the files they write, and what they refuse."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lattice.certificates import Authority, Role, read_certificate
+from lattice.identity import public_key_of
+from lattice.key_ring import KeyRing
+from lattice.types import Micros
+from router.cli import main
+from router.site.key_file import read_key_ring, read_secret, write_secret
+from router.site.site_config import load_site_config
+from router.site.state_dir import node_key_in
+
+
+@pytest.fixture
+def ams(tmp_path: Path) -> Path:
+    assert (
+        main(["init", "--site", "ams", "--dir", str(tmp_path / "ams"), "--bundle", str(tmp_path / "edge.bundle")]) == 0
+    )
+    return tmp_path / "ams"
+
+
+def ring_of(site: Path) -> KeyRing:
+    return read_key_ring(site / "cluster.keys")[0]
+
+
+def test_secrets_are_for_their_owner_alone(ams: Path) -> None:
+    for name in ("ca.key", "operator.key", "cluster.keys", "ams.state/node.key", "../edge.bundle"):
+        assert (ams / name).stat().st_mode & 0o777 == 0o600, name
+
+
+def test_a_rotation_by_commands(ams: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fra = tmp_path / "fra"
+    assert main(["init", "--site", "fra", "--dir", str(fra), "--join", str(ams), "--port-offset", "1"]) == 0
+    old = ring_of(ams).used.id.hex()
+    assert main(["keys", "add", str(ams), "--label", "2027-01"]) == 0
+    new = ring_of(ams).keys[1].id.hex()
+    assert f"then: edgelattice keys use {ams} {new}" in capsys.readouterr().out
+    assert main(["keys", "add", str(fra), "--from", str(ams)]) == 0
+    assert main(["keys", "add", str(fra), "--from", str(ams / "cluster.keys")]) == 0
+    assert "has all of them already" in capsys.readouterr().out
+    assert ring_of(fra).tag == ring_of(ams).tag
+    for site in (ams, fra):
+        assert main(["keys", "remove", str(site), old]) == 2
+        assert "is the one in use: use another first" in capsys.readouterr().err
+        assert main(["keys", "use", str(site), new]) == 0
+    for site in (fra, ams / "site.toml"):
+        assert main(["keys", "remove", str(site), old]) == 0
+    assert ring_of(fra) == ring_of(ams)
+    assert [key.id.hex() for key in ring_of(fra).keys] == [new]
+    assert (fra / "cluster.keys").stat().st_mode & 0o777 == 0o600
+    assert sorted(path.name for path in fra.iterdir() if path.name.startswith(".")) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["use", "{ams}", "zz"], "'zz' is no key id: expected 4 hexadecimal digits"),
+        (["use", "{ams}", "0000"], "no key 0000 here; there is "),
+        (["add", "{ams}"], "give either --label, for a new key, or --from"),
+        (["add", "{ams}", "--label", "a b"], "'a b' is no label"),
+        (["add", "{ams}", "--from", "{ams}/ca.key"], "a bare key may be anybody's"),
+        (["add", "{ams}", "--from", "{ams}/none"], "no such cluster key file"),
+    ],
+)
+def test_keys_asked_for_wrongly(ams: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str) -> None:
+    before = (ams / "cluster.keys").read_bytes()
+    assert main(["keys", *(argument.format(ams=ams) for argument in arguments)]) == 2
+    assert said in capsys.readouterr().err
+    assert (ams / "cluster.keys").read_bytes() == before
+
+
+def test_an_old_key_file_becomes_a_ring(ams: Path) -> None:
+    (ams / "cluster.keys").unlink()
+    write_secret(ams / "cluster.keys", b"\x07" * 32, "one key, as it used to be")
+    assert main(["keys", "add", str(ams), "--label", "next"]) == 0
+    assert ring_of(ams).used.secret == b"\x07" * 32
+    assert len(ring_of(ams).keys) == 2
+
+
+def test_a_site_elsewhere_joins_by_bundle_request_and_certificate(
+    ams: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    iad, bundle = tmp_path / "iad", tmp_path / "edge.bundle"
+    for secret in ("ca.key", "operator.key", "ams.state/node.key"):
+        assert read_secret(ams / secret, "key")[0].hex() not in bundle.read_text(), secret
+    assert main(["init", "--site", "iad", "--dir", str(iad), "--join", str(bundle)]) == 0
+    assert sorted(path.name for path in iad.iterdir()) == [
+        "ca.crt", "cluster.keys", "iad.state", "node.csr", "site.toml",
+    ]  # fmt: skip
+    assert "edgelattice ca issue --role node --request node.csr --out node.crt" in capsys.readouterr().out
+    issue = ["ca", "issue", "--ca", str(ams), "--role", "node", "--request", str(iad / "node.csr")]
+    assert main([*issue, "--out", str(iad / "node.crt")]) == 0
+    assert main([*issue, "--out", str(iad / "node.crt")]) == 2
+    assert "--replace does" in capsys.readouterr().err
+    assert main([*issue, "--out", str(iad / "node.crt"), "--replace"]) == 0
+    ours, theirs = load_site_config(iad / "site.toml"), load_site_config(ams / "site.toml")
+    assert ours.cluster.keys == theirs.cluster.keys
+    certificate = read_certificate((iad / "node.crt").read_bytes())
+    assert certificate.public_key == public_key_of(node_key_in(iad / "iad.state"))
+    authority = Authority((ams / "ca.crt").read_bytes())
+    assert authority.judge(certificate.der, Role.NODE, None, Micros(certificate.not_before + 1)).name == "iad"
+
+
+def test_an_operator_is_made_shown_and_taken_back(
+    ams: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["ca", "issue", "--ca", "ams", "--role", "operator", "--name", "eva"]) == 0
+    key = public_key_of(read_secret(Path("eva.key"), "key")[0])
+    assert f'policy.authors names it: "{key.hex()}"' in capsys.readouterr().out
+    assert main(["ca", "show", "eva.crt"]) == 0
+    assert capsys.readouterr().out.startswith("operator eva of edge\n")
+    assert main(["ca", "revoke", "--ca", "ams", "eva"]) == 0
+    assert "(number 1) to every site" in capsys.readouterr().out
+    assert main(["ca", "revoke", "--ca", "ams", "eva"]) == 1
+    assert "'eva' is revoked already" in capsys.readouterr().err
+    assert main(["ca", "show", "--ca", "ams"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert [line.endswith("revoked") for line in shown] == [False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["issue", "--ca", "{ams}", "--role", "node", "--name", "x"], "give its --request (node.csr)"),
+        (["issue", "--ca", "{ams}", "--role", "viewer"], "--name is missing"),
+        (["issue", "--ca", "{ams}", "--role", "viewer", "--name", "A B"], "expected 1 to 32 of a-z"),
+        (["issue", "--ca", "{tmp}", "--role", "viewer", "--name", "x"], "ca.crt: no such file"),
+        (["issue", "--ca", "{ams}", "--role", "node", "--request", "{ams}/site.toml"], "no certificate request"),
+        (["issue", "--ca", "{ams}", "--role", "node", "--request", "{ams}/none"], "none: no such file or directory"),
+        (["init", "--cluster", "edge", "--dir", "{ams}"], "exists, and nothing is replaced"),
+        (["show", "{ams}/site.toml"], "site.toml: no certificate"),
+        (["bundle", "{ams}", "--out", "{ams}/site.toml"], "exists, and nothing is replaced"),
+    ],
+)
+def test_the_ca_asked_wrongly(
+    ams: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    assert main(["ca", *(argument.format(ams=ams, tmp=tmp_path) for argument in arguments)]) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "content", ["", "x", "[bundle]\ncluster = 5", "[bundle]\ncluster = 'e'\nkeys = 'use'\nca = 'x'"]
+)
+def test_what_is_no_bundle(tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str) -> None:
+    (tmp_path / "b").write_text(content)
+    (tmp_path / "b").chmod(0o600)
+    assert main(["init", "--site", "x", "--dir", str(tmp_path / "x"), "--join", str(tmp_path / "b")]) == 2
+    assert str(tmp_path / "b") in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()

@@ -1,0 +1,78 @@
+"""The tools of `edgelattice policy`, as people call them; and the how-to guide is one of their inputs."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from router.cli import main
+
+HOW_TO = Path(__file__).parents[3] / "docs" / "how-to" / "policy-tests.md"
+(POLICY,) = re.findall(r"^```policy\n(.*?)^```$", HOW_TO.read_text(), re.MULTILINE | re.DOTALL)
+LOG = """198.51.100.7 - - [10/Oct/2026:13:55:36 +0000] "GET /v1/cart HTTP/1.1" 200 2326 "-" "curl/8"
+nonsense
+{"client": "198.51.100.8", "path": "/v1", "country": "DE"}
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "shop.policy"
+    path.write_text(POLICY)
+    return path
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str]:
+    status = main(["policy", *map(str, arguments)])
+    said = capsys.readouterr()
+    return status, said.out + said.err
+
+
+def test_the_guides_policy_holds_and_its_test_passes(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, "check", file) == (0, f"{file}: holds\n")
+    assert run(capsys, "test", file) == (0, "ok     frankfurt dies: amsterdam, never Virginia\n")
+    assert run(capsys, "fmt", "--check", file)[0] == 1
+    assert run(capsys, "fmt", file) == (0, "")
+    assert run(capsys, "fmt", "--check", file) == (0, "")
+
+
+def test_a_broken_promise_is_found_before_it_is_published(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file.write_text(POLICY.replace("secondary any of gdpr", "secondary any"))
+    status, said = run(capsys, "check", file)
+    assert status == 1
+    assert "E402: never eu_leaves does not hold: iad may serve a request with zone eu, country DE" in said
+    assert run(capsys, "test", file)[0] == 1
+    status, said = run(capsys, "test", file, "--json")
+    assert json.loads(said)["failed"][0]["line"] == 19
+
+
+def test_diff_simulate_and_explain(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log, other = tmp_path / "access.log", tmp_path / "other.policy"
+    log.write_text(LOG)
+    other.write_text(POLICY.replace("primary nearest\n", "primary iad\n"))
+    host = ("--host", "api.example.com", "--site", "50 8")
+    status, said = run(capsys, "simulate", file, "--log", log, *host, "--json")
+    assert status == 0
+    assert json.loads(said)["regions"] == {"fra": 2}
+    assert json.loads(said)["unreadable"] == 1
+    status, said = run(capsys, "diff", file, other, "--log", log, *host)
+    assert (status, said) == (0, "1 of 2 requests move (50.0 %), 1 of 2 users\n  fra -> iad   1\n")
+    assert run(capsys, "diff", file, other, "--log", log, *host, "--max-moved", "5")[0] == 1
+    status, said = run(capsys, "explain", file, *host, "--country", "DE", "--set", "fra=down")
+    assert status == 0
+    assert "ams   secondary: fra DOWN" in said
+    assert f"rule residency   {file}:8   zone in eu" in said
+
+
+def test_json_and_bad_options(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, said = run(capsys, "compile", file)
+    assert status == 0
+    assert json.loads(said)["is"] == "Policy"
+    for options in (("--site", "here"), ("--set", "nowhere=down"), ("--set", "fra=ill"), ("--time", "noon")):
+        status, said = run(capsys, "explain", file, "--host", "h", *options)
+        assert status == 2
+        assert "Traceback" not in said
+    assert run(capsys, "simulate", file, "--log", "/nonexistent")[0] == 2

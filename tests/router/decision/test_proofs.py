@@ -1,0 +1,101 @@
+"""What is proved is so: no request and no state of health, tried at random, contradicts a proof."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from random import Random
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lattice.types import Level
+from router.decision.decide import decide
+from router.decision.plan import SitePlace, plan
+from router.decision.program import compile_policy
+from router.decision.proofs import prove
+from router.decision.reference import condition_holds
+from router.decision.scenario_run import run_tests
+from router.policy import parse
+from router.policy.conditions import Condition
+from router.policy.syntax import Group, Never, Policy, RegionName
+from tests.router.policy.rule_strategies import conditions, some_requests, whole_policies
+
+TEXT = """edition 1
+region fra { at 50 8 endpoint 192.0.2.1:80 }
+region ams { at 52 5 endpoint 192.0.2.2:80 }
+region iad { at 39 -77 endpoint 192.0.2.3:80 }
+group gdpr { fra, ams }
+zone eu { at 50 9 country DE, FR }
+health default { damp suppress 2500 cooldown 30s }
+route api for "*" {
+  rule residency { when country in DE primary nearest of gdpr secondary any of gdpr otherwise deny 503 }
+  primary nearest
+  secondary any
+}
+"""
+
+
+@given(whole_policies(), conditions(()), st.data())
+def test_a_never_that_is_proved_is_never_violated(policy: Policy, condition: Condition, data: st.DataObject) -> None:
+    names = [region.name for region in policy.regions]
+    allowed = data.draw(st.lists(st.sampled_from(names), min_size=1, unique=True))
+    policy = replace(
+        policy,
+        groups=(*policy.groups, Group("allowed", tuple(map(RegionName, allowed)))),
+        nevers=(Never("never", condition, "allowed"),),
+    )
+    program = compile_policy(policy)
+    if any(found.code in ("E402", "E406") for found in prove(program)):
+        return
+    random = Random(data.draw(st.integers(0, 1 << 32)))
+    for _ in range(5):
+        levels = {name: random.choice(list(Level)) for name in names}
+        site = SitePlace("s", random.randint(-80, 80) * 1_000_000, random.randint(-170, 170) * 1_000_000)
+        table = plan(program, levels, site, random.randrange(4_000_000_000) * 1_000_000)
+        for request in some_requests(random, 20):
+            decision = decide(table, request, frozenset())
+            regions = {attempt.region for attempt in decision.attempts}
+            if not regions <= set(allowed):
+                assert not condition_holds(condition, request, decision.zone), request
+
+
+def codes(text: str) -> list[str]:
+    return [found.code for found in prove(compile_policy(parse(text)))]
+
+
+def test_residency_is_proved_and_a_hole_is_found() -> None:
+    kept = TEXT + "never leaves { when country in DE serves outside gdpr }"
+    assert codes(kept) == []
+    assert codes(kept.replace("country in DE primary", 'country in DE and path in "/a/**" primary')) == ["E402"]
+    assert codes(TEXT + "never leaves { when country in FR serves outside gdpr }") == ["E402"]
+
+
+def failures(block: str, text: str = TEXT) -> list[str]:
+    program = compile_policy(parse(f'{text}\ntest "t" {{ given host "h" site "50 8" {block} }}'))
+    return [failed.message for _, failed_ in run_tests(program) for failed in failed_]
+
+
+def test_test_blocks_say_what_happens() -> None:
+    german = "given country DE client 192.0.2.9"
+    assert failures(f"{german} expect region fra tier primary rule residency route api") == []
+    assert failures(f"{german} set fra down expect region ams tier secondary set ams down expect deny 503") == []
+    assert failures(f"{german} set fra down expect region fra") == [
+        "expected region fra, found ams (secondary: fra DOWN)"
+    ]
+    assert failures(f"{german} expect deny 503") == ["expected deny 503, found region fra (primary)"]
+
+
+def test_flapping_is_damped_on_the_virtual_clock() -> None:
+    wave = "repeat 50 { set fra down step 3s set fra up step 3s }"
+    assert failures(f"given country DE {wave} expect switches <= 1") == []
+    undamped = TEXT.replace("damp suppress 2500 cooldown 30s", "")
+    assert failures(f"given country DE {wave} expect switches <= 4", undamped) == ["100 switches, more than 4"]
+    assert failures("given country DE set fra down step 1s set fra up step 31s expect region fra") == []
+
+
+def test_moved_and_load_count_users() -> None:
+    sticky = TEXT.replace("  primary nearest\n", '  primary nearest 3 stick by cookie("u") for 1h\n').replace(
+        "  secondary any\n}", "}"
+    )
+    assert failures("given users 3000 set iad down expect moved <= 36% load fra <= 53%", sticky) == []
+    assert len(failures("given users 3000 set iad down expect moved <= 30%", sticky)) == 1

@@ -1,0 +1,91 @@
+"""Flap damping: few switches at any period, a bounded return, and never the last region."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lattice.types import SECOND, Level, Micros
+from router.health.damping import Damper, RegionDamping, decayed
+from router.policy.settings import Damp
+from router.policy.syntax import Health
+
+HOUR = 3_600 * SECOND
+START = 1_800_000_000 * SECOND
+
+
+def switches(period_us: int, damper: Damper, tick_us: int = SECOND // 2) -> list[int]:
+    """When the shown level changes in an hour of a square wave."""
+    shown, found = Level.HEALTHY, []
+    damper.observe(Level.HEALTHY, Micros(START))
+    for now in range(START, START + HOUR, tick_us):
+        raw = Level.DOWN if (now - START) * 2 // period_us % 2 == 0 else Level.HEALTHY
+        damper.observe(raw, Micros(now))
+        if damper.level(Micros(now)) is not shown:
+            shown = damper.level(Micros(now))
+            found.append(now)
+    return found
+
+
+def most_in_ten_minutes(moments: list[int]) -> int:
+    return max((sum(first <= each < first + 600 * SECOND for each in moments) for first in moments), default=0)
+
+
+@pytest.mark.parametrize("period_s", [1, 2, 5, 10, 30, 60, 90, 120, 180, 240, 300, 360, 420, 480, 540, 600])
+def test_at_most_four_switches_in_any_ten_minutes(period_s: int) -> None:
+    assert most_in_ten_minutes(switches(period_s * SECOND, Damper(Damp(), 30 * SECOND))) <= 4
+    assert most_in_ten_minutes(switches(period_s * SECOND, Damper(Damp()))) <= 4
+
+
+def test_the_count_catches_a_damper_that_does_not_damp() -> None:
+    assert most_in_ten_minutes(switches(60 * SECOND, Damper(None))) == 20
+
+
+def test_one_outage_is_not_damped_and_a_quiet_region_is_back_within_the_longest() -> None:
+    damper = Damper(Damp())
+    damper.observe(Level.HEALTHY, Micros(START))
+    damper.observe(Level.DOWN, Micros(START + SECOND))
+    assert damper.level(Micros(START + SECOND)) is Level.DOWN
+    damper.observe(Level.HEALTHY, Micros(START + 5 * SECOND))
+    assert damper.level(Micros(START + 5 * SECOND)) is Level.HEALTHY
+    now = START + 5 * SECOND
+    for _ in range(20):
+        now += SECOND
+        damper.observe(Level.DOWN, Micros(now))
+        damper.observe(Level.HEALTHY, Micros(now))
+    assert damper.suppressed(Micros(now))
+    back = damper.returns_at(Micros(now))
+    assert back is not None
+    assert now < back <= now + Damp().longest_us + SECOND * 2
+    assert damper.level(Micros(back - 1)) is Level.DOWN
+    assert damper.level(back) is Level.HEALTHY
+
+
+def test_an_improvement_must_last_for_the_cooldown_and_a_worsening_need_not() -> None:
+    damper = Damper(None, 30 * SECOND)
+    damper.observe(Level.DOWN, Micros(START))
+    damper.observe(Level.HEALTHY, Micros(START + 10 * SECOND))
+    assert damper.returns_at(Micros(START + 10 * SECOND)) == START + 40 * SECOND
+    assert damper.level(Micros(START + 39 * SECOND)) is Level.DOWN
+    assert damper.level(Micros(START + 40 * SECOND)) is Level.HEALTHY
+    damper.observe(Level.FAILING, Micros(START + 41 * SECOND))
+    assert damper.level(Micros(START + 41 * SECOND)) is Level.FAILING
+
+
+def test_damping_never_takes_the_last_region() -> None:
+    damping = RegionDamping()
+    damping.configure({"a": Health(damp=Damp()), "b": Health(damp=Damp())})
+    now = START
+    for _ in range(10):
+        for level in (Level.DOWN, Level.HEALTHY):
+            now += SECOND
+            both = damping.levels({"a": level, "b": level}, Micros(now))
+    assert both.levels == {"a": Level.HEALTHY, "b": Level.HEALTHY}
+    assert both.next_change is not None
+
+
+@given(st.integers(0, 1 << 40), st.integers(0, 10_000_000_000), st.integers(0, 10_000_000), st.integers(1, HOUR))
+def test_a_penalty_only_falls_and_halves_in_a_half_life(penalty: int, elapsed: int, more: int, half_life: int) -> None:
+    assert decayed(penalty, elapsed + more, half_life) <= decayed(penalty, elapsed, half_life) <= penalty
+    assert decayed(penalty, half_life, half_life) == penalty // 2

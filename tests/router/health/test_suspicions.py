@@ -1,0 +1,71 @@
+"""What the data plane suspects takes endpoints out of use at once, and is no sample until it is certain."""
+
+from __future__ import annotations
+
+import pytest
+
+from lattice.types import SECOND, Endpoint, Level, Micros
+from router.decision.decide import Attempt
+from router.decision.program import compile_policy
+from router.health.regional_health import RegionalHealth
+from router.policy import parse
+from router.traffic.steering import Outcome
+
+POLICY = """edition 1
+region fra {
+  at 50.0 8.0
+  endpoint 127.0.0.1:9001
+  endpoint 127.0.0.1:9002
+}
+region iad {
+  at 40.0 8.0
+  endpoint 127.0.0.1:9003
+}
+route all for "*" path "/**" { primary fra  secondary iad  otherwise deny 503 }
+"""
+FIRST: Endpoint = ("127.0.0.1", 9001)
+SECOND_ONE: Endpoint = ("127.0.0.1", 9002)
+NOW = Micros(SECOND)
+
+
+@pytest.fixture
+def health() -> RegionalHealth:
+    health = RegionalHealth()
+    health.configure(compile_policy(parse(POLICY)))
+    return health
+
+
+def tell(health: RegionalHealth, outcome: Outcome, now: Micros = NOW) -> bool:
+    return health.answered(Attempt("fra", "primary", Level.HEALTHY, FIRST), outcome, 60_000, now)
+
+
+def test_a_hung_region_is_left_with_all_its_endpoints(health: RegionalHealth) -> None:
+    assert tell(health, Outcome.HUNG)
+    assert set(health.ejected) == {FIRST, SECOND_ONE}
+    assert health.level("fra", NOW) is Level.UNKNOWN, "no sample: probes and trials confirm it"
+    assert not tell(health, Outcome.HUNG), "nothing new"
+
+
+@pytest.mark.parametrize("outcome", [Outcome.SILENT, Outcome.UNAVAILABLE])
+def test_one_endpoint_is_left_alone(health: RegionalHealth, outcome: Outcome) -> None:
+    assert tell(health, outcome)
+    assert set(health.ejected) == {FIRST}
+
+
+def test_being_outrun_ejects_nobody_but_a_trial_that_had_to_be_rescued(health: RegionalHealth) -> None:
+    assert not tell(health, Outcome.OUTRUN)
+    assert not health.ejected
+    tell(health, Outcome.SILENT)
+    later = Micros(NOW + SECOND)
+    assert health.expire(later) == (FIRST,)
+    health.admit(FIRST, later)
+    assert tell(health, Outcome.OUTRUN, later)
+    assert health.expire(Micros(later + SECOND)) == (), "the next term is longer"
+
+
+def test_a_suspicion_never_takes_the_last_resort_away(health: RegionalHealth) -> None:
+    other = Attempt("iad", "secondary", Level.HEALTHY, ("127.0.0.1", 9003))
+    assert health.answered(other, Outcome.REFUSED, 0, NOW)
+    assert not tell(health, Outcome.HUNG)
+    assert not tell(health, Outcome.SILENT)
+    assert tell(health, Outcome.REFUSED), "what is certain still counts"

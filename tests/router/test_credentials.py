@@ -1,0 +1,154 @@
+"""Keys and certificates of running nodes: taken up from their files while traffic goes on."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+import trio
+
+from lattice.certificates import Role
+from lattice.identity import public_key_of
+from lattice.types import SECOND, Micros
+from router.credentials import Credentials
+from router.errors import StartError
+from router.journal import Journal
+from router.site.ca_dir import CaDir
+from router.site.key_file import replace_file, write_key_ring
+from router.site.site_config import SiteConfig, load_site_config
+from router.site.state_dir import node_key_in
+from tests.router.test_node import Site, running, site_config, until
+
+DAY = 86_400 * SECOND
+
+
+def now() -> Micros:
+    return Micros(time.time_ns() // 1_000)
+
+
+def certified(directory: Path, ca: CaDir, name: str, **options: object) -> SiteConfig:
+    """A site of tests/router/test_node.py, with a certificate."""
+    config = site_config(directory, name, **options)  # type: ignore[arg-type]
+    replace_file(directory / "ca.crt", ca.authority.pem, 0o644)
+    certificate = ca.issue(public_key_of(node_key_in(config.site.state_dir)), Role.NODE, name, now())
+    replace_file(directory / "node.crt", certificate.pem, 0o644)
+    text = (directory / "site.toml").read_text()
+    (directory / "site.toml").write_text(
+        text.replace('name = "test"', 'name = "test"\nca = "ca.crt"\ncertificate = "node.crt"')
+    )
+    return load_site_config(directory / "site.toml")
+
+
+async def said(site: Site, kind: str, text: str) -> bool:
+    return any(event["kind"] == kind and text in event["text"] for event in (await site.view())["events"])
+
+
+async def members(site: Site) -> int:
+    return sum(member["state"] == "alive" for member in (await site.view())["members"])
+
+
+@pytest.mark.slow
+async def test_running_nodes_change_their_key_and_hear_each_other_throughout(tmp_path: Path) -> None:
+    async with running(site_config(tmp_path / "ams", "ams")) as ams:
+        config = site_config(tmp_path / "fra", "fra", seeds=(ams.bound.gossip,))
+        ring = config.cluster.keys
+        assert ring is not None
+        async with running(config) as fra:
+            await until(lambda: members_of_both(ams, fra))
+            steps = [
+                ring := ring.add(b"n" * 32, "next"),
+                ring := ring.use(ring.keys[1].id),
+                ring.remove(ring.keys[1].id),
+            ]
+            for step in steps:
+                for name, site in (("fra", fra), ("ams", ams)):
+                    write_key_ring(tmp_path / name / "cluster.key", step, "test")
+                    await until(lambda: holds(site, [key.id.hex() for key in step.keys]))  # noqa: B023
+            await trio.sleep(1)
+            for site in (ams, fra):
+                view = await site.view()
+                assert {name for name in view["counters"] if "rejected" in name} == set()
+                assert await members(site) == 2
+                _, keys = await site.control("GET /v1/keys")
+                assert [peer["uses_ours"] and peer["has_ours"] for peer in keys["peers"]] == [True]
+
+
+async def members_of_both(ams: Site, fra: Site) -> bool:
+    return await members(ams) == await members(fra) == 2
+
+
+async def holds(site: Site, ids: list[str]) -> bool:
+    _, keys = await site.control("GET /v1/keys")
+    return [key["id"] for key in keys["keys"]] == ids
+
+
+@pytest.mark.slow
+async def test_certified_nodes_share_a_policy_and_take_up_a_revocation(tmp_path: Path) -> None:
+    ca = CaDir.create(tmp_path / "ca", "test", now())
+    policy = "edition 1\n" + "# a comment of some length\n" * 200
+    policy += 'region fra {\n  at 50.11 8.68\n  endpoint 127.0.0.1:1\n}\nroute a for "*" path "/**" { primary any }\n'
+    async with running(certified(tmp_path / "ams", ca, "ams")) as ams:  # noqa: SIM117  (the second needs the first)
+        async with running(certified(tmp_path / "fra", ca, "fra", seeds=(ams.bound.gossip,))) as fra:
+            await until(lambda: members_of_both(ams, fra))
+            assert await ams.publish(policy) == 200
+            await until(lambda: has_policy(fra))
+            _, revoked = ca.revoke("fra", now())
+            replace_file(tmp_path / "ams" / "ca.crl", revoked.pem, 0o644)
+            await until(lambda: said(ams, "certificate", "1 revoked"))
+            assert await fra.publish(policy + "# " + "one more\n# " * 300 + "\n") == 200
+            await until(lambda: refused_revoked(ams))
+            (tmp_path / "ams" / "node.crt").write_text("junk")
+            await until(lambda: said(ams, "certificate", "node.crt: no certificate; what was in force stays"))
+
+
+async def has_policy(site: Site) -> bool:
+    return bool((await site.view())["policies"])
+
+
+async def refused_revoked(site: Site) -> bool:
+    return "frame rejected: certificate revoked" in (await site.view())["counters"]
+
+
+def test_files_that_do_not_belong_together_are_refused_at_the_start(tmp_path: Path) -> None:
+    ca, other = CaDir.create(tmp_path / "ca", "test", now()), CaDir.create(tmp_path / "other", "test", now())
+    config = certified(tmp_path / "ams", ca, "ams")
+    key = node_key_in(config.site.state_dir)
+    credentials = Credentials(config, key, now)
+    assert credentials.security is not None
+    assert credentials.expiry() is None
+
+    def refused(match: str) -> None:
+        with pytest.raises(StartError, match=match):
+            Credentials(config, key, now)
+
+    replace_file(tmp_path / "ams" / "ca.crt", other.authority.pem, 0o644)
+    refused("certificate of another CA")
+    replace_file(tmp_path / "ams" / "ca.crt", CaDir.create(tmp_path / "third", "prod", now()).authority.pem, 0o644)
+    refused("of cluster 'prod', not 'test'")
+    replace_file(tmp_path / "ams" / "ca.crt", ca.authority.pem, 0o644)
+    replace_file(tmp_path / "ams" / "node.crt", ca.issue(bytes(31) + b"\1", Role.NODE, "x", now()).pem, 0o644)
+    refused("of another key than this node's")
+    (tmp_path / "ams" / "node.crt").unlink()
+    refused("no such file; `edgelattice ca issue --role node --request ")
+
+
+async def test_the_end_of_a_certificate_is_announced_14_days_before(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    ca = CaDir.create(tmp_path / "ca", "test", now())
+    config = certified(tmp_path / "ams", ca, "ams")
+    begun = now()
+    clock = [Micros(begun)]
+    credentials = Credentials(config, node_key_in(config.site.state_dir), lambda: clock[0])
+    journal = Journal(lambda: clock[0])
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(credentials.keep, lambda _: None, journal)
+        for days, warnings in ((75, 0), (77, 1), (77, 1), (78, 2), (91, 3)):
+            clock[0] = Micros(begun + days * DAY)
+            await trio.sleep(2)
+            texts = [event.text for event in journal.events()]
+            assert len(texts) == warnings
+        assert "certificate expires on " in texts[0]
+        assert "certificate expired on " in texts[-1]
+        nursery.cancel_scope.cancel()

@@ -1,0 +1,67 @@
+"""Places of addresses: both schemas, a file that changes, and a file that is damaged."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from router.geolocation import NOWHERE, GeoDatabase, GeoPlace, place_of
+from tests.router.mmdb_writer import database
+
+NESTED = {"country": {"iso_code": "DE"}, "continent": {"code": "EU"}, "autonomous_system_number": 64_500}
+FLAT = {"country": "US", "continent": "NA", "asn": "AS64501"}
+
+
+def write(path: Path, content: bytes, at: int) -> None:
+    path.write_bytes(content)
+    os.utime(path, ns=(at, at))
+
+
+def test_both_schemas_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "geo.mmdb"
+    write(path, database({"192.0.2.0/24": NESTED, "2001:db8::/32": FLAT}), 1)
+    geo = GeoDatabase(path)
+    assert geo.problem == ""
+    assert geo.place("192.0.2.77") == GeoPlace("DE", "EU", 64_500)
+    assert geo.place("2001:db8::1") == GeoPlace("US", "NA", 64_501)
+    assert geo.place("198.51.100.1") == geo.place("nobody") == geo.place("") == NOWHERE
+
+
+def test_a_changed_file_is_read_anew_and_a_damaged_one_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "geo.mmdb"
+    write(path, database({"192.0.2.0/24": NESTED}), 1)
+    geo = GeoDatabase(path)
+    assert not geo.reload()
+    write(path, database({"192.0.2.0/24": FLAT}), 2)
+    assert geo.reload()
+    assert geo.place("192.0.2.1").country == "US"
+    for at, damage in enumerate((b"", b"not a database", database({"192.0.2.0/24": NESTED})[:40]), start=3):
+        write(path, damage, at)
+        assert not geo.reload()
+        assert "geo.mmdb" in geo.problem
+        assert geo.place("192.0.2.1").country == "US"
+    path.unlink()
+    assert not geo.reload()
+    assert geo.place("192.0.2.1").country == "US"
+    write(path, database({"192.0.2.0/24": NESTED}), 9)
+    assert geo.reload()
+    assert geo.problem == ""
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_no_damage_inside_a_file_raises(tmp_path: Path, seed: int) -> None:
+    content = bytearray(database({"192.0.2.0/24": NESTED, "2001:db8::/32": FLAT}))
+    content[seed * 7919 % (len(content))] ^= 1 + seed % 255
+    write(tmp_path / "geo.mmdb", bytes(content), 1)
+    geo = GeoDatabase(tmp_path / "geo.mmdb")
+    for address in ("192.0.2.1", "2001:db8::1", "::1"):
+        assert isinstance(geo.place(address), GeoPlace)
+
+
+@pytest.mark.parametrize(
+    "record", [None, 7, [], {}, {"country": 5, "asn": "ASx"}, {"country": {"iso_code": "de"}, "asn": -1}]
+)
+def test_what_a_record_does_not_say_is_unknown(record: object) -> None:
+    assert place_of(record) == NOWHERE

@@ -1,0 +1,156 @@
+"""Requests rescued while they wait: from an endpoint that hangs, and from one that is late."""
+
+from __future__ import annotations
+
+import trio
+import trio.testing
+
+from lattice.types import MILLISECOND
+from router.decision.decide import Decision, Request
+from router.traffic.hang import SAMPLES_MIN
+from router.traffic.proxy import Outcome, ProxyLimits
+from tests.router.traffic.upstreams import GET, FixedRouter, Script, Stage, Wire, answer, listen, post, proxied, serving
+
+
+class Ejecting(FixedRouter):
+    """Leaves the region that hangs, as the node does."""
+
+    def decide(self, request: Request) -> Decision:
+        hung = {region for region, outcome in self.told if outcome is Outcome.HUNG}
+        whole = super().decide(request)
+        kept = tuple(attempt for attempt in whole.attempts if attempt.region not in hung)
+        return Decision("r", "", "region0", kept[0].region, kept[0].tier, "primary", 200, kept)
+
+
+def hanging_after(count: int) -> Script:
+    """Answers so many requests of all connections, then reads on and is silent."""
+    left = [count]
+
+    async def script(wire: Wire) -> None:
+        while await wire.request() is not None:
+            if left[0] > 0:
+                left[0] -= 1
+                await wire.send(answer(b"first"))
+
+    return script
+
+
+async def warm(stage: Stage) -> None:
+    wire = await stage.client()
+    for _ in range(SAMPLES_MIN):
+        assert (await wire.ask(GET)).body == b"first"
+
+
+async def test_whoever_waits_for_a_hung_region_is_rescued_at_once(autojump_clock: trio.testing.MockClock) -> None:
+    autojump_clock.autojump_threshold = 0.02
+    async with trio.open_nursery() as nursery:
+        first = await listen(nursery, hanging_after(SAMPLES_MIN))
+        second = await listen(nursery, serving(answer(b"second")))
+        async with proxied(
+            Ejecting(first.endpoint, second.endpoint), ProxyLimits(hedge_share_pct=0, hedge_spare=0)
+        ) as stage:
+            await warm(stage)
+            began = trio.current_time()
+            bodies: list[bytes] = []
+
+            async def user() -> None:
+                wire = await stage.client()
+                response = await wire.ask(GET)
+                bodies.append(response.body)
+                assert response.one(b"X-Edge-Reason") == b"secondary: region0 HUNG"
+
+            async with trio.open_nursery() as users:
+                for _ in range(5):
+                    users.start_soon(user)
+            assert bodies == [b"second"] * 5
+            assert trio.current_time() - began < 0.5
+            outcomes = [outcome for region, outcome in stage.router.told[SAMPLES_MIN:] if region == "region0"]
+            assert outcomes.count(Outcome.HUNG) == 1
+            assert outcomes.count(Outcome.OUTRUN) == 5
+            wire = await stage.client()
+            assert (await wire.ask(GET)).body == b"second"
+            assert stage.proxy.counters["hedges_won"] == 5
+        nursery.cancel_scope.cancel()
+
+
+async def test_one_that_is_late_is_hedged_and_the_first_to_answer_wins(autojump_clock: trio.testing.MockClock) -> None:
+    autojump_clock.autojump_threshold = 0.02
+    async with trio.open_nursery() as nursery:
+        first = await listen(nursery, hanging_after(SAMPLES_MIN))
+        second = await listen(nursery, serving(answer(b"second")))
+        async with proxied(FixedRouter(first.endpoint, second.endpoint)) as stage:
+            await warm(stage)
+            wire = await stage.client()
+            response = await wire.ask(GET)
+            assert (response.body, response.one(b"X-Edge-Region")) == (b"second", b"region1")
+            assert stage.router.told[SAMPLES_MIN:] == [("region0", Outcome.OUTRUN), ("region1", Outcome.OK)]
+        nursery.cancel_scope.cancel()
+
+
+async def test_the_one_that_was_asked_first_may_still_win(autojump_clock: trio.testing.MockClock) -> None:
+    autojump_clock.autojump_threshold = 0.02
+    answered: list[int] = []
+
+    async def late(wire: Wire) -> None:
+        while await wire.request() is not None:
+            answered.append(1)
+            if len(answered) > SAMPLES_MIN:
+                await trio.sleep(5)
+            await wire.send(answer(b"first"))
+
+    async with trio.open_nursery() as nursery:
+        first = await listen(nursery, late)
+        second = await listen(nursery, hanging_after(0))
+        async with proxied(FixedRouter(first.endpoint, second.endpoint)) as stage:
+            await warm(stage)
+            wire = await stage.client()
+            assert (await wire.ask(GET)).body == b"first"
+            assert stage.router.told[SAMPLES_MIN:] == [("region0", Outcome.OK), ("region1", Outcome.OUTRUN)] or (
+                stage.router.told[SAMPLES_MIN:] == [("region1", Outcome.OUTRUN), ("region0", Outcome.OK)]
+            )
+            assert (await wire.ask(GET)).status == 200, "in step"
+        nursery.cancel_scope.cancel()
+
+
+async def test_what_may_not_happen_twice_is_never_hedged(autojump_clock: trio.testing.MockClock) -> None:
+    autojump_clock.autojump_threshold = 0.02
+    limits = ProxyLimits(first_byte_timeout_us=3_000 * MILLISECOND, warm_per_standby=0)
+    async with trio.open_nursery() as nursery:
+        first = await listen(nursery, hanging_after(SAMPLES_MIN))
+        second = await listen(nursery, serving(answer(b"second")))
+        async with proxied(FixedRouter(first.endpoint, second.endpoint), limits) as stage:
+            await warm(stage)
+            assert (await stage.ask(post(b"x"), "POST")).status == 504
+            assert second.wires == []
+            keyed = post(b"x", "Idempotency-Key: 7")
+            assert (await stage.ask(keyed, "POST")).body == b"second"
+        nursery.cancel_scope.cancel()
+
+
+async def test_event_streams_are_expected_to_be_silent(autojump_clock: trio.testing.MockClock) -> None:
+    autojump_clock.autojump_threshold = 0.02
+    async with trio.open_nursery() as nursery:
+        first = await listen(nursery, hanging_after(SAMPLES_MIN))
+        second = await listen(nursery, serving(answer(b"second")))
+        limits = ProxyLimits(first_byte_timeout_us=3_000 * MILLISECOND, retry_spare=0, retry_share_pct=0)
+        async with proxied(FixedRouter(first.endpoint, second.endpoint), limits) as stage:
+            await warm(stage)
+            events = GET.replace(b"Host", b"Accept: text/event-stream\r\nHost")
+            assert (await stage.ask(events)).status == 504
+            assert stage.proxy.counters["hedges"] == 0
+        nursery.cancel_scope.cancel()
+
+
+async def test_hedges_end_with_their_budget(autojump_clock: trio.testing.MockClock) -> None:
+    autojump_clock.autojump_threshold = 0.02
+    limits = ProxyLimits(hedge_share_pct=0, hedge_spare=1, first_byte_timeout_us=2_000 * MILLISECOND)
+    async with trio.open_nursery() as nursery:
+        first = await listen(nursery, hanging_after(SAMPLES_MIN))
+        second = await listen(nursery, serving(answer(b"second")))
+        async with proxied(FixedRouter(first.endpoint, second.endpoint), limits) as stage:
+            await warm(stage)
+            wire = await stage.client()
+            assert (await wire.ask(GET)).one(b"X-Edge-Reason") == b"secondary: region0 LATE"
+            assert (await wire.ask(GET)).one(b"X-Edge-Reason") == b"secondary: region0 TIMEOUT"
+            assert stage.proxy.counters["hedges_denied"] == 1
+        nursery.cancel_scope.cancel()

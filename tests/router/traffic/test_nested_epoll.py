@@ -1,0 +1,183 @@
+"""One coroutine, two drivers: fibers wait, time out, step aside, become tasks and fibers again, end with the loop."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+import trio.testing
+
+from lattice.types import SECOND
+from router.traffic.connection import Connection
+from router.traffic.nested_epoll import NestedEpoll, Wake
+
+
+@asynccontextmanager
+async def running() -> AsyncIterator[NestedEpoll]:
+    nest = NestedEpoll()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(nest.run)
+        yield nest
+        nursery.cancel_scope.cancel()
+
+
+async def settled() -> None:
+    for _ in range(3):
+        await trio.testing.wait_all_tasks_blocked(0.001)
+
+
+async def test_a_fiber_waits_for_its_socket() -> None:
+    near, far = socket.socketpair()
+    got: list[bytes] = []
+
+    async def body(connection: Connection) -> None:
+        while data := await connection.receive(SECOND):
+            got.append(data)
+        connection.close()
+
+    async with running() as nest:
+        nest.start(body(_joined(near, nest)))
+        for word in (b"one", b"two"):
+            far.send(word)
+            await settled()
+        far.close()
+        await settled()
+        assert got == [b"one", b"two"]
+        assert not nest.fibers
+
+
+async def test_deadlines_are_met_in_order_and_void_once_their_wait_is_over(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    woken: list[tuple[str, float]] = []
+    began = trio.current_time()
+
+    async def body(nest: NestedEpoll, name: str, *delays: float) -> None:
+        for delay in delays:
+            fiber = nest.current
+            assert fiber is not None
+            assert await fiber.park(nest.time() + delay) is Wake.LATE
+            woken.append((name, round(nest.time() - began, 3)))
+
+    async with running() as nest:
+        nest.start(body(nest, "a", 5, 1))
+        nest.start(body(nest, "b", 2, 2))
+        await trio.sleep(10)
+    assert woken == [("b", 2.0), ("b", 4.0), ("a", 5.0), ("a", 6.0)]
+
+
+async def test_a_fiber_becomes_a_task_and_a_fiber_again() -> None:
+    log: list[object] = []
+
+    async def body(nest: NestedEpoll) -> None:
+        kept = "what it knows"
+        log.append(nest.current is not None)
+        await nest.become_task()
+        log.append(nest.current is None)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.lowlevel.checkpoint)
+        await nest.become_fiber()
+        log.append(nest.current is not None)
+        await nest.pause()
+        log.append(kept)
+
+    async with running() as nest:
+        nest.start(body(nest))
+        await settled()
+        assert not nest.fibers
+        nest.start_task(body(nest))
+        await settled()
+    assert log[:4] == [True, True, True, "what it knows"]
+    assert log[4:] == [False, True, True, "what it knows"]
+
+
+async def test_fibers_that_step_aside_take_turns() -> None:
+    turns: list[str] = []
+
+    async def body(nest: NestedEpoll, name: str) -> None:
+        for _ in range(3):
+            turns.append(name)
+            await nest.pause()
+
+    async with running() as nest:
+        nest.start(body(nest, "a"))
+        nest.start(body(nest, "b"))
+        await settled()
+    assert turns == ["a", "b"] * 3
+
+
+async def test_a_nudge_wakes_a_wait_and_is_void_after_it() -> None:
+    wakes: list[Wake] = []
+
+    async def body(nest: NestedEpoll) -> None:
+        fiber = nest.current
+        assert fiber is not None
+        wakes.append(await fiber.park())
+        wakes.append(await fiber.park())
+
+    async with running() as nest:
+        nest.start(body(nest))
+        (fiber,) = nest.fibers
+        fiber.nudge()
+        fiber.nudge()
+        await settled()
+        assert wakes == [Wake.NUDGED], "the second was meant for the same wait"
+        fiber.nudge()
+        await settled()
+        assert wakes == [Wake.NUDGED] * 2
+
+
+async def test_awaiting_trio_in_a_fiber_is_an_error_where_it_happens() -> None:
+    seen: list[str] = []
+
+    async def body() -> None:
+        try:
+            await trio.lowlevel.checkpoint()
+        except RuntimeError as error:
+            seen.append(str(error))
+
+    async with running() as nest:
+        nest.start(body())
+        assert not nest.fibers
+    assert "a fiber awaited something of trio's" in seen[0]
+
+
+async def test_the_end_of_the_loop_ends_every_fiber() -> None:
+    ended: list[str] = []
+
+    async def body(nest: NestedEpoll, *, as_task: bool) -> None:
+        try:
+            if as_task:
+                await nest.become_task()
+                await trio.sleep_forever()
+            fiber = nest.current
+            assert fiber is not None
+            await fiber.park()
+        finally:
+            ended.append("task" if as_task else "fiber")
+
+    async with running() as nest:
+        nest.start(body(nest, as_task=False))
+        nest.start(body(nest, as_task=True))
+        await settled()
+    assert sorted(ended) == ["fiber", "task"]
+    near, far = socket.socketpair()
+    with near, far, pytest.raises(OSError, match="no more sockets"):
+        nest.join(near.fileno(), Connection.__new__(Connection))
+
+
+def _joined(sock: socket.socket, nest: NestedEpoll) -> Connection:
+    """A connection on any stream socket: a pair of Unix sockets knows no TCP_NODELAY."""
+    connection = Connection.__new__(Connection)
+    sock.setblocking(False)
+    connection.ready = connection.over = False
+    connection.read_waiter = connection.write_waiter = None
+    connection.sock = sock
+    connection.sent = 0
+    connection._nest = nest
+    connection._watches_writing = False
+    nest.join(sock.fileno(), connection)
+    return connection

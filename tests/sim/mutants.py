@@ -1,0 +1,225 @@
+"""Engines with one mistake each: what a check must find. Few are subtle; each breaks exactly one promise."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from lattice.cells import Cell, CellKind
+from lattice.engine import Engine
+from lattice.events import (
+    DatagramReceived,
+    Effect,
+    HealthObserved,
+    Input,
+    LocalUpdate,
+    Notify,
+    PolicyChanged,
+    Restored,
+    SetTimer,
+    TimerFired,
+)
+from lattice.membership import MemberState, MemberUpdate
+from lattice.types import AuthorId, CellId, Endpoint, Level, Micros, NodeId, VersionId
+from lattice.view import LatticeView
+from lattice.wire import Compare, Digest
+
+
+class ArmsTwice(Engine):
+    def handle(self, event: Input, now: Micros) -> list[Effect]:
+        effects = super().handle(event, now)
+        return [*effects, *(effect for effect in effects if isinstance(effect, SetTimer))]
+
+
+class NeverLetsTimePass(Engine):
+    def handle(self, event: Input, now: Micros) -> list[Effect]:
+        effects = [effect for effect in super().handle(event, now) if not isinstance(effect, SetTimer)]
+        return [*effects, SetTimer(now)]
+
+
+class ForgetsItsLives(Engine):
+    def handle(self, event: Input, now: Micros) -> list[Effect]:
+        if isinstance(event, Restored):
+            event = Restored(tuple(record for record in event.records if record[0] != "self"))
+        return super().handle(event, now)
+
+
+class BelievesSignatures(Engine):
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**{**given, "verifier": _Yes()})
+
+
+class _Yes:
+    def verify(self, public_key: bytes, purpose: bytes, payload: bytes, signature: bytes) -> bool:
+        return True
+
+
+class ForgetsVersions(Engine):
+    """Without floors, an older row that comes late is news."""
+
+    def handle(self, event: Input, now: Micros) -> list[Effect]:
+        self._health.table._floors.clear()
+        return super().handle(event, now)
+
+
+class RaisesOthers(Engine):
+    """Puts a claim about somebody under an incarnation of its own invention."""
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        members = self._swim.members
+
+        def invented(update: MemberUpdate, now: Micros) -> bool:
+            known = members.get(update.node)
+            if known is None or update.state <= known.state:
+                return False
+            members._put(replace(known, incarnation=known.incarnation + 3, state=update.state))
+            return True
+
+        self._swim.members.hear = invented  # type: ignore[method-assign]  # the planted mistake
+
+
+class RevivesTheDead(Engine):
+    def handle(self, event: Input, now: Micros) -> list[Effect]:
+        for member in self._swim.members.all():
+            if member.state is MemberState.DOWN:
+                self._swim.members._put(replace(member, state=MemberState.ALIVE))
+                self._out.stale_view = True
+        return super().handle(event, now)
+
+
+class Exaggerates(Engine):
+    """Signs worse than what it was told."""
+
+    def handle(self, event: Input, now: Micros) -> list[Effect]:
+        if isinstance(event, LocalUpdate) and isinstance(event.change, HealthObserved):
+            worse = tuple(replace(observation, level=Level.DEGRADED) for observation in event.change.observations)
+            event = LocalUpdate(HealthObserved(worse))
+        return super().handle(event, now)
+
+
+class ListensToOneVoice(Engine):
+    """The verdict is whatever the worst witness says."""
+
+    def view(self) -> LatticeView:
+        view = super().view()
+        regions = tuple(
+            replace(region, verdict=max((witness.level for witness in region.witnesses), default=Level.UNKNOWN))
+            for region in view.regions
+        )
+        return replace(view, regions=regions)
+
+
+class TrustsOnlyItself(Engine):
+    def view(self) -> LatticeView:
+        view = super().view()
+        regions = tuple(replace(region, effective=region.own or region.effective) for region in view.regions)
+        return replace(view, regions=regions)
+
+
+class LetsTheDeadVote(Engine):
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        self._health.table.mute = lambda observer, muted: set()  # type: ignore[method-assign]  # the planted mistake
+
+
+class ServesTheUnpublished(Engine):
+    def handle(self, event: Input, now: Micros) -> list[Effect]:
+        effects = super().handle(event, now)
+        if isinstance(event, TimerFired):
+            effects = [*effects, Notify(PolicyChanged("default", VersionId(bytes(16))))]
+        return effects
+
+
+class LosesOps(Engine):
+    def handle(self, event: Input, now: Micros) -> list[Effect]:
+        self._policy._chains.ops.clear()
+        return super().handle(event, now)
+
+
+class SeesForks(Engine):
+    def handle(self, event: Input, now: Micros) -> list[Effect]:
+        self._policy._chains.forked = lambda: (AuthorId(bytes(16)),)  # type: ignore[method-assign]  # the planted mistake
+        return super().handle(event, now)
+
+
+class DialsWithoutLimit(Engine):
+    def handle(self, event: Input, now: Micros) -> list[Effect]:
+        self._swim._dials._dials_max = 1_000_000
+        for number in range(20):
+            self._swim._dials.add(("198.51.100.1", 1 + (now + number) % 60_000), now)
+        return super().handle(event, now)
+
+
+class CountsFrames(Engine):
+    """Everything that is heard, however often, leaves a trace in what is replicated."""
+
+    def handle(self, event: Input, now: Micros) -> list[Effect]:
+        if isinstance(event, DatagramReceived):
+            number = self._out.counters["frames"] = self._out.counters["frames"] + 1
+            self._cells.add(Cell(CellId(number.to_bytes(16, "big")), CellKind.OP, b"", 9, (self.node, number)))
+        return super().handle(event, now)
+
+
+class ShowsAnotherRoot(Engine):
+    def view(self) -> LatticeView:
+        return replace(super().view(), root=bytes(16))
+
+
+class ChokesOnOps(Engine):
+    """The contagious update: the handler raises on a certain cell."""
+
+    def _admit_op(self, *given: Any, **named: Any) -> Any:
+        raise KeyError("a field that older versions lack")
+
+
+class NeverCallsAgain(Engine):
+    """Whoever was once thought dead stays so: nobody is called again, and claims of life are not believed."""
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        self._swim.on_dial = lambda: None  # type: ignore[method-assign]  # the planted mistake
+        introduce = self._swim.members.introduce
+
+        def once(node: NodeId, site: str, area: str, endpoint: Endpoint, incarnation: int, now: Micros) -> bool:
+            known = self._swim.members.get(node)
+            if known is not None and not known.present:
+                return False
+            return introduce(node, site, area, endpoint, incarnation, now)
+
+        self._swim.members.introduce = once  # type: ignore[method-assign]  # the planted mistake
+
+
+class IgnoresOps(Engine):
+    """Only the first node takes any policy."""
+
+    def _admit_op(self, *given: Any, **named: Any) -> Any:
+        return super()._admit_op(*given, **named) if self._us.endpoint[0] == "10.0.0.0" else []
+
+
+class KeepsToItself(Engine):
+    """Never says what it sees."""
+
+    def handle(self, event: Input, now: Micros) -> list[Effect]:
+        if isinstance(event, LocalUpdate) and isinstance(event.change, HealthObserved):
+            return []
+        return super().handle(event, now)
+
+
+class HoardsCells(Engine):
+    """Every node holds a cell that no other can have."""
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        self._hoarded = False
+
+    def handle(self, event: Input, now: Micros) -> list[Effect]:
+        if not self._hoarded and isinstance(event, DatagramReceived):
+            self._hoarded = True
+            cell = CellId(self.node)
+            self._cells.add(Cell(cell, CellKind.OP, b"", 9, (self.node, 1)))
+        return super().handle(event, now)
+
+    def _on_message(self, *given: Any, **named: Any) -> Any:
+        if not isinstance(given[0], Compare | Digest):  # else it would try to give it away
+            super()._on_message(*given, **named)

@@ -1,0 +1,123 @@
+"""Comparing, sweeping, shrinking, and finding where two runs part."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from router.cli import main
+from sim.baselines import BASELINES
+from sim.compare import ours, theory
+from sim.difference import first_divergence
+from sim.network import LinkSettings
+from sim.quantities import ConfigError
+from sim.scenario import from_table
+from sim.shrink import shrink
+from sim.sweep import finished, grid, seeds_of
+from sim.topology import Room
+from tests.sim.runs import table
+
+ROOM = Room(40, 10_000)
+
+
+@pytest.mark.parametrize("name", sorted(BASELINES))
+def test_a_baseline_reaches_everybody_on_good_links(name: str) -> None:
+    spread = BASELINES[name](ROOM, LinkSettings(), "0").run(0)
+    assert len(spread.reached_us) == 40
+    assert spread.reached_us[0] == 0
+    again = BASELINES[name](ROOM, LinkSettings(), "0").run(0)
+    assert (again.reached_us, again.bytes) == (spread.reached_us, spread.bytes)
+
+
+def test_what_the_baselines_are_known_for() -> None:
+    spreads = {name: kind(ROOM, LinkSettings(), "0").run(0) for name, kind in BASELINES.items()}
+    assert spreads["unicast"].copies == spreads["bare-tree"].copies == 39, "the least there can be: n - 1"
+    assert spreads["flood"].copies > 39 * 30, "about n squared"
+    assert spreads["push-all"].bytes > 10 * spreads["random"].bytes
+    assert max(spreads["unicast"].reached_us.values()) < max(spreads["bare-tree"].reached_us.values())
+
+
+def test_a_tree_without_repair_loses_whole_branches() -> None:
+    lossy = LinkSettings(loss_ppm=100_000)
+    reached = [len(BASELINES["bare-tree"](ROOM, lossy, str(seed)).run(0).reached_us) for seed in range(10)]
+    assert min(reached) < 36
+    assert all(len(BASELINES["random"](ROOM, lossy, str(seed)).run(0).reached_us) == 40 for seed in range(3))
+
+
+def test_our_engine_sends_about_one_copy_and_misses_nobody() -> None:
+    row = ours(from_table("t", table(nodes=12, link={"loss": "5%"})), "0", "ours")
+    assert row["reached"] == 12
+    copies = row["copies_per_node"]
+    assert isinstance(copies, float)
+    assert copies < 3
+
+
+def test_the_theory() -> None:
+    """Serf's own page for 1,000 nodes, fan-out 3, 200 ms: 99.99 % after 2.15 s."""
+    promised = theory(1_000, 0)
+    assert promised["serf_p99.99_s"] == pytest.approx(2.15, abs=0.02)
+    assert promised["least_messages"] == 999
+
+
+def test_a_grid_is_every_combination() -> None:
+    assert grid(["a=1,2", "b.c=x"]) == [("a=1", "b.c=x"), ("a=2", "b.c=x")]
+    assert grid([]) == [()]
+    assert seeds_of("2:5") == ["2", "3", "4"]
+    assert seeds_of("7,x") == ["7", "x"]
+    for wrong in ("5:x", ":", ""):
+        with pytest.raises(ConfigError):
+            seeds_of(wrong)
+
+
+def test_a_killed_sweep_loses_no_finished_case(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["sim", "sweep", "smoke", "--seeds", "0:2", "--jobs", "1", "--out", str(tmp_path)]
+    words += ["--set", "topology.nodes=3", "--grid", "link.loss=0%,1%"]
+    assert main(words) == 0
+    file = tmp_path / "cases.jsonl"
+    lines = file.read_text().splitlines(keepends=True)
+    assert len(finished(iter(lines))) == 4
+    file.write_text("".join(lines[:2]) + lines[2][:40])  # killed while it wrote the third
+    capsys.readouterr()
+    assert main(words) == 0
+    assert "4 cases, 2 done before" in capsys.readouterr().err
+    assert len(finished(iter(file.read_text().splitlines()))) == 4
+    rows = json.loads((tmp_path / "summary.json").read_text())
+    assert [row["runs"] for row in rows] == [2, 2]
+
+
+def test_a_failure_shrinks_to_what_matters() -> None:
+    """One bound is broken by any publish at all: everything else must go."""
+    noisy = table(
+        {"at": "1s", "do": "publish"},
+        {"at": "2s", "for": "2s", "do": "halves"},
+        {"at": "3s", "do": "health", "region": "ashburn"},
+        nodes=8,
+        link={"loss": "1%"},
+        checks={"converge_within": "1ms"},
+    )
+    found = shrink(from_table("t", noisy), "0")
+    assert found is not None
+    assert found.check == "converge-within"
+    assert found.table["topology"]["nodes"] == 2
+    assert len(found.table["timeline"]) == 1
+    assert "link" not in found.table
+    assert found.said.startswith("acts 3 -> 1, nodes 8 -> 2")
+    assert shrink(from_table("t", table()), "0") is None
+
+
+def test_where_two_journals_part() -> None:
+    assert first_divergence(["a\n", "b\n"], ["a\n", "b\n"]) is None
+    assert first_divergence(["a\n", "b\n"], ["a\n", "c\n"]) == ["  a", "line 2:", "- b", "+ c"]
+    assert first_divergence(["a\n"], ["a\n", "c\n"]) == ["  a", "line 2:", "- (the first ends here)", "+ c"]
+
+
+def test_diff_shows_the_first_input_that_differs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, seed in (("one", "1"), ("same", "1"), ("other", "2")):
+        folder = str(tmp_path / name)
+        assert main(["sim", "run", "smoke", "--seed", seed, "--out", folder, "--journal", "--json"]) == 0
+    capsys.readouterr()
+    assert main(["sim", "diff", str(tmp_path / "one"), str(tmp_path / "same")]) == 0
+    assert main(["sim", "diff", str(tmp_path / "one"), str(tmp_path / "other")]) == 1
+    assert "line " in capsys.readouterr().out

@@ -1,0 +1,91 @@
+"""Every promise is broken once on purpose, and its check says so; on the true engine the same run holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import pytest
+
+from lattice.engine import Engine
+from sim.experiment import ALL_CHECKS
+from tests.sim import mutants
+from tests.sim.runs import run, run_only, table
+
+PUBLISH = {"at": "1s", "do": "publish", "nodes": "node 0"}
+DOWN = {"at": "2s", "do": "health", "region": "ashburn", "level": "down"}
+CRASH = {"at": "2s", "for": "2s", "do": "crash", "nodes": "node 1"}
+GONE = {"at": "1s", "do": "crash", "nodes": "node 1"}
+SHORT = "2s"
+
+
+class Planted(NamedTuple):
+    check: str
+    engine: type[Engine]
+    scenario: Mapping[str, object]
+
+
+PLANTED = [
+    Planted("contract", mutants.ArmsTwice, table()),
+    Planted("no-spin", mutants.NeverLetsTimePass, table()),
+    Planted("incarnation-rises", mutants.ForgetsItsLives, table(CRASH)),
+    Planted("rows-are-signed", mutants.BelievesSignatures, table({"at": "1s", "do": "lie-forged", "nodes": "node 2"})),
+    Planted(
+        "rows-rise",
+        mutants.ForgetsVersions,
+        table(DOWN, {"at": "1s", "do": "lie-replayed", "nodes": "node 1, 2, 3", "every": "50ms"}, duration="20s"),
+    ),
+    Planted("incarnation-by-owner", mutants.RaisesOthers, table(GONE, duration="20s")),
+    Planted("members-rise", mutants.RevivesTheDead, table(GONE, duration="20s")),
+    Planted("witness-saw-it", mutants.Exaggerates, table(DOWN)),
+    Planted("verdict-is-quorum", mutants.ListensToOneVoice, table(DOWN)),
+    Planted("worse-of-both", mutants.TrustsOnlyItself, table(DOWN)),
+    Planted("who-may-vote", mutants.LetsTheDeadVote, table(GONE, duration="20s", regions={"watchers": "all"})),
+    Planted("policy-forward", mutants.ServesTheUnpublished, table()),
+    Planted("ops-kept", mutants.LosesOps, table(PUBLISH)),
+    Planted("no-fork", mutants.SeesForks, table()),
+    Planted("bounded", mutants.DialsWithoutLimit, table(duration="20s")),
+    Planted("replay-is-nothing", mutants.CountsFrames, table(link={"duplicate": "20%"})),
+    Planted("view-agrees", mutants.ShowsAnotherRoot, table()),
+    Planted("all-know-all", mutants.NeverCallsAgain, table({"at": "1s", "for": "20s", "do": "halves"}, duration="25s")),
+    Planted("same-policy", mutants.IgnoresOps, table(PUBLISH, settle=SHORT)),
+    Planted("last-policy-wins", mutants.IgnoresOps, table(PUBLISH, settle=SHORT)),
+    Planted("nothing-lost", mutants.IgnoresOps, table(PUBLISH, settle=SHORT)),
+    Planted("verdict-is-truth", mutants.KeepsToItself, table(DOWN, settle=SHORT)),
+    Planted("same-roots", mutants.HoardsCells, table(settle=SHORT)),
+]
+
+
+@pytest.mark.parametrize("planted", PLANTED, ids=lambda planted: planted.check)
+def test_a_planted_mistake_is_found(planted: Planted) -> None:
+    honest = run_only(planted.check, planted.scenario)
+    assert honest.verdict == "held", honest.violations
+    mutated = run_only(planted.check, planted.scenario, planted.engine)
+    assert [violation.check for violation in mutated.violations] == [planted.check]
+    assert mutated.verdict == "violated"
+
+
+def test_an_engine_that_raises_is_found() -> None:
+    """Fly's contagious update of 2024: one delta that every handler chokes on."""
+    result = run_only("none", table(PUBLISH), mutants.ChokesOnOps)
+    assert [violation.check for violation in result.violations] == ["no-input-raises"]
+    assert "KeyError" in result.violations[0].evidence
+
+
+def test_every_check_has_its_mutant() -> None:
+    assert {planted.check for planted in PLANTED} == {check.name for check in ALL_CHECKS}
+
+
+@pytest.mark.parametrize(
+    ("bound", "value"),
+    [("converge_within", "1ms"), ("idle_bytes_max", 1), ("false_positives_max", 0)],
+)
+def test_a_bound_of_the_scenario_can_fail(bound: str, value: object) -> None:
+    changes: list[dict[str, object]] = [dict(DOWN)]
+    if bound == "false_positives_max":
+        changes = [{"at": "1s", "for": "8s", "do": "isolate", "nodes": 1}]
+    result = run(table(*changes, duration="40s", checks={bound: value}))
+    if bound == "false_positives_max":
+        assert result.verdict == "held", "a node that was cut off was not falsely called dead"
+    else:
+        assert [violation.check for violation in result.violations] == [bound.removesuffix("_max").replace("_", "-")]

@@ -1,0 +1,141 @@
+"""What befalls a packet: as often as asked for, and the same for the same packet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lattice.types import MILLISECOND, SECOND
+from sim.network import PASS, Deliver, Drop, LinkSettings, Network, Packet, Verdict
+from sim.topology import PathSettings, Room, globe, measured
+from sim.wire_faults import BOTH, Held, Severed
+
+MANY = 20_000
+
+
+def network(settings: LinkSettings, delay_us: int = 10 * MILLISECOND) -> Network:
+    return Network(Room(4, delay_us), settings, "0")
+
+
+def arrivals(wire: Network, count: int = MANY) -> list[list[tuple[int, bytes]]]:
+    return [wire.send(0, 1, b"x" * 100, False, 1_000 * index, 0) for index in range(count)]
+
+
+@pytest.mark.parametrize("percent", [0, 1, 30])
+def test_loss_is_as_asked_for(percent: int) -> None:
+    lost = sum(not copies for copies in arrivals(network(LinkSettings(loss_ppm=percent * 10_000))))
+    assert abs(lost / MANY - percent / 100) < 0.01
+
+
+def test_bursts_lose_half_of_what_comes_in_their_time() -> None:
+    wire = network(LinkSettings(burst_loss_ppm=200_000, burst_us=100 * MILLISECOND))
+    fates = [bool(copies) for copies in arrivals(wire)]
+    assert abs(fates.count(False) / MANY - 0.1) < 0.03
+    together = sum(not a and not b for a, b in pairwise(fates))
+    assert together / fates.count(False) > 0.3, "alone, losses would follow each other one time in ten"
+
+
+def test_duplicates_and_corruption() -> None:
+    wire = network(LinkSettings(duplicate_ppm=200_000, corrupt_ppm=100_000))
+    fates = arrivals(wire)
+    assert abs(sum(len(copies) == 2 for copies in fates) / MANY - 0.2) < 0.02
+    altered = [copies[0][1] for copies in fates if copies[0][1] != b"x" * 100]
+    assert abs(len(altered) / MANY - 0.1) < 0.02
+    assert {sum(a != b for a, b in zip(data, b"x" * 100, strict=True)) for data in altered} == {1}
+
+
+def test_a_slow_uplink_queues_and_then_drops() -> None:
+    wire = network(LinkSettings(jitter_us=0, jitter_ppm=0, bandwidth_bit_s=8_000, queue_bytes=500))
+    delays = [wire.send(0, 1, b"x" * 100, False, 0, index) for index in range(10)]
+    taken = [copies[0][0] - 10 * MILLISECOND for copies in delays if copies]
+    assert taken == [100 * MILLISECOND * (index + 1) for index in range(6)]
+    assert wire.dropped == {"queue full": 4}
+
+
+@given(st.integers(0, 3), st.integers(0, 3), st.integers(0, 2**40), st.integers(0, 50))
+def test_a_packet_has_one_fate(source: int, target: int, at: int, ordinal: int) -> None:
+    settings = LinkSettings(loss_ppm=300_000, duplicate_ppm=300_000, reorder_ppm=300_000, corrupt_ppm=300_000)
+    one, other = network(settings), network(settings)
+    other.send(1, 2, b"another", False, at, ordinal)
+    assert one.send(source, target, b"data", False, at, ordinal) == other.send(
+        source, target, b"data", False, at, ordinal
+    )
+
+
+@given(st.integers(0, 2**40), st.integers(0, 2**20))
+def test_nothing_arrives_before_it_is_sent(at: int, ordinal: int) -> None:
+    settings = LinkSettings(jitter_ppm=400_000, duplicate_ppm=500_000, reorder_ppm=500_000)
+    assert all(delay >= 10 * MILLISECOND for delay, _ in network(settings).send(0, 1, b"data", False, at, ordinal))
+
+
+@dataclass(frozen=True, slots=True)
+class Always:
+    verdict: Verdict
+
+    def judge(self, packet: Packet) -> Verdict:
+        return self.verdict
+
+
+def test_the_first_rule_that_does_not_pass_decides() -> None:
+    wire = network(LinkSettings())
+    wire.rules += [Always(PASS), Always(Deliver(7)), Always(Drop("never reached"))]
+    assert wire.send(0, 1, b"data", False, 0, 0) == [(7, b"data")]
+    wire.rules.pop(1)
+    assert wire.send(0, 1, b"data", False, 0, 0) == []
+    assert wire.dropped == {"never reached": 1}
+
+
+def packet(source: int, target: int, at: int = 0) -> Packet:
+    return Packet(source, target, b"", False, at, 5, 0)
+
+
+def test_a_cut_lets_nothing_through_but_over_a_bridge() -> None:
+    rule = Severed([0, 1, BOTH])
+    assert isinstance(rule.judge(packet(0, 1)), Drop)
+    assert isinstance(rule.judge(packet(1, 0)), Drop)
+    assert rule.judge(packet(0, 2)) is PASS
+    assert rule.judge(packet(2, 1)) is PASS
+
+
+def test_a_one_way_cut_silences_one_side() -> None:
+    rule = Severed([0, 1], one_way=True)
+    assert isinstance(rule.judge(packet(1, 0)), Drop)
+    assert rule.judge(packet(0, 1)) is PASS
+
+
+def test_a_flapping_cut_is_there_every_first_half() -> None:
+    rule = Severed([0, 1], period_us=SECOND, since=0)
+    assert isinstance(rule.judge(packet(0, 1, 400_000)), Drop)
+    assert rule.judge(packet(0, 1, 600_000)) is PASS
+    assert isinstance(rule.judge(packet(0, 1, 1_400_000)), Drop)
+
+
+def test_what_is_held_arrives_at_the_end() -> None:
+    assert Held(frozenset({0}), 100).judge(packet(0, 1, 30)) == Deliver(70)
+    assert Held(frozenset({0}), 100).judge(packet(1, 2, 30)) is PASS
+
+
+def test_the_first_hundred_of_a_thousand_sites_are_the_same_hundred() -> None:
+    few, many = globe(100, PathSettings(), "0"), globe(300, PathSettings(), "0")
+    assert many.places[:100] == few.places
+    assert all(many.delay_us(a, 7) == few.delay_us(a, 7) for a in range(100))
+
+
+@given(st.integers(0, 99), st.integers(0, 99))
+def test_delays_over_the_globe_are_symmetric_and_sane(a: int, b: int) -> None:
+    sites = globe(100, PathSettings(), "0")
+    assert sites.delay_us(a, b) == sites.delay_us(b, a)
+    assert 0 < sites.delay_us(a, b) < 20_038 * 1_760 * 1_000 // 204_190 + 3_000, "half around the world, and both ends"
+
+
+def test_a_matrix_is_halved_and_shared() -> None:
+    sites = measured(5, ["a", "b"], [[0, 30_000], [50_000, 0]], "0")
+    groups = [place.group for place in sites.places]
+    a, b = groups.index("a"), groups.index("b")
+    assert sites.delay_us(a, b) == 15_000
+    assert sites.delay_us(b, a) == 25_000
+    assert len({place.name for place in sites.places}) == 5

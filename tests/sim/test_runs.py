@@ -1,0 +1,123 @@
+"""Whole small runs: what a person would expect of them."""
+
+from __future__ import annotations
+
+import pytest
+
+from lattice.types import SECOND
+from sim import inside
+from sim.experiment import Experiment, ScenarioError
+from sim.outcome import Cost, as_json, read_token, token_of
+from sim.scenario import from_table, load
+from tests.sim.runs import run, table
+
+
+def experiment(name: str, *sets: str, seed: str = "0") -> Experiment:
+    return Experiment(load(name, sets), seed)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["smoke", "halves", "one-way", "bridge", "pause", "torn-disk", "clocks", "poison-policy", "equivocation",
+     "rolling-restart", "crash-loop", "hold-then-burst"],
+)  # fmt: skip
+def test_a_shipped_scenario_holds(name: str) -> None:
+    result = experiment(name, "topology.nodes=8").run()
+    assert result.verdict == "held", result.violations
+
+
+@pytest.mark.parametrize("seed", [str(seed) for seed in range(20)])
+def test_a_swarm_of_faults_breaks_no_promise(seed: str) -> None:
+    result = experiment("swarm", seed=seed).run()
+    assert result.verdict == "held", (result.violations, result.acts)
+
+
+def test_a_converged_start_is_what_a_cold_one_comes_to() -> None:
+    cold = Experiment(from_table("cold", table(nodes=6, topology={"nodes": 6, "start": "cold"}, duration="20s")))
+    assert cold.run().verdict == "held"
+    warm = Experiment(from_table("warm", table(nodes=6)))
+    assert warm.run().verdict == "held"
+    for one, other in zip(cold.cluster.hosts, warm.cluster.hosts, strict=True):
+        a, b = one.engine.view(), other.engine.view()
+        assert [(m.node, m.site, m.endpoint, m.state) for m in a.members] == [
+            (m.node, m.site, m.endpoint, m.state) for m in b.members
+        ]
+        assert [(r.region, r.verdict, r.own, [(w.node, w.level) for w in r.witnesses]) for r in a.regions] == [
+            (r.region, r.verdict, r.own, [(w.node, w.level) for w in r.witnesses]) for r in b.regions
+        ]
+        assert a.cells == b.cells
+
+
+def test_a_change_is_measured_against_its_floor() -> None:
+    result = run(table({"at": "1s", "do": "publish", "nodes": "node 0"}, nodes=6))
+    (name, delays, floors), *_ = result.curves
+    assert name == "policy default v1"
+    assert len(delays) == len(floors) == 6
+    assert delays[0] == floors[0] == 0, "the node it was published at"
+    assert all(took >= floor for took, floor in zip(delays, floors, strict=True)), "nobody is faster than light"
+
+
+def test_a_dead_region_is_felt_and_then_avoided() -> None:
+    result = run(table({"at": "2s", "do": "health", "region": "ashburn"}, users={"rate": 200}, duration="10s"))
+    users = result.figures["users"]
+    assert isinstance(users, dict)
+    assert users["availability"] == 1.0, "the next attempt is another region"
+    assert 0 < users["misrouted"] < 200
+    late = [counts[2] for second, counts in result.by_second.items() if second >= 5]
+    assert sum(late) == 0, "once everybody knows, nobody is sent there"
+
+
+def test_a_poisonous_policy_is_not_put_into_force() -> None:
+    result = experiment("poison-policy", "topology.nodes=5").run()
+    users = result.figures["users"]
+    assert isinstance(users, dict)
+    assert users["availability"] == 1.0
+
+
+def test_a_crash_is_detected_and_nobody_else_called_dead() -> None:
+    result = experiment("crash", "topology.nodes=10").run()
+    detection = result.figures["detection"]
+    assert isinstance(detection, dict)
+    assert detection["crashes"] == 3
+    assert result.figures["false_positives"] == 0
+
+
+def test_a_paused_process_keeps_what_arrives_and_goes_on() -> None:
+    paused = Experiment(from_table("t", table({"at": "1s", "for": "2s", "do": "pause", "nodes": "node 1"})))
+    assert paused.run().verdict == "held"
+    assert inside.incarnation_of(paused.cluster.hosts[1].engine) >= 1
+    assert not paused.cluster.hosts[1].inbox
+
+
+def test_the_result_has_the_promised_shape() -> None:
+    result = run(table({"at": "1s", "do": "publish"}, users={"rate": 20}))
+    said = as_json(result, Cost(2.0, 100))
+    assert {
+        "verdict", "scenario", "nodes", "seed", "digest", "convergence", "copies_per_node", "idle_bytes_per_node_s",
+        "bytes_by_type", "false_positives", "users", "events", "events_per_s", "wall_s", "peak_mb",
+    } <= said.keys()  # fmt: skip
+    convergence, users = said["convergence"], said["users"]
+    assert isinstance(convergence, dict)
+    assert isinstance(users, dict)
+    assert {"p50_s", "p99_s", "p100_s", "floor_s", "stretch_p99"} <= convergence.keys()
+    assert {"availability", "locality", "misrouted"} <= users.keys()
+    assert said["events_per_s"] == result.events // 2
+
+
+def test_what_is_not_there_is_said() -> None:
+    with pytest.raises(ScenarioError, match="there is no region 'atlantis': there are ashburn"):
+        run(table({"at": "1s", "do": "health", "region": "atlantis"}))
+    with pytest.raises(ScenarioError, match="there is no node 9: they are 0 to 3"):
+        run(table({"at": "1s", "do": "crash", "nodes": "node 9"}))
+
+
+def test_a_token_is_a_run() -> None:
+    assert read_token(token_of("wan", "7", ["a.b=3"])) == ("wan", "7", ["a.b=3"])
+    for damaged in ("", "el1-", "el1-####", "el1-AAAA", "xx"):
+        with pytest.raises(ValueError, match="token"):
+            read_token(damaged)
+
+
+def test_time_passes_as_asked() -> None:
+    result = run(table(duration="3s"))
+    assert result.virtual_us == 3 * SECOND

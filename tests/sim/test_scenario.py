@@ -1,0 +1,118 @@
+"""Scenario files: what ships is valid, and what is wrong is said with its line, key and remedy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sim.faults import KINDS
+from sim.quantities import ConfigError
+from sim.scenario import line_of, load, shipped
+from sim.toml_text import toml_text
+
+NAMES = [name for name, _ in shipped()]
+PROMISED = {
+    "wan-1000", "lan-1000", "wan-10000", "halves", "region-cut", "one-way", "bridge", "flapping-link", "slow-node",
+    "pause", "rolling-restart", "mass-restart", "join-storm", "cold-boot", "poison-policy", "liars", "home-devices",
+    "fan-out", "contagious-update", "stale-writer", "outage-replay",
+}  # fmt: skip
+GOOD = 'purpose = "a test"\n[topology]\nnodes = 4\n[[timeline]]\nat = "1s"\ndo = "halves"\n'
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_ships_is_valid(name: str) -> None:
+    scenario = load(name)
+    assert 20 < len(scenario.purpose) < 120
+    assert "\n" not in scenario.purpose
+    assert scenario.timeline("0") is not None
+
+
+def test_the_promised_scenarios_ship() -> None:
+    assert set(NAMES) >= PROMISED
+    assert len(NAMES) >= 20
+
+
+@pytest.mark.parametrize("name", ["wan", "liars", "swarm"])
+def test_a_resolved_scenario_reads_back_as_the_same(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "resolved.toml"
+    path.write_text(toml_text(load(name).table))
+    assert load(str(path)).table == load(name).table
+
+
+def complaints(tmp_path: Path, text: str, *sets: str) -> str:
+    path = tmp_path / "test.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as raised:
+        load(str(path), sets)
+    return str(raised.value).replace(f"{path}: ", "")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (GOOD + "fro = 3\n", "line 7: timeline[0].fro: unknown key; did you mean for?"),
+        (GOOD.replace("4", '"4"'), 'line 3: topology.nodes = "4": expected a whole number from 1 to'),
+        (GOOD.replace('"1s"', "1"), "line 5: timeline[0].at = 1: expected a duration"),
+        (GOOD.replace('"1s"', '"9h"'), "timeline[0].at: 9h is after the end, 30s"),
+        (GOOD.replace("halves", "halfs"), "did you mean halves?"),
+        (GOOD.replace("halves", "key-rotation"), "is not built yet"),
+        (GOOD.replace('purpose = "a test"', ""), "purpose: is missing"),
+        (GOOD + '[link]\nloss = "300%"\n', "line 8: link.loss = "),
+        (GOOD + "[link]\nloss = 3\n", 'write "3%" in quotes'),
+        (GOOD + "[protocol]\nswim_intervall = 3\n", "did you mean swim_interval?"),
+        ('purpose = "a', "no valid TOML"),
+        ('extends = "nowhere"\n', "there is no scenario of that name"),
+        (GOOD + "[topology.more]\n", "topology.more: unknown key"),
+        (GOOD.replace("nodes = 4", 'nodes = 4\nmodel = "matrix"'), "topology.matrix: is missing"),
+    ],
+)
+def test_what_is_wrong_is_said(tmp_path: Path, text: str, said: str) -> None:
+    assert said in complaints(tmp_path, text)
+
+
+def test_a_hole_in_a_matrix_is_named(tmp_path: Path) -> None:
+    (tmp_path / "rtt.csv").write_text("src,a,b,c\na,,1,2\nb,1,,\nc,2,,\n")
+    text = GOOD.replace("nodes = 4", 'nodes = 4\nmodel = "matrix"\nmatrix = "rtt.csv"')
+    assert "rtt.csv: a hole: nothing was measured between b and c" in complaints(tmp_path, text)
+    (tmp_path / "rtt.csv").write_text("src,a,b\na,,x\nb,1,\n")
+    assert "rtt.csv:2: 'x' is no number" in complaints(tmp_path, text)
+
+
+def test_an_override_reaches_everything() -> None:
+    scenario = load("wan", ["topology.nodes=7", "link.loss=2%", "protocol.swim_interval=2s", "timeline.0.at=6s"])
+    assert scenario.topology.nodes == 7
+    assert scenario.link.loss_ppm == 20_000
+    assert scenario.config.swim_interval_us == 2_000_000
+    assert scenario.timeline("0")[0].at_us == 6_000_000
+
+
+@pytest.mark.parametrize("override", ["topology.nodes", "=3", "timeline.9.at=3s", "purpose.x=3"])
+def test_a_wrong_override_is_refused(override: str) -> None:
+    with pytest.raises(ConfigError, match="--set"):
+        load("wan", [override])
+
+
+def test_a_scenario_extends_another(tmp_path: Path) -> None:
+    (tmp_path / "base.toml").write_text(GOOD + '[link]\nloss = "1%"\n')
+    child = tmp_path / "child.toml"
+    child.write_text('extends = "base.toml"\npurpose = "more"\n[link]\njitter = "3ms"\n')
+    scenario = load(str(child))
+    assert (scenario.purpose, scenario.link.loss_ppm, scenario.link.jitter_us) == ("more", 10_000, 3_000)
+    assert [step.do for step in scenario.timeline("0")] == ["halves"]
+    child.write_text('extends = "child.toml"\npurpose = "for ever"\n')
+    with pytest.raises(ConfigError, match="circle"):
+        load(str(child))
+
+
+def test_a_swarm_is_drawn_from_its_seed() -> None:
+    scenario = load("swarm")
+    drawn = {seed: [(step.at_us, step.do) for step in scenario.timeline(seed)] for seed in map(str, range(60))}
+    assert drawn["3"] == [(step.at_us, step.do) for step in scenario.timeline("3")]
+    kinds = {do for steps in drawn.values() for _, do in steps}
+    assert kinds >= {name for name, kind in KINDS.items() if kind.swarm}, "sixty seeds draw every kind"
+
+
+def test_the_line_of_a_key() -> None:
+    text = "a = 1\n[t]\nb = 2\n[[x]]\nc = 3\n[[x]]\nc = 4\n"
+    assert [line_of(text, key) for key in ("a", "t.b", "x[0].c", "x[1].c", "x[1].d", "y.z")] == [1, 3, 5, 7, 6, None]
