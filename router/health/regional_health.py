@@ -105,8 +105,8 @@ class RegionalHealth:
         region = self._regions.get(attempt.region)
         whole = region is not None and outcome is Outcome.HUNG
         endpoints = sorted(region.graders) if region is not None and whole else [attempt.endpoint]
-        ejected = [self._mask.eject(endpoint, now, _EJECTS[outcome]) for endpoint in endpoints]  # every one of them
-        return any(ejected)
+        fresh = [self._mask.eject(endpoint, now, _EJECTS[outcome]) for endpoint in endpoints]  # every one of them
+        return any(fresh)
 
     def admit(self, endpoint: Endpoint, now: Micros) -> None:
         """A request is about to go there: if the endpoint is half open, this is its trial."""

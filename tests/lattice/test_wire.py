@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lattice import canonical, wire
+from lattice.equivocation import PROOF_BYTES_MAX
 from lattice.errors import WireError
 from lattice.types import NodeId
 from lattice.wire import Ack, Digest, Leave, Message, Ping, decode, encode
@@ -55,7 +56,7 @@ BAD = {
     "incarnation 0": canonical.pack((1, 5, bytes(16), ((bytes(16), 1, 0),), ())),
     "65 updates": canonical.pack((1, 5, bytes(16), ((bytes(16), 1, 1),) * 65, ())),
     "an unknown cell kind": canonical.pack((4, ((9, b"", 0),))),
-    "a cell too large": canonical.pack((4, ((1, bytes(20_000), 0),))),
+    "a cell too large": canonical.pack((4, ((1, bytes(PROOF_BYTES_MAX + 1), 0),))),
     "a cell too old": canonical.pack((4, ((1, b"", wire.AGE_MS_MAX + 1),))),
     "a name for an address": canonical.pack((3, 5, bytes(16), ("example.org", 1))),
     "too few fingerprints": canonical.pack((5, 1, bytes(127))),

@@ -76,7 +76,7 @@ def broken_laws(health: Health, steps: list[Step]) -> list[str]:
                 broken.append("DOWN without enough failures in a row")
         if Level.UNKNOWN is not step.level < before.level and not expired:
             worse = [b.at for a, b in itertools.pairwise(steps[: place + 1]) if b.level > a.level]
-            run = [one for one in steps[: place + 1] if one.at >= step.at - health.recover_after_us]
+            run = [one for one in steps[: place + 1] if one.at > step.at - health.recover_after_us]
             if step.at - max(worse, default=0) < health.recover_after_us:
                 broken.append("better too soon after it became worse")
             if before.level is Level.DOWN and not all(one.sample.ok for one in run):
