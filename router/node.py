@@ -66,6 +66,7 @@ from router.credentials import Credentials
 from router.decision.decide import Attempt, Decision, Request, decide
 from router.decision.plan import RouteTable, SitePlace, plan
 from router.decision.program import Program
+from router.health.damping import RegionDamping
 from router.health.health_check import HealthChecker, ProbeResult, ProbeTarget
 from router.health.regional_health import RegionalHealth
 from router.journal import Journal
@@ -118,6 +119,8 @@ class Node:
         self._level_due: dict[str, int] = {}
         self._in_force: InForce | None = None
         self._table: RouteTable | None = None
+        self._damping = RegionDamping()
+        self._replan_at: int | None = None
         self._driver = driver_of(self._on_notification)
         self._policy_elected = trio.Event()
         self._publishing = trio.Lock()
@@ -186,10 +189,13 @@ class Node:
             self._tell()
 
     async def keep_expiring(self) -> None:
-        """Half-open ejected endpoints when their term is over."""
+        """Half-open ejected endpoints when their term is over; plan anew at a time window's edge."""
         while True:
             await trio.sleep(EXPIRE_INTERVAL_US / SECOND)
-            self._health.expire(self._clock.now())
+            now = self._clock.now()
+            self._health.expire(now)
+            if self._replan_at is not None and now >= self._replan_at:
+                self._replan()
 
     # --- what the lattice says
 
@@ -217,9 +223,12 @@ class Node:
     def _replan(self) -> None:
         if self._in_force is None:
             return
-        program = self._in_force.program
+        program, now = self._in_force.program, self._clock.now()
         seen = {region.region: region.effective for region in self._driver.view().regions}
-        self._table = plan(program, {name: seen.get(name, Level.UNKNOWN) for name in program.regions}, self._place)
+        damped = self._damping.levels({name: seen.get(name, Level.UNKNOWN) for name in program.regions}, now)
+        self._table = plan(program, damped.levels, self._place, now)
+        edges = (damped.next_change, self._table.valid_until)
+        self._replan_at = min((edge for edge in edges if edge is not None), default=None)
 
     async def keep_policy(self) -> None:
         """Put every elected version into force, once it compiles."""
@@ -267,6 +276,7 @@ class Node:
 
     def _configure(self, program: Program) -> None:
         self._health.configure(program)
+        self._damping.configure(program.health)
         self._checker.configure(
             ProbeTarget(
                 region=name,

@@ -1,4 +1,4 @@
-"""Hypothesis profiles, chosen by the environment variable CI: `dev` explores, `ci` repeats."""
+"""Hypothesis profiles: `dev` explores, `ci` (when CI is set) repeats, `nightly` (HYPOTHESIS_PROFILE) digs."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ settings.register_profile("dev", deadline=None, max_examples=50)
 settings.register_profile(
     "ci",
     deadline=None,
-    max_examples=200,
+    max_examples=60,
     derandomize=True,  # a red run is red again
     database=None,
     print_blob=True,
     suppress_health_check=[HealthCheck.too_slow],  # the same stalls
 )
-settings.load_profile("ci" if os.environ.get("CI") else "dev")
+settings.register_profile("nightly", deadline=None, max_examples=2_000, print_blob=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev"))

@@ -26,6 +26,7 @@ from router.demo.processes import Child, ChildError
 from router.demo.scenario import HOST, Kill, Region, Scenario, Site, policy_text, ranking, site_toml
 from router.demo.screen import Board, Show
 from router.policy.errors import PolicyError
+from router.policy_keeper import load_grammar
 from router.site.key_file import write_secret
 
 READY_TIMEOUT_SECONDS = 30.0
@@ -182,6 +183,7 @@ class _Conductor:
         text = policy_text(scenario, self._endpoints)
         (self._directory / "policy.edge").write_text(text)
         first = scenario.sites[0].name
+        await trio.to_thread.run_sync(load_grammar)  # this process checks the policy too: not the cluster's time
         self._published_us = epoch_us()
         try:
             self._version = await trio.to_thread.run_sync(

@@ -12,7 +12,7 @@ import trio
 
 from lattice.authoring import compose
 from lattice.config import Config
-from lattice.driver import Clock, Driver, Transport, bind
+from lattice.driver import INBOX_MAX, Clock, Driver, Transport, bind
 from lattice.engine import Engine
 from lattice.events import (
     HealthObserved,
@@ -178,3 +178,14 @@ async def test_bind_names_a_taken_port() -> None:
             await bind(*first.endpoint)
     finally:
         first.close()
+
+
+async def test_one_source_that_floods_takes_no_others_share_of_the_inbox() -> None:
+    transport = await bind("127.0.0.1", 0)
+    driver = Node("fra", transport, None).driver
+    flood, quiet = ("127.0.0.1", 9), ("127.0.0.1", 10)
+    passed = sum(driver._may_pass(flood, 1) for _ in range(INBOX_MAX * 2))
+    assert passed <= INBOX_MAX * 3 // 4
+    assert all(driver._may_pass(quiet, 1) for _ in range(100))
+    transport.udp.close()
+    await transport.tcp.aclose()
