@@ -5,8 +5,6 @@ Whatever it does, at every step what must never happen has not; and once it stop
 
 from __future__ import annotations
 
-import os
-
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -20,7 +18,6 @@ from lattice.types import MILLISECOND, SECOND, Endpoint, Level, NodeId, VersionI
 from lattice.wire import Compare, IHave, Message
 from tests.lattice.cluster import Cluster, Judge, lossy, reliable, signer_of
 
-EX = int(os.environ.get("EX", "150"))
 REGIONS = ("fra", "iad")
 OPERATORS = tuple(signer_of(f"operator {index}") for index in range(4))
 AUTHORS = tuple(author_id_of(operator.public_key) for operator in OPERATORS)
@@ -131,9 +128,15 @@ class World(RuleBasedStateMachine):
 
     @invariant()
     def nothing_was_refused(self) -> None:
-        """Nobody lies here: a refusal would be one of us misreading another."""
+        """Nobody lies here: a refusal would be one of us misreading another.
+
+        Two are honest. A repeated datagram answers a salt that served already. And a node that lost its disk in its
+        first moments signs a version twice: the proof of that may be somewhere before any of its rows is.
+        """
+        honest = ("unknown salt", "evidence about a stranger")
         for engine in self.engines():
-            assert [name for name in engine.counters() if "rejected" in name and "unknown salt" not in name] == []
+            refused = [name for name in engine.counters() if "rejected" in name]
+            assert [name for name in refused if not name.endswith(honest)] == []
 
     def engines(self) -> list[Engine]:
         return self.cluster.engines if hasattr(self, "cluster") else []
@@ -175,7 +178,7 @@ def parted(groups: list[bool]) -> Judge:
 
 
 TestWorld = World.TestCase
-TestWorld.settings = settings(max_examples=150, stateful_step_count=30)
+TestWorld.settings = settings(max_examples=30, stateful_step_count=30)
 
 
 def play(world: World) -> None:
