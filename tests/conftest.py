@@ -1,8 +1,9 @@
-"""Hypothesis profiles: `dev` explores, `ci` (when CI is set) repeats, `nightly` (HYPOTHESIS_PROFILE) digs."""
+"""Hypothesis profiles: `dev` explores, `ci` (CI is set) repeats, `nightly` (HYPOTHESIS_PROFILE) digs; one signal."""
 
 from __future__ import annotations
 
 import os
+import signal
 
 from hypothesis import HealthCheck, settings
 
@@ -19,3 +20,7 @@ settings.register_profile(
 )
 settings.register_profile("nightly", deadline=None, max_examples=2_000, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev"))
+
+# A shell without job control starts `make test &` with SIGINT ignored, and so would be every process a test presses
+# Ctrl-C in: ignored signals are inherited, handled ones are not.
+signal.signal(signal.SIGINT, signal.default_int_handler)
