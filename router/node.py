@@ -76,6 +76,7 @@ from router.policy_keeper import InForce, compile_text, complaint, load_grammar
 from router.site.config_reader import endpoint_text
 from router.site.site_config import BoundEndpoints, SiteConfig
 from router.site.state_dir import LastGood, StateDir
+from router.tcp.relay import TcpListener, TcpRelay
 from router.traffic.proxy import Proxy
 from router.traffic.steering import Outcome
 
@@ -125,6 +126,7 @@ class Node:
         self._policy_elected = trio.Event()
         self._publishing = trio.Lock()
         self._proxy = Proxy(_DataPlane(self), config.site.name)
+        self._relay = TcpRelay(_DataPlane(self))
         self._checker = HealthChecker(self._on_probe, random.Random(os.urandom(16)))
 
     @property
@@ -317,6 +319,7 @@ class Node:
     def counters(self) -> Mapping[str, int]:
         parts = {
             "proxy": dict(self._proxy.counters),
+            "tcp": dict(self._relay.counters),
             "probe": dict(self._checker.counters),
             "": {**self._driver.counters(), **self._health.counters()},
         }
@@ -420,6 +423,7 @@ class Node:
         self,
         transport: Transport,
         http: list[trio.SocketListener],
+        tcp: list[TcpListener],
         control: stdlib_socket.socket,
         *,
         ready: Callable[[], None],
@@ -440,12 +444,16 @@ class Node:
                 partial(serve_control, control_app(self, self._config.control.host_names), control, stop)
             )
             await nursery.start(self._proxy.serve, http)
+            if tcp:
+                await nursery.start(self._relay.serve, tcp)
             if self._config.gossip.mdns:
                 nursery.start_soon(self._discovery(transport).run)
             ready()
             await stop.wait()
             await self._driver.submit(LeaveRequested())
-            await self._proxy.drain(self._config.timing.drain_us)
+            async with trio.open_nursery() as draining:
+                draining.start_soon(self._proxy.drain, self._config.timing.drain_us)
+                draining.start_soon(self._relay.drain, self._config.timing.drain_us)
             await trio.sleep(LEAVE_GRACE_US / SECOND)
             nursery.cancel_scope.cancel()
 
@@ -488,20 +496,33 @@ async def run_node(config: SiteConfig, *, ready: Callable[[BoundEndpoints], None
     with ExitStack() as opened:
         control = opened.enter_context(listen(config.control.listen, "control.listen"))
         http = [opened.enter_context(listen(endpoint, "http.listen")) for endpoint in config.http.listen]
+        tcp = [opened.enter_context(listen(endpoint, "tcp.listen")) for endpoint in config.tcp.listen]
+        tls = [opened.enter_context(listen(endpoint, "tcp.tls_listen")) for endpoint in config.tcp.tls_listen]
         try:
             transport = await bind(*config.gossip.listen)
         except OSError as error:
             raise cannot_listen(config.gossip.listen, "gossip.listen", error) from None
         opened.callback(transport.close)
-        bound = BoundEndpoints(transport.endpoint, tuple(map(bound_endpoint, http)), bound_endpoint(control))
+        bound = BoundEndpoints(
+            gossip=transport.endpoint,
+            http=tuple(map(bound_endpoint, http)),
+            tcp=tuple(map(bound_endpoint, (*tcp, *tls))),
+            control=bound_endpoint(control),
+        )
         state = StateDir(config.site.state_dir)
         opened.callback(state.close)
         clock = Clock()
         credentials = Credentials(config, state.node_key, clock.now)
         driver_of = partial(_driver, config, state, transport, clock, credentials)
         node = Node(config, driver_of, clock, state.last_good, credentials)
-        listeners = [trio.SocketListener(trio.socket.from_stdlib_socket(listener)) for listener in http]
-        await node.run(transport, listeners, control, ready=lambda: ready(bound), stop=stop)
+        relayed = [TcpListener(_trio_listener(listener), tls=False) for listener in tcp]
+        relayed += [TcpListener(_trio_listener(listener), tls=True) for listener in tls]
+        proxied = [_trio_listener(listener) for listener in http]
+        await node.run(transport, proxied, relayed, control, ready=lambda: ready(bound), stop=stop)
+
+
+def _trio_listener(listener: stdlib_socket.socket) -> trio.SocketListener:
+    return trio.SocketListener(trio.socket.from_stdlib_socket(listener))
 
 
 def _driver(

@@ -45,10 +45,10 @@ def run(site_toml: Path, until_stdin_closes: bool, log_level: str) -> None:
         complain(f"warning: {warning}")
 
     def ready(bound: BoundEndpoints) -> None:
-        http = ",".join(endpoint_text(endpoint) for endpoint in bound.http)
+        http, tcp = (",".join(map(endpoint_text, endpoints)) for endpoints in (bound.http, bound.tcp))
         click.echo(
             f"ready site={config.site.name} gossip={endpoint_text(bound.gossip)} http={http} "
-            f"control={endpoint_text(bound.control)}"
+            f"{f'tcp={tcp} ' if tcp else ''}control={endpoint_text(bound.control)}"
         )
         sys.stdout.flush()
 

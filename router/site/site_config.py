@@ -99,6 +99,14 @@ class HttpPart:
 
 
 @dataclass(frozen=True, slots=True)
+class TcpPart:
+    listen: tuple[Endpoint, ...]
+    """Routed by the port that connections come in at."""
+    tls_listen: tuple[Endpoint, ...]
+    """Routed by the name that TLS clients ask for."""
+
+
+@dataclass(frozen=True, slots=True)
 class ControlPart:
     listen: Endpoint
     allow_remote: bool
@@ -155,6 +163,7 @@ class SiteConfig:
     cluster: ClusterPart
     gossip: GossipPart
     http: HttpPart
+    tcp: TcpPart
     control: ControlPart
     policy: PolicyPart
     timing: TimingConfig
@@ -168,6 +177,8 @@ class BoundEndpoints:
 
     gossip: Endpoint
     http: tuple[Endpoint, ...]
+    tcp: tuple[Endpoint, ...]
+    """Those of `tcp.listen`, then those of `tcp.tls_listen`."""
     control: Endpoint
 
 
@@ -200,6 +211,7 @@ def load_site_config(path: Path) -> SiteConfig:
     cluster = _read_cluster(top.section("cluster"), directory, warnings)
     gossip = _read_gossip(top.section("gossip"))
     http = _read_http(top.section("http"))
+    tcp = _read_tcp(top.section("tcp"))
     control = _read_control(top.section("control"))
     policy = _read_policy(top.section("policy"), directory, warnings)
     timing = _read_timing(top.section("timing"))
@@ -207,7 +219,7 @@ def load_site_config(path: Path) -> SiteConfig:
 
     if problems:
         raise ConfigError(str(path), tuple(problems))
-    return SiteConfig(path, site, cluster, gossip, http, control, policy, timing, tuple(warnings))
+    return SiteConfig(path, site, cluster, gossip, http, tcp, control, policy, timing, tuple(warnings))
 
 
 def _read_toml(path: Path) -> dict[str, object]:
@@ -288,11 +300,24 @@ def _read_http(section: Section) -> HttpPart:
     listen = section.take_each("listen", listen_endpoint, (HTTP_LISTEN,))
     if section.has("listen") and not listen:
         section.note("listen", "expected at least one address:port")
-    repeated = {endpoint for endpoint in listen if endpoint[1] and listen.count(endpoint) > 1}
-    for endpoint in sorted(repeated):
-        section.note("listen", f"{endpoint_text(endpoint)} stands there more than once", "remove one")
+    _refuse_repeated(section, "listen", listen)
     section.close()
     return HttpPart(listen)
+
+
+def _read_tcp(section: Section) -> TcpPart:
+    listen = section.take_each("listen", listen_endpoint, ())
+    tls_listen = section.take_each("tls_listen", listen_endpoint, ())
+    _refuse_repeated(section, "listen", listen)
+    _refuse_repeated(section, "tls_listen", (*listen, *tls_listen))
+    section.close()
+    return TcpPart(listen, tls_listen)
+
+
+def _refuse_repeated(section: Section, key: str, listen: tuple[Endpoint, ...]) -> None:
+    repeated = {endpoint for endpoint in listen if endpoint[1] and listen.count(endpoint) > 1}
+    for endpoint in sorted(repeated):
+        section.note(key, f"{endpoint_text(endpoint)} stands there more than once", "remove one")
 
 
 def _read_control(section: Section) -> ControlPart:

@@ -9,6 +9,7 @@ SUBJECTS = {
     "decide": "tests.bench.decide",
     "failover": "tests.bench.failover",
     "proxy": "tests.bench.proxy",
+    "relay": "tests.bench.relay",
     "swim": "tests.bench.swim",
 }
 

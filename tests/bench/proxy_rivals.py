@@ -144,8 +144,13 @@ http {{
     return endpoint, process
 
 
-def start_ours(directory: Path, fleet: Fleet, *, python: Sequence[str] = ()) -> Running:
-    """A whole node, as `edgelattice run` starts it: gossip, probes, passive health, counters."""
+def start_ours(
+    directory: Path, fleet: Fleet, *, python: Sequence[str] = (), extra: str = "", via: str = "http"
+) -> Running:
+    """A whole node, as `edgelattice run` starts it: gossip, probes, passive health, counters.
+
+    `extra` is added to its site file; `via` is the word of its ready line that says where load goes.
+    """
     home = directory / "ours"
     home.mkdir()
     author_key = os.urandom(32)
@@ -167,7 +172,7 @@ listen = ["127.0.0.1:0"]
 listen = "127.0.0.1:0"
 [policy]
 authors = ["{public_key_of(author_key).hex()}"]
-"""
+{extra}"""
     )
     log = (home / "log").open("wb")
     code = "import sys; from router.cli import main; sys.exit(main())"
@@ -178,9 +183,9 @@ authors = ["{public_key_of(author_key).hex()}"]
     )
     assert process.stdout is not None
     words = dict(word.partition("=")[::2] for word in process.stdout.readline().decode().split()[1:])
-    if "http" not in words:
+    if via not in words:
         raise BenchError("our node did not start:\n" + (home / "log").read_text())
-    host, _, port = words["http"].rpartition(":")
+    host, _, port = words[via].rpartition(":")
     client = ControlClient(f"http://{words['control']}", 5.0)
     try:
         publish(client, author_key, DEFAULT_POLICY, policy_text(fleet), "bench", time.time_ns() // 1_000_000)

@@ -190,6 +190,31 @@ async def test_a_region_dies_and_comes_back(tmp_path: Path) -> None:
         regions.cancel_scope.cancel()
 
 
+async def test_tcp_mode_routes_by_port_and_by_name_and_survives_a_region(tmp_path: Path) -> None:
+    fra, iad = Backend("fra"), Backend("iad")
+    config = site_config(tmp_path / "ams", "ams")
+    text = (tmp_path / "ams" / "site.toml").read_text()
+    text += '[tcp]\nlisten = ["127.0.0.1:0"]\ntls_listen = ["127.0.0.1:0"]\n'
+    (tmp_path / "ams" / "site.toml").write_text(text)
+    async with trio.open_nursery() as regions:
+        await regions.start(fra.run)
+        await regions.start(iad.run)
+        async with running(load_site_config(config.path)) as ams:
+            assert await ams.publish(policy_text(fra, iad)) == 200
+            await until(lambda: _is(ams.region_served, "fra"))
+            by_port, by_name = ams.bound.tcp
+            question = "GET / HTTP/1.1\r\nHost: any\r\nConnection: close\r\n\r\n"
+            assert (await exchange(by_port, question))[2] == b"fra here\n"
+            fra.kill()
+            assert (await exchange(by_port, question))[2] == b"iad here\n", "the very next connection"
+            with pytest.raises(trio.BrokenResourceError):
+                await exchange(by_name, question)
+            counters = (await ams.view())["counters"]
+            assert counters["tcp relayed"] == 2
+            assert counters["tcp not tls"] == 1
+        regions.cancel_scope.cancel()
+
+
 async def level(site: Site, region: str) -> str:
     return next((seen["effective"] for seen in (await site.view())["regions"] if seen["region"] == region), "")
 

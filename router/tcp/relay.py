@@ -1,0 +1,238 @@
+"""TCP mode: each connection is decided once, joined to an endpoint, and left to the kernel (edge).
+
+    accept → (ClientHello →) decide → connect, and the next endpoint if that fails → splice both ways → one ending
+
+What the client said first is kept until an endpoint has taken the connection, so a dead endpoint costs the client
+nothing but time. Once bytes have passed there is no second try: only the two ends know what they mean. Whoever is lost
+in mid-stream is lost with a reset, never with the clean end that a peer would take for the whole.
+
+A name is read only where the site says that TLS clients come (`tcp.tls_listen`): protocols in which the server speaks
+first would wait for ever otherwise.
+"""
+
+from __future__ import annotations
+
+import enum
+import socket
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import trio
+
+from router.decision.decide import Attempt, Request
+from router.tcp.client_hello import NotTlsError, read_client_hello
+from router.tcp.splice import LostError, Pipe, Side
+from router.tcp.tcp_limits import TcpLimits
+from router.traffic.connection import Connection, connect
+from router.traffic.steering import Outcome, Router
+from router.traffic.upstream_pool import EXHAUSTED
+
+
+@dataclass(frozen=True, slots=True)
+class TcpListener:
+    listener: trio.SocketListener
+    tls: bool
+    """Clients speak TLS, and the name they ask for is the host that routes are for."""
+
+
+class Ending(enum.Enum):
+    """How a connection ended; exactly one each."""
+
+    RELAYED = "relayed"
+    """Both sides said all they had."""
+    DENIED = "denied"
+    NOT_TLS = "not tls"
+    SHED = "shed"
+    """Over a limit, or out of descriptors here."""
+    UNREACHABLE = "unreachable"
+    """No endpoint took the connection."""
+    CLIENT_LOST = "client lost"
+    UPSTREAM_LOST = "upstream lost"
+    IDLE = "idle"
+    ABANDONED = "abandoned"
+    """Cut off by the end of a drain."""
+
+
+class TcpRelay:
+    """All TCP connections of one process. `counters`: connections, endings by name, failed connects, bytes each way."""
+
+    def __init__(self, router: Router, limits: TcpLimits | None = None) -> None:
+        self._router = router
+        self._limits = limits or TcpLimits()
+        self._clients: Counter[str] = Counter()
+        self._accepting = trio.CancelScope()
+        self._relaying = trio.CancelScope()
+        self._idle = trio.Event()
+        self.open = 0
+        """Connections under way."""
+        self.counters: Counter[str] = Counter()
+
+    async def serve(
+        self, listeners: list[TcpListener], *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Accept until `drain`, and relay until every connection has ended."""
+        with self._relaying:
+            async with trio.open_nursery() as relaying:
+                with self._accepting:
+                    async with trio.open_nursery() as accepting:
+                        for kind in sorted({listener.tls for listener in listeners}):
+                            sockets = [listener.listener for listener in listeners if listener.tls is kind]
+                            accept = partial(
+                                trio.serve_listeners, partial(self._take, kind), sockets, handler_nursery=relaying
+                            )
+                            await accepting.start(accept)
+                        task_status.started()
+
+    async def drain(self, grace_us: int) -> None:
+        """Accept no more, give those under way their time, then reset what is left."""
+        self._accepting.cancel()
+        with trio.move_on_after(grace_us / 1e6):
+            while self.open:
+                self._idle = trio.Event()
+                await self._idle.wait()
+        self._relaying.cancel()
+
+    async def _take(self, tls: bool, stream: trio.SocketStream) -> None:
+        """One connection, from accept to its ending."""
+        client = Connection(socket.socket(fileno=stream.socket.detach()))
+        try:
+            address = str(client.sock.getpeername()[0])
+        except OSError:
+            client.close()
+            return
+        self.counters["connections"] += 1
+        self.open += 1
+        self._clients[address] += 1
+        ending = Ending.ABANDONED
+        try:
+            if self.open > self._limits.connections_max or (
+                self._clients[address] > self._limits.connections_per_client_max
+            ):
+                ending = Ending.SHED
+            else:
+                ending = await self._relay(client, address, tls)
+        finally:
+            self.counters[ending.value] += 1
+            if ending is Ending.RELAYED:
+                client.close()
+            else:
+                client.abort()
+            self._clients[address] -= 1
+            if not self._clients[address]:
+                del self._clients[address]
+            self.open -= 1
+            self._idle.set()
+
+    async def _relay(self, client: Connection, address: str, tls: bool) -> Ending:
+        first, name = b"", ""
+        if tls:
+            try:
+                with trio.fail_after(self._limits.hello_timeout_us / 1e6):
+                    first, name = await self._read_hello(client)
+            except (trio.TooSlowError, NotTlsError):
+                return Ending.NOT_TLS
+            except OSError:
+                return Ending.CLIENT_LOST
+        try:
+            port = int(client.sock.getsockname()[1])
+            with Pipe() as up, Pipe() as down:
+                request = Request(address, name, "/", method="CONNECT", port=port, sni=name)
+                joined = await self._connect(request)
+                if isinstance(joined, Ending):
+                    return joined
+                return await self._join(client, joined, first, up, down)
+        except OSError as error:
+            if error.errno not in EXHAUSTED:
+                raise
+            return Ending.SHED
+
+    async def _read_hello(self, client: Connection) -> tuple[bytes, str]:
+        """What came so far, and the name in it."""
+        data = b""
+        while (hello := read_client_hello(data)) is None:
+            part = await client.receive(self._limits.hello_timeout_us)
+            if not part:
+                raise NotTlsError("the end came first")
+            data += part
+        return data, hello.server_name
+
+    async def _connect(self, request: Request) -> _Leg | Ending:
+        """To the best endpoint that takes the connection."""
+        decision = self._router.decide(request)
+        if not decision.attempts:
+            return Ending.DENIED
+        for attempt in decision.attempts[: self._limits.attempts_max]:
+            began = trio.current_time()
+            try:
+                upstream = await connect(*attempt.endpoint, self._limits.connect_timeout_us, Connection)
+            except trio.TooSlowError:
+                self._observe(attempt, Outcome.TIMEOUT, began)
+            except OSError as error:
+                if error.errno in EXHAUSTED:
+                    raise
+                self._observe(attempt, Outcome.REFUSED, began)
+            else:
+                self._observe(attempt, Outcome.OK, began)
+                self.counters[f"region.{attempt.region}"] += 1
+                return _Leg(attempt, upstream)
+            self.counters["connect failed"] += 1
+        return Ending.UNREACHABLE
+
+    async def _join(self, client: Connection, leg: _Leg, first: bytes, up: Pipe, down: Pipe) -> Ending:
+        """Move bytes both ways until both sides have ended, one is lost, or nothing moves."""
+        idle_seconds = self._limits.idle_timeout_us / 1e6
+        began = trio.current_time()
+        sockets = {Ending.CLIENT_LOST: client.sock, Ending.UPSTREAM_LOST: leg.upstream.sock}
+        lost: list[Ending] = []
+        answered = False
+        scope = trio.CancelScope(deadline=began + idle_seconds)
+
+        def sent(count: int) -> None:
+            self.counters["bytes up"] += count
+            scope.deadline = trio.current_time() + idle_seconds
+
+        def received(count: int) -> None:
+            nonlocal answered
+            answered = True
+            self.counters["bytes down"] += count
+            scope.deadline = trio.current_time() + idle_seconds
+
+        async def carry(pipe: Pipe, source: Ending, target: Ending, moved: Callable[[int], None]) -> None:
+            try:
+                await pipe.splice(sockets[source], sockets[target], moved)
+            except LostError as error:
+                lost.append(source if error.side is Side.SOURCE else target)
+                scope.cancel()
+
+        ending = Ending.ABANDONED
+        try:
+            with scope:
+                try:
+                    await leg.upstream.send(first, self._limits.idle_timeout_us)
+                    sent(len(first))
+                except OSError:
+                    lost.append(Ending.UPSTREAM_LOST)
+                else:
+                    async with trio.open_nursery() as nursery:
+                        nursery.start_soon(carry, up, Ending.CLIENT_LOST, Ending.UPSTREAM_LOST, sent)
+                        nursery.start_soon(carry, down, Ending.UPSTREAM_LOST, Ending.CLIENT_LOST, received)
+            ending = lost[0] if lost else Ending.IDLE if scope.cancelled_caught else Ending.RELAYED
+        finally:
+            if ending is Ending.RELAYED:
+                leg.upstream.close()
+            else:
+                leg.upstream.abort()
+        if ending is Ending.UPSTREAM_LOST:
+            self._observe(leg.attempt, Outcome.TRUNCATED if answered else Outcome.RESET, began)
+        return ending
+
+    def _observe(self, attempt: Attempt, outcome: Outcome, began: float) -> None:
+        self._router.observed(attempt, outcome, round((trio.current_time() - began) * 1e6))
+
+
+@dataclass(frozen=True, slots=True)
+class _Leg:
+    attempt: Attempt
+    upstream: Connection

@@ -1,0 +1,25 @@
+"""Every bound of TCP mode in time and number, with its precedent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lattice.types import SECOND
+
+
+@dataclass(frozen=True, slots=True)
+class TcpLimits:
+    """Times in microseconds."""
+
+    connections_max: int = 4_096
+    """One more is closed at once. A connection costs six descriptors: two sockets and a pipe each way."""
+    connections_per_client_max: int = 512
+    """Of one address."""
+    attempts_max: int = 8
+    """Endpoints tried for one connection, never one twice."""
+    hello_timeout_us: int = 5 * SECOND
+    """From accept to the end of the ClientHello. HAProxy's usual inspect-delay; nginx's preread_timeout is 30 s."""
+    connect_timeout_us: int = 2 * SECOND
+    """As for HTTP (`ProxyLimits`)."""
+    idle_timeout_us: int = 600 * SECOND
+    """Neither side sends, or takes, a byte. nginx's proxy_timeout; HAProxy's usual tunnel timeout is an hour."""

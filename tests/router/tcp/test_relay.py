@@ -1,0 +1,361 @@
+"""TCP mode end to end: real sockets, a scripted node."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import socket
+import ssl
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+import trustme
+
+from lattice.types import MILLISECOND, Endpoint, Level
+from router.decision.decide import Attempt, Decision, Request
+from router.tcp.relay import TcpListener, TcpRelay
+from router.tcp.tcp_limits import TcpLimits
+from router.traffic.steering import Outcome
+
+Serve = Callable[[trio.SocketStream], Awaitable[None]]
+
+
+class ScriptedNode:
+    """Sends everybody to the same endpoints, in order; remembers what it was asked and told."""
+
+    def __init__(self, *endpoints: Endpoint) -> None:
+        self.attempts = tuple(
+            Attempt(f"r{number}", "primary", Level.HEALTHY, endpoint) for number, endpoint in enumerate(endpoints)
+        )
+        self.asked: list[Request] = []
+        self.told: list[tuple[Endpoint, Outcome]] = []
+
+    def decide(self, request: Request) -> Decision:
+        self.asked.append(request)
+        region = self.attempts[0].region if self.attempts else None
+        return Decision("r", "", region, region, "primary", "primary", 0, self.attempts)
+
+    def observed(self, attempt: Attempt, outcome: Outcome, latency_us: int) -> None:
+        assert latency_us >= 0
+        self.told.append((attempt.endpoint, outcome))
+
+
+@asynccontextmanager
+async def upstream(serve: Serve) -> AsyncIterator[Endpoint]:
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.serve_listeners, serve, listeners)
+        host, port = listeners[0].socket.getsockname()[:2]
+        yield host, port
+        nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def relaying(
+    node: ScriptedNode, limits: TcpLimits | None = None, *, tls: bool = False
+) -> AsyncIterator[tuple[TcpRelay, Endpoint]]:
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    relay = TcpRelay(node, limits)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(relay.serve, [TcpListener(listener, tls)])
+        host, port = listener.socket.getsockname()[:2]
+        yield relay, (host, port)
+        await relay.drain(0)
+
+
+DIALLED: list[trio.SocketStream] = []
+
+
+async def dial(at: Endpoint) -> trio.SocketStream:
+    """A client, closed when the test is over."""
+    DIALLED.append(await trio.open_tcp_stream(*at))
+    return DIALLED[-1]
+
+
+@pytest.fixture(autouse=True)
+def hang_up() -> Iterator[None]:
+    yield
+    while DIALLED:
+        fd = DIALLED.pop().socket.detach()  # trio has stopped, so its own way of closing has too
+        if fd >= 0:
+            os.close(fd)
+
+
+async def echo(stream: trio.SocketStream) -> None:
+    """Says everything back, and ends when the other side has, in whatever way."""
+    with contextlib.suppress(trio.BrokenResourceError):
+        async for part in stream:
+            await stream.send_all(part)
+    await stream.aclose()
+
+
+async def unused() -> Endpoint:
+    """Where nobody listens."""
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    host, port = listener.socket.getsockname()[:2]
+    await listener.aclose()
+    return host, port
+
+
+async def everything(stream: trio.SocketStream) -> bytes:
+    return b"".join([part async for part in stream])
+
+
+async def settled(relay: TcpRelay) -> None:
+    """Wait until no connection is under way."""
+    with trio.fail_after(5):
+        while relay.open:  # noqa: ASYNC110 - what a user sees has no event
+            await trio.sleep(0.001)
+
+
+async def test_bytes_pass_both_ways_and_a_half_close_travels() -> None:
+    data = os.urandom(3_000_000)
+    async with upstream(echo) as endpoint:
+        node = ScriptedNode(endpoint)
+        async with relaying(node) as (relay, at):
+            client = await dial(at)
+            received = b""
+
+            async def read() -> None:
+                nonlocal received
+                received = await everything(client)
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(read)
+                await client.send_all(data)
+                await client.send_eof()
+            await settled(relay)
+    assert hashlib.sha256(received).digest() == hashlib.sha256(data).digest()
+    assert relay.counters["bytes up"] == relay.counters["bytes down"] == len(data)
+    assert relay.counters["relayed"] == relay.counters["connections"] == relay.counters["region.r0"] == 1
+    assert node.told == [(endpoint, Outcome.OK)]
+    assert node.asked == [Request("127.0.0.1", "", "/", method="CONNECT", port=at[1])]
+
+
+async def test_the_server_may_speak_first() -> None:
+    async def greet(stream: trio.SocketStream) -> None:
+        await stream.send_all(b"220 hello\r\n")
+        await stream.aclose()
+
+    async with upstream(greet) as endpoint, relaying(ScriptedNode(endpoint)) as (_, at):
+        client = await dial(at)
+        assert await everything(client) == b"220 hello\r\n"
+        await client.aclose()
+
+
+async def test_a_refusing_endpoint_costs_nothing_but_a_try() -> None:
+    dead = await unused()
+    async with upstream(echo) as alive:
+        node = ScriptedNode(dead, alive)
+        async with relaying(node) as (relay, at):
+            client = await dial(at)
+            await client.send_all(b"hello")
+            assert await client.receive_some() == b"hello"
+            await client.send_eof()
+            assert await client.receive_some() == b""
+            await settled(relay)
+    assert node.told == [(dead, Outcome.REFUSED), (alive, Outcome.OK)]
+    assert relay.counters["connect failed"] == relay.counters["region.r1"] == 1
+
+
+@pytest.mark.parametrize("endpoints", [0, 1])
+async def test_nowhere_to_go_is_a_reset(endpoints: int) -> None:
+    node = ScriptedNode(*[await unused() for _ in range(endpoints)])
+    async with relaying(node) as (relay, at):
+        client = await dial(at)
+        with pytest.raises(trio.BrokenResourceError):
+            await client.receive_some()
+        await settled(relay)
+    assert relay.counters["unreachable" if endpoints else "denied"] == 1
+
+
+async def test_an_upstream_lost_in_mid_stream_is_no_clean_end() -> None:
+    async def half(stream: trio.SocketStream) -> None:
+        await stream.send_all(b"half of it")
+        await stream.receive_some()
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        await stream.aclose()
+
+    async with upstream(half) as endpoint:
+        node = ScriptedNode(endpoint)
+        async with relaying(node) as (relay, at):
+            client = await dial(at)
+            assert await client.receive_some() == b"half of it"
+            await client.send_all(b"go on")
+            with pytest.raises(trio.BrokenResourceError):
+                await everything(client)
+            await settled(relay)
+    assert relay.counters["upstream lost"] == 1
+    assert node.told == [(endpoint, Outcome.OK), (endpoint, Outcome.TRUNCATED)]
+
+
+async def test_a_client_lost_is_no_evidence_against_the_upstream() -> None:
+    gone = trio.Event()
+
+    async def wait_for_loss(stream: trio.SocketStream) -> None:
+        await stream.send_all(b"hello")
+        with pytest.raises(trio.BrokenResourceError):
+            await stream.receive_some()
+        gone.set()
+
+    async with upstream(wait_for_loss) as endpoint:
+        node = ScriptedNode(endpoint)
+        async with relaying(node) as (relay, at):
+            client = await dial(at)
+            assert await client.receive_some() == b"hello"
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            await client.aclose()
+            with trio.fail_after(5):
+                await gone.wait()
+            await settled(relay)
+    assert relay.counters["client lost"] == 1
+    assert node.told == [(endpoint, Outcome.OK)]
+
+
+async def test_silence_ends_a_connection_and_movement_keeps_it() -> None:
+    async with upstream(echo) as endpoint:
+        node = ScriptedNode(endpoint)
+        async with relaying(node, TcpLimits(idle_timeout_us=150 * MILLISECOND)) as (relay, at):
+            client = await dial(at)
+            for _ in range(4):
+                await trio.sleep(0.06)
+                await client.send_all(b".")
+                assert await client.receive_some() == b"."
+            with pytest.raises(trio.BrokenResourceError):
+                await client.receive_some()
+            await settled(relay)
+    assert relay.counters["idle"] == 1
+
+
+async def test_more_than_its_share_is_shed() -> None:
+    async with upstream(echo) as endpoint:
+        node = ScriptedNode(endpoint)
+        async with relaying(node, TcpLimits(connections_per_client_max=1)) as (relay, at):
+            first = await dial(at)
+            await first.send_all(b"1")
+            assert await first.receive_some() == b"1"
+            second = await dial(at)
+            with pytest.raises(trio.BrokenResourceError):
+                await second.receive_some()
+            await first.send_eof()
+            assert await first.receive_some() == b""
+            await settled(relay)
+            third = await dial(at)
+            await third.send_all(b"3")
+            assert await third.receive_some() == b"3"
+    assert relay.counters["shed"] == 1
+
+
+async def test_no_descriptors_left_sheds_and_recovers(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.pipe2
+
+    def none_left(flags: int) -> tuple[int, int]:
+        raise OSError(24, "Too many open files")
+
+    async with upstream(echo) as endpoint:
+        node = ScriptedNode(endpoint)
+        async with relaying(node) as (relay, at):
+            monkeypatch.setattr(os, "pipe2", none_left)
+            client = await dial(at)
+            with pytest.raises(trio.BrokenResourceError):
+                await client.receive_some()
+            monkeypatch.setattr(os, "pipe2", real)
+            client = await dial(at)
+            await client.send_all(b"again")
+            assert await client.receive_some() == b"again"
+    assert relay.counters["shed"] == 1
+    assert node.told == [(endpoint, Outcome.OK)], "our own want of descriptors is no evidence"
+
+
+async def test_a_drain_waits_for_those_under_way_and_resets_the_rest() -> None:
+    async with upstream(echo) as endpoint, trio.open_nursery() as nursery:
+        node = ScriptedNode(endpoint)
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        at = listener.socket.getsockname()[:2]
+        relay = TcpRelay(node)
+        await nursery.start(relay.serve, [TcpListener(listener, False)])
+        patient, stubborn = await dial(at), await dial(at)
+        for client in (patient, stubborn):
+            await client.send_all(b"hello")
+            assert await client.receive_some() == b"hello"
+        nursery.start_soon(relay.drain, 200 * MILLISECOND)
+        await trio.sleep(0.02)
+        with pytest.raises(OSError, match=r"(?i)connect"):
+            await dial(at)
+        await patient.send_all(b"still here")
+        assert await patient.receive_some() == b"still here"
+        await patient.send_eof()
+        assert await patient.receive_some() == b""
+        with pytest.raises(trio.BrokenResourceError):
+            await stubborn.receive_some()
+    assert (relay.counters["relayed"], relay.counters["abandoned"]) == (1, 1)
+
+
+def contexts(name: str) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """Of a server that is `name`, and of a client that believes it."""
+    ca = trustme.CA()
+    server, client = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH), ssl.create_default_context()
+    ca.issue_cert(name).configure_cert(server)
+    ca.configure_trust(client)
+    return server, client
+
+
+async def test_tls_passes_through_to_whoever_the_name_says() -> None:
+    server, trusting = contexts("shop.example.com")
+
+    async def serve(stream: trio.SocketStream) -> None:
+        tls = trio.SSLStream(stream, server, server_side=True)
+        await tls.send_all(b"over TLS: " + await tls.receive_some())
+        await tls.aclose()
+
+    async with upstream(serve) as endpoint:
+        node = ScriptedNode(await unused(), endpoint)
+        async with relaying(node, tls=True) as (relay, at):
+            plain = await dial(at)
+            tls = trio.SSLStream(plain, trusting, server_hostname="shop.example.com", https_compatible=True)
+            await tls.send_all(b"hello")
+            assert await tls.receive_some() == b"over TLS: hello"
+            await tls.aclose()
+            await settled(relay)
+    assert node.asked == [
+        Request("127.0.0.1", "shop.example.com", "/", method="CONNECT", port=at[1], sni="shop.example.com")
+    ]
+
+
+@pytest.mark.parametrize("first", [b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x02\x00\x01", b""])
+async def test_who_speaks_no_tls_where_tls_is_spoken(first: bytes) -> None:
+    node = ScriptedNode(await unused())
+    async with relaying(node, TcpLimits(hello_timeout_us=50 * MILLISECOND), tls=True) as (relay, at):
+        client = await dial(at)
+        if first:
+            await client.send_all(first)
+        else:
+            await client.send_eof()
+        with pytest.raises(trio.BrokenResourceError):
+            await client.receive_some()
+        await settled(relay)
+    assert relay.counters["not tls"] == 1
+    assert node.asked == []
+
+
+async def test_no_descriptor_outlives_its_connection() -> None:
+    """The planted counterpart of the context managers: twenty connections of every kind leave nothing open."""
+    async with upstream(echo) as endpoint:
+        node = ScriptedNode(await unused(), endpoint)
+        async with relaying(node) as (relay, at):
+            before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - names only
+            for number in range(20):
+                client = await dial(at)
+                await client.send_all(b"x")
+                assert await client.receive_some() == b"x"
+                if number % 2:
+                    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                await client.aclose()
+            await settled(relay)
+            with trio.fail_after(5):
+                while len(os.listdir("/proc/self/fd")) > before:  # noqa: PTH208, ASYNC110
+                    await trio.sleep(0.01)
