@@ -1,0 +1,104 @@
+"""Whose word about a client's address is taken: that of hops the site names, read from the right. Pure.
+
+Every proxy adds whom it heard from at the end of `X-Forwarded-For`, or of `Forwarded` (RFC 7239), and passes on what
+was there. So the last entry is the word of the hop that connected to us, the one before it of the hop before, and so on
+up to the first that is not ours to trust: that one is the client, and what stands to its left it may have made up.
+
+A site says which of the two headers its hops write. A hop that writes one and passes the other on untouched would
+otherwise let any client say who it is.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterable, Iterator
+from typing import Final, TypeAlias
+
+Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+ENTRIES_MAX: Final = 64
+"""Entries that are looked at. Longer chains are loops or attacks."""
+
+_PAIR: Final = re.compile(
+    r"([!#$%&'*+.^_`|~0-9A-Za-z-]+)=(?:\"((?:[^\"\\]|\\.)*)\"|([!#$%&'*+.^_`|~0-9A-Za-z:\[\]-]*))\s*"
+)
+"""One `forwarded-pair` (RFC 7239 4); unquoted IPv6 and ports, which it forbids, are common and harmless."""
+
+
+class TrustedHops:
+    """Addresses whose forwarding headers are believed. Falsy when there are none."""
+
+    def __init__(self, networks: Iterable[Network] = ()) -> None:
+        self._networks = {
+            version: sorted(
+                (int(network.network_address), int(network.broadcast_address))
+                for network in networks
+                if network.version == version
+            )
+            for networks in (tuple(networks),)
+            for version in (4, 6)
+        }
+
+    def __bool__(self) -> bool:
+        return any(self._networks.values())
+
+    def __contains__(self, address: str) -> bool:
+        """`address` is numeric; anything else is nobody's."""
+        found = _parse(address)
+        return found is not None and any(first <= int(found) <= last for first, last in self._networks[found.version])
+
+    def client_by_x_forwarded_for(self, peer: str, values: Iterable[str]) -> str:
+        """Who the client behind `peer` is, by the values of all `X-Forwarded-For` fields in order; else `peer`."""
+        return self._client(
+            peer, (entry.strip() for value in reversed([*values]) for entry in reversed(value.split(",")))
+        )
+
+    def client_by_forwarded(self, peer: str, values: Iterable[str]) -> str:
+        """The same by `Forwarded`. An element without a `for` parameter names nobody, and so ends the search."""
+        return self._client(peer, (entry for value in reversed([*values]) for entry in reversed(_elements(value))))
+
+    def _client(self, peer: str, entries: Iterator[str]) -> str:
+        client = peer
+        for _ in range(ENTRIES_MAX):
+            if client not in self:
+                break
+            address = _parse(_without_port(next(entries, "")))
+            if address is None:  # "unknown", a pseudonym, or the end: the last hop we know is all we know
+                break
+            client = str(address)
+        return client
+
+
+def _parse(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    return (address.ipv4_mapped or address) if isinstance(address, ipaddress.IPv6Address) else address
+
+
+def _without_port(entry: str) -> str:
+    """The host of `192.0.2.1`, `192.0.2.1:80`, `2001:db8::1`, `[2001:db8::1]` or `[2001:db8::1]:80`."""
+    if entry.startswith("["):
+        return entry[1:].partition("]")[0]
+    return entry.partition(":")[0] if entry.count(":") == 1 else entry
+
+
+def _elements(value: str) -> list[str]:
+    """The `for` of every element, "" where there is none; "" alone for a value that is not well-formed."""
+    found = [""]
+    at = 0
+    while True:
+        pair = _PAIR.match(value, at)
+        if pair is not None:
+            if pair[1].lower() == "for":
+                found[-1] = re.sub(r"\\(.)", r"\1", pair[2]) if pair[2] is not None else pair[3]
+            at = pair.end()
+        if at == len(value):
+            return found
+        if value[at] == ",":
+            found.append("")
+        elif value[at] not in "; \t":
+            return [""]
+        at += 1
