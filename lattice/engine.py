@@ -40,6 +40,7 @@ from lattice.events import (
     PolicyApplied,
     PolicyChanged,
     Restored,
+    SeedsResolved,
     SetTimer,
     StreamFrameReceived,
     TimerFired,
@@ -49,6 +50,7 @@ from lattice.health_plane import HealthPlane, Self
 from lattice.identity import Signer, Verifier, node_id_of
 from lattice.membership import Member, MemberState, MemberUpdate
 from lattice.outbox import Outbox
+from lattice.own_address import OwnAddress
 from lattice.policy_ops import SignedOp, op_id_of
 from lattice.policy_store import PolicyStore
 from lattice.prng import Prng
@@ -108,6 +110,7 @@ class Engine:
         self._verifier = verifier
         self._seal = seal
         self._us = Self(site, area, endpoint, {})
+        self._own_address = OwnAddress(endpoint[0])
         self._started = False
         self._deadline: Micros | None = None
         self._view: LatticeView | None = None
@@ -217,7 +220,7 @@ class Engine:
         assert not self._started, "Restored comes before the first TimerFired"
         ops = self._policy.in_chain_order(value for table, _, value in records if table == "op")
         others = sorted(record for record in records if record[0] != "op")
-        peers: list[Endpoint] = []
+        peers: dict[NodeId, Endpoint] = {}
         for table, key, value in [*others, *(("op", b"", data) for data in ops)]:
             try:
                 if self._seal_records.restore(table, key, value):
@@ -227,7 +230,7 @@ class Engine:
                 elif table == "op":
                     self._admit_op(value)
                 elif table == "peer":
-                    peers.append(canonical.endpoint(canonical.unpack(value, 128), "peer"))
+                    peers[NodeId(key)] = canonical.endpoint(canonical.unpack(value, 128), "peer")
             except LatticeError as error:
                 self._out.count(f"restore: {error.reason}")
         self._swim.redial(peers)
@@ -252,6 +255,8 @@ class Engine:
                     pass  # it may be told again
                 case "dial":
                     self._swim.on_dial()
+                case "stale":
+                    self._swim.on_stale_peers()
                 case "suspect":
                     self._swim.on_suspicion_over(_node(argument))
                 case "forget":
@@ -277,6 +282,8 @@ class Engine:
         match change:
             case PeerDiscovered(endpoint):
                 self._swim.dial(endpoint)
+            case SeedsResolved(endpoints):
+                self._swim.seed(endpoints)
             case HealthObserved(observations):
                 self._health.observed(observations)
             case OpsSubmitted(ops):
@@ -319,8 +326,8 @@ class Engine:
                 self._reconciliation.compare(sender, root)
                 self._swim.on_ping(message, sender, source)
             case Ack(_, subject, root, seen_as, updates, cells):
-                self._learn_own_endpoint(seen_as)
                 self._take_cells(cells, sender, source, push=False)
+                self._learn_own_endpoint(sender, seen_as)
                 self._swim.hear(updates, sender)
                 self._swim.on_ack(message, sender)
                 if sender == subject:
@@ -350,9 +357,10 @@ class Engine:
             case Leave(incarnation):
                 self._swim.hear((MemberUpdate(sender, MemberState.LEFT, incarnation, sender),), sender)
 
-    def _learn_own_endpoint(self, seen_as: Endpoint) -> None:
-        if not self._us.endpoint[0] and seen_as[0]:
-            self._us.endpoint = (seen_as[0], self._us.endpoint[1] or seen_as[1])
+    def _learn_own_endpoint(self, sender: NodeId, seen_as: Endpoint) -> None:
+        if sender in self._swim.members and self._own_address.heard(sender, seen_as[0], self._out.now):
+            self._us.endpoint = (self._own_address.host, self._us.endpoint[1] or seen_as[1])
+            self._out.count("own address learned")
             self._out.stale_view = True
             self._health.issue_within(self._config.confirm_delay_us)
 

@@ -23,6 +23,13 @@ class PeerDiscovered:
 
 
 @dataclass(frozen=True, slots=True)
+class SeedsResolved:
+    """Where the configured seeds are now, all of them; it replaces the last one."""
+
+    endpoints: tuple[Endpoint, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class HealthObserved:
     """This node's whole opinion of every region it watches; it replaces the last one."""
 
@@ -56,7 +63,9 @@ class LoopLagged:
     lag_us: int
 
 
-LocalChange: TypeAlias = PeerDiscovered | HealthObserved | OpsSubmitted | PolicyApplied | LeaveRequested | LoopLagged
+LocalChange: TypeAlias = (
+    PeerDiscovered | SeedsResolved | HealthObserved | OpsSubmitted | PolicyApplied | LeaveRequested | LoopLagged
+)
 
 # --- inputs
 

@@ -17,11 +17,11 @@ system of Lifeguard).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from lattice import canonical
 from lattice.awareness import LocalHealth
-from lattice.dialing import DialBook
+from lattice.dialing import DialBook, Standing
 from lattice.errors import WireError
 from lattice.events import IdConflict, MemberChanged
 from lattice.health import Row
@@ -81,6 +81,7 @@ class Swim:
         self._piggyback = Piggyback()
         self._pushes: TokenBuckets[None] = TokenBuckets(config.claims_per_s, config.claims_burst, 1)
         self._dials = DialBook(config.redial_us, config.redial_max_us, config.dials_max, config.forget_us)
+        self._restored: tuple[NodeId, ...] = ()
         self._calls: dict[int, None] = {}
         self._twin = OwnTwin()
         self._moves = Moves()
@@ -189,13 +190,28 @@ class Swim:
             self._out.count("discovery: too many endpoints")
         self._arm_dials()
 
-    def redial(self, endpoints: Iterable[Endpoint]) -> None:
-        """Peers of an earlier life: a few at once, the others spread, for a whole fleet may be restarting with us."""
-        for place, endpoint in enumerate(self._out.prng.shuffled(sorted(set(endpoints)))):
-            wait_us = 0 if place < REDIALS_AT_ONCE else self._out.prng.below(self._out.config.redial_max_us)
-            if not self._dials.add(endpoint, self._out.now, wait_us):
-                self._out.count("discovery: too many endpoints")
+    def seed(self, endpoints: Iterable[Endpoint]) -> None:
+        """These are the configured ones from now on."""
+        self._dials.seed(endpoints, self._out.now)
         self._arm_dials()
+
+    def redial(self, peers: Mapping[NodeId, Endpoint]) -> None:
+        """Peers of an earlier life: a few at once, the others spread, for a whole fleet may be restarting with us."""
+        self._restored = tuple(sorted(peers))
+        for place, endpoint in enumerate(self._out.prng.shuffled(sorted(set(peers.values())))):
+            wait_us = 0 if place < REDIALS_AT_ONCE else self._out.prng.below(self._out.config.redial_max_us)
+            if not self._dials.add(endpoint, self._out.now, wait_us, Standing.KNOWN):
+                self._out.count("discovery: too many endpoints")
+        if peers:
+            self._out.timers.set("stale peers", self._out.after(self._out.config.forget_us))
+        self._arm_dials()
+
+    def on_stale_peers(self) -> None:
+        """Peers of an earlier life that were not met in this one: their records go."""
+        for node in self._restored:
+            if node not in self.members:
+                self._out.persist("peer", node, None)
+        self._restored = ()
 
     def _arm_dials(self) -> None:
         due = self._dials.earliest()
@@ -422,7 +438,8 @@ class Swim:
         else:
             self._out.timers.set(f"forget {update.node.hex()}", self._out.after(self._out.config.forget_us))
             if update.state == MemberState.DOWN:
-                self._dials.add(member.endpoint, self._out.now, self._out.prng.below(self._out.config.redial_us))
+                wait_us = self._out.prng.below(self._out.config.redial_us)
+                self._dials.add(member.endpoint, self._out.now, wait_us, Standing.KNOWN)
                 self._arm_dials()
         self._tell(member)
 

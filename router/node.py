@@ -73,6 +73,7 @@ from router.journal import Journal
 from router.listening import bound_endpoint, cannot_listen, listen
 from router.policy import PolicyError
 from router.policy_keeper import InForce, compile_text, complaint, load_grammar
+from router.seeding import Seeding
 from router.site.config_reader import endpoint_text
 from router.site.site_config import BoundEndpoints, SiteConfig
 from router.site.state_dir import LastGood, StateDir
@@ -87,7 +88,6 @@ OBSERVE_INTERVAL_US = 500 * MILLISECOND
 LEVEL_INTERVAL_US = 10 * MILLISECOND
 """How often at most a success is asked whether it changed its region's level; a failure always is."""
 EXPIRE_INTERVAL_US = 100 * MILLISECOND
-SEED_INTERVAL_US = 30 * SECOND
 LEAVE_GRACE_US = 200 * MILLISECOND
 """How long the goodbye datagrams get."""
 SIGNAL_AHEAD_MS_MAX = 300_000
@@ -123,6 +123,8 @@ class Node:
         self._damping = RegionDamping()
         self._replan_at: int | None = None
         self._driver = driver_of(self._on_notification)
+        self._seeding = Seeding(config.gossip.seeds, config.gossip.listen[0], self._driver.submit)
+        self._discovery: Discovery | None = None
         self._policy_elected = trio.Event()
         self._publishing = trio.Lock()
         self._proxy = Proxy(_DataPlane(self), config.site.name)
@@ -321,7 +323,7 @@ class Node:
             "proxy": dict(self._proxy.counters),
             "tcp": dict(self._relay.counters),
             "probe": dict(self._checker.counters),
-            "": {**self._driver.counters(), **self._health.counters()},
+            "": {**self._driver.counters(), **self._health.counters(), **self._discovery_counters()},
         }
         return {f"{part} {name}".strip(): count for part, names in parts.items() for name, count in names.items()}
 
@@ -437,7 +439,7 @@ class Node:
             nursery.start_soon(self.keep_policy)
             nursery.start_soon(self.keep_telling)
             nursery.start_soon(self.keep_expiring)
-            nursery.start_soon(self._keep_seeding)
+            nursery.start_soon(self._seeding.keep)
             nursery.start_soon(self._credentials.keep, self._driver.secure, self._journal)
             await nursery.start(self._checker.run)
             await nursery.start(
@@ -447,7 +449,8 @@ class Node:
             if tcp:
                 await nursery.start(self._relay.serve, tcp)
             if self._config.gossip.mdns:
-                nursery.start_soon(self._discovery(transport).run)
+                self._discovery = self._discovery_on(transport)
+                nursery.start_soon(self._discovery.run)
             ready()
             await stop.wait()
             await self._driver.submit(LeaveRequested())
@@ -457,7 +460,10 @@ class Node:
             await trio.sleep(LEAVE_GRACE_US / SECOND)
             nursery.cancel_scope.cancel()
 
-    def _discovery(self, transport: Transport) -> Discovery:
+    def _discovery_counters(self) -> dict[str, int]:
+        return {**self._seeding.counters, **(self._discovery.counters if self._discovery else {})}
+
+    def _discovery_on(self, transport: Transport) -> Discovery:
         return Discovery(
             cluster=self._config.cluster.name,
             node=self.view().node,
@@ -468,19 +474,6 @@ class Node:
 
     async def _on_peer_found(self, endpoint: Endpoint) -> None:
         await self._driver.submit(PeerDiscovered(endpoint))
-
-    async def _keep_seeding(self) -> None:
-        """Name the seeds to the engine again and again: a DNS name may come to mean another address."""
-        while self._config.gossip.seeds:
-            for host, port in self._config.gossip.seeds:
-                try:
-                    found = await trio.socket.getaddrinfo(host, port, type=stdlib_socket.SOCK_DGRAM)
-                except OSError as error:
-                    log.warning("seed %s: %s", endpoint_text((host, port)), error)
-                    continue
-                for *_, address in found:
-                    await self._driver.submit(PeerDiscovered((str(address[0]), int(address[1]))))
-            await trio.sleep(SEED_INTERVAL_US / SECOND)
 
 
 class _DataPlane:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import socket
+from dataclasses import replace
 
+import ifaddr
 import pytest
 import trio
 from zeroconf import ServiceInfo, Zeroconf
 
-from lattice.discovery import ADDRESSES_MAX, SERVICE_TYPE, Discovery
+from lattice import discovery as edge
+from lattice.discovery import ADDRESSES_MAX, HINTS_BURST, SERVICE_TYPE, Discovery, Interface, usable_interfaces
 from lattice.seal import cluster_tag
 from lattice.types import Endpoint, NodeId
 
 AMS, FRA = NodeId(b"a" * 16), NodeId(b"f" * 16)
 LOOPBACK = ["127.0.0.1"]
+LO = Interface(1, "lo", ("127.0.0.1",), ("127.0.0.1",))
+ETH = Interface(2, "eth0", ("10.0.0.1",), ("10.0.0.1",))
 
 
 class Found:
@@ -65,6 +70,7 @@ OURS = {"c": cluster_tag("test").hex(), "n": FRA.hex()}
         (record(OURS, "10.0.0.2"), [("10.0.0.2", 7946)], "mdns: peers heard"),
         (record(OURS, "10.0.0.2", "fe80::1"), [("10.0.0.2", 7946)], "mdns: peers heard"),
         (record(OURS, *(f"10.0.0.{n}" for n in range(1, 40))), None, "mdns: peers heard"),
+        (record(OURS, "127.0.0.1", "224.0.0.251", "0.0.0.0", "255.255.255.255"), [], "mdns: no address to use"),
         (record({**OURS, "c": "00000000"}, "10.0.0.2"), [], "mdns: other cluster"),
         (record({}, "10.0.0.2"), [], "mdns: other cluster"),
         (record(OURS, "10.0.0.2", port=0), [], "mdns: no answer"),
@@ -75,7 +81,7 @@ def test_a_record_is_a_hint_and_no_more(
     info: ServiceInfo | None, endpoints: list[Endpoint] | None, counted: str
 ) -> None:
     reader = discovery(AMS, 1001, Found())
-    read = reader._read(info)
+    read = reader._read(info, ETH)
     assert reader.counters[counted] == 1
     if endpoints is None:
         assert len(read) == ADDRESSES_MAX
@@ -85,16 +91,142 @@ def test_a_record_is_a_hint_and_no_more(
 
 def test_our_own_record_is_nobody() -> None:
     reader = discovery(AMS, 1001, Found())
-    assert reader._read(record({**OURS, "n": AMS.hex()}, "127.0.0.1")) == []
+    assert reader._read(record({**OURS, "n": AMS.hex()}, "127.0.0.1"), LO) == []
 
 
 async def test_without_mdns_the_node_goes_on(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    def broken(self: Discovery) -> Zeroconf:
+    def broken(self: Discovery, interface: Interface) -> Zeroconf:
         raise OSError("no multicast here")
 
     monkeypatch.setattr(Discovery, "_open", broken)
-    await discovery(AMS, 1001, Found()).run()
-    assert "seeds only" in caplog.text
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(discovery(AMS, 1001, Found()).run)
+        with trio.fail_after(10):
+            while "seeds only" not in caplog.text:  # noqa: ASYNC110  (a log tells of no event)
+                await trio.sleep(0.01)
+        nursery.cancel_scope.cancel()
+
+
+# --- interfaces
+
+
+def adapter(index: int, name: str, *addresses: str) -> ifaddr.Adapter:
+    ips = [ifaddr.IP((address, 0, 0) if ":" in address else address, 24, name) for address in addresses]
+    return ifaddr.Adapter(name, name, ips, index)
+
+
+HOST = [
+    adapter(1, "lo", "127.0.0.1", "::1"),
+    adapter(2, "eth0", "10.0.0.1", "fd00::1", "fe80::1"),
+    adapter(3, "eth1", "192.0.2.7"),
+    adapter(4, "veth", "fe80::2"),
+]
+
+
+@pytest.mark.parametrize(
+    ("bound", "wanted", "announced"),
+    [
+        ("0.0.0.0", [], {"eth0": ("10.0.0.1",), "eth1": ("192.0.2.7",)}),
+        ("0.0.0.0", ["192.0.2.7"], {"eth1": ("192.0.2.7",)}),
+        ("0.0.0.0", ["127.0.0.1"], {"lo": ("127.0.0.1",)}),
+        ("10.0.0.1", [], {"eth0": ("10.0.0.1",)}),
+        ("127.0.0.1", [], {"lo": ("127.0.0.1",)}),
+        ("::", [], {"eth0": ("fd00::1",)}),
+        ("10.0.0.1", ["192.0.2.7"], {}),
+    ],
+)
+def test_each_interface_announces_its_own_addresses(
+    bound: str, wanted: list[str], announced: dict[str, tuple[str, ...]]
+) -> None:
+    usable = usable_interfaces(HOST, bound, wanted)
+    assert {interface.name: interface.announces for interface in usable} == announced
+
+
+def test_interfaces_beyond_the_limit_are_left_out() -> None:
+    many = [adapter(number, f"br{number}", f"10.{number}.0.1") for number in range(1, 200)]
+    assert len(usable_interfaces(many, "0.0.0.0", [])) == edge.INTERFACES_MAX
+
+
+async def test_interfaces_come_and_go_once_they_are_seen_twice_the_same(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    """The address that is there for one look only (eth0 while it is configured) is never spoken on."""
+    new = replace(ETH, announces=("10.0.0.2",), speaks=("10.0.0.2",))
+    looks = [(LO, ETH), (LO,), (LO, new), (LO, new), (LO, new), (LO,), (LO,)]
+    speaking: list[tuple[float, str, str]] = []
+
+    async def speak(self: Discovery, interface: Interface, scope: trio.CancelScope) -> None:
+        with scope:
+            speaking.append((trio.current_time() - start, "+", interface.announces[0]))
+            try:
+                await trio.sleep_forever()
+            finally:
+                speaking.append((trio.current_time() - start, "-", interface.announces[0]))
+
+    monkeypatch.setattr(Discovery, "_look", lambda self: looks.pop(0) if looks else (LO,))
+    monkeypatch.setattr(Discovery, "_speak", speak)
+    start = trio.current_time()
+    with trio.move_on_after(edge.INTERFACES_EVERY_S * 8 - 1):
+        await discovery(AMS, 1001, Found()).run()
+    every = edge.INTERFACES_EVERY_S
+    steps = [(round(at / every), what, address) for at, what, address in speaking[:-1]]
+    assert sorted(steps) == [
+        (0, "+", "10.0.0.1"),
+        (0, "+", "127.0.0.1"),
+        (3, "+", "10.0.0.2"),
+        (3, "-", "10.0.0.1"),
+        (6, "-", "10.0.0.2"),
+    ]
+
+
+# --- hostile neighbours
+
+
+async def test_hints_are_taken_at_a_bounded_rate(autojump_clock: trio.testing.MockClock) -> None:
+    found = Found()
+    reader = discovery(AMS, 1001, found)
+    for number in range(10_000):
+        info = record({**OURS, "n": f"{number:032x}"}, f"10.{number // 62_500}.{number // 250}.{number % 250 + 1}")
+        await reader._tell(info, ETH)
+    assert len(found.endpoints) == HINTS_BURST
+    assert reader.counters["mdns: hints over the rate"] == 10_000 - HINTS_BURST
+    await trio.sleep(1)
+    await reader._tell(record(OURS, "10.0.0.2"), ETH)
+    assert found.endpoints[-1] == ("10.0.0.2", 7946)
+
+
+@pytest.mark.slow
+async def test_names_that_nobody_answers_for_delay_no_true_record() -> None:
+    """Thousands of bare names, each good for a look-up of a second and a half; then somebody real comes up."""
+    from zeroconf._dns import DNSPointer
+    from zeroconf._protocol.outgoing import DNSOutgoing
+    from zeroconf.const import _CLASS_IN, _FLAGS_AA, _FLAGS_QR_RESPONSE, _TYPE_PTR
+
+    found = Found()
+    at_ams = discovery(AMS, 1001, found)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(at_ams.run)
+        stranger = await trio.to_thread.run_sync(lambda: Zeroconf(interfaces=LOOPBACK))
+        try:
+            with trio.fail_after(20):
+                number = 0
+                while not at_ams.counters["mdns: too many names"]:
+                    packet = DNSOutgoing(_FLAGS_QR_RESPONSE | _FLAGS_AA)
+                    for _ in range(200):
+                        number += 1
+                        alias = f"ghost{number}.{SERVICE_TYPE}"
+                        packet.add_answer_at_time(DNSPointer(SERVICE_TYPE, _TYPE_PTR, _CLASS_IN, 120, alias), 0)
+                    await trio.to_thread.run_sync(stranger.send, packet)
+                    await trio.sleep(0.05)
+            nursery.start_soon(discovery(FRA, 1002, Found()).run)
+            with trio.fail_after(20):
+                await found.something.wait()
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(stranger.close)
+        nursery.cancel_scope.cancel()
+    assert found.endpoints[0] == ("127.0.0.1", 1002)
+    assert at_ams.counters["mdns: too many names"] > 0
 
 
 @pytest.mark.slow

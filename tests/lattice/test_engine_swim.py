@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from lattice.config import Config
-from lattice.events import LocalUpdate, MemberChanged, PeerDiscovered, Restored, TimerFired
+from lattice.events import LocalUpdate, MemberChanged, PeerDiscovered, Restored, SeedsResolved, TimerFired
+from lattice.own_address import OwnAddress
 from lattice.prng import Prng
 from lattice.types import MILLISECOND, SECOND, Endpoint, Level
 from tests.lattice.cluster import EPHEMERAL_PORT, Cluster, Judge, cut, one_way_loss, reliable, signer_of
@@ -83,7 +84,7 @@ def test_nodes_whose_rows_outgrow_a_datagram_meet_as_well(lost: int) -> None:
 def test_a_node_learns_where_it_is_from_its_peers() -> None:
     cluster = Cluster(3)
     engine = cluster.engines[2]
-    engine._us.endpoint = ("", 3)
+    engine._us.endpoint, engine._own_address = ("", 3), OwnAddress("")
     cluster.introduce_all()
     cluster.run_until(lambda: cluster.all_know_all() and cluster.equal(), 10 * SECOND)
     cluster.run(10 * SECOND)
@@ -91,6 +92,47 @@ def test_a_node_learns_where_it_is_from_its_peers() -> None:
         (member,) = [seen for seen in peer.view().members if seen.node == engine.node]
         assert member.endpoint == cluster.endpoint(2)
         assert member.state == "alive"
+
+
+def test_a_node_whose_address_changed_says_so_in_its_row() -> None:
+    """A lease that ended, an interface that came up: the peers see it elsewhere from then on."""
+    cluster = Cluster(4)
+    engine = cluster.engines[3]
+    engine._us.endpoint, engine._own_address = ("", 4), OwnAddress("")
+    cluster.introduce_all()
+    cluster.run(10 * SECOND)
+    assert engine._us.endpoint == cluster.endpoint(3)
+    for peer in range(3):
+        engine._own_address.heard(cluster.engines[peer].node, "10.0.0.99", cluster.now)
+    engine._us.endpoint = ("10.0.0.99", 4)  # and back again, as soon as the peers are heard
+    cluster.run_until(lambda: engine._us.endpoint == cluster.endpoint(3), 10 * SECOND)
+    assert engine.counters()["own address learned"] == 2
+
+
+def test_a_seed_is_called_for_ever_and_answers_whenever_it_comes_up() -> None:
+    cluster = settled(2, config=Config(forget_us=60 * SECOND))
+    cluster.crash(1)
+    cluster.give(0, LocalUpdate(SeedsResolved((cluster.endpoint(1),))))
+    cluster.run(600 * SECOND)
+    assert len(cluster.engines[0].view().members) == 1, "forgotten as a member"
+    cluster.restart(1, disk_lost=True)
+    took = cluster.run_until(lambda: cluster.all_know_all() and cluster.equal(), 60 * SECOND)
+    assert took <= Config().redial_max_us * 2
+
+
+def test_peers_of_an_earlier_life_that_never_answer_leave_the_disk() -> None:
+    cluster = settled(3, config=Config(forget_us=60 * SECOND))
+    for index in range(3):
+        cluster.crash(index)
+    cluster.run(SECOND)
+    for index in (0, 1):
+        cluster.restart(index)
+    cluster.run(20 * SECOND)
+    assert sorted(key for table, key in cluster.disks[0] if table == "peer") == sorted(
+        cluster.engines[index].node for index in (1, 2)
+    )
+    cluster.run(60 * SECOND)
+    assert [key for table, key in cluster.disks[0] if table == "peer"] == [cluster.engines[1].node]
 
 
 def test_finding_oneself_or_nobody_does_no_harm() -> None:
