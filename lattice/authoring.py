@@ -111,13 +111,18 @@ def batches(writes: Sequence[Write]) -> list[list[Write]]:
     batches: list[list[Write]] = [[]]
     room = UPDATE_BYTES_TARGET
     for write in writes:
-        size = len(write.value) + len(write.key) + len(write.root) + _WRITE_OVERHEAD_BYTES
+        size = write_bytes(write)
         if batches[-1] and (size > room or len(batches[-1]) >= WRITES_MAX - 1):
             batches.append([])
             room = UPDATE_BYTES_TARGET
         batches[-1].append(write)
         room -= size
     return batches
+
+
+def write_bytes(write: Write) -> int:
+    """About what a write adds to an update."""
+    return len(write.value) + len(write.key) + len(write.root) + _WRITE_OVERHEAD_BYTES
 
 
 def encode_update(writes: Iterable[Write], client_id: int) -> bytes:

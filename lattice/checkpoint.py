@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from lattice.authoring import batches, encode_update
+from lattice.authoring import batches, encode_update, write_bytes
 from lattice.identity import Signer, author_id_of
 from lattice.policy_content import NOTHING, SUPERSEDES_MAX, Head, check_policy_name, head_key, head_write
 from lattice.policy_ops import NAMESPACE, Op, SignedOp, client_id_of, hlc_at, sign_op
@@ -24,8 +24,11 @@ from lattice.yrs_gate import Write
 
 SLACK_BYTES = 16 * 1024
 """A chain of less is never worth a checkpoint."""
-_WRITE_BYTES = 300
-"""About what a write costs beyond its value, its share of an op's signature and links included."""
+DUE_PERCENT = 200
+"""A chain is due when it weighs so much of what a checkpoint of it would: Redis rewrites its log at the same point
+(``auto-aof-rewrite-percentage 100``). So every byte is restated once in the mean, and no more than half is dead."""
+_OP_BYTES = 180
+"""What an op weighs beyond its update: key, links, timestamp, signature."""
 
 
 def compose_checkpoint(signer: Signer, chain: ChainHead, live: Iterable[Write], now_ms: int) -> tuple[SignedOp, ...]:
@@ -48,9 +51,17 @@ def compose_checkpoint(signer: Signer, chain: ChainHead, live: Iterable[Write], 
 
 
 def is_due(store: PolicyStore, author: AuthorId) -> bool:
-    """Whether an author's chain has grown to where a checkpoint would about halve it."""
-    live = sum(len(write.value) + _WRITE_BYTES for write in store.live(author))
-    return store.weight(author) > max(2 * live, SLACK_BYTES)
+    """Whether an author's chain has grown to where a checkpoint would halve it.
+
+    Whoever signs next as that author makes one along with it: nobody else can, and nobody else's data are in it.
+    """
+    weight = store.weight(author)
+    return weight > SLACK_BYTES and weight * 100 > DUE_PERCENT * checkpoint_bytes(store.live(author))
+
+
+def checkpoint_bytes(live: Iterable[Write]) -> int:
+    """About what the ops of a checkpoint of these writes weigh."""
+    return sum(_OP_BYTES + sum(map(write_bytes, batch)) for batch in batches(list(live)))
 
 
 def compose_deletion(signer: Signer, chain: ChainHead, policy: str, supersedes: Iterable[str], now_ms: int) -> SignedOp:

@@ -80,7 +80,14 @@ from lattice.wire import (
 )
 
 REFUSED_FOR_GOOD = frozenset(
-    {"author without capability", "unknown namespace", "bad content", "broken chain", "below the checkpoint"}
+    {
+        "author without capability",
+        "unknown namespace",
+        "bad content",
+        "broken chain",
+        "below the checkpoint",
+        "follows a refused op",
+    }
 )
 """Why a well-signed op will be refused again: there is no sense in having it sent again."""
 
@@ -434,7 +441,8 @@ class Engine:
 
     def _admit_op(self, data: bytes, own: bool = False) -> list[Cell]:
         before = {policy.policy: policy.version for policy in self._policy.policies()}
-        accepted = self._policy.admit(data, own, self._out.now // 1_000 if self._started else None)
+        now_ms = self._out.now // 1_000 if self._started else None
+        accepted = self._policy.admit(data, own, now_ms, self._health.majority_clock_ms)
         fresh = [_op_cell(signed) for signed in accepted]
         for signed, cell in zip(accepted, fresh, strict=True):
             self._cells.add(cell)

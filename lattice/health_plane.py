@@ -249,6 +249,18 @@ class HealthPlane:
             return 0
         return min(self.table.age_ms(NodeId(cell.place[0]), self._out.now), wire.AGE_MS_MAX)
 
+    def majority_clock_ms(self) -> int:
+        """The date that a majority of the nodes, we among them, have reached by their own rows: the lower median, so
+        that fewer than half of them can not move it ahead."""
+        now = self._out.now
+        dates = [
+            signed.row.issued_ms + self.table.age_ms(signed.observer, now)
+            for signed in self.table.rows()
+            if signed.observer != self._out.node
+        ]
+        dates = sorted([*dates, now // 1_000])
+        return dates[(len(dates) - 1) // 2]
+
     # --- conclusions
 
     def _outlook(self, region: str) -> Outlook:

@@ -23,6 +23,11 @@ from lattice.policy_ops import GENESIS, OpId, SignedOp
 from lattice.types import AuthorId
 
 WAITING_MAX = 1_024
+"""Ops without a predecessor, of all authors."""
+WAITING_SHARE_MAX = 512
+"""And of one of them. A publish is one op a KiB; what does not fit is offered again once the gap has closed."""
+REFUSED_MAX = 1_024
+"""Ops known to be bad, the latest: whatever follows one of them is bad as well, and need not wait for it."""
 Generation: TypeAlias = "tuple[int, OpId]"
 """(base, id of the anchor). All first generations are one, so that two first ops are a fork."""
 FIRST: Generation = (1, GENESIS)
@@ -37,7 +42,8 @@ class Chains:
         self._held: dict[AuthorId, dict[Generation, _Held]] = {}
         self._in_force: dict[AuthorId, Generation] = {}
         self._waiting: dict[OpId, dict[OpId, SignedOp]] = {}
-        self._waiting_count = 0
+        self._shares: dict[AuthorId, dict[OpId, SignedOp]] = {}
+        self._refused: dict[OpId, None] = {}
 
     # --- reading
 
@@ -83,14 +89,15 @@ class Chains:
         )
 
     def waiting(self) -> int:
-        return self._waiting_count
+        return sum(map(len, self._shares.values()))
 
     # --- growing
 
     def follows(self, signed: SignedOp) -> bool:
         """Whether the predecessor is here, or none is needed.
 
-        Raises `OpError` if the op is below its author's checkpoint, or the predecessor is here and cannot be it.
+        Raises `OpError` if the op is below its author's checkpoint, or the predecessor is here and cannot be it, or was
+        refused.
         """
         op = signed.op
         if self._is_below(signed):
@@ -103,6 +110,8 @@ class Chains:
             return True
         if op.previous == GENESIS:
             raise OpError("broken chain", f"op {op.seq} names no predecessor")
+        if op.previous in self._refused:
+            raise OpError("follows a refused op", f"op {op.seq}: the one before it was refused, and so is this one")
         before = self.ops.get(op.previous)
         if before is None:
             return False
@@ -156,31 +165,56 @@ class Chains:
     # --- waiting
 
     def wait(self, signed: SignedOp) -> None:
-        """Keep an op until its predecessor is here. Raises `OpError` when too many wait."""
-        same_gap = self._waiting.setdefault(signed.op.previous, {})
-        if signed.id in same_gap:
+        """Keep an op until its predecessor is here. Raises `OpError` when too many wait.
+
+        Of one author, those nearest to the gap are kept: they are of use first. When all places are taken, whoever
+        holds most of them gives one up, so that one author's gaps keep nobody else's ops out.
+        """
+        author, share = signed.op.author, self._shares.setdefault(signed.op.author, {})
+        if signed.id in share:
             return
-        if self._waiting_count >= WAITING_MAX:
-            raise OpError("too many ops wait", f"{WAITING_MAX} ops wait for predecessors")
-        same_gap[signed.id] = signed
-        self._waiting_count += 1
+        if len(share) >= WAITING_SHARE_MAX:
+            self._give_up(author, unless_after=signed)
+        elif self.waiting() >= WAITING_MAX:
+            most = max(sorted(self._shares), key=lambda author: len(self._shares[author]))
+            self._give_up(most, unless_after=signed if most == author else None)
+        share[signed.id] = signed
+        self._waiting.setdefault(signed.op.previous, {})[signed.id] = signed
+
+    def _give_up(self, author: AuthorId, unless_after: SignedOp | None) -> None:
+        farthest = max(self._shares[author].values(), key=lambda signed: (signed.op.seq, signed.id))
+        if unless_after is not None and (farthest.op.seq, farthest.id) <= (unless_after.op.seq, unless_after.id):
+            raise OpError("too many ops wait", f"{len(self._shares[author])} ops of this author wait for predecessors")
+        self._forget_waiting(farthest.id)
 
     def release(self, previous: OpId) -> list[SignedOp]:
         """Those that waited for this op wait no longer."""
         heirs = self._waiting.pop(previous, {})
-        self._waiting_count -= len(heirs)
+        for heir in heirs.values():
+            del self._shares[heir.op.author][heir.id]
         return [heirs[key] for key in sorted(heirs)]
 
-    def drop_heirs(self, op: OpId) -> None:
-        """Whatever waits for this op, directly or not: a chain of any length, hence no recursion."""
-        dropped = [op]
-        while dropped:
-            dropped += [heir.id for heir in self.release(dropped.pop())]
+    def refuse(self, op: OpId) -> None:
+        """It is bad, for good. What waits for it, directly or not, goes: a chain of any length, hence no recursion."""
+        for gone in (op, *self.drop_heirs(op)):
+            self._refused.pop(gone, None)
+            self._refused[gone] = None
+        while len(self._refused) > REFUSED_MAX:
+            del self._refused[next(iter(self._refused))]
+
+    def drop_heirs(self, op: OpId) -> list[OpId]:
+        """Whatever waited for this op, directly or not."""
+        dropped: list[OpId] = []
+        queue = [op]
+        while queue:
+            heirs = [heir.id for heir in self.release(queue.pop())]
+            dropped += heirs
+            queue += heirs
+        return dropped
 
     def _forget_waiting(self, op: OpId) -> None:
         for previous in sorted(previous for previous, heirs in self._waiting.items() if op in heirs):
-            del self._waiting[previous][op]
-            self._waiting_count -= 1
+            del self._shares[self._waiting[previous].pop(op).op.author][op]
             if not self._waiting[previous]:
                 del self._waiting[previous]
 

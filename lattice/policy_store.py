@@ -19,7 +19,7 @@ void on every node alike, and the Doc begins anew without them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import TypeAlias
@@ -50,8 +50,9 @@ PolicyDoc: TypeAlias = "pycrdt.Doc[pycrdt.Map[bytes]]"
 OPS_MAX = 50_000
 CHECKPOINT_OPS_MAX = 2_048
 """So many more while a checkpoint comes in: a store that is full must still take what will empty it."""
-AHEAD_MS_MAX = 24 * 3_600_000
-"""How far an op's date may be ahead of ours: more than any time zone set wrong."""
+AHEAD_MS_MAX = 5 * 60_000
+"""How far an op's date may be ahead of ours: what Kerberos allows (RFC 4120: 5 minutes), and what a certificate of ours
+is dated back. Every later timestamp must be above it, so it is also how far one author can drag everybody's clock."""
 CLOCK_UNSET_BEFORE_MS = 1_704_067_200_000
 """2024-01-01: a clock that says less was never set."""
 
@@ -179,12 +180,19 @@ class PolicyStore:
 
     # --- the pipeline
 
-    def admit(self, data: bytes, own: bool = False, now_ms: int | None = None) -> list[SignedOp]:
+    def admit(
+        self,
+        data: bytes,
+        own: bool = False,
+        now_ms: int | None = None,
+        others_now_ms: Callable[[], int] = lambda: 0,
+    ) -> list[SignedOp]:
         """Judge one op; the ops it brought in: itself and those that had waited for it, in chain order.
 
         An empty list: known already, or waiting for its predecessor. Raises `MalformedError`, `UntrustedError` or
         `OpError`, with nothing changed. An op of our `own` operator that would fork its author's chain is refused:
-        from a peer the same op is evidence, and must be kept. `now_ms` is this node's date, for ops from the future.
+        from a peer the same op is evidence, and must be kept. `now_ms` is this node's date, for ops from the future;
+        `others_now_ms` is asked when it says that one is: our clock may be the one that is wrong.
         """
         signed = open_op(data, self._verifier)
         if signed.op.author not in self._authors:
@@ -194,13 +202,13 @@ class PolicyStore:
         if signed.id in self._chains.ops:
             return []
         if now_ms is not None:
-            _check_date(signed, now_ms)
+            _check_date(signed, now_ms, others_now_ms)
         if own and self._chains.is_taken(signed):
             raise OpError("place taken", f"another op {signed.op.seq} of this author is here: ask for the chain again")
         try:
             writes = self._judge(signed) if self._chains.follows(signed) else None
         except OpError:
-            self._chains.drop_heirs(signed.id)  # what waits for a bad op can never follow it
+            self._chains.refuse(signed.id)  # what follows a bad op, now or later, is bad as well
             raise
         if writes is None:
             self._chains.wait(signed)
@@ -291,7 +299,7 @@ class PolicyStore:
                     if self._chains.follows(heir):
                         queue.append((heir, self._judge(heir)))
                 except OpError:
-                    self._chains.drop_heirs(heir.id)
+                    self._chains.refuse(heir.id)
         return disturbed
 
     # --- from the set of ops to the policies
@@ -359,8 +367,8 @@ class PolicyStore:
         if head.key in self._complete or head.version == NOTHING:
             return True
         manifest = self._manifest(head.version)
-        if manifest is None or not self._carries(head.author, manifest):
-            return False
+        if manifest is None or manifest.policy != head.policy or not self._carries(head.author, manifest):
+            return False  # of another policy's version it will never be one
         self._complete.add(head.key)
         return True
 
@@ -372,14 +380,18 @@ class PolicyStore:
         )
 
 
-def _check_date(signed: SignedOp, now_ms: int) -> None:
+def _check_date(signed: SignedOp, now_ms: int, others_now_ms: Callable[[], int]) -> None:
     """An op from too far in the future would outrank whatever is published until then. Raises `OpError`.
 
     A machine whose clock was never set judges nothing: it would refuse every op there is.
     """
-    ahead_ms = hlc_ms(signed.op.hlc) - now_ms
-    if now_ms >= CLOCK_UNSET_BEFORE_MS and ahead_ms > AHEAD_MS_MAX:
-        raise OpError("from the future", f"{ahead_ms // 3_600_000} hours ahead of this node's clock")
+    if now_ms < CLOCK_UNSET_BEFORE_MS or hlc_ms(signed.op.hlc) - now_ms <= AHEAD_MS_MAX:
+        return
+    ahead_ms = hlc_ms(signed.op.hlc) - max(now_ms, others_now_ms())
+    if ahead_ms > AHEAD_MS_MAX:
+        raise OpError(
+            "from the future", f"{ahead_ms // 60_000} minutes ahead of this node's clock, and of most others'"
+        )
 
 
 def _new_doc() -> PolicyDoc:

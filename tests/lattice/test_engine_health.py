@@ -248,6 +248,23 @@ def test_a_publish_by_a_node_whose_clock_is_behind_still_supersedes_what_it_saw(
     assert cluster.engines[0].view().policies[0].rivals == ()
 
 
+def test_a_clock_that_is_ahead_publishes_nothing_that_the_others_would_be_dragged_to() -> None:
+    cluster = settled(4, skews_us={1: 3_600 * SECOND})
+    cluster.publish(0, "first {}\n")
+    cluster.run(SECOND)
+    before = cluster.serving()
+    cluster.publish(1, "an hour ahead {}\n")
+    cluster.run(SECOND)
+    assert [cluster.serving()[index] for index in (0, 2, 3)] == [before[index] for index in (0, 2, 3)]
+    assert cluster.engines[0].counters()["op rejected: from the future"] > 0
+
+
+def test_the_clock_of_the_majority_is_moved_by_no_minority() -> None:
+    cluster = settled(5, skews_us={1: 3_600 * SECOND, 2: 7_200 * SECOND, 3: -3_600 * SECOND})
+    off_ms = [engine._health.majority_clock_ms() - cluster.now // 1_000 for engine in cluster.engines]
+    assert all(abs(off) < 2_000 for off in off_ms), off_ms
+
+
 # --- the view
 
 

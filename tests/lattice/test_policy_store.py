@@ -297,23 +297,79 @@ def test_a_gap_waits_and_closes_in_whatever_order() -> None:
     assert state_of(store) == state_of(source)
 
 
-def test_so_many_may_wait_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(policy_chains, "WAITING_MAX", 2)
-    source, store = new_store(), new_store()
-    ops = [op for text in ("a\n", "b\n", "c\n", "d\n") for op in publish(source, OPERATOR, text).ops]
+def chain_of(signer: Ed25519Signer, count: int) -> list[SignedOp]:
+    source = new_store(author_id_of(signer.public_key))
+    return [op for number in range(count) for op in publish(source, signer, f"{number}\n").ops]
+
+
+def test_so_many_of_one_author_may_wait_and_those_nearest_to_the_gap_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(policy_chains, "WAITING_SHARE_MAX", 2)
+    store, ops = new_store(), chain_of(OPERATOR, 5)
+    store.admit(ops[4].data)
     store.admit(ops[2].data)
-    store.admit(ops[1].data)
+    store.admit(ops[1].data)  # takes the place of the farthest
     with pytest.raises(OpError, match="too many ops wait"):
         store.admit(ops[3].data)
+    assert store.waiting() == 2
     assert len(store.admit(ops[0].data)) == 3
     assert len(store.admit(ops[3].data)) == 1
+    assert len(store.admit(ops[4].data)) == 1
+
+
+def test_one_authors_gaps_keep_nobody_elses_ops_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(policy_chains, "WAITING_MAX", 4)
+    store = new_store()
+    greedy, modest = chain_of(OPERATOR, 8), chain_of(SECOND_OPERATOR, 3)
+    for op in greedy[1:5]:
+        store.admit(op.data)
+    store.admit(modest[1].data)
+    store.admit(modest[2].data)
+    assert store.waiting() == 4
+    assert len(store.admit(modest[0].data)) == 3
+    assert len(store.admit(greedy[0].data)) == 3, "two of its four gave way"
+
+
+def test_what_follows_a_refused_op_is_refused_as_well_whenever_it_comes() -> None:
+    """Else it would wait for ever, in a place that an honest op needs."""
+    store = new_store()
+    bad = op_of(b"bad")
+    heirs = [op_of(b"x", chain=ChainHead(1, bad.id, bad.op.hlc))]
+    for _ in range(3):
+        heirs.append(op_of(b"x", chain=ChainHead(heirs[-1].op.seq, heirs[-1].id, heirs[-1].op.hlc)))
+    store.admit(heirs[0].data)
+    with pytest.raises(OpError):
+        store.admit(bad.data)
+    for heir in heirs:
+        with pytest.raises(OpError, match="follows a refused op"):
+            store.admit(heir.data)
+    assert store.waiting() == 0
+    for number in range(2 * policy_chains.REFUSED_MAX):
+        with pytest.raises(OpError):
+            store.admit(op_of(b"bad %d" % number).data)
+    assert len(store._chains._refused) == policy_chains.REFUSED_MAX
+
+
+def test_a_head_that_names_another_policys_version_counts_for_nothing() -> None:
+    """Each write is what its op may say, and yet the pair is not: the manifest speaks of another policy."""
+    store = filled()
+    before = store.policies()
+    publish(store, OPERATOR, "for the other\n", policy="other")
+    (other,) = [policy.version for policy in store.policies() if policy.policy == "other"]
+    chain = store.chain(WHO)
+    hlc = hlc_at(NOW_MS + 1, chain.hlc)
+    crossed = Head(head_key("default", WHO, chain.seq + 1), "default", other, hlc, store.context("default"))
+    update = encode_update([head_write(crossed)], client_id_of(WHO, chain.seq + 1))
+    assert store.admit(op_of(update, chain=chain, hlc=hlc).data)
+    assert [policy for policy in store.policies() if policy.policy == "default"] == list(before)
+    publish(store, OPERATOR, "and the chain goes on\n")
+    assert "".join(store.policies()[0].blocks) == "and the chain goes on\n"
 
 
 def test_the_heirs_of_a_bad_op_go_with_it_however_many() -> None:
     store = new_store()
     chain = ChainHead(0, GENESIS, 0)
     ops: list[SignedOp] = []
-    for _ in range(1_020):
+    for _ in range(policy_chains.WAITING_SHARE_MAX):
         update = b"bad" if ops else encode_update([block_write("x")], client_id_of(WHO, 1))
         ops.append(op_of(update, chain=chain))
         chain = ChainHead(ops[-1].op.seq, ops[-1].id, ops[-1].op.hlc)
