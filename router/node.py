@@ -67,7 +67,8 @@ from router.decision.decide import Attempt, Decision, Request, decide
 from router.decision.plan import RouteTable, SitePlace, plan
 from router.decision.program import Program
 from router.health.damping import RegionDamping
-from router.health.health_check import HealthChecker, ProbeResult, ProbeTarget
+from router.health.health_check import HealthChecker, ProbeTarget
+from router.health.probe_once import ProbeResult
 from router.health.regional_health import RegionalHealth
 from router.journal import Journal
 from router.listening import bound_endpoint, cannot_listen, listen
@@ -285,10 +286,11 @@ class Node:
             ProbeTarget(
                 region=name,
                 endpoint=(endpoint.host, endpoint.port),
-                path=program.health[name].probe_path,
                 every_us=program.health[name].probe_interval_us,
                 timeout_us=program.health[name].probe_timeout_us,
                 fail_after=program.health[name].fail_after,
+                probe=program.health[name].probe,
+                tls=endpoint.tls,
             )
             for name, region in program.regions.items()
             for endpoint in region.endpoints

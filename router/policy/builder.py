@@ -12,6 +12,7 @@ from dataclasses import replace
 from lattice.types import SECOND
 from router.policy import values
 from router.policy.errors import Findings
+from router.policy.probe import USUAL_PROBE, Probe, ProbeKind, StatusRange
 from router.policy.reading import Node, Value, Word, unquoted
 from router.policy.rule_builder import LIFETIME_US_MAX, read_weight
 from router.policy.scenario_builder import ScenarioBuilder
@@ -195,7 +196,7 @@ class _Builder(ScenarioBuilder):
             every, timeout = probe.words("WORD")
             health = replace(
                 health,
-                probe_path=self._value(values.read_probe_path, unquoted(probe.words("STRING")[0]), "/", span),
+                probe=self._probe(probe, span),
                 probe_interval_us=self._value(
                     lambda word: values.read_duration(word, PROBE_INTERVAL_US_MIN), every, values.DURATION_US_MAX, span
                 ),
@@ -232,6 +233,31 @@ class _Builder(ScenarioBuilder):
         for word in line("unknown"):
             health = replace(health, unknown_as=self._value(values.read_unknown, word, Health().unknown_as, span))
         return health
+
+    def _probe(self, node: Node, span: Span) -> Probe:
+        by, texts = node.nodes("by"), node.words("STRING")
+        kind = self._value(values.read_probe_kind, by[0].value(), ProbeKind.HTTP, span) if by else ProbeKind.HTTP
+        target = ""
+        if kind is ProbeKind.HTTP:
+            target = self._value(values.read_probe_path, unquoted(texts[0]), "/", span) if texts else USUAL_PROBE.target
+        elif kind is ProbeKind.GRPC:
+            target = self._value(values.read_grpc_service, unquoted(texts[0]), "", span) if texts else ""
+        elif texts:
+            self._findings.add(
+                "E140", texts[0].span, "a TCP probe asks for nothing", "probe tcp every ...", "remove it"
+            )
+        statuses = tuple(
+            StatusRange(*self._value(values.read_status_range, word, (200, 299), span))
+            for expected in node.nodes("expected")
+            for word in expected.words("WORD")
+        )
+        containing = [unquoted(found.value("STRING")) for found in node.nodes("containing")]
+        for named, found in (("expect", node.nodes("expected")), ("containing", node.nodes("containing"))):
+            if found and kind is not ProbeKind.HTTP:
+                self._findings.add(
+                    "E140", found[0].first.span, f"{named} is for HTTP probes", f"probe {kind.value} ...", "remove it"
+                )
+        return Probe(kind, target, statuses or USUAL_PROBE.statuses, containing[0].text if containing else "")
 
     def _band(self, node: Node, read: Callable[[str], int], span: Span) -> tuple[int, int | None]:
         """The threshold that condemns, and the one below which what is condemned may recover."""

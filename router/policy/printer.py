@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 from lattice.types import SECOND, Level
 from router.policy.printer_parts import print_condition, print_key, print_settings
+from router.policy.probe import USUAL_PROBE, Probe, ProbeKind, StatusRange
 from router.policy.scenarios import (
     BOUNDS,
     Action,
@@ -82,10 +83,25 @@ def _zone(zone: Zone) -> list[str]:
     return lines
 
 
+def _probe(probe: Probe) -> str:
+    words = [] if probe.kind is ProbeKind.HTTP else [probe.kind.value]
+    if probe.kind is ProbeKind.HTTP or probe.target:
+        words.append(f'"{probe.target}"')
+    if probe.statuses != USUAL_PROBE.statuses:
+        words.append("expect " + ", ".join(map(_statuses, probe.statuses)))
+    if probe.containing:
+        words.append(f'containing "{probe.containing}"')
+    return "".join(f"{word} " for word in words)
+
+
+def _statuses(statuses: StatusRange) -> str:
+    return f"{statuses.first}" if statuses.first == statuses.last else f"{statuses.first}-{statuses.last}"
+
+
 def _health(health: Health) -> list[str]:
     every, timeout = write_duration(health.probe_interval_us), write_duration(health.probe_timeout_us)
     lines = [
-        f'probe "{health.probe_path}" every {every} timeout {timeout}',
+        f"probe {_probe(health.probe)}every {every} timeout {timeout}",
         f"latency above {write_duration(health.latency_us_max)}{_back(health.latency_us_back, write_duration)}",
         f"errors above {write_percent(health.errors_ppm_max)}{_evidence(health)}",
     ]

@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 from lattice.types import MILLISECOND, SECOND, Level
 from router.policy.conditions import Condition
+from router.policy.probe import USUAL_PROBE, Probe
 from router.policy.scenarios import Scenario
 from router.policy.settings import NO_SETTINGS, Damp, Settings, Share
 from router.policy.span import NOWHERE, Span
@@ -110,7 +111,7 @@ class Health:
     """
 
     name: str = HEALTH_DEFAULT
-    probe_path: str = "/healthz"
+    probe: Probe = USUAL_PROBE
     probe_interval_us: int = 250 * MILLISECOND
     probe_timeout_us: int = 200 * MILLISECOND
     latency_us_max: int = 400 * MILLISECOND

@@ -12,6 +12,7 @@ from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_netw
 from lattice.types import MILLISECOND, SECOND, Level
 from router.policy.errors import did_you_mean, excerpt
 from router.policy.paths import PathPattern
+from router.policy.probe import ProbeKind
 from router.policy.syntax import Network
 
 NAME_LENGTH_MAX = 63
@@ -314,6 +315,32 @@ def read_probe_path(word: str) -> str:
     if len(word) <= PATH_LENGTH_MAX and re.match(r"/[!-~]*\Z", word) and "#" not in word:
         return word
     raise BadValueError("E116", f"{excerpt(word)} is not a path to probe", 'an absolute path like "/healthz"')
+
+
+def read_probe_kind(word: str) -> ProbeKind:
+    names = {kind.value: kind for kind in ProbeKind}
+    if word not in names:
+        raise BadValueError(
+            "E140", f"{excerpt(word)} is no kind of probe", f"a kind: {', '.join(names)}", did_you_mean(word, names)
+        )
+    return names[word]
+
+
+def read_grpc_service(word: str) -> str:
+    """ "" is the whole server (grpc.health.v1)."""
+    if len(word) <= PATH_LENGTH_MAX and re.match(r"([A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*)?\Z", word):
+        return word
+    raise BadValueError("E116", f"{excerpt(word)} is not a gRPC service", 'a full name like "shop.v1.Cart", or ""')
+
+
+def read_status_range(word: str) -> tuple[int, int]:
+    """`204`, or `200-299`."""
+    match = re.match(r"([1-9][0-9]{2})(?:-([1-9][0-9]{2}))?\Z", word)
+    if match is not None:
+        first, last = int(match[1]), int(match[2] or match[1])
+        if 200 <= first <= last <= 599:
+            return first, last
+    raise BadValueError("E141", f"{excerpt(word)} is no status to expect", "final statuses, like 204 or 200-299")
 
 
 def write_duration(duration_us: int) -> str:

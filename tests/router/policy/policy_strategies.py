@@ -12,6 +12,7 @@ from router.decision.decide import Request
 from router.decision.plan import SitePlace
 from router.policy.check import check
 from router.policy.errors import Findings
+from router.policy.probe import Probe, ProbeKind, StatusRange
 from router.policy.syntax import (
     HEALTH_DEFAULT,
     TIERS,
@@ -67,12 +68,26 @@ requests = st.builds(
 )
 
 
+statuses = st.tuples(st.integers(200, 599), st.integers(200, 599)).map(lambda ends: StatusRange(min(ends), max(ends)))
+probes = st.one_of(
+    st.builds(
+        Probe,
+        st.just(ProbeKind.HTTP),
+        st.sampled_from(("/healthz", "/", "/a?b=c")),
+        st.lists(statuses, min_size=1, max_size=3).map(tuple),
+        st.text("abc {}#", max_size=5),
+    ),
+    st.just(Probe(ProbeKind.TCP, "")),
+    st.builds(Probe, st.just(ProbeKind.GRPC), st.sampled_from(("", "shop.v1.Cart"))),
+)
+
+
 @st.composite
 def healths(draw: st.DrawFn, name: str) -> Health:
     interval_us = draw(durations_us)
     return Health(
         name,
-        draw(st.sampled_from(("/healthz", "/", "/a?b=c"))),
+        draw(probes),
         interval_us,
         min(interval_us, draw(durations_us)),
         draw(durations_us),
