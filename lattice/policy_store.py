@@ -152,6 +152,10 @@ class PolicyStore:
             kept["heads", last.key] = head_write(last)
         return tuple(kept.values())
 
+    def held(self, author: AuthorId) -> int:
+        """How many ops are held of an author."""
+        return sum(1 for signed in self._chains.ops.values() if signed.op.author == author)
+
     def weight(self, author: AuthorId) -> int:
         """The bytes of all ops held of an author."""
         return sum(len(signed.data) for signed in self._chains.ops.values() if signed.op.author == author)
@@ -227,7 +231,10 @@ class PolicyStore:
         return accepted
 
     def preview(self, ops: Iterable[bytes]) -> list[tuple[str, str]]:
-        """(policy, text) of every version that these ops would complete. Raises as `admit` does; nothing changes."""
+        """(policy, text) of every new version that these ops would complete. Raises as `admit` does; nothing changes.
+
+        A version that is here already is none: a checkpoint may restate what this edition would not take any more.
+        """
         writes: list[Write] = []
         for data in ops:
             op = open_op(data, self._verifier).op
@@ -238,7 +245,8 @@ class PolicyStore:
             return [
                 (manifest.policy, b"".join(blocks[block.hex()] for block in manifest.blocks).decode())
                 for manifest in manifests
-                if all(block.hex() in blocks for block in manifest.blocks)
+                if manifest.version.hex() not in self._contents["versions"]
+                and all(block.hex() in blocks for block in manifest.blocks)
             ]
         except (MalformedError, UnicodeDecodeError) as error:
             raise OpError("bad content", str(error)) from None
@@ -254,6 +262,15 @@ class PolicyStore:
         if manifest is None or not self._carries(manifest.author, manifest):
             return None
         return b"".join(self._contents["blocks"][block.hex()] for block in manifest.blocks).decode()
+
+    def manifest(self, version: VersionId) -> Manifest | None:
+        """Who published a version, when and why; None if it is not here."""
+        return self._manifest(version)
+
+    def seals(self, op: OpId) -> bool:
+        """Whether an accepted op ends a checkpoint."""
+        signed = self._chains.ops.get(op)
+        return signed is not None and signed.op.seals
 
     def in_chain_order(self, ops: Iterable[bytes]) -> list[bytes]:
         """The same ops, so that each comes after its predecessor: then none has to wait, of which only so many may."""

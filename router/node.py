@@ -26,10 +26,11 @@ from functools import partial
 import trio
 
 from lattice.authoring import compose
+from lattice.checkpoint import compose_checkpoint, is_due
 from lattice.discovery import Discovery
 from lattice.driver import Clock, Driver, Transport, bind
 from lattice.engine import Engine
-from lattice.errors import OpError
+from lattice.errors import LatticeError, OpError
 from lattice.events import (
     HealthObserved,
     LeaveRequested,
@@ -45,6 +46,7 @@ from lattice.events import (
     VerdictChanged,
 )
 from lattice.identity import Ed25519Signer, Ed25519Verifier, author_id_of
+from lattice.policy_content import NOTHING
 from lattice.policy_ops import op_id_of
 from lattice.prng import Prng
 from lattice.roster import area_of
@@ -60,7 +62,10 @@ from router.control.target import (
     RefusalError,
     RegionSignal,
     RegionSnapshot,
+    Standing,
     Traffic,
+    head_at,
+    standing_at,
 )
 from router.credentials import Credentials
 from router.decision.decide import Attempt, Decision, Request, decide
@@ -336,15 +341,13 @@ class Node:
         return self._in_force.text if self._in_force and policy == DEFAULT_POLICY else None
 
     def policy_head(self, policy: str, author: AuthorId) -> PolicyHead:
-        store = self._driver.policy
-        heads = store.heads(policy)
-        return PolicyHead(
-            cluster=self._config.cluster.name,
-            chain=store.chain(author),
-            parent=heads[-1].version if heads else None,
-            supersedes=store.context(policy),
-            blocks_known=store.blocks_known(author),
-        )
+        return head_at(self._driver.policy, self._config.cluster.name, policy, author)
+
+    def standing(self, policy: str) -> Sequence[Standing]:
+        return standing_at(self._driver.policy, policy)
+
+    def policy_ops(self) -> Sequence[bytes]:
+        return self._driver.policy.ops()
 
     def warnings(self) -> Sequence[str]:
         expiry = self._credentials.expiry()
@@ -394,7 +397,19 @@ class Node:
             )
         except ValueError as error:
             raise RefusalError(422, str(error)) from None
-        return await self.submit_ops(policy, tuple(op.data for op in publication.ops))
+        published = await self.submit_ops(policy, tuple(op.data for op in publication.ops))
+        await self._shorten(signer, policy)
+        return published
+
+    async def _shorten(self, signer: Ed25519Signer, policy: str) -> None:
+        """Make the checkpoint that is due of our own author's chain; one that is refused now is due again next time."""
+        store, author = self._driver.policy, author_id_of(signer.public_key)
+        if is_due(store, author):
+            ops = compose_checkpoint(signer, store.chain(author), store.live(author), self._now_ms())
+            try:
+                await self.submit_ops(policy, tuple(op.data for op in ops))
+            except (LatticeError, RefusalError) as error:
+                log.warning("the checkpoint of our author's chain was not taken: %s", error)
 
     async def submit_ops(self, policy: str, ops: tuple[bytes, ...]) -> Published:
         store = self._driver.policy
@@ -409,11 +424,13 @@ class Node:
                 "these ops follow others of their author that this node has not seen; it keeps them until it has",
                 "publish at a node that has them, or wait until this one does",
             )
+        elected = next((seen for seen in self.view().policies if seen.policy == policy), None)
+        if store.seals(op_id_of(ops[-1])):  # a checkpoint, which changes no policy
+            return Published(policy, elected.version if elected else NOTHING, len(ops))
         version = store.version_set_by(op_id_of(ops[-1]))
         if version is None:
             raise RefusalError(422, "the last op sets no version of a policy", "send all ops of a publish, in order")
-        elected = next((seen for seen in self.view().policies if seen.policy == policy), None)
-        if elected is None or elected.version != version:
+        if (elected.version if elected else NOTHING) != version:
             raise RefusalError(
                 409,
                 f"version {short(version)} is kept, but {short(elected.version) if elected else 'none'} serves",

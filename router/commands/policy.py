@@ -11,11 +11,12 @@ import msgspec
 from lattice.policy_content import check_policy_name
 from router.commands.policy_files import counted, policy_text
 from router.commands.policy_tools import compile_command, diff, explain_command, fmt, simulate_command, test
+from router.commands.policy_versions import compact_command, resolve_command, said
 from router.commands.shared import EXIT_FAILED, EXIT_USAGE, CommandError, client_for, complain, control_option
 from router.control.author_chain import AuthorChain
 from router.control.body import DEFAULT_POLICY, DiagnosticBody, diagnostic_bodies
 from router.control.client import ControlError
-from router.control.publish import publish
+from router.control.publish import compact, publish
 from router.decision.program import compile_policy
 from router.decision.proofs import prove
 from router.policy import PolicyError, parse
@@ -101,6 +102,13 @@ def publish_command(file: Path, key_file: Path, control: str | None, name: str, 
         f"published {published.policy} {published.version[:8]} to cluster {cluster} in {published.ops} ops; "
         "`edgelattice status` shows where it is in force"
     )
+    try:
+        shortened = compact(client, private_key, now_ms, AuthorChain(key_file), if_due=True)
+    except (ControlError, ValueError, OSError) as error:
+        complain(f"warning: history was not shortened, which is due: {error}; `edgelattice policy compact` tries again")
+    else:
+        if shortened is not None:
+            complain(f"history shortened: {said(shortened)}")
 
 
 def _mistakes(text: str, name: str) -> PolicyError | None:
@@ -112,5 +120,5 @@ def _mistakes(text: str, name: str) -> PolicyError | None:
     return PolicyError(proved) if proved else None
 
 
-for _tool in (fmt, test, diff, simulate_command, explain_command, compile_command):
+for _tool in (resolve_command, compact_command, fmt, test, diff, simulate_command, explain_command, compile_command):
     policy.add_command(_tool)

@@ -7,6 +7,8 @@ is a 4xx with `{"error", "path", "remedy"}` or diagnostics, and is counted under
     GET  /v1/decide?client=&host=&path=        what would happen to such a request now
     POST /v1/policy?policy=&message=           publish: text/plain, or ops signed elsewhere
     GET  /v1/policy/head?policy=&author=       what composing those ops starts from
+    GET  /v1/policy/versions?policy=           the versions that stand: more than one after concurrent publishes
+    GET  /v1/policy/ops                        every signed op, for whoever shortens a chain: msgpack
     GET  /v1/keys                              the cluster's keys by id, and which peers lag behind
     POST /update                               a health signal
     GET  /snapshot                             the signals, as folded in
@@ -45,6 +47,7 @@ from router.control.body import (
     keys_body,
     published_body,
     snapshot_body,
+    standings_body,
     view_body,
 )
 from router.control.gate import Gate, json_response
@@ -94,6 +97,8 @@ def control_app(target: ControlTarget, host_names: Collection[str] = ()) -> Gate
         Route("/v1/decide", handlers.decide, methods=["GET"]),
         Route("/v1/policy", handlers.publish, methods=["POST"]),
         Route("/v1/policy/head", handlers.head, methods=["GET"]),
+        Route("/v1/policy/versions", handlers.versions, methods=["GET"]),
+        Route("/v1/policy/ops", handlers.ops, methods=["GET"]),
         Route("/v1/keys", handlers.keys, methods=["GET"]),
         Route("/update", handlers.update, methods=["POST"]),
         Route("/snapshot", handlers.snapshot, methods=["GET"]),
@@ -172,6 +177,16 @@ class _Handlers:
         except NotExpected as wrong:
             raise _bad_query("author", query["author"], wrong.expected) from None
         return json_response(head_body(policy, author, self._target.policy_head(policy, author)))
+
+    async def versions(self, request: HttpRequest) -> Response:
+        policy = _policy_name(_query(request, optional=("policy",)))
+        return json_response(standings_body(policy, self._target.standing(policy)))
+
+    async def ops(self, request: HttpRequest) -> Response:
+        _query(request)
+        content = msgspec.msgpack.encode(self._target.policy_ops())
+        told = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
+        return Response(content, media_type=OPS_MEDIA_TYPE, headers=told)
 
     async def keys(self, request: HttpRequest) -> Response:
         _query(request)

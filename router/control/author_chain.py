@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 
-from lattice.authoring import Publication
-from lattice.policy_ops import OpId
+from lattice.policy_ops import OpId, SignedOp
 from lattice.policy_store import ChainHead
 
 
@@ -28,7 +27,7 @@ class LastPublish(msgspec.Struct, forbid_unknown_fields=True):
     op: str
     hlc: int
     head: str
-    """The key of the head that the publish set."""
+    """The key of the head that the publish set; nothing for a checkpoint."""
     ops: list[bytes]
     base: int = 1
 
@@ -56,10 +55,10 @@ class AuthorChain:
     def last(self, cluster: str) -> LastPublish | None:
         return self._read().get(cluster)
 
-    def remember(self, cluster: str, publication: Publication, head: str) -> None:
-        last = publication.ops[-1]
-        ops = [op.data for op in publication.ops]
-        publish = LastPublish(last.op.seq, last.id.hex(), last.op.hlc, head, ops, last.op.base)
+    def remember(self, cluster: str, ops: Sequence[SignedOp], head: str) -> None:
+        last = ops[-1]
+        data = [op.data for op in ops]
+        publish = LastPublish(last.op.seq, last.id.hex(), last.op.hlc, head, data, last.op.base)
         self._write(self._read() | {cluster: publish})
 
     def put_back(self, cluster: str, publish: LastPublish | None) -> None:

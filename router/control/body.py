@@ -8,6 +8,7 @@ Pure: values in, values out.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated
 
 import msgspec
@@ -16,7 +17,15 @@ from lattice.policy_ops import OpId
 from lattice.policy_store import ChainHead
 from lattice.types import AuthorId, VersionId
 from lattice.view import LatticeView, MemberView, PolicyView, RegionView
-from router.control.target import ControlTarget, NodeEvent, PolicyHead, Published, RegionSignal, RegionSnapshot
+from router.control.target import (
+    ControlTarget,
+    NodeEvent,
+    PolicyHead,
+    Published,
+    RegionSignal,
+    RegionSnapshot,
+    Standing,
+)
 from router.decision.decide import Decision
 from router.policy.errors import PolicyError
 from router.site.config_reader import endpoint_text
@@ -139,6 +148,24 @@ class HeadBody(msgspec.Struct, frozen=True):
     supersedes: list[str]
     blocks_known: list[str]
     base: int = 1
+    checkpoint_due: bool = False
+
+
+class StandingBody(msgspec.Struct, frozen=True):
+    version: str
+    author: str
+    message: str
+    published_ms: int
+    text: str | None
+    """None: this one says that the policy is deleted."""
+    serves: bool
+
+
+class StandingsBody(msgspec.Struct, frozen=True):
+    """`GET /v1/policy/versions`: the versions that nobody ended, the serving one first."""
+
+    policy: str
+    versions: list[StandingBody]
 
 
 class KeyBody(msgspec.Struct, frozen=True):
@@ -284,6 +311,24 @@ def head_body(policy: str, author: AuthorId, head: PolicyHead) -> HeadBody:
         supersedes=list(head.supersedes),
         blocks_known=sorted(head.blocks_known),
         base=head.chain.base,
+        checkpoint_due=head.checkpoint_due,
+    )
+
+
+def standings_body(policy: str, versions: Iterable[Standing]) -> StandingsBody:
+    return StandingsBody(
+        policy,
+        [
+            StandingBody(
+                version=standing.version.hex(),
+                author=standing.author.hex(),
+                message=standing.message,
+                published_ms=standing.published_ms,
+                text=standing.text,
+                serves=standing.serves,
+            )
+            for standing in versions
+        ],
     )
 
 
@@ -295,6 +340,7 @@ def head_of(body: HeadBody) -> PolicyHead:
         parent=None if body.parent is None else VersionId(bytes.fromhex(body.parent)),
         supersedes=tuple(body.supersedes),
         blocks_known=frozenset(body.blocks_known),
+        checkpoint_due=body.checkpoint_due,
     )
 
 

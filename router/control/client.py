@@ -11,7 +11,16 @@ from typing import TypeVar
 
 import msgspec
 
-from router.control.body import OPS_MEDIA_TYPE, DecisionBody, ErrorBody, HeadBody, KeysBody, PublishedBody, ViewBody
+from router.control.body import (
+    OPS_MEDIA_TYPE,
+    DecisionBody,
+    ErrorBody,
+    HeadBody,
+    KeysBody,
+    PublishedBody,
+    StandingsBody,
+    ViewBody,
+)
 
 T = TypeVar("T")
 
@@ -69,6 +78,16 @@ class ControlClient:
 
     def head(self, policy: str, author: bytes) -> HeadBody:
         return self._decode(self.ask("/v1/policy/head", {"policy": policy, "author": author.hex()}), HeadBody)
+
+    def versions(self, policy: str) -> StandingsBody:
+        return self._decode(self.ask("/v1/policy/versions", {"policy": policy}), StandingsBody)
+
+    def policy_ops(self) -> list[bytes]:
+        """Every signed op that the node holds; nothing is checked."""
+        try:
+            return msgspec.msgpack.decode(self.ask("/v1/policy/ops"), type=list[bytes])
+        except msgspec.DecodeError as error:
+            raise ControlError(f"{self.url} answered with no list of ops ({error})") from None
 
     def keys(self) -> KeysBody:
         return self._decode(self.ask("/v1/keys"), KeysBody)

@@ -12,8 +12,10 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Protocol
 
+from lattice.checkpoint import is_due
 from lattice.key_ring import KeyId
-from lattice.policy_store import ChainHead
+from lattice.policy_ops import hlc_ms
+from lattice.policy_store import ChainHead, PolicyStore
 from lattice.types import AuthorId, Endpoint, Level, NodeId, VersionId
 from lattice.view import LatticeView
 from router.decision.decide import Decision, Request
@@ -78,6 +80,46 @@ class PolicyHead:
     """Keys of the heads that the next version ends."""
     blocks_known: frozenset[str]
     """Hashes of the statements that are there already and need not be sent again."""
+    checkpoint_due: bool = False
+    """The author's chain holds more that is dead than what lives: whoever signs next should shorten it."""
+
+
+def head_at(store: PolicyStore, cluster: str, policy: str, author: AuthorId) -> PolicyHead:
+    """The start of an author's next version, as a store knows it."""
+    heads = store.heads(policy)
+    return PolicyHead(
+        cluster=cluster,
+        chain=store.chain(author),
+        parent=heads[-1].version if heads else None,
+        supersedes=store.context(policy),
+        blocks_known=store.blocks_known(author),
+        checkpoint_due=is_due(store, author),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A version of a policy that nobody ended: the one that serves, or one that was published concurrently."""
+
+    version: VersionId
+    author: AuthorId
+    message: str
+    published_ms: int
+    text: str | None
+    """None: this head says that the policy is deleted."""
+    serves: bool
+
+
+def standing_at(store: PolicyStore, policy: str) -> tuple[Standing, ...]:
+    """Every version that stands, the serving one first, the latest of the others next."""
+    found = []
+    heads = store.heads(policy)[::-1]
+    for head in heads:
+        manifest = store.manifest(head.version)
+        message = manifest.message if manifest else ""
+        text = store.text_of(head.version) if manifest else None
+        found.append(Standing(head.version, head.author, message, hlc_ms(head.hlc), text, head is heads[0]))
+    return tuple(found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +211,14 @@ class ControlTarget(Protocol):
         ...
 
     def policy_head(self, policy: str, author: AuthorId) -> PolicyHead: ...
+
+    def standing(self, policy: str) -> Sequence[Standing]:
+        """Every version of a policy that nobody ended, the serving one first."""
+        ...
+
+    def policy_ops(self) -> Sequence[bytes]:
+        """Every policy op held, as it was signed, in an order in which each follows its predecessor."""
+        ...
 
     def warnings(self) -> Sequence[str]:
         """What whoever keeps this node should do something about, in words."""

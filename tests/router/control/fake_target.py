@@ -22,7 +22,10 @@ from router.control.target import (
     RefusalError,
     RegionSignal,
     RegionSnapshot,
+    Standing,
     Traffic,
+    head_at,
+    standing_at,
 )
 from router.decision.decide import Attempt, Decision, Request
 from router.policy import parse
@@ -128,14 +131,13 @@ class FakeTarget:
         return POLICY if policy == "default" else None
 
     def policy_head(self, policy: str, author: AuthorId) -> PolicyHead:
-        heads = self.store.heads(policy)
-        return PolicyHead(
-            cluster=CLUSTER,
-            chain=self.store.chain(author),
-            parent=heads[-1].version if heads else None,
-            supersedes=self.store.context(policy),
-            blocks_known=self.store.blocks_known(author),
-        )
+        return head_at(self.store, CLUSTER, policy, author)
+
+    def standing(self, policy: str) -> Sequence[Standing]:
+        return standing_at(self.store, policy)
+
+    def policy_ops(self) -> Sequence[bytes]:
+        return self.store.ops()
 
     def warnings(self) -> Sequence[str]:
         return ["the node's certificate expires on 2027-01-01 00:00 UTC"]

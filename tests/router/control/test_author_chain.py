@@ -7,55 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from lattice.identity import Ed25519Signer, Ed25519Verifier, author_id_of
-from lattice.policy_store import PolicyStore
-from lattice.types import AuthorId
 from router.control.author_chain import AuthorChain
-from router.control.body import HeadBody, PublishedBody, head_body
-from router.control.client import ControlClient, ControlError
+from router.control.client import ControlError
 from router.control.publish import publish
-from router.control.target import PolicyHead
-
-CLUSTER = "test"
-KEY = bytes(range(32))
-AUTHOR = author_id_of(Ed25519Signer(KEY, CLUSTER).public_key)
-
-
-class FakeNode(ControlClient):
-    """A node's policy store behind the client's face; it can lose answers and refuse."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.store = PolicyStore([AUTHOR], Ed25519Verifier(CLUSTER))
-        self.fails: ControlError | None = None
-        self.loses_answers = False
-
-    def head(self, policy: str, author: bytes) -> HeadBody:
-        heads = self.store.heads(policy)
-        head = PolicyHead(
-            CLUSTER,
-            self.store.chain(AuthorId(author)),
-            heads[-1].version if heads else None,
-            self.store.context(policy),
-            self.store.blocks_known(AuthorId(author)),
-        )
-        return head_body(policy, AuthorId(author), head)
-
-    def submit_ops(self, policy: str, ops: list[bytes]) -> PublishedBody:
-        if self.fails is not None:
-            raise self.fails
-        for op in ops:
-            self.store.admit(op)
-        if self.loses_answers:
-            raise ControlError("no answer")
-        return PublishedBody(policy, self.store.policies()[0].version.hex(), len(ops))
-
-    def texts(self) -> list[str]:
-        return ["".join(policy.blocks) for policy in self.store.policies()]
-
-
-def text_of(number: int) -> str:
-    return f"edition 1\nregion r{number} {{\n  at 0 0\n  endpoint 127.0.0.1:{number}\n}}\n"
+from tests.router.control.fake_node import AUTHOR, CLUSTER, KEY, FakeNode, text_of
 
 
 @pytest.fixture
