@@ -199,7 +199,7 @@ class Engine:
                 root=self._cells.root(),
                 cells=len(self._cells),
                 quarantined=self._health.quarantined(),
-                forked=self._policy.forked(),
+                forks=self._policy.forks(),
             )
         return self._view
 

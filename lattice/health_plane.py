@@ -223,6 +223,7 @@ class HealthPlane:
                 site=against[-1].site,
                 incarnations=tuple(proof.incarnation for proof in against),
                 spent=self._bench.barred(observer) == SPENT,
+                evidence=tuple(proof.id for proof in against),
             )
             for observer, against in proofs.items()
         )

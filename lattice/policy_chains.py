@@ -21,6 +21,7 @@ from typing import TypeAlias
 from lattice.errors import OpError
 from lattice.policy_ops import GENESIS, OpId, SignedOp
 from lattice.types import AuthorId
+from lattice.view import ForkView
 
 WAITING_MAX = 1_024
 """Ops without a predecessor, of all authors."""
@@ -71,13 +72,15 @@ class Chains:
     def authors(self) -> list[AuthorId]:
         return sorted(self._held)
 
-    def forked(self) -> tuple[AuthorId, ...]:
-        """Authors whose generation in force has two ops in one place."""
-        return tuple(
-            author
-            for author in sorted(self._held)
-            if (held := self._held[author].get(self.in_force(author))) is not None and held.fork is not None
-        )
+    def forks(self) -> tuple[ForkView, ...]:
+        """Authors whose generation in force has two ops in one place, with the place and two of its ops; by author."""
+        found = []
+        for author in sorted(self._held):
+            held = self._held[author].get(self.in_force(author))
+            if held is not None and held.fork is not None:
+                twins = sorted(op.id for op in held.ops.values() if op.op.seq == held.fork)[:2]
+                found.append(ForkView(author, held.fork, tuple(twins)))
+        return tuple(found)
 
     def is_taken(self, signed: SignedOp) -> bool:
         """Whether another op of this author and base is in the same place: to accept this one would be a fork."""

@@ -43,7 +43,7 @@ from lattice.policy_content import (
 )
 from lattice.policy_ops import GENESIS, NAMESPACE, OpId, SignedOp, client_id_of, hlc_ms, open_op
 from lattice.types import AuthorId, VersionId
-from lattice.view import PolicyView
+from lattice.view import ForkView, PolicyView
 from lattice.yrs_gate import ROOTS, Write, walk
 
 PolicyDoc: TypeAlias = "pycrdt.Doc[pycrdt.Map[bytes]]"
@@ -162,7 +162,11 @@ class PolicyStore:
 
     def forked(self) -> tuple[AuthorId, ...]:
         """Authors whose key signed two different ops in one place."""
-        return self._chains.forked()
+        return tuple(fork.author for fork in self._chains.forks())
+
+    def forks(self) -> tuple[ForkView, ...]:
+        """The same, with the evidence."""
+        return self._chains.forks()
 
     def waiting(self) -> int:
         return self._chains.waiting()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lattice.types import AuthorId, Endpoint, Level, Micros, NodeId, VersionId
+from lattice.types import AuthorId, CellId, Endpoint, Level, Micros, NodeId, VersionId
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +59,19 @@ class QuarantineView:
     """In which it is proven, sorted."""
     spent: bool
     """Proven so often that no row of this key votes again; else a greater incarnation does."""
+    evidence: tuple[CellId, ...] = ()
+    """The cells that hold the proofs, in the order of `incarnations`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ForkView:
+    """An author whose key signed two ops in one place of its chain: proven, and the same on every node."""
+
+    author: AuthorId
+    seq: int
+    """What it published from here on counts for nothing."""
+    evidence: tuple[bytes, ...]
+    """The ids of two such ops."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,5 +107,5 @@ class LatticeView:
     cells: int
     quarantined: tuple[QuarantineView, ...] = ()
     """Observers caught saying two things; by node."""
-    forked: tuple[AuthorId, ...] = ()
-    """Authors whose key signed two ops in one place: set aside from there on."""
+    forks: tuple[ForkView, ...] = ()
+    """Authors whose key signed two ops in one place: set aside from there on; by author."""

@@ -32,7 +32,9 @@ from lattice.driver import Clock, Driver, Transport, bind
 from lattice.engine import Engine
 from lattice.errors import LatticeError, OpError
 from lattice.events import (
+    EquivocationProven,
     HealthObserved,
+    IdConflict,
     LeaveRequested,
     MemberChanged,
     Notification,
@@ -94,6 +96,7 @@ OBSERVE_INTERVAL_US = 500 * MILLISECOND
 LEVEL_INTERVAL_US = 10 * MILLISECOND
 """How often at most a success is asked whether it changed its region's level; a failure always is."""
 EXPIRE_INTERVAL_US = 100 * MILLISECOND
+CLOCK_TOLD_US = 60 * SECOND
 LEAVE_GRACE_US = 200 * MILLISECOND
 """How long the goodbye datagrams get."""
 SIGNAL_AHEAD_MS_MAX = 300_000
@@ -131,6 +134,7 @@ class Node:
         self._driver = driver_of(self._on_notification)
         self._seeding = Seeding(config.gossip.seeds, config.gossip.listen[0], self._driver.submit)
         self._discovery: Discovery | None = None
+        self._clock_told_at = -CLOCK_TOLD_US
         self._policy_elected = trio.Event()
         self._publishing = trio.Lock()
         self._proxy = Proxy(_DataPlane(self), config.site.name)
@@ -225,10 +229,34 @@ class Node:
                 self._policy_elected.set()
             case MemberChanged(node, site, state):
                 self._journal.note("member", f"{site} ({short(node)}) {state}", site=site, state=state)
+            case EquivocationProven(node, site, incarnation, spent):
+                follows = "its key never votes again" if spent else "it does not vote until it begins anew"
+                text = f"{site} ({short(node)}) said two things in incarnation {incarnation}: {follows}"
+                self._journal.note("equivocation", text, site=site)
+                log.error("%s", text)
+            case IdConflict(node, endpoint):
+                text = (
+                    f"the key of node {short(node)} speaks from {endpoint_text(endpoint)} as well: stop one of the two"
+                )
+                self._journal.note("conflict", text)
+                log.error("%s", text)
+            case Rejected("op", "from the future", _):
+                self._complain_of_clock()
             case Rejected(what, reason, source):
                 log.debug("%s from %s refused: %s", what, source and endpoint_text(source), reason)
             case _:
                 pass
+
+    def _complain_of_clock(self) -> None:
+        """Once a while: the same op is offered again and again until its time has come."""
+        now = self._clock.now()
+        if now >= self._clock_told_at + CLOCK_TOLD_US:
+            self._clock_told_at = now
+            text = (
+                "policy dated ahead of this node's clock, and of most others', was refused: an author's clock is wrong"
+            )
+            self._journal.note("clock", text)
+            log.warning("%s", text)
 
     def _replan(self) -> None:
         if self._in_force is None:

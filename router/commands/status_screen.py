@@ -28,6 +28,8 @@ def status_screen(view: ViewBody) -> ConsoleRenderable:
     """Everything that fits a terminal; `--json` has the rest."""
     parts: list[ConsoleRenderable] = [_heading(view), _regions(view), _members(view)]
     parts.append(_policies(view) if view.policies else Text("No policy yet: edgelattice policy publish FILE --key KEY"))
+    if view.quarantined or view.forked:
+        parts.append(_caught(view))
     if view.events:
         parts.append(_events(view))
     return Group(*(line for part in parts for line in (part, Text(""))))
@@ -162,6 +164,27 @@ def _in_force_at(policy: PolicyBody, members: Iterable[MemberBody]) -> str:
     alive = [member for member in members if member.state == "alive"]
     applied = sum(1 for member in alive if member.applied.get(policy.policy) == policy.version)
     return f"{applied}/{len(alive)}"
+
+
+def _caught(view: ViewBody) -> Table:
+    """Keys that said two things, with what proves it."""
+    table = _table("Caught saying two things", "who", "where", "what follows", "evidence")
+    for caught in view.quarantined:
+        follows = "its key never votes again" if caught.spent else "no vote until it begins anew"
+        table.add_row(
+            Text(f"node {caught.node[:ID_CHARS]}"),
+            Text(f"{caught.site}, incarnation {', '.join(map(str, caught.incarnations))}"),
+            Text(follows, "bold red" if caught.spent else "yellow"),
+            Text(" ".join(cell[:ID_CHARS] for cell in caught.evidence)),
+        )
+    for fork in view.forked:
+        table.add_row(
+            Text(f"author {fork.author[:ID_CHARS]}"),
+            Text(f"op {fork.seq}"),
+            Text("what it published from there on counts for nothing", "bold red"),
+            Text(" ".join(op[:ID_CHARS] for op in fork.evidence)),
+        )
+    return table
 
 
 def _events(view: ViewBody) -> Table:

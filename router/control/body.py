@@ -79,6 +79,26 @@ class PolicyBody(msgspec.Struct, frozen=True):
     rivals: list[str]
 
 
+class QuarantineBody(msgspec.Struct, frozen=True):
+    """A node whose key said two things of one moment: it does not vote until it begins anew, or never again."""
+
+    node: str
+    site: str
+    incarnations: list[int]
+    spent: bool
+    evidence: list[str]
+    """The ids of the cells that prove it, one an incarnation."""
+
+
+class ForkBody(msgspec.Struct, frozen=True):
+    """An author whose key signed two ops in one place: what it published from there on counts for nothing."""
+
+    author: str
+    seq: int
+    evidence: list[str]
+    """The ids of two such ops."""
+
+
 class TrafficBody(msgspec.Struct, frozen=True):
     requests: int
     by_region: dict[str, int]
@@ -105,6 +125,8 @@ class ViewBody(msgspec.Struct, frozen=True):
     """`at_ms`, `kind`, `text`, and what else belongs to the kind (see `NodeEvent.detail`)."""
     warnings: list[str] = []
     """What somebody should do something about: a certificate that ends."""
+    quarantined: list[QuarantineBody] = []
+    forked: list[ForkBody] = []
 
 
 class AttemptBody(msgspec.Struct, frozen=True):
@@ -276,6 +298,17 @@ def view_body(target: ControlTarget, own_counters: dict[str, int]) -> ViewBody:
         counters={name: counters[name] for name in sorted(counters)},
         events=[_event(event) for event in list(target.events())[-EVENTS_MAX:]],
         warnings=list(target.warnings()),
+        quarantined=[
+            QuarantineBody(
+                node=caught.node.hex(),
+                site=caught.site,
+                incarnations=list(caught.incarnations),
+                spent=caught.spent,
+                evidence=[cell.hex() for cell in caught.evidence],
+            )
+            for caught in view.quarantined
+        ],
+        forked=[ForkBody(fork.author.hex(), fork.seq, [op.hex() for op in fork.evidence]) for fork in view.forks],
     )
 
 

@@ -199,6 +199,8 @@ def test_two_words_of_one_version_silence_their_observer_on_every_node(judge: Ju
     assert all(accused not in heard for heard in voices(cluster))
     for engine in cluster.living():
         (seen,) = engine.view().quarantined
+        assert all(cell in engine._cells for cell in seen.evidence)
+        assert len(seen.evidence) == len(seen.incarnations)
         assert (seen.node, seen.site, seen.incarnations, seen.spent) == (accused, "site-0", (incarnation,), False)
         assert engine.counters()["equivocations proven"] == 1
     told = [index for _, index, note in cluster.notified if isinstance(note, EquivocationProven)]

@@ -403,6 +403,9 @@ def test_a_fork_is_set_aside_on_every_node_and_what_was_before_goes_on_serving()
     assert store.policies()[0].blocks == ("one\n",)
     admit(store, (op.data for op in twins[1].ops))
     assert store.forked() == (WHO,)
+    (fork,) = store.forks()
+    assert fork.seq == chain.seq + 1
+    assert fork.evidence == tuple(sorted(twin.ops[0].id for twin in twins)), "the same two ops on every node"
     assert store.policies() == before
     publish(store, SECOND_OPERATOR, "three\n")
     assert store.policies()[0].blocks == ("three\n",), "other authors go on"

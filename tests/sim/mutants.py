@@ -139,7 +139,7 @@ class LosesOps(Engine):
 
 class SeesForks(Engine):
     def handle(self, event: Input, now: Micros) -> list[Effect]:
-        self._policy._chains.forked = lambda: (AuthorId(bytes(16)),)  # type: ignore[method-assign]  # the planted mistake
+        self._policy.forked = lambda: (AuthorId(bytes(16)),)  # type: ignore[method-assign]  # the planted mistake
         return super().handle(event, now)
 
 

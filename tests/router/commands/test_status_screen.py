@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
+from lattice.types import CellId
+from lattice.view import ForkView, LatticeView, QuarantineView
 from router.commands.status_screen import age, console, decision_screen, status_screen
 from router.control.body import ViewBody, decision_body, view_body
 from router.decision.decide import Request
-from tests.router.control.fake_target import FakeTarget
+from tests.router.control.fake_target import AMS, AUTHOR, FRA, FakeTarget
 
 
 def shown(screen: object, width: int = 120) -> list[str]:
@@ -50,6 +53,30 @@ def test_a_view_as_people_see_it(view: ViewBody) -> None:
         "2.0s  region  fra is DOWN",
         "",
     ]
+
+
+def test_keys_that_said_two_things_are_shown_with_what_proves_it() -> None:
+    class Watchful(FakeTarget):
+        def view(self) -> LatticeView:
+            caught = QuarantineView(
+                FRA, "fra", (3, 7), spent=False, evidence=(CellId(b"\x11" * 16), CellId(b"\x22" * 16))
+            )
+            spent = QuarantineView(AMS, "ams", (1, 2, 3), spent=True, evidence=(CellId(b"\x33" * 16),))
+            fork = ForkView(AUTHOR, 12, (b"\xaa" * 16, b"\xbb" * 16))
+            return replace(super().view(), quarantined=(caught, spent), forks=(fork,))
+
+    body = view_body(Watchful(), {})
+    assert body.quarantined[0].evidence == ["11" * 16, "22" * 16]
+    assert (body.forked[0].author, body.forked[0].seq) == (AUTHOR.hex(), 12)
+    lines = shown(status_screen(body))
+    start = lines.index("Caught saying two things")
+    assert [line.split("  ")[0] for line in lines[start + 2 : start + 5]] == [
+        "node 6ab5083d",
+        "node f7372a6a",
+        "author 7df516a6",
+    ]
+    assert [line.split()[-1] for line in lines[start + 2 : start + 5]] == ["22222222", "33333333", "bbbbbbbb"]
+    assert "its key never votes again" in lines[start + 3]
 
 
 def test_a_node_that_knows_nothing_yet(view: ViewBody) -> None:
