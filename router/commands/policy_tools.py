@@ -143,10 +143,22 @@ def explain_command(
 @click.command("compile")
 @click.argument("file", type=_FILE)
 @click.option("--target", type=click.Choice(["json"]), default="json", show_default=True)
-def compile_command(file: Path, target: str) -> None:
-    """Write a policy in another form: JSON, field by field."""
+@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="Where to; else standard output.")
+def compile_command(file: Path, target: str, output: Path | None) -> None:
+    """Write a policy in another form: JSON, field by field.
+
+    \b
+        edgelattice policy compile shop.policy --output shop.json
+    """
     assert target == "json"
-    click.echo(to_json(compiled(file).policy))
+    written = to_json(compiled(file).policy)
+    if output is None:
+        click.echo(written)
+        return
+    try:
+        output.write_text(written + "\n", encoding="utf-8")
+    except OSError as error:
+        raise CommandError(f"--output {output}: cannot be written: {(error.strerror or str(error)).lower()}") from None
 
 
 def read_headers(lines: tuple[str, ...]) -> tuple[tuple[str, str], ...]:

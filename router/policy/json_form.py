@@ -33,7 +33,7 @@ class JsonPolicyError(ValueError):
 
 def to_json(policy: Policy) -> str:
     """A policy's JSON form; equal policies have the same bytes."""
-    return json.dumps(_plain(policy), ensure_ascii=False, indent=1)
+    return json.dumps(plain(policy), ensure_ascii=False, indent=1)
 
 
 def from_json(text: str) -> Policy:
@@ -49,16 +49,17 @@ def from_json(text: str) -> Policy:
     return read
 
 
-def _plain(node: Any) -> Any:
+def plain(node: Any) -> Any:
+    """A node of the syntax tree, or a part of one, as what `json.dumps` takes."""
     if is_dataclass(node) and not isinstance(node, type):
         found: dict[str, Any] = {"is": type(node).__name__}
         for field in _shown(type(node)):
             value = getattr(node, field.name)
             if value != field.default or field.default is MISSING:
-                found[field.name] = _plain(value)
+                found[field.name] = plain(value)
         return found
     if isinstance(node, tuple):
-        return [_plain(each) for each in node]
+        return [plain(each) for each in node]
     if isinstance(node, Enum):
         return node.name
     return str(node) if isinstance(node, IPv4Network | IPv6Network) else node

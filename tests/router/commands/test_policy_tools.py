@@ -71,6 +71,11 @@ def test_json_and_bad_options(file: Path, capsys: pytest.CaptureFixture[str]) ->
     status, said = run(capsys, "compile", file)
     assert status == 0
     assert json.loads(said)["is"] == "Policy"
+    kept = file.with_name("kept.json")
+    assert run(capsys, "compile", file, "--output", kept) == (0, "")
+    assert kept.read_text() == said
+    status, said = run(capsys, "compile", file, "--output", file.with_name("nowhere") / "kept.json")
+    assert (status, "cannot be written" in said, "Traceback" in said) == (1, True, False)
     for options in (("--site", "here"), ("--set", "nowhere=down"), ("--set", "fra=ill"), ("--time", "noon")):
         status, said = run(capsys, "explain", file, "--host", "h", *options)
         assert status == 2

@@ -1,21 +1,29 @@
-"""One differential test: the fast path answers as the slow and obvious one, over random policies and worlds."""
+"""One differential test: every form of a policy gives the judge's bytes, over random policies and worlds.
+
+Forms: the reference interpreter on the policy as written; generated Python and the table, on the policy as compiled;
+the same on the policy read back from its JSON form. A million cases:
+`EDGELATTICE_DIFFERENTIAL=10000 python -m pytest tests/router/decision/test_differential.py -k every_form`.
+"""
 
 from __future__ import annotations
 
 import os
 from random import Random
 
-from hypothesis import given, settings
+from hypothesis import given
+from hypothesis import settings as profile
 from hypothesis import strategies as st
 
 from lattice.types import Level
-from router.decision.decide import decide
+from router.decision.decide import Attempt, Decision, decide
+from router.decision.decision_bytes import decision_bytes
 from router.decision.plan import SitePlace, plan
 from router.decision.program import compile_policy
 from router.decision.reference import interpret
 from router.policy.json_form import from_json, to_json
 from router.policy.parser import parse
 from router.policy.printer import print_policy
+from router.policy.settings import Retry, Settings, Timeouts
 from router.policy.syntax import Policy
 from tests.router.policy.policy_strategies import all_levels, endpoints_of, sites
 from tests.router.policy.rule_strategies import moments, saturations, some_requests, whole_policies
@@ -24,19 +32,38 @@ REQUESTS = 100
 """For each policy and world: 200 examples in CI make 20,000 cases."""
 
 
-@settings(max_examples=int(os.environ.get("EDGELATTICE_DIFFERENTIAL", settings().max_examples)))
+@profile(max_examples=int(os.environ.get("EDGELATTICE_DIFFERENTIAL", profile().max_examples)))
 @given(whole_policies(), all_levels, sites, moments, saturations, st.integers(0, 1 << 32))
 def test_every_form_decides_alike(
     policy: Policy, levels: dict[str, Level], site: SitePlace, now: int, saturation: dict[str, int], seed: int
 ) -> None:
     again = from_json(to_json(policy))
     assert again == policy
-    table = plan(compile_policy(again), levels, site, now, saturation)
+    forms = [plan(compile_policy(each), levels, site, now, saturation) for each in (policy, again)]
     endpoints, random = endpoints_of(policy), Random(seed)
+    said: dict[bytes, Decision] = {}
     for request in some_requests(random, REQUESTS):
         ejected = {endpoint for endpoint in endpoints if random.random() < 0.15}
-        slow = interpret(policy, levels, site, now, saturation, request, ejected)
-        assert decide(table, request, ejected) == slow
+        judged = interpret(policy, levels, site, now, saturation, request, ejected)
+        expected = decision_bytes(judged)
+        for table in forms:
+            assert decision_bytes(decide(table, request, ejected)) == expected
+        assert said.setdefault(expected, judged) == judged, "two decisions, the same bytes"
+
+
+def test_the_bytes_of_a_decision_are_these() -> None:
+    """A golden case: other runtimes are written against it, so it changes with an announcement only."""
+    attempt = Attempt("fra", "secondary", Level.DEGRADED, ("::1", 8443))
+    settings = Settings(retry=Retry(2), timeouts=Timeouts(connect_us=50_000))
+    decision = Decision(
+        "shop", "eu", "ams", "fra", "secondary", "secondary: ams DOWN", 0, (attempt,), "canary", settings
+    )
+    assert decision_bytes(decision) == (
+        b'{"route":"shop","zone":"eu","rule":"canary","proposed":"ams","region":"fra","tier":"secondary",'
+        b'"reason":"secondary: ams DOWN","status":0,"attempts":[["fra","secondary","DEGRADED","::1",8443]],'
+        b'"settings":{"is":"Settings","retry":{"is":"Retry","count":2},'
+        b'"timeouts":{"is":"Timeouts","connect_us":50000}}}'
+    )
 
 
 @given(whole_policies())
