@@ -141,7 +141,7 @@ class Discovery:
         seen: tuple[Interface, ...] | None = None
         async with trio.open_nursery() as nursery:
             while True:
-                before, seen = seen, await trio.to_thread.run_sync(self._look)
+                before, seen = seen, await self._look()
                 if before is None or seen == before:
                     for gone in speaking.keys() - set(seen):
                         log.info("mDNS leaves %s: %s", gone.name, ", ".join(gone.announces))
@@ -154,12 +154,13 @@ class Discovery:
                     log.error("mDNS has no interface to speak on: peers are found by seeds only, until one comes up")
                 await trio.sleep(INTERFACES_EVERY_S)
 
-    def _look(self) -> tuple[Interface, ...]:
+    async def _look(self) -> tuple[Interface, ...]:
         try:
-            return usable_interfaces(ifaddr.get_adapters(), self._endpoint[0], self._wanted)
+            adapters = await trio.to_thread.run_sync(ifaddr.get_adapters)
         except OSError as error:
             log.error("cannot list the network interfaces: %s", error)
             return ()
+        return usable_interfaces(adapters, self._endpoint[0], self._wanted)
 
     async def _speak(self, interface: Interface, scope: trio.CancelScope) -> None:
         """Take part on one interface until cancelled."""
