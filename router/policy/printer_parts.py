@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from router.policy.conditions import And, Condition, Match, Not, Or, Present
-from router.policy.settings import Hedge, Key, Retry, Settings
+from router.policy.settings import Cache, Hedge, Key, Retry, Settings
 from router.policy.values import is_name, write_duration, write_percent
 
 _BARE = frozenset(("zone", "country", "continent", "asn", "port", "method", "upgrade"))
@@ -56,6 +56,8 @@ def print_settings(settings: Settings) -> list[str]:
     if timeouts := settings.timeouts:
         named = (("connect", timeouts.connect_us), ("first-byte", timeouts.first_byte_us), ("total", timeouts.total_us))
         lines.append("timeout " + " ".join(f"{name} {write_duration(value)}" for name, value in named if value))
+    if settings.cache:
+        lines.append(_cache(settings.cache))
     return lines
 
 
@@ -68,3 +70,7 @@ def _retry(retry: Retry) -> str:
 def _hedge(hedge: Hedge) -> str:
     budget = "" if hedge.budget_ppm == Hedge(1).budget_ppm else f" budget {write_percent(hedge.budget_ppm)}"
     return f"hedge after {write_duration(hedge.after_us)}{budget}"
+
+
+def _cache(cache: Cache) -> str:
+    return "cache off" if cache.off else f"cache stale {write_duration(cache.stale_us)}" if cache.stale_us else "cache"

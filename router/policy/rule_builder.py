@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
 
 from lattice.types import SECOND
 from router.policy import values
@@ -20,7 +21,7 @@ from router.policy.conditions import (
 )
 from router.policy.errors import did_you_mean, excerpt
 from router.policy.reading import Node, Reader, shortened, unquoted
-from router.policy.settings import KEYS, Damp, Hedge, Key, Panic, Retry, Settings, Share, Spill, Stick, Timeouts
+from router.policy.settings import KEYS, Cache, Damp, Hedge, Key, Panic, Retry, Settings, Share, Spill, Stick, Timeouts
 from router.policy.span import Span
 from router.policy.syntax import Deny, RegionName
 from router.policy.windows import Window, WindowError, read_window, zone_names
@@ -133,6 +134,7 @@ class RuleBuilder(Reader):
         retry = self._once(node, "retry", "retry")
         hedge = self._once(node, "hedge", "hedge")
         timeouts = self._once(node, "timeouts", "timeout")
+        cache = self._once(node, "cache", "cache")
         return Settings(
             stick=self._stick(stick) if stick else None,
             spill=Spill(self._value(values.read_percent, spill.value(), 1)) if spill else None,
@@ -140,6 +142,7 @@ class RuleBuilder(Reader):
             retry=self._retry(retry) if retry else None,
             hedge=self._hedge(hedge) if hedge else None,
             timeouts=self._timeouts(timeouts) if timeouts else None,
+            cache=self._cache(cache) if cache else None,
         )
 
     def _stick(self, node: Node) -> Stick:
@@ -170,6 +173,11 @@ class RuleBuilder(Reader):
     def _timeouts(self, node: Node) -> Timeouts:
         found = self._pairs(node, ("connect", "first-byte", "total"), lambda _: values.read_duration)
         return Timeouts(found.get("connect", 0), found.get("first-byte", 0), found.get("total", 0))
+
+    def _cache(self, node: Node) -> Cache:
+        stale = node.words("WORD")
+        read = partial(values.read_duration, least_us=SECOND, most_us=LIFETIME_US_MAX)
+        return Cache(stale_us=self._value(read, stale[0], 0) if stale else 0, off=bool(node.words("OFF")))
 
     def _damp(self, node: Node) -> Damp:
         counts = {"penalty", "suppress", "reuse"}

@@ -1,4 +1,4 @@
-"""What a route or rule asks for beside its tiers: affinity, spill, panic, retries, hedges, timeouts.
+"""What a route or rule asks for beside its tiers: affinity, spill, panic, retries, hedges, timeouts, caching.
 
 Each is optional. A rule's own settings replace its route's, one by one.
 """
@@ -89,6 +89,16 @@ class Timeouts:
 
 
 @dataclass(frozen=True, slots=True)
+class Cache:
+    """Answers may be kept by the site and given again (RFC 9111), as far as their origin allows it."""
+
+    stale_us: int = 0
+    """For how long after its time an answer may stand in while no region answers, if its origin says nothing."""
+    off: bool = False
+    """This rule's are not kept, though its route's are."""
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     stick: Stick | None = None
     spill: Spill | None = None
@@ -96,6 +106,7 @@ class Settings:
     retry: Retry | None = None
     hedge: Hedge | None = None
     timeouts: Timeouts | None = None
+    cache: Cache | None = None
 
     def over(self, wider: Settings) -> Settings:
         """These settings, and those of `wider` where there are none here."""

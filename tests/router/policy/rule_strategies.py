@@ -15,7 +15,7 @@ from router.policy.check import check
 from router.policy.check_routes import check_tiers
 from router.policy.conditions import And, Condition, Match, Not, Or, Present
 from router.policy.errors import Findings
-from router.policy.settings import Hedge, Key, Panic, Retry, Settings, Share, Spill, Stick, Timeouts
+from router.policy.settings import Cache, Hedge, Key, Panic, Retry, Settings, Share, Spill, Stick, Timeouts
 from router.policy.span import NOWHERE
 from router.policy.syntax import (
     AnyLeft,
@@ -68,6 +68,7 @@ settings_of_rules = st.builds(
     st.none() | st.builds(Retry, st.integers(0, 5), shares_ppm, st.sampled_from((("GET",), ("GET", "POST")))),
     st.none() | st.builds(Hedge, st.just(50_000), shares_ppm),
     st.none() | st.builds(Timeouts, st.just(1_000_000), st.sampled_from((0, 2_000_000))),
+    st.none() | st.sampled_from((Cache(), Cache(600 * SECOND), Cache(off=True))),
 )
 moments = st.one_of(
     st.integers(1_806_000_000, 1_806_900_000),  # the weeks around a change of clocks
