@@ -23,6 +23,7 @@ from router.errors import StartError
 from router.journal import Journal
 from router.site.key_file import KeyFileError, read_key_ring
 from router.site.site_config import CertificateFiles, SiteConfig
+from router.traffic.server_tls import ServerTls, ServerTlsError
 
 log = logging.getLogger("edgelattice.credentials")
 
@@ -53,6 +54,13 @@ class Credentials:
                 self._security = self._load(cluster.certificates, None)
             except CredentialError as error:
                 raise StartError(f"cluster.certificate: {error}") from None
+        self.server_tls: ServerTls | None = None
+        """What clients of `http.tls_listen` are shown; None without."""
+        if config.http.tls_listen:
+            try:
+                self.server_tls = ServerTls(config.tls.certificates, config.tls.minimum)
+            except ServerTlsError as error:
+                raise StartError(f"tls.certificates: {error}") from None
 
     @property
     def security(self) -> StreamSecurity | None:
@@ -71,6 +79,15 @@ class Credentials:
             files = self._config.cluster.certificates
             if files is not None and changed & {files.ca, files.certificate, files.revoked}:
                 self._take_certificate(files, secure, journal)
+            self.refresh_tls(journal)
+
+    def refresh_tls(self, journal: Journal, *, everything: bool = False) -> None:
+        """Show clients the certificates whose files have changed, or load them all anew."""
+        if self.server_tls is None:
+            return
+        for found in self.server_tls.refresh(everything=everything):
+            journal.note("tls", found.text)
+            log.log(logging.INFO if found.ok else logging.ERROR, "%s", found.text)
 
     def state(self) -> KeysState:
         """The keys in force here, and what peers' frames say of theirs."""
@@ -91,24 +108,31 @@ class Credentials:
         )
         return KeysState(keys, ring.tag, peers)
 
-    def expiry(self) -> str | None:
-        """What to know about the certificate's end; None while it is far away."""
-        if self._security is None:
-            return None
-        end, now = min(self._security.certificate.not_after, self._security.authority.not_after), self._now()
-        if end - now > WARN_US:
-            return None
-        word = "expired" if end < now else "expires"
-        return f"the node's certificate {word} on {date_text(end)}: `edgelattice ca issue` makes a new one"
+    def expiries(self) -> list[str]:
+        """What to know about the ends of certificates; nothing while they are far away."""
+        now = self._now()
+        ends = []
+        if self._security is not None:
+            end = min(self._security.certificate.not_after, self._security.authority.not_after)
+            ends.append(("the node's certificate", end, "`edgelattice ca issue` makes a new one"))
+        if self.server_tls is not None:
+            for files, certificate in zip(self._config.tls.certificates, self.server_tls.certificates, strict=True):
+                ends.append((f"{files.chain}", certificate.not_after, "have its authority renew it"))
+        return [
+            f"{what} {'expired' if end < now else 'expires'} on {date_text(end)}: {remedy}"
+            for what, end, remedy in ends
+            if end - now <= WARN_US
+        ]
 
     def _warn(self, journal: Journal) -> None:
-        text, now = self.expiry(), self._now()
-        if text is None:
+        texts, now = self.expiries(), self._now()
+        if not texts:
             self._warned = None
         elif self._warned is None or now - self._warned >= WARN_AGAIN_US:
             self._warned = now
-            journal.note("certificate", text)
-            log.warning("%s", text)
+            for text in texts:
+                journal.note("certificate", text)
+                log.warning("%s", text)
 
     def _take_keys(self, journal: Journal) -> None:
         path = self._config.cluster.key_file

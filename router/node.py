@@ -137,7 +137,8 @@ class Node:
         self._clock_told_at = -CLOCK_TOLD_US
         self._policy_elected = trio.Event()
         self._publishing = trio.Lock()
-        self._proxy = Proxy(_DataPlane(self), config.site.name)
+        tls = credentials.server_tls
+        self._proxy = Proxy(_DataPlane(self), config.site.name, tls=None if tls is None else tls.context)
         self._relay = TcpRelay(_DataPlane(self))
         self._checker = HealthChecker(self._on_probe, random.Random(os.urandom(16)))
 
@@ -378,8 +379,7 @@ class Node:
         return self._driver.policy.ops()
 
     def warnings(self) -> Sequence[str]:
-        expiry = self._credentials.expiry()
-        return [] if expiry is None else [expiry]
+        return self._credentials.expiries()
 
     def keys(self) -> KeysState:
         return self._credentials.state()
@@ -472,13 +472,15 @@ class Node:
         self,
         transport: Transport,
         http: list[trio.SocketListener],
+        https: list[trio.SocketListener],
         tcp: list[TcpListener],
         control: stdlib_socket.socket,
         *,
         ready: Callable[[], None],
         stop: trio.Event,
+        hangups: trio.MemoryReceiveChannel[None] | None,
     ) -> None:
-        """Serve until `stop`, then leave the cluster, drain, and return."""
+        """Serve until `stop`, then leave the cluster, drain, and return. Each of `hangups`: read files anew."""
         async with trio.open_nursery() as nursery:
             await trio.to_thread.run_sync(load_grammar)
             await nursery.start(self._driver.run)
@@ -492,7 +494,9 @@ class Node:
             await nursery.start(
                 partial(serve_control, control_app(self, self._config.control.host_names), control, stop)
             )
-            await nursery.start(self._proxy.serve, http)
+            await nursery.start(self._proxy.serve, http, https)
+            if hangups is not None:
+                nursery.start_soon(self._keep_reloading, hangups)
             if tcp:
                 await nursery.start(self._relay.serve, tcp)
             if self._config.gossip.mdns:
@@ -506,6 +510,11 @@ class Node:
                 draining.start_soon(self._relay.drain, self._config.timing.drain_us)
             await trio.sleep(LEAVE_GRACE_US / SECOND)
             nursery.cancel_scope.cancel()
+
+    async def _keep_reloading(self, hangups: trio.MemoryReceiveChannel[None]) -> None:
+        async for _ in hangups:
+            self._journal.note("reload", "SIGHUP")
+            self._credentials.refresh_tls(self._journal, everything=True)
 
     def _discovery_counters(self) -> dict[str, int]:
         return {**self._seeding.counters, **(self._discovery.counters if self._discovery else {})}
@@ -531,11 +540,21 @@ class _DataPlane:
         self.observed = node.observed
 
 
-async def run_node(config: SiteConfig, *, ready: Callable[[BoundEndpoints], None], stop: trio.Event) -> None:
-    """Run a node until `stop` is set and everything has drained. Raises `StartError` if it cannot start."""
+async def run_node(
+    config: SiteConfig,
+    *,
+    ready: Callable[[BoundEndpoints], None],
+    stop: trio.Event,
+    hangups: trio.MemoryReceiveChannel[None] | None = None,
+) -> None:
+    """Run a node until `stop` is set and everything has drained. Raises `StartError` if it cannot start.
+
+    Each of `hangups` (a SIGHUP) makes it read anew what may change while it runs.
+    """
     with ExitStack() as opened:
         control = opened.enter_context(listen(config.control.listen, "control.listen"))
         http = [opened.enter_context(listen(endpoint, "http.listen")) for endpoint in config.http.listen]
+        https = [opened.enter_context(listen(endpoint, "http.tls_listen")) for endpoint in config.http.tls_listen]
         tcp = [opened.enter_context(listen(endpoint, "tcp.listen")) for endpoint in config.tcp.listen]
         tls = [opened.enter_context(listen(endpoint, "tcp.tls_listen")) for endpoint in config.tcp.tls_listen]
         try:
@@ -546,6 +565,7 @@ async def run_node(config: SiteConfig, *, ready: Callable[[BoundEndpoints], None
         bound = BoundEndpoints(
             gossip=transport.endpoint,
             http=tuple(map(bound_endpoint, http)),
+            https=tuple(map(bound_endpoint, https)),
             tcp=tuple(map(bound_endpoint, (*tcp, *tls))),
             control=bound_endpoint(control),
         )
@@ -558,7 +578,10 @@ async def run_node(config: SiteConfig, *, ready: Callable[[BoundEndpoints], None
         relayed = [TcpListener(_trio_listener(listener), tls=False) for listener in tcp]
         relayed += [TcpListener(_trio_listener(listener), tls=True) for listener in tls]
         proxied = [_trio_listener(listener) for listener in http]
-        await node.run(transport, proxied, relayed, control, ready=lambda: ready(bound), stop=stop)
+        secured = [_trio_listener(listener) for listener in https]
+        await node.run(
+            transport, proxied, secured, relayed, control, ready=lambda: ready(bound), stop=stop, hangups=hangups
+        )
 
 
 def _trio_listener(listener: stdlib_socket.socket) -> trio.SocketListener:

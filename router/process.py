@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -18,7 +19,12 @@ class RunNode(Protocol):
     """`router.node.run_node`: runs until `stop` is set and everything has drained, or raises."""
 
     async def __call__(
-        self, config: SiteConfig, *, ready: Callable[[BoundEndpoints], None], stop: trio.Event
+        self,
+        config: SiteConfig,
+        *,
+        ready: Callable[[BoundEndpoints], None],
+        stop: trio.Event,
+        hangups: trio.MemoryReceiveChannel[None] | None = None,
     ) -> None: ...
 
 
@@ -32,24 +38,34 @@ async def run_until_told(
 ) -> None:
     """Run a node until SIGINT, SIGTERM or, if asked, the end of standard input; then drain and return.
 
-    A second signal does not wait for the drain. `told` gets one line for people whenever that happens.
+    A second signal does not wait for the drain. SIGHUP makes the node read its files anew. `told` gets one line for
+    people whenever any of that happens.
     """
     stop = trio.Event()
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+    hang_up, hangups = trio.open_memory_channel[None](1)  # one that waits stands for all
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_on_signals, signals, stop, nursery.cancel_scope, told)
+            nursery.start_soon(_on_signals, signals, stop, hang_up, nursery.cancel_scope, told)
             if until_stdin_closes:
                 nursery.start_soon(_on_stdin_end, stop, _read_stdin, told)
-            await run_node(config, ready=ready, stop=stop)
+            await run_node(config, ready=ready, stop=stop, hangups=hangups)
             nursery.cancel_scope.cancel()
 
 
 async def _on_signals(
-    signals: AsyncIterator[int], stop: trio.Event, everything: trio.CancelScope, told: Callable[[str], None]
+    signals: AsyncIterator[int],
+    stop: trio.Event,
+    hang_up: trio.MemorySendChannel[None],
+    everything: trio.CancelScope,
+    told: Callable[[str], None],
 ) -> None:
     async for number in signals:
         name = signal.Signals(number).name
-        if stop.is_set():
+        if number == signal.SIGHUP:
+            told(f"{name}: reading files anew")
+            with contextlib.suppress(trio.WouldBlock):
+                hang_up.send_nowait(None)
+        elif stop.is_set():
             told(f"{name} again: leaving at once")
             everything.cancel()
         else:

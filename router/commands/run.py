@@ -45,10 +45,11 @@ def run(site_toml: Path, until_stdin_closes: bool, log_level: str) -> None:
         complain(f"warning: {warning}")
 
     def ready(bound: BoundEndpoints) -> None:
-        http, tcp = (",".join(map(endpoint_text, endpoints)) for endpoints in (bound.http, bound.tcp))
+        traffic = {"http": bound.http, "https": bound.https, "tcp": bound.tcp}
+        listening = "".join(f"{kind}={','.join(map(endpoint_text, at))} " for kind, at in traffic.items() if at)
         click.echo(
-            f"ready site={config.site.name} gossip={endpoint_text(bound.gossip)} http={http} "
-            f"{f'tcp={tcp} ' if tcp else ''}control={endpoint_text(bound.control)}"
+            f"ready site={config.site.name} gossip={endpoint_text(bound.gossip)} "
+            f"{listening}control={endpoint_text(bound.control)}"
         )
         sys.stdout.flush()
 

@@ -125,6 +125,17 @@ class Section:
                 self._problems.append(Problem(path, shown(element), f"expected {wrong.expected}", wrong.hint))
         return tuple(taken)
 
+    def take_sections(self, key: str) -> list[Section]:
+        """An array of tables (`[[key]]`); an absent one reads as empty."""
+        self._asked.append(key)
+        value = self._table.get(key, [])
+        if not isinstance(value, list):
+            self._problems.append(
+                Problem(self._path(key), shown(value), "expected an array of tables", f"write [[{self._path(key)}]]")
+            )
+            return []
+        return [Section(f"{self._path(key)}[{index}]", table, self._problems) for index, table in enumerate(value)]
+
     def note(self, key: str, expected: str, hint: str = "") -> None:
         """Note a mistake that only shows when keys are seen together."""
         self._problems.append(Problem(self._path(key), None, expected, hint))

@@ -7,6 +7,7 @@ means, its default and its bounds stand beside it in the dataclasses below; `doc
 from __future__ import annotations
 
 import ipaddress
+import ssl
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -19,6 +20,7 @@ from lattice.key_ring import KeyRing
 from lattice.types import MILLISECOND, SECOND, Endpoint
 from router.site.config_reader import (
     ConfigError,
+    NotExpected,
     Problem,
     Section,
     duration,
@@ -34,6 +36,7 @@ from router.site.config_reader import (
     truth,
 )
 from router.site.key_file import KeyFileError, read_key_ring, read_secret
+from router.site.tls_files import TlsFiles
 
 __all__ = ["BoundEndpoints", "ConfigError", "SiteConfig", "TimingConfig", "load_site_config"]
 
@@ -96,6 +99,15 @@ class GossipPart:
 @dataclass(frozen=True, slots=True)
 class HttpPart:
     listen: tuple[Endpoint, ...]
+    tls_listen: tuple[Endpoint, ...]
+    """Where clients speak TLS; `tls` says with which certificates."""
+
+
+@dataclass(frozen=True, slots=True)
+class TlsPart:
+    certificates: tuple[TlsFiles, ...]
+    """Which one a client gets is by the name it asks for; the first is everybody else's."""
+    minimum: ssl.TLSVersion
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +175,7 @@ class SiteConfig:
     cluster: ClusterPart
     gossip: GossipPart
     http: HttpPart
+    tls: TlsPart
     tcp: TcpPart
     control: ControlPart
     policy: PolicyPart
@@ -177,6 +190,7 @@ class BoundEndpoints:
 
     gossip: Endpoint
     http: tuple[Endpoint, ...]
+    https: tuple[Endpoint, ...]
     tcp: tuple[Endpoint, ...]
     """Those of `tcp.listen`, then those of `tcp.tls_listen`."""
     control: Endpoint
@@ -211,6 +225,7 @@ def load_site_config(path: Path) -> SiteConfig:
     cluster = _read_cluster(top.section("cluster"), directory, warnings)
     gossip = _read_gossip(top.section("gossip"))
     http = _read_http(top.section("http"))
+    tls = _read_tls(top.section("tls"), directory, needed=bool(http.tls_listen))
     tcp = _read_tcp(top.section("tcp"))
     control = _read_control(top.section("control"))
     policy = _read_policy(top.section("policy"), directory, warnings)
@@ -219,7 +234,7 @@ def load_site_config(path: Path) -> SiteConfig:
 
     if problems:
         raise ConfigError(str(path), tuple(problems))
-    return SiteConfig(path, site, cluster, gossip, http, tcp, control, policy, timing, tuple(warnings))
+    return SiteConfig(path, site, cluster, gossip, http, tls, tcp, control, policy, timing, tuple(warnings))
 
 
 def _read_toml(path: Path) -> dict[str, object]:
@@ -297,12 +312,39 @@ def _read_gossip(section: Section) -> GossipPart:
 
 
 def _read_http(section: Section) -> HttpPart:
-    listen = section.take_each("listen", listen_endpoint, (HTTP_LISTEN,))
-    if section.has("listen") and not listen:
+    tls_listen = section.take_each("tls_listen", listen_endpoint, ())
+    listen = section.take_each("listen", listen_endpoint, () if tls_listen else (HTTP_LISTEN,))
+    if section.has("listen") and not listen and not tls_listen:
         section.note("listen", "expected at least one address:port")
     _refuse_repeated(section, "listen", listen)
+    _refuse_repeated(section, "tls_listen", (*listen, *tls_listen))
     section.close()
-    return HttpPart(listen)
+    return HttpPart(listen, tls_listen)
+
+
+def _read_tls(section: Section, directory: Path, *, needed: bool) -> TlsPart:
+    certificates = []
+    for each in section.take_sections("certificates"):
+        chain = each.require("chain", text, "")
+        key = each.take("key", text, chain)
+        each.close()
+        certificates.append(TlsFiles(directory / chain, directory / key))
+    minimum = section.take("min_version", _tls_version, ssl.TLSVersion.TLSv1_2)
+    if needed and not certificates and not section.has("certificates"):
+        section.note(
+            "certificates",
+            "is missing, and http.tls_listen is set",
+            'write [[tls.certificates]] and below it chain = "FILE" and key = "FILE"',
+        )
+    section.close()
+    return TlsPart(tuple(certificates), minimum)
+
+
+def _tls_version(value: object) -> ssl.TLSVersion:
+    versions = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
+    if not isinstance(value, str) or value not in versions:
+        raise NotExpected('"1.2" or "1.3"')
+    return versions[value]
 
 
 def _read_tcp(section: Section) -> TcpPart:

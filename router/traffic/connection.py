@@ -2,6 +2,10 @@
 
 The system call is tried first and the driver entered only to wait, which halves the cost of a small request. Whoever
 loops over calls that may all succeed at once must pause on its own.
+
+TLS is the same socket in an `ssl.SSLSocket`, whose "want read" is another word for "busy". What differs: a read may end
+with a record rather than with what the kernel has, a write takes one record at a time, nothing can be looked at without
+being taken, and an orderly end is said (close_notify): an end that is not said is a loss.
 """
 
 from __future__ import annotations
@@ -9,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import socket
+import ssl
 import struct
 from typing import Final, TypeVar
 
@@ -19,7 +24,7 @@ from router.traffic.nested_epoll import Member, NestedEpoll, Wake
 RECEIVE_BYTES: Final = 65_536
 """What one read takes: the bound of every buffer between two peers."""
 
-_BUSY: Final = (BlockingIOError, InterruptedError)
+_BUSY: Final = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
 class Connection(Member):
@@ -28,15 +33,18 @@ class Connection(Member):
     Without a `nest` only trio tasks can wait for it.
     """
 
-    __slots__ = ("_nest", "_watches_writing", "sent", "sock")
+    __slots__ = ("_early", "_nest", "_watches_writing", "secure", "sent", "sock")
 
     def __init__(self, sock: socket.socket, nest: NestedEpoll | None = None) -> None:
         super().__init__()
         sock.setblocking(False)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.sock = sock
+        self.secure = isinstance(sock, ssl.SSLSocket)
         self.sent = 0
         """Bytes the kernel has taken; whoever wants to know about a part of them sets it to zero before."""
+        self._early = b""  # read by who only wanted to look
         self._nest = nest
         self._watches_writing = False
         if nest is not None:
@@ -44,12 +52,15 @@ class Connection(Member):
 
     def receive_now(self) -> bytes | None:
         """What has arrived; b"" if the peer has closed its side; None if nothing is there yet."""
+        if self._early:
+            data, self._early = self._early, b""
+            return data
         try:
             data = self.sock.recv(RECEIVE_BYTES)
         except _BUSY:
             self.ready = self.over = False  # `over` was an event of whoever had this descriptor before
             return None
-        self.ready = self.over or len(data) == RECEIVE_BYTES
+        self.ready = self.over or len(data) == RECEIVE_BYTES or self.secure
         return data
 
     async def receive(self, timeout_us: int) -> bytes:
@@ -99,7 +110,11 @@ class Connection(Member):
         except _BUSY:
             return data
         self.sent += count
-        return b"" if count == len(data) else memoryview(data)[count:]
+        if count == len(data):
+            return b""
+        left = memoryview(data)[count:]
+        # The kernel is full, and will say when it is not; but TLS may have stopped at the end of a record.
+        return self.send_now(left) if self.secure else left
 
     async def send(self, data: bytes | memoryview, stall_timeout_us: int, rate_min: int = 0) -> None:
         """Send everything. The limit is on how long not a single byte is taken, and, once as long has passed, on the
@@ -121,6 +136,8 @@ class Connection(Member):
 
     def is_quiet(self) -> bool:
         """Open, and nothing to read: what an idle upstream connection must be to be used again."""
+        if self.secure:
+            return self._is_quiet_inside()
         try:
             self.sock.recv(1, socket.MSG_PEEK)
         except _BUSY:
@@ -129,7 +146,43 @@ class Connection(Member):
             return False
         return False
 
+    def _is_quiet_inside(self) -> bool:
+        """Records that carry nothing (session tickets, key updates) are read here, and say nothing."""
+        try:
+            data = self.receive_now()
+        except OSError:
+            return False
+        if data:
+            self._early, self.ready = data, True
+        return data is None
+
+    async def shake(self, timeout_us: int) -> None:
+        """The TLS handshake. Raises OSError (`ssl.SSLError` says why), or trio.TooSlowError."""
+        assert isinstance(self.sock, ssl.SSLSocket)
+        deadline = self.time() + timeout_us / 1e6
+        while True:
+            try:
+                self.sock.do_handshake()
+            except ssl.SSLWantReadError:
+                self.ready = self.over = False
+                await self.readable(max(0, int((deadline - self.time()) * 1e6)))
+            except ssl.SSLWantWriteError:
+                await self.writable(max(0, int((deadline - self.time()) * 1e6)))
+            else:
+                self.ready = True  # whatever came behind the handshake is looked for once
+                return
+
+    def _say_end(self) -> None:
+        """TLS's close_notify, as far as the kernel takes it at once."""
+        if isinstance(self.sock, ssl.SSLSocket):
+            with contextlib.suppress(OSError, ValueError):  # want read: the peer's own has not come; nor need it
+                self.sock.unwrap()
+
     def close(self) -> None:
+        self._say_end()
+        self._leave()
+
+    def _leave(self) -> None:
         if self._nest is not None:
             self._nest.leave(self.sock.fileno())
         self.sock.close()
@@ -138,13 +191,14 @@ class Connection(Member):
         """Close with a reset: the only way to tell a peer that what ends here was not the end."""
         with contextlib.suppress(OSError):
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.close()
+        self._leave()
 
     async def linger(self, timeout_us: int, bytes_max: int) -> None:
         """Close our side, then read and discard for a while: unread bytes at close would make the kernel send a reset,
         and that may overtake our last answer (RFC 9112 9.6)."""
+        self._say_end()
         with contextlib.suppress(OSError, trio.TooSlowError):
-            self.sock.shutdown(socket.SHUT_WR)
+            self.sock.shutdown(socket.SHUT_WR)  # from here on even of TLS only the raw bytes are read
             end = self.time() + timeout_us / 1e6
             while bytes_max > 0:
                 data = self.receive_now()

@@ -355,7 +355,9 @@ class Exchange:
 
     async def _converse(self, leg: Leg) -> Ending | Lost:
         upstream, attempt = leg.upstream, leg.attempt
-        head = request_for_upstream(self._head, self._client.address, attempt.endpoint, leg.steered)
+        head = request_for_upstream(
+            self._head, self._client.address, attempt.endpoint, leg.steered, self._client.scheme
+        )
         try:
             left = upstream.send_now(head + self._body.in_hand())
         except OSError:
@@ -583,7 +585,9 @@ class Exchange:
             return None
         reason = f"{attempt.tier}: {late.attempt.region} {'HUNG' if late.hung else 'LATE'}"
         leg = Leg(attempt, Steered(plane.site, attempt.region, reason), began, upstream)
-        head = request_for_upstream(self._head, self._client.address, attempt.endpoint, leg.steered)
+        head = request_for_upstream(
+            self._head, self._client.address, attempt.endpoint, leg.steered, self._client.scheme
+        )
         try:
             left = upstream.send_now(head + self._body.in_hand())
         except OSError:

@@ -106,8 +106,13 @@ def has_passed(head: RequestHead, site: str) -> bool:
     return bool(hops) and _pseudonym(site).encode("ascii") in hops
 
 
-def request_for_upstream(head: RequestHead, client: str, endpoint: Endpoint, steered: Steered) -> bytes:
-    """The request head as `endpoint` gets it: HTTP/1.1, persistent, framed as the body will be sent."""
+def request_for_upstream(
+    head: RequestHead, client: str, endpoint: Endpoint, steered: Steered, scheme: str = "http"
+) -> bytes:
+    """The request head as `endpoint` gets it: HTTP/1.1, persistent, framed as the body will be sent.
+
+    `scheme` is how the client reached us, "http" or "https".
+    """
     lines = head.fields.rendered
     if lines is None:
         lines = head.fields.rendered = _end_to_end(head.fields, head.connection, _OURS_UPSTREAM)
@@ -128,7 +133,7 @@ def request_for_upstream(head: RequestHead, client: str, endpoint: Endpoint, ste
         head.host or _authority(endpoint),
         lines,
         framing,
-        _vouched(client, head.host, head.minor, steered.site),
+        _vouched(client, head.host, head.minor, steered.site, scheme),
         steered.lines(),
     )
 
@@ -200,11 +205,12 @@ def _end_to_end(fields: Fields, connection: frozenset[bytes], ours: frozenset[by
 
 
 @lru_cache(maxsize=1024)  # a client's requests mostly name the same host
-def _vouched(client: str, host: bytes, minor: int, site: str) -> bytes:
+def _vouched(client: str, host: bytes, minor: int, site: str, scheme: str) -> bytes:
     """What we say of a request to whoever trusts us."""
     named = host.decode("ascii")
     return (
-        f"Forwarded: {forwarded(client, named, 'http')}\r\nX-Forwarded-For: {client}\r\nX-Forwarded-Proto: http\r\n"
+        f"Forwarded: {forwarded(client, named, scheme)}\r\n"
+        f"X-Forwarded-For: {client}\r\nX-Forwarded-Proto: {scheme}\r\n"
         + (f"X-Forwarded-Host: {named}\r\n" if named else "")
         + f"Via: {via(minor, site)}\r\n"
     ).encode("ascii")

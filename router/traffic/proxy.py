@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import logging
 import socket
+import ssl
 from collections import Counter
 from collections.abc import Sequence
 from typing import Final
@@ -23,6 +24,7 @@ from router.traffic.http1 import RequestHead, RequestReader
 from router.traffic.nested_epoll import NestedEpoll, Wake
 from router.traffic.proxy_limits import ProxyLimits
 from router.traffic.request_body import Client
+from router.traffic.server_tls import handshake_fault
 from router.traffic.steering import Outcome, Router
 from router.traffic.strict import BadRequestError
 from router.traffic.upstream_pool import EXHAUSTED, UpstreamPool
@@ -37,9 +39,20 @@ _log = logging.getLogger(__name__)
 class Proxy:
     """Serves HTTP/1 on listeners and steers every request as `router` decides."""
 
-    def __init__(self, router: Router, site: str, limits: ProxyLimits | None = None, *, fast: bool = True) -> None:
-        """Without `fast`, every connection is an ordinary trio task: slower, and by the very same rules."""
+    def __init__(
+        self,
+        router: Router,
+        site: str,
+        limits: ProxyLimits | None = None,
+        *,
+        tls: ssl.SSLContext | None = None,
+        fast: bool = True,
+    ) -> None:
+        """`tls` is for those listeners whose clients speak it. Without `fast`, every connection is an ordinary trio
+        task: slower, and by the very same rules."""
         limits = ProxyLimits() if limits is None else limits
+        self._tls = tls
+        self._handshakes = 0  # under way
         self._limits = limits
         self._nest = NestedEpoll()
         self._plane = Plane(router, site, limits, UpstreamPool(limits, self._nest), self._nest, fast=fast)
@@ -53,7 +66,8 @@ class Proxy:
     @property
     def counters(self) -> Counter[str]:
         """`requests`; one of `Ending.kind` for each; `retries`; `region.NAME` for what was relayed from there;
-        `reason.WORDS` for what was rejected; `connections` and `accept.…`; `upstream.…`. A copy."""
+        `reason.WORDS` for what was rejected; `connections` and `accept.…`; `tls.full`, `tls.resumed`, or why a
+        handshake failed; `upstream.…`. A copy."""
         counters = self._plane.counters.copy()
         for name, count in self._plane.pool.counters.items():
             counters[f"upstream.{name}"] = count
@@ -67,22 +81,24 @@ class Proxy:
     async def serve(
         self,
         listeners: Sequence[trio.SocketListener],
+        tls_listeners: Sequence[trio.SocketListener] = (),
         *,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Accept and serve until cancelled, or until `drain` is through. Closes the listeners. Run once."""
+        assert self._tls is not None or not tls_listeners, "TLS listeners want a certificate"
         try:
             async with trio.open_nursery() as nursery:
                 await nursery.start(self._nest.run)
                 nursery.start_soon(self._plane.keep_watch)
                 nursery.start_soon(self._sweep)
                 nursery.start_soon(self._keep_warm)
-                nursery.start_soon(self._accept_all, listeners)
+                nursery.start_soon(self._accept_all, listeners, tls_listeners)
                 task_status.started()
                 await self._drained.wait()
                 nursery.cancel_scope.cancel()
         finally:
-            for listener in listeners:
+            for listener in (*listeners, *tls_listeners):
                 listener.socket.close()
             self._plane.pool.close_idle()
 
@@ -103,15 +119,19 @@ class Proxy:
 
     # --- accepting
 
-    async def _accept_all(self, listeners: Sequence[trio.SocketListener]) -> None:
+    async def _accept_all(
+        self, listeners: Sequence[trio.SocketListener], tls_listeners: Sequence[trio.SocketListener]
+    ) -> None:
         with self._accepting:
             async with trio.open_nursery() as nursery:
                 for listener in listeners:
-                    nursery.start_soon(self._accept, listener)
-        for listener in listeners:
+                    nursery.start_soon(self._accept, listener, None)
+                for listener in tls_listeners:
+                    nursery.start_soon(self._accept, listener, self._tls)
+        for listener in (*listeners, *tls_listeners):
             listener.socket.close()
 
-    async def _accept(self, listener: trio.SocketListener) -> None:
+    async def _accept(self, listener: trio.SocketListener, tls: ssl.SSLContext | None) -> None:
         while True:
             try:
                 accepted, address = await listener.socket.accept()
@@ -121,7 +141,7 @@ class Proxy:
             # The file descriptor moves to a plain socket: see `router.traffic.connection`.
             sock = socket.socket(accepted.family, accepted.type, accepted.proto, fileno=accepted.detach())
             try:
-                client = Client(sock, self._nest)
+                client = Client(sock if tls is None else _inside(tls, sock), self._nest)
             except OSError:  # gone already
                 sock.close()
                 continue
@@ -132,6 +152,9 @@ class Proxy:
                 self._shed(client)
                 continue
             if self._by_address[client.address] >= self._limits.connections_per_client_max:
+                self._shed(client)
+                continue
+            if client.secure and self._handshakes >= self._limits.handshakes_max:
                 self._shed(client)
                 continue
             self._by_address[client.address] += 1
@@ -155,8 +178,11 @@ class Proxy:
         await trio.sleep(self._limits.accept_pause_us / 1e6)
 
     def _shed(self, client: Client) -> None:
-        """One connection too many: say so without waiting, and close."""
+        """One connection too many: say so without waiting, and close. Who wants TLS first cannot be told."""
         self._plane.counters["accept.shed"] += 1
+        if client.secure:
+            client.abort()
+            return
         text = "too many connections"
         steered = Steered(self._plane.site, None, text)
         try:
@@ -171,6 +197,9 @@ class Proxy:
     async def _serve_connection(self, client: Client) -> None:
         after: After | None = After.ABORT
         try:
+            if client.secure and not await self._shake(client):
+                after = None
+                return
             while (after := await self._serve_request(client)) is After.KEEP:
                 if self._plane.fast:
                     await self._nest.become_fiber()
@@ -189,6 +218,23 @@ class Proxy:
                 del self._by_address[client.address]
             if not self._open:
                 self._emptied.set()
+
+    async def _shake(self, client: Client) -> bool:
+        """The TLS handshake; who fails it is counted by why."""
+        self._handshakes += 1
+        try:
+            await client.shake(self._limits.handshake_timeout_us)
+        except trio.TooSlowError:
+            self._plane.counters["tls.timeout"] += 1
+        except OSError as error:
+            self._plane.counters[f"tls.{handshake_fault(error)}"] += 1
+        else:
+            assert isinstance(client.sock, ssl.SSLSocket)
+            self._plane.counters["tls.resumed" if client.sock.session_reused else "tls.full"] += 1
+            return True
+        finally:
+            self._handshakes -= 1
+        return False
 
     async def _serve_request(self, client: Client) -> After | None:
         """Wait for a request, serve it, count its one ending. None if there was no further request."""
@@ -273,6 +319,11 @@ class Proxy:
             oldest = self._nest.time() - self._limits.idle_timeout_us / 1e6
             for client in [client for client, since in self._idle.items() if since <= oldest]:
                 _rouse(client)
+
+
+def _inside(tls: ssl.SSLContext, sock: socket.socket) -> ssl.SSLSocket:
+    """The socket with TLS around it, its handshake still to come."""
+    return tls.wrap_socket(sock, server_side=True, do_handshake_on_connect=False, suppress_ragged_eofs=False)
 
 
 def _rouse(client: Client) -> None:

@@ -26,6 +26,11 @@ class ProxyLimits:
     warm_per_standby: int = 2
     """Connections held ready to every standby that was decided lately, so that a failover costs no handshake."""
 
+    handshakes_max: int = 512
+    """TLS handshakes under way; one more is closed. Each costs some 50 KiB and a signature."""
+
+    handshake_timeout_us: int = 5 * SECOND
+    """From accept to the end of the TLS handshake. Two round trips around the world and a lost packet; nginx 60 s."""
     idle_timeout_us: int = 60 * SECOND
     """Between two requests. nginx 75 s, AWS load balancers 60 s."""
     head_timeout_us: int = 10 * SECOND

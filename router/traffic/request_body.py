@@ -26,6 +26,11 @@ class Client(Connection):
     address: str
     reader: RequestReader
 
+    @property
+    def scheme(self) -> str:
+        """How the client reached us."""
+        return "https" if self.secure else "http"
+
 
 class RequestBody:
     """`absorb`, `gather` and `read` may raise `BadRequestError` (framing, or 408) and `ClientGoneError`."""

@@ -116,7 +116,7 @@ def test_files_that_do_not_belong_together_are_refused_at_the_start(tmp_path: Pa
     key = node_key_in(config.site.state_dir)
     credentials = Credentials(config, key, now)
     assert credentials.security is not None
-    assert credentials.expiry() is None
+    assert credentials.expiries() == []
 
     def refused(match: str) -> None:
         with pytest.raises(StartError, match=match):

@@ -136,7 +136,7 @@ drain = "500ms"
 
 
 @asynccontextmanager
-async def running(config: SiteConfig) -> AsyncIterator[Site]:
+async def running(config: SiteConfig, hangups: trio.MemoryReceiveChannel[None] | None = None) -> AsyncIterator[Site]:
     """A node until the block ends; then it drains and leaves as on SIGTERM."""
     stop, ready = trio.Event(), trio.Event()
     bound: list[BoundEndpoints] = []
@@ -146,7 +146,7 @@ async def running(config: SiteConfig) -> AsyncIterator[Site]:
         ready.set()
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(partial(run_node, config, ready=on_ready, stop=stop))
+        nursery.start_soon(partial(run_node, config, ready=on_ready, stop=stop, hangups=hangups))
         await ready.wait()
         yield Site(bound[0], stop)
         stop.set()

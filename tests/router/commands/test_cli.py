@@ -381,12 +381,20 @@ async def test_a_node_runs_until_a_signal_and_then_drains(tmp_path: Path) -> Non
     config = load_site_config(tmp_path / "site.toml")
     happened: list[str] = []
 
-    async def node(config: SiteConfig, *, ready: object, stop: trio.Event) -> None:
+    async def node(
+        config: SiteConfig, *, ready: object, stop: trio.Event, hangups: trio.MemoryReceiveChannel[None] | None = None
+    ) -> None:
+        assert hangups is not None
+        signal.raise_signal(signal.SIGHUP)
+        await hangups.receive()
+        happened.append("read")
         signal.raise_signal(signal.SIGTERM)
         await stop.wait()
         happened.append("drained")
 
-    async def stubborn(config: SiteConfig, *, ready: object, stop: trio.Event) -> None:
+    async def stubborn(
+        config: SiteConfig, *, ready: object, stop: trio.Event, hangups: trio.MemoryReceiveChannel[None] | None = None
+    ) -> None:
         signal.raise_signal(signal.SIGINT)
         await stop.wait()
         signal.raise_signal(signal.SIGINT)
@@ -399,6 +407,8 @@ async def test_a_node_runs_until_a_signal_and_then_drains(tmp_path: Path) -> Non
         await run_until_told(node, config, ready=ready, told=happened.append)
         await run_until_told(stubborn, config, ready=ready, told=happened.append)
     assert happened == [
+        "SIGHUP: reading files anew",
+        "read",
         "SIGTERM: draining; once more to leave at once",
         "drained",
         "SIGINT: draining; once more to leave at once",

@@ -159,7 +159,7 @@ x = 1
         'policy.authors[0] = "abc": expected an Ed25519 public key: 64 hexadecimal digits; there are 3',
         'timing.suspicion = 3: expected a duration from 50ms to 10m, as "250ms"; in quotes and with a unit, as "3s"',
         'timing.row_refresh = "5 parsecs": expected a duration from 100ms to 10m, as "250ms"; units: us, ms, s, m, h',
-        "metrics: unknown key; known here: cluster, control, gossip, http, policy, site, tcp, timing",
+        "metrics: unknown key; known here: cluster, control, gossip, http, policy, site, tcp, timing, tls",
     ]
 
 
@@ -178,6 +178,12 @@ x = 1
         (MINIMAL + '[http]\nlisten = ["::1:80"]', "an IPv6 address stands in brackets"),
         (MINIMAL + '[http]\nlisten = ["localhost:80"]', '"127.0.0.1:80"?'),
         (MINIMAL + '[http]\nlisten = ["0.0.0.0:80", "0.0.0.0:80"]', "stands there more than once"),
+        (MINIMAL + '[http]\ntls_listen = ["[::]:443"]', "tls.certificates: is missing, and http.tls_listen is set"),
+        (MINIMAL + '[http]\nlisten = ["[::]:443"]\ntls_listen = ["[::]:443"]', "http.tls_listen: [::]:443 stands"),
+        (MINIMAL + '[[tls.certificates]]\nkey = "a"', "tls.certificates[0].chain: is missing: expected printable text"),
+        (MINIMAL + '[[tls.certificates]]\nchian = "a"', "tls.certificates[0].chian: unknown key; did you mean chain?"),
+        (MINIMAL + '[tls]\ncertificates = "a"', 'tls.certificates = "a": expected an array of tables'),
+        (MINIMAL + '[tls]\nmin_version = "1.1"', 'tls.min_version = "1.1": expected "1.2" or "1.3"'),
         (MINIMAL + '[tcp]\nlisten = ["0.0.0.0:25"]\ntls_listen = ["0.0.0.0:25"]', "tcp.tls_listen: 0.0.0.0:25 stands"),
         (MINIMAL.replace('"ams"', '"ams\\u001b[31m"'), "\\x1b[31m"),
     ],

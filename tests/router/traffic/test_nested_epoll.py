@@ -39,7 +39,7 @@ async def test_a_fiber_waits_for_its_socket() -> None:
         connection.close()
 
     async with running() as nest:
-        nest.start(body(_joined(near, nest)))
+        nest.start(body(Connection(near, nest)))
         for word in (b"one", b"two"):
             far.send(word)
             await settled()
@@ -167,17 +167,3 @@ async def test_the_end_of_the_loop_ends_every_fiber() -> None:
     near, far = socket.socketpair()
     with near, far, pytest.raises(OSError, match="no more sockets"):
         nest.join(near.fileno(), Connection.__new__(Connection))
-
-
-def _joined(sock: socket.socket, nest: NestedEpoll) -> Connection:
-    """A connection on any stream socket: a pair of Unix sockets knows no TCP_NODELAY."""
-    connection = Connection.__new__(Connection)
-    sock.setblocking(False)
-    connection.ready = connection.over = False
-    connection.read_waiter = connection.write_waiter = None
-    connection.sock = sock
-    connection.sent = 0
-    connection._nest = nest
-    connection._watches_writing = False
-    nest.join(sock.fileno(), connection)
-    return connection

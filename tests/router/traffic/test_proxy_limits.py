@@ -280,7 +280,7 @@ async def test_a_request_that_crosses_the_drain_is_answered() -> None:
         wire = await stage.client()
         assert (await wire.ask(GET)).status == 200
         await trio.testing.wait_all_tasks_blocked()
-        wire.stream.socket._sock.send(GET)  # type: ignore[attr-defined]
+        wire.socket._sock.send(GET)  # type: ignore[attr-defined]
         async with trio.open_nursery() as nursery:
             nursery.start_soon(stage.proxy.drain, 10 * SECOND)
             response = await wire.response()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -52,7 +53,7 @@ class Message:
 class Wire:
     """One TCP connection, read as HTTP by hand."""
 
-    def __init__(self, stream: trio.SocketStream) -> None:
+    def __init__(self, stream: trio.SocketStream | trio.SSLStream[trio.SocketStream]) -> None:
         self.stream = stream
         self.buffer = b""
         self.received = b""
@@ -151,9 +152,14 @@ class Wire:
         while await self.stream.receive_some():
             pass
 
+    @property
+    def socket(self) -> trio.socket.SocketType:
+        stream = self.stream
+        return (stream if isinstance(stream, trio.SocketStream) else stream.transport_stream).socket
+
     def reset(self) -> None:
-        self.stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.stream.socket.close()
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.socket.close()
 
 
 Script: TypeAlias = Callable[[Wire], Awaitable[None]]
@@ -256,6 +262,7 @@ class Stage:
     proxy: Proxy
     router: FixedRouter
     endpoint: Endpoint
+    tls_endpoint: Endpoint | None = None
     bugs: int = 0
     """Internal errors that the test provokes."""
     wires: list[Wire] = field(default_factory=list)
@@ -263,6 +270,17 @@ class Stage:
     async def client(self, source: str = "127.0.0.1") -> Wire:
         wire = Wire(await trio.open_tcp_stream(*self.endpoint, local_address=source))
         self.wires.append(wire)
+        return wire
+
+    async def tls_client(self, context: ssl.SSLContext, name: str) -> Wire:
+        """A client that speaks TLS and asks for that name; its handshake is done."""
+        assert self.tls_endpoint is not None
+        stream = trio.SSLStream(
+            await trio.open_tcp_stream(*self.tls_endpoint), context, server_hostname=name, https_compatible=True
+        )
+        wire = Wire(stream)
+        self.wires.append(wire)
+        await stream.do_handshake()
         return wire
 
     async def emptied(self) -> None:
@@ -288,30 +306,36 @@ ENDINGS = frozenset({"relayed", "denied", "rejected", "failed", "shed", "looped"
 
 
 @asynccontextmanager
-async def staged(*scripts: Script | Endpoint, limits: ProxyLimits | None = None) -> AsyncIterator[Stage]:
+async def staged(
+    *scripts: Script | Endpoint, limits: ProxyLimits | None = None, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[Stage]:
     """A proxy in front of one upstream per script; an endpoint stands for itself."""
     async with trio.open_nursery() as nursery:
         endpoints = [
             script if isinstance(script, tuple) else (await listen(nursery, script)).endpoint for script in scripts
         ]
-        async with proxied(FixedRouter(*endpoints), limits) as stage:
+        async with proxied(FixedRouter(*endpoints), limits, tls) as stage:
             yield stage
         nursery.cancel_scope.cancel()
 
 
 @asynccontextmanager
-async def proxied(router: FixedRouter, limits: ProxyLimits | None = None) -> AsyncIterator[Stage]:
-    """A proxy that steers by `router`. At the end its books must balance."""
-    proxy = Proxy(router, SITE, limits, fast=DRIVER.get() == "fibers")
+async def proxied(
+    router: FixedRouter, limits: ProxyLimits | None = None, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[Stage]:
+    """A proxy that steers by `router`, with a TLS listener beside the plain one. At the end its books must balance."""
+    proxy = Proxy(router, SITE, limits, tls=tls, fast=DRIVER.get() == "fibers")
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    secured = await trio.open_tcp_listeners(0, host="127.0.0.1") if tls is not None else []
     async with trio.open_nursery() as nursery:
-        await nursery.start(proxy.serve, listeners)
+        await nursery.start(proxy.serve, listeners, secured)
         stage = Stage(proxy, router, listeners[0].socket.getsockname())
+        stage.tls_endpoint = secured[0].socket.getsockname() if secured else None
         try:
             yield stage
         finally:
             for wire in stage.wires:
-                wire.stream.socket.close()
+                wire.socket.close()
         nursery.cancel_scope.cancel()
     stage.check_books()
     assert proxy.connections == 0
