@@ -14,39 +14,49 @@ from lattice.types import SECOND, Micros
 WINDOW_US: Final = 5 * SECOND
 
 
+class Window:
+    """A count over the last one to two windows. `now` never decreases."""
+
+    __slots__ = ("_before", "_ends", "_here")
+
+    def __init__(self) -> None:
+        self._here = 0
+        self._before = 0
+        self._ends = 0
+
+    def add(self, now: Micros) -> None:
+        if now >= self._ends:
+            self._turn(now)
+        self._here += 1
+
+    def count(self, now: Micros) -> int:
+        if now >= self._ends:
+            self._turn(now)
+        return self._here + self._before
+
+    def _turn(self, now: Micros) -> None:
+        self._before = self._here if now < self._ends + WINDOW_US else 0
+        self._here = 0
+        self._ends = (now // WINDOW_US + 1) * WINDOW_US
+
+
 class Budget:
     """`now` never decreases."""
 
-    def __init__(self, share_pct: int, spare: int) -> None:
-        """`spare` may be spent in a window even without any requests."""
+    def __init__(self, requests: Window, share_pct: int, spare: int) -> None:
+        """A share of `requests`, which whoever has them counts; `spare` may be spent even without any."""
+        self._requests = requests
+        self._spent = Window()
         self._share_pct = share_pct
         self._spare = spare
-        self._window = 0
-        self._requests = [0, 0]  # in this window, and in the one before
-        self._spent = [0, 0]
-
-    def earn(self, now: Micros) -> None:
-        """A request came."""
-        if now // WINDOW_US != self._window:
-            self._turn(now)
-        self._requests[0] += 1
 
     def has(self, now: Micros) -> bool:
         """Whether one more may be sent."""
-        if now // WINDOW_US != self._window:
-            self._turn(now)
-        return sum(self._spent) < self._spare + sum(self._requests) * self._share_pct // 100
+        return self._spent.count(now) < self._spare + self._requests.count(now) * self._share_pct // 100
 
     def spend(self, now: Micros) -> bool:
         """Whether one more may be sent; if so it counts."""
         if not self.has(now):
             return False
-        self._spent[0] += 1
+        self._spent.add(now)
         return True
-
-    def _turn(self, now: Micros) -> None:
-        window = now // WINDOW_US
-        following = window == self._window + 1
-        self._requests = [0, self._requests[0] if following else 0]
-        self._spent = [0, self._spent[0] if following else 0]
-        self._window = window

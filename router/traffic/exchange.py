@@ -23,10 +23,7 @@ from __future__ import annotations
 
 import enum
 import math
-import time
-from collections import Counter
 from dataclasses import dataclass, replace
-from email.utils import formatdate
 from functools import lru_cache
 from typing import Final
 
@@ -34,26 +31,22 @@ import trio
 
 from lattice.types import Endpoint, Micros
 from router.decision.decide import Attempt, Decision, Request
-from router.traffic.budget import Budget
-from router.traffic.concurrency import Concurrency
 from router.traffic.connection import Connection
 from router.traffic.forwarded import (
     WEBSOCKET,
     Steered,
     has_passed,
     own_response,
-    request_for_upstream,
     response_for_client,
 )
-from router.traffic.hang import HangWatch, Watched
 from router.traffic.http1 import RequestHead, ResponseHead
 from router.traffic.message_body import LAST_CHUNK, FramingError, LengthBody, UntilClose, chunk, response_framing
-from router.traffic.nested_epoll import NestedEpoll, Wake
-from router.traffic.proxy_limits import ProxyLimits
-from router.traffic.request_body import Client, ClientGoneError, RequestBody
-from router.traffic.steering import Outcome, Router
+from router.traffic.nested_epoll import Fiber, Wake
+from router.traffic.plane import Course, Leg, Plane
+from router.traffic.request_body import NO_BODY, Client, ClientGoneError, RequestBody
+from router.traffic.steering import Outcome
 from router.traffic.strict import BadRequestError, BadResponseError
-from router.traffic.upstream_pool import ExhaustedError, Upstream, UpstreamPool
+from router.traffic.upstream_pool import ExhaustedError, Upstream
 
 IDEMPOTENT: Final = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE"})
 """RFC 9110 9.2.2."""
@@ -88,11 +81,8 @@ _RELAYED: Final = tuple(
     (Ending(f"relayed_{hundreds}xx", After.CLOSE), Ending(f"relayed_{hundreds}xx", After.KEEP))
     for hundreds in range(2, 6)
 )
-_WATCH_SECONDS: Final = 0.005
-"""Between two looks for hangs, at least."""
-_STALL_SECONDS: Final = 0.02
-"""A look that comes so late says more about this process than about any region."""
 CLIENT_GONE: Final = Ending("client_gone", After.ABORT)
+_READY: Final = Wake.READY
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,116 +104,24 @@ class Lost:
         return 504 if self.outcome is Outcome.TIMEOUT else 502
 
 
-class Leg:
-    """One endpoint that was asked, and our connection to it."""
-
-    __slots__ = ("attempt", "began", "hung", "steered", "upstream", "watched")
-
-    def __init__(self, attempt: Attempt, steered: Steered, began: float, upstream: Upstream) -> None:
-        self.attempt = attempt
-        self.steered = steered
-        self.began = began
-        self.upstream = upstream
-        self.watched: Watched[Leg] | None = None
-        self.hung = False  # it was nudged because its endpoint hangs, not only because it is late
-
-
-class Plane:
-    """What all exchanges of a process share."""
-
-    def __init__(
-        self, router: Router, site: str, limits: ProxyLimits, pool: UpstreamPool, nest: NestedEpoll, *, fast: bool
-    ) -> None:
-        self.router = router
-        self.site = site
-        self.limits = limits
-        self.pool = pool
-        self.nest = nest
-        self.fast = fast
-        """Fibers wherever they can be; without it, trio tasks only."""
-        self.counters: Counter[str] = Counter()
-        self.draining = False
-        self.watch: HangWatch[Leg] = HangWatch()
-        self.retries = Budget(limits.retry_share_pct, limits.retry_spare)
-        self.hedges = Budget(limits.hedge_share_pct, limits.hedge_spare)
-        self.regions: dict[str, Concurrency] = {}
-        self._watch_alarm = trio.CancelScope()
-        self._date: tuple[int, bytes] = (0, b"")
-
-    def region(self, name: str) -> Concurrency:
-        found = self.regions.get(name)
-        if found is None:
-            found = self.regions[name] = Concurrency()
-        return found
-
-    def now(self) -> Micros:
-        return Micros(int(self.nest.time() * 1e6))
-
-    def sent(self, leg: Leg) -> None:
-        """The leg's first byte is awaited from now on."""
-        watched = leg.watched = self.watch.endpoint(leg.attempt.region, leg.attempt.endpoint)
-        now = self.now()
-        watched.sent(leg, now)
-        due = (now + watched.late_us()) / 1e6
-        if due < self._watch_alarm.deadline:
-            self._watch_alarm.deadline = due
-
-    async def keep_watch(self) -> None:
-        """Tell of hangs, and nudge who waits for them or is late."""
-        while True:
-            due = self.watch.next_due()
-            at = math.inf if due is None else max(due / 1e6, self.nest.time() + _WATCH_SECONDS)
-            with trio.CancelScope(deadline=at) as self._watch_alarm:
-                await trio.sleep_forever()
-            if self.nest.time() - self._watch_alarm.deadline > _STALL_SECONDS:
-                # It was us who kept everybody waiting: what has arrived meanwhile is not even read yet.
-                self.counters["stalls"] += 1
-                self.watch.excuse(self.now())
-                continue
-            now = self.now()
-            for suspicion in self.watch.suspects(now):
-                outcome = Outcome.HUNG if suspicion.endpoint is None else Outcome.SILENT
-                self.counters[f"hang.{suspicion.region}"] += 1
-                self.router.observed(suspicion.flights[0].attempt, outcome, suspicion.silence_us)
-                for leg in suspicion.flights:
-                    leg.hung = True
-                    _nudge(leg)
-            for leg in list(self.watch.late(now)):
-                _nudge(leg)
-
-    def date(self) -> bytes:
-        """Now, as HTTP writes it."""
-        second = int(time.time())
-        if second != self._date[0]:
-            self._date = (second, formatdate(second, usegmt=True).encode("ascii"))
-        return self._date[1]
-
-
 class Exchange:
     """One request and its response. Run once."""
 
-    __slots__ = (
-        "_answered",
-        "_body",
-        "_client",
-        "_deadline",
-        "_flushed",
-        "_head",
-        "_leg",
-        "_limits",
-        "_nest",
-        "_plane",
-        "_planned",
-        "_relaying",
-        "_repeatable",
-        "_request",
-        "_spilt",
-        "_tried",
-        "_upload_fault",
-        "_uploaded",
-        "_waiting",
-        "_writing",
-    )
+    _body: RequestBody = NO_BODY
+    _planned: Attempt | None = None
+    _spilt = False  # a region was passed over because it is full
+    _flushed = False  # some byte of the final response went to the client
+    _writing = False  # a write to the client has begun and not ended
+    # of the attempt under way:
+    _uploaded = False  # the upstream has the whole request
+    _answered = False  # some byte of a response came
+    _relaying = False  # the final response's head came
+    _upload_fault: BadRequestError | ClientGoneError | trio.TooSlowError | None = None
+    _deadline = math.inf  # for the upstream's next byte before its response's body
+    _waiting: trio.CancelScope | None = None
+
+    _request: Request
+    _leg: Leg
 
     def __init__(self, plane: Plane, client: Client, head: RequestHead) -> None:
         self._plane = plane
@@ -231,78 +129,88 @@ class Exchange:
         self._limits = plane.limits
         self._client = client
         self._head = head
-        self._body = RequestBody(client, head, plane.limits)
         self._tried: set[Endpoint] = set()
-        self._planned: Attempt | None = None
-        self._spilt = False  # a region was passed over because it is full
-        self._repeatable = head.method in IDEMPOTENT or head.fields.has_idempotency_key
-        self._flushed = False  # some byte of the final response went to the client
-        self._writing = False  # a write to the client has begun and not ended
-        self._begin_attempt()
+        if head.chunked or head.content_length:
+            self._body = RequestBody(client, head, plane.limits)
 
-    def _begin_attempt(self) -> None:
-        self._uploaded = False  # the upstream has the whole request
-        self._answered = False  # some byte of a response came
-        self._relaying = False  # the final response's head came
-        self._upload_fault: BadRequestError | ClientGoneError | trio.TooSlowError | None = None
-        self._deadline = math.inf  # for the upstream's next byte before its response's body
-        self._waiting: trio.CancelScope | None = None
+    @property
+    def _repeatable(self) -> bool:
+        return self._head.method in IDEMPOTENT or self._head.fields.has_idempotency_key
 
     # --- from head to decision
 
     async def run(self) -> Ending:
-        head, body = self._head, self._body
+        plane, client, head = self._plane, self._client, self._head
+        if self._body is not NO_BODY and (refused := await self._take_body()) is not None:
+            return refused
+        course = client.course
+        known = course is not None and course.fields is head.fields  # all that was judged by fields alone, still holds
+        if not known and has_passed(head, plane.site):
+            return await self._answer(508, "this request came through this site before", "looped")
+        self._request = Request(client.address, head.host_name, head.path, head.method.decode("ascii"))
+        decision = plane.router.decide(self._request)
+        if decision.region is None:
+            return await self._answer(decision.status, decision.reason, "denied")
+        plane.requests.add(plane.now())
+        if not decision.attempts:
+            return await self._try_each(decision, None)
+        if course is None or not known or course.decision is not decision:
+            plane.pool.expect(decision.attempts)
+            attempt = decision.attempts[0]
+            course = client.course = Course(plane, head, client, decision, attempt, decision.reason)
+        if course.window.in_flight >= course.window.limit:
+            return await self._try_each(decision, None)
+        self._tried.add(course.attempt.endpoint)
+        result = await self._attempt(course)
+        return result if isinstance(result, Ending) else await self._try_each(decision, result)
+
+    async def _take_body(self) -> Ending | None:
+        """As much of the body as can be kept, before anybody is bothered with it."""
+        body, head = self._body, self._head
         try:
-            if not body.complete:
-                body.absorb()
-                small = not head.chunked and (head.content_length or 0) <= self._limits.replay_bytes_max
-                if small and not head.expects_continue:
-                    await body.gather()
+            body.absorb()
+            small = not head.chunked and (head.content_length or 0) <= self._limits.replay_bytes_max
+            if small and not head.expects_continue:
+                await body.gather()
         except BadRequestError as error:
             return await refuse(self._plane, self._client, error)
         except ClientGoneError:
             return CLIENT_GONE
-        if has_passed(head, self._plane.site):
-            return await self._answer(508, "this request came through this site before", "looped")
-        self._request = Request(self._client.address, head.host_name, head.path, head.method.decode("ascii"))
-        decision = self._plane.router.decide(self._request)
-        self._plane.pool.expect(decision.attempts)
-        if decision.region is None:
-            return await self._answer(decision.status, decision.reason, "denied")
-        return await self._try_each(decision)
+        return None
 
-    async def _try_each(self, decision: Decision) -> Ending:
+    async def _try_each(self, decision: Decision, lost: Lost | None) -> Ending:
+        """Go on after the first attempt was lost, or could not be made because its region is full."""
         plane, tried = self._plane, self._tried
-        lost: Lost | None = None
-        now = plane.now()
-        plane.retries.earn(now)
-        plane.hedges.earn(now)
         while len(tried) < self._limits.attempts_max:
+            if lost is not None and not lost.may_retry(repeatable=self._repeatable, replayable=self._body.replayable):
+                break
             attempt = self._next(decision, afresh=lost is not None)
             if attempt is None:
                 break
+            reason = decision.reason
             if lost is not None:
                 if not plane.retries.spend(plane.now()):
                     plane.counters["retries_denied"] += 1
                     break
                 plane.counters["retries"] += 1
+                reason = f"{attempt.tier}: {lost.attempt.region} {lost.outcome.name}"
             tried.add(attempt.endpoint)
-            reason = decision.reason if lost is None else f"{attempt.tier}: {lost.attempt.region} {lost.outcome.name}"
-            try:
-                result = await self._attempt(attempt, Steered(self._plane.site, attempt.region, reason))
-            except ExhaustedError:
-                return await self._answer(503, "out of connections", "shed_503")
+            self._begin_again()
+            result = await self._attempt(Course(plane, self._head, self._client, decision, attempt, reason))
             if isinstance(result, Ending):
                 return result
             lost = result
-            if not lost.may_retry(repeatable=self._repeatable, replayable=self._body.replayable):
-                break
         if lost is None:
             if self._spilt:
                 return await self._answer(503, "every region is full", "shed_503")
             return await self._answer(502, "no endpoint to try", "failed_502")
         text = f"{lost.attempt.region}: {lost.outcome.value}, after {len(tried)} of {len(decision.attempts)} endpoints"
         return await self._answer(lost.status, text, f"failed_{lost.status}")
+
+    def _begin_again(self) -> None:
+        self._uploaded = self._answered = self._relaying = False
+        self._upload_fault = None
+        self._deadline = math.inf
 
     def _next(self, decision: Decision, *, afresh: bool) -> Attempt | None:
         """What was not tried yet; `afresh`, whatever the node now thinks best comes first."""
@@ -321,55 +229,54 @@ class Exchange:
 
     # --- one attempt
 
-    async def _attempt(self, attempt: Attempt, steered: Steered) -> Ending | Lost:
-        self._begin_attempt()
-        if self._head.websocket or self._head.fields.may_wait:  # these wait for hours, and burden nobody
-            return await self._ask(attempt, steered)
-        region = self._plane.region(attempt.region)
-        region.enter()
-        try:
-            return await self._ask(attempt, steered)
-        finally:
-            region.leave()
-
-    async def _ask(self, attempt: Attempt, steered: Steered) -> Ending | Lost:
+    async def _attempt(self, course: Course) -> Ending | Lost:
+        plane, attempt, window, body = self._plane, course.attempt, course.window, self._body
         began = self._nest.time()
+        burdens = not (self._head.websocket or self._head.fields.may_wait)  # these wait for hours, and burden nobody
+        window.in_flight += burdens
+        upstream: Upstream | None = None
         try:
-            upstream = await self._plane.pool.acquire(attempt.endpoint)
-        except OSError:
+            upstream = plane.pool.take(attempt.endpoint)
+            if upstream is None:
+                upstream = await plane.pool.open(attempt.endpoint, self._limits.connect_timeout_us)
+            leg = self._leg = Leg(attempt, course.steered, began, upstream)
+            head = b"%b %b HTTP/1.1\r\n%b" % (self._head.method, self._head.target, course.lines)
+            try:
+                left = upstream.send_now(head if body is NO_BODY else head + body.in_hand())
+            except OSError:
+                # A response may still lie in the socket (a refusal sent before the reset). Reading finds it, or the
+                # loss.
+                self._arm(self._limits.first_byte_timeout_us)
+                return await self._receive_response()
+            if left or not body.complete:
+                return await self._converse(leg, left)
+            self._uploaded = True
+            now = self._nest.time()
+            self._deadline = now + self._limits.first_byte_timeout_us / 1e6
+            if burdens:
+                plane.sent(leg, course.watched, Micros(int(now * 1e6)))
+            return await self._receive_response()
+        except ClientGoneError:
+            return CLIENT_GONE
+        except ExhaustedError:
+            return await self._answer(503, "out of connections", "shed_503")
+        except OSError:  # only connecting lets one pass
             return self._lose(attempt, Outcome.REFUSED, began, None)
         except trio.TooSlowError:
             return self._lose(attempt, Outcome.TIMEOUT, began, None)
-        self._leg = Leg(attempt, steered, began, upstream)
-        try:
-            return await self._converse(self._leg)
-        except ClientGoneError:
-            return CLIENT_GONE
         finally:
-            self._land(self._leg)
+            window.in_flight -= burdens
+            if upstream is not None:
+                self._land(self._leg)
 
     def _land(self, leg: Leg) -> None:
         if leg.watched is not None:
             leg.watched.dropped(leg)
         self._plane.pool.release(leg.upstream)
 
-    async def _converse(self, leg: Leg) -> Ending | Lost:
+    async def _converse(self, leg: Leg, left: bytes | memoryview) -> Ending | Lost:
+        """Request and response at the same time: the request did not fit the first write, or is not all here yet."""
         upstream, attempt = leg.upstream, leg.attempt
-        head = request_for_upstream(
-            self._head, self._client.address, attempt.endpoint, leg.steered, self._client.scheme
-        )
-        try:
-            left = upstream.send_now(head + self._body.in_hand())
-        except OSError:
-            # A response may still lie in the socket (a refusal sent before the reset). Reading finds it, or the loss.
-            self._arm(self._limits.first_byte_timeout_us)
-            return await self._receive_response()
-        if not left and self._body.complete:
-            self._uploaded = True
-            self._arm(self._limits.first_byte_timeout_us)
-            if not self._head.fields.may_wait:
-                self._plane.sent(leg)
-            return await self._receive_response()
         if self._head.expects_continue:
             self._arm(self._limits.first_byte_timeout_us)  # until the client sends, it is the upstream's turn
         result: Ending | Lost | None = None
@@ -430,16 +337,37 @@ class Exchange:
     # --- the response
 
     async def _receive_response(self) -> Ending | Lost:
+        plane, leg = self._plane, self._leg
         try:
-            head = await self._receive_head()
+            head = None
+            if (fiber := self._nest.current) is not None:
+                upstream = leg.upstream
+                wake = _READY
+                if not upstream.ready:
+                    upstream.read_waiter = fiber
+                    wake = await fiber.park(self._deadline)
+                data = upstream.receive_now() if wake is _READY else None
+                if data is None:
+                    upstream.read_waiter = None
+                    data = await self._race(fiber, wake)
+                    leg = self._leg
+                if not data:
+                    raise ConnectionResetError("closed before the first byte")
+                if leg.watched is not None:
+                    leg.watched.heard(leg, plane.now())
+                self._answered = True
+                reader = leg.upstream.reader
+                reader.receive(data)
+                head = reader.next_head()
+            if head is None or head.status < 200:
+                head = await self._receive_head(head)
         except trio.TooSlowError:
-            return self._lose_leg(Outcome.TIMEOUT)
+            return self._lose_leg(self._leg, Outcome.TIMEOUT)
         except OSError:
-            return self._lose_leg(Outcome.TRUNCATED if self._answered else Outcome.RESET)
+            return self._lose_leg(self._leg, Outcome.TRUNCATED if self._answered else Outcome.RESET)
         except BadResponseError as error:
-            self._plane.counters[f"bad_response.{error.reason}"] += 1
-            return self._lose_leg(Outcome.SERVER_ERROR)
-        leg = self._leg
+            plane.counters[f"bad_response.{error.reason}"] += 1
+            return self._lose_leg(self._leg, Outcome.SERVER_ERROR)
         outcome = Outcome.SERVER_ERROR if head.status >= 500 else Outcome.OK
         if leg.watched is not None and leg.watched.answered(available=head.status not in GATEWAY_ERRORS):
             outcome = Outcome.UNAVAILABLE
@@ -448,7 +376,7 @@ class Exchange:
             return await self._tunnel(leg, head)
         if head.status in GATEWAY_ERRORS and self._has_another():
             return Lost(leg.attempt, outcome, unsent=False, answered=False)
-        return await self._relay(leg.upstream, head, leg.attempt, leg.steered, leg.began)
+        return await self._relay(leg, head)
 
     def _has_another(self) -> bool:
         """Whether a gateway error need not be the client's answer: another can be asked, and the budget has it."""
@@ -463,22 +391,20 @@ class Exchange:
         self._planned = self._next(decision, afresh=False)
         return self._planned is not None
 
-    async def _receive_head(self) -> ResponseHead:
-        """The final response's head; interim ones are passed on (RFC 9110 15.2)."""
-        reader = self._leg.upstream.reader
+    async def _receive_head(self, head: ResponseHead | None) -> ResponseHead:
+        """The final response's head; interim ones, `head` perhaps the first, are passed on (RFC 9110 15.2)."""
+        upstream = self._leg.upstream
+        reader = upstream.reader
         interim = 0
         begun = False
         while True:
-            head = reader.next_head() if reader.rest else None
+            if head is None and reader.rest:
+                head = reader.next_head()
             if head is None:
                 if reader.rest and not begun:
                     begun = True
                     self._arm(self._limits.response_head_timeout_us)
-                if self._answered:
-                    data = await self._receive_within_deadline(self._leg.upstream)
-                else:
-                    data = await self._receive_first()
-                    reader = self._leg.upstream.reader
+                data = await self._receive_within_deadline(upstream)
                 if not data:
                     raise ConnectionResetError("closed before the end of the head")
                 self._answered = True
@@ -496,41 +422,49 @@ class Exchange:
                     self._arm(self._limits.first_byte_timeout_us)
                 else:
                     self._disarm()
+                head = None
 
-    async def _receive_first(self) -> bytes:
-        """A response's first bytes, from whichever leg has them first; that one is `self._leg` from then on."""
-        nest = self._nest
+    async def _race(self, fiber: Fiber, wake: Wake) -> bytes:
+        """A response's first bytes, from whichever leg has them first; that one is `self._leg` from then on.
+
+        `wake` is how the first wait ended. b"" if the last connection is over.
+        """
         rival: Leg | None = None
         try:
-            while (fiber := nest.current) is not None:
+            while True:
                 leg = self._leg
-                if leg.upstream.ready:
-                    data = _peek_at(leg.upstream)
-                    if data or (data is not None and rival is None):
-                        if leg.watched is not None:
-                            leg.watched.heard(leg, self._plane.now())
-                        return data
-                    if data is not None and rival is not None:
-                        self._lose_leg(Outcome.RESET)
+                nudged = wake is Wake.NUDGED  # look first: it may be we who have not yet read what came long ago
+                data = _peek_at(leg.upstream) if nudged or leg.upstream.ready else None
+                if data or (data is not None and rival is None):
+                    return data
+                if rival is not None:
+                    if data is not None:
+                        self._lose_leg(leg, Outcome.RESET)
                         self._land(leg)
                         self._leg, rival = rival, None
                         continue
-                if rival is not None and rival.upstream.ready:
-                    data = _peek_at(rival.upstream)
+                    data = _peek_at(rival.upstream) if nudged or rival.upstream.ready else None
                     if data:
                         self._observe(leg.attempt, Outcome.OUTRUN, leg.began)
                         self._plane.counters["hedges_won"] += 1
-                        self._leg, rival = rival, leg
-                        if self._leg.watched is not None:
-                            self._leg.watched.heard(self._leg, self._plane.now())
+                        self._leg, rival = rival, None
                         self._land(leg)
-                        rival = None
                         return data
                     if data is not None:
-                        self._lose(rival.attempt, Outcome.RESET, rival.began, rival.upstream)
+                        self._lose_leg(rival, Outcome.RESET)
                         self._land(rival)
                         rival = None
-                        continue
+                if wake is Wake.LATE:
+                    raise trio.TooSlowError
+                if nudged and (rival is None or leg.hung):
+                    another = await self._hedge(leg)
+                    wake = _READY
+                    if another is not None and rival is not None:  # two legs are enough: the one that hangs goes
+                        self._observe(leg.attempt, Outcome.OUTRUN, leg.began)
+                        self._land(leg)
+                        self._leg = rival
+                    rival = another or rival
+                    continue
                 leg.upstream.read_waiter = fiber
                 if rival is not None:
                     rival.upstream.read_waiter = fiber
@@ -538,20 +472,10 @@ class Exchange:
                 leg.upstream.read_waiter = None
                 if rival is not None:
                     rival.upstream.read_waiter = None
-                if wake is Wake.LATE:
-                    raise trio.TooSlowError
-                if wake is Wake.NUDGED and (rival is None or leg.hung):
-                    another = await self._hedge(leg)
-                    if another is not None and rival is not None:  # two legs are enough: the one that hangs goes
-                        self._observe(leg.attempt, Outcome.OUTRUN, leg.began)
-                        self._land(leg)
-                        self._leg = rival
-                    rival = another or rival
         finally:
             if rival is not None:
                 self._observe(rival.attempt, Outcome.OUTRUN, rival.began)
                 self._land(rival)
-        return await self._receive_within_deadline(self._leg.upstream)
 
     async def _hedge(self, late: Leg) -> Leg | None:
         """Ask one more endpoint, if the request may be repeated and the budget allows it."""
@@ -573,6 +497,8 @@ class Exchange:
         self._tried.add(attempt.endpoint)
         plane.counters["hedges"] += 1
         began = self._nest.time()
+        reason = f"{attempt.tier}: {late.attempt.region} {'HUNG' if late.hung else 'LATE'}"
+        course = Course(plane, self._head, self._client, decision, attempt, reason)
         try:
             upstream = await plane.pool.acquire(attempt.endpoint, limits.hedge_connect_timeout_us)
         except OSError:
@@ -583,20 +509,17 @@ class Exchange:
             return None
         except ExhaustedError:
             return None
-        reason = f"{attempt.tier}: {late.attempt.region} {'HUNG' if late.hung else 'LATE'}"
-        leg = Leg(attempt, Steered(plane.site, attempt.region, reason), began, upstream)
-        head = request_for_upstream(
-            self._head, self._client.address, attempt.endpoint, leg.steered, self._client.scheme
-        )
+        leg = Leg(attempt, course.steered, began, upstream)
+        head = b"%b %b HTTP/1.1\r\n%b" % (self._head.method, self._head.target, course.lines)
         try:
             left = upstream.send_now(head + self._body.in_hand())
         except OSError:
-            self._lose(attempt, Outcome.RESET, began, upstream)
+            self._lose_leg(leg, Outcome.RESET)
             left = b"all"
         if left:  # nobody else's turn to be waited for
             plane.pool.release(upstream)
             return None
-        plane.sent(leg)
+        plane.sent(leg, course.watched, plane.now())
         return leg
 
     async def _receive_within_deadline(self, upstream: Upstream) -> bytes:
@@ -615,16 +538,21 @@ class Exchange:
             if data is not None:
                 return data
 
-    async def _relay(
-        self, upstream: Upstream, head: ResponseHead, attempt: Attempt, steered: Steered, began: float
-    ) -> Ending:
+    async def _relay(self, leg: Leg, head: ResponseHead) -> Ending:
+        upstream = leg.upstream
         self._relaying = True
+        data, upstream.reader.rest = upstream.reader.rest, b""
+        if len(data) == head.content_length and not (data and self._head.method == b"HEAD") and head.status != 304:
+            keep = self._keeps()
+            upstream.reusable = head.keep_alive and self._uploaded
+            self._flushed = True
+            await self._to_client(self._head_for_client(head, leg.steered, chunked=False, keep=keep) + data)
+            return self._relayed(leg, head, keep=keep)
         framing = response_framing(head, self._head.method)
         unbounded = not framing.complete and not isinstance(framing, LengthBody)
         chunked = unbounded and self._head.minor == 1
         keep = self._keeps() and not (unbounded and not chunked)
-        out = [self._head_for_client(head, steered, chunked=chunked, keep=keep)]
-        data, upstream.reader.rest = upstream.reader.rest, b""
+        out = [self._head_for_client(head, leg.steered, chunked=chunked, keep=keep)]
         looked = False
         try:
             while True:
@@ -648,9 +576,9 @@ class Exchange:
                     raise FramingError("closed before the end of the body")
                 data = more
         except (FramingError, OSError, trio.TooSlowError):
-            self._observe(attempt, Outcome.TRUNCATED, began)
+            self._observe(leg.attempt, Outcome.TRUNCATED, leg.began)
             if not self._flushed:
-                return await self._answer(502, f"{attempt.region}: {Outcome.TRUNCATED.value}", "failed_502")
+                return await self._answer(502, f"{leg.attempt.region}: {Outcome.TRUNCATED.value}", "failed_502")
             # A body that ends with the connection would look whole after an orderly close.
             return Ending("truncated", After.ABORT if unbounded and not chunked else After.CLOSE)
         if chunked:
@@ -658,7 +586,10 @@ class Exchange:
         upstream.reusable = head.keep_alive and self._uploaded and not surplus and not isinstance(framing, UntilClose)
         self._flushed = True
         await self._to_client(b"".join(out))
-        self._plane.counters[_region_counter(attempt.region)] += 1
+        return self._relayed(leg, head, keep=keep)
+
+    def _relayed(self, leg: Leg, head: ResponseHead, *, keep: bool) -> Ending:
+        self._plane.counters[_region_counter(leg.attempt.region)] += 1
         return _RELAYED[head.status // 100 - 2][keep]
 
     async def _tunnel(self, leg: Leg, head: ResponseHead) -> Ending:
@@ -700,13 +631,19 @@ class Exchange:
         both.cancel()
 
     def _head_for_client(self, head: ResponseHead, steered: Steered, *, chunked: bool, keep: bool) -> bytes:
+        connection = b"close" if not keep else b"keep-alive" if self._head.minor == 0 else b""
+        known = head.fields.for_client
+        if known is not None and known[0] is steered and known[1] == connection and not chunked:
+            return known[2]
         framing = b""
         if chunked:
             framing = b"Transfer-Encoding: chunked\r\n"
         elif head.content_length is not None and head.status != 204:
             framing = b"Content-Length: %d\r\n" % head.content_length
-        connection = b"close" if not keep else b"keep-alive" if self._head.minor == 0 else b""
-        return response_for_client(head, steered, framing, connection, self._plane.date())
+        rendered = response_for_client(head, steered, framing, connection, self._plane.date())
+        if head.fields.dated and not chunked:
+            head.fields.for_client = steered, connection, rendered
+        return rendered
 
     # --- what all of them need
 
@@ -743,13 +680,12 @@ class Exchange:
 
     def _observe(self, attempt: Attempt, outcome: Outcome, began: float) -> None:
         if outcome is Outcome.OK:
-            self._plane.region(attempt.region).went_well()
+            self._plane.regions[attempt.region].went_well()
         elif outcome in _NARROWS:
-            self._plane.region(attempt.region).went_badly(self._plane.now())
+            self._plane.regions[attempt.region].went_badly(self._plane.now())
         self._plane.router.observed(attempt, outcome, int((self._nest.time() - began) * 1e6))
 
-    def _lose_leg(self, outcome: Outcome) -> Lost:
-        leg = self._leg
+    def _lose_leg(self, leg: Leg, outcome: Outcome) -> Lost:
         return self._lose(leg.attempt, outcome, leg.began, leg.upstream)
 
     def _lose(self, attempt: Attempt, outcome: Outcome, began: float, upstream: Upstream | None) -> Lost:
@@ -769,11 +705,6 @@ def _peek_at(upstream: Upstream) -> bytes | None:
 
 def _is_websocket(head: ResponseHead) -> bool:
     return [value.lower() for key, _, value in head.fields if key == b"upgrade"] == [b"websocket"]
-
-
-def _nudge(leg: Leg) -> None:
-    if leg.upstream.read_waiter is not None:
-        leg.upstream.read_waiter.nudge()
 
 
 @lru_cache(maxsize=1024)

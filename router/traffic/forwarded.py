@@ -113,6 +113,12 @@ def request_for_upstream(
 
     `scheme` is how the client reached us, "http" or "https".
     """
+    lines = lines_for_upstream(head, client, endpoint, steered, scheme)
+    return b"%b %b HTTP/1.1\r\n%b" % (head.method, head.target, lines)
+
+
+def lines_for_upstream(head: RequestHead, client: str, endpoint: Endpoint, steered: Steered, scheme: str) -> bytes:
+    """The same after its request line; it depends on the head's target in nothing."""
     lines = head.fields.rendered
     if lines is None:
         lines = head.fields.rendered = _end_to_end(head.fields, head.connection, _OURS_UPSTREAM)
@@ -127,9 +133,7 @@ def request_for_upstream(
         framing += b"Expect: 100-continue\r\n"
     if head.websocket:
         framing += WEBSOCKET
-    return b"%b %b HTTP/1.1\r\nHost: %b\r\n%b%b%b%b\r\n" % (
-        head.method,
-        head.target,
+    return b"Host: %b\r\n%b%b%b%b\r\n" % (
         head.host or _authority(endpoint),
         lines,
         framing,

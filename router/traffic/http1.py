@@ -64,6 +64,8 @@ class Fields(tuple[Field, ...]):
     """The lines of those that are passed on, once `forwarded` has written them."""
     dated: bool = False
     """There is a Date; known once rendered."""
+    for_client: tuple[object, bytes, bytes] | None = None
+    """A response's whole head as it was last written, with what it depends on: how it was steered, and Connection."""
     hops: frozenset[bytes] | None = None
     """The pseudonyms in Via, once `forwarded` has looked."""
     _waits: bool | None = None

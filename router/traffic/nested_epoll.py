@@ -43,6 +43,8 @@ EVENTS_MAX: Final = 32
 
 _READ: Final = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
 _OVER: Final = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
+_WRITABLE: Final = select.EPOLLOUT
+_NOT_WRITABLE: Final = ~select.EPOLLOUT
 
 FiberBody = Coroutine[Any, Any, None]
 
@@ -60,6 +62,10 @@ class _Move(enum.Enum):
     PARK = enum.auto()
     TO_TASK = enum.auto()
     TO_FIBER = enum.auto()
+
+
+_READY: Final = Wake.READY
+_PARK: Final = _Move.PARK
 
 
 class Member:
@@ -93,7 +99,7 @@ class Fiber:
         self.deadline = deadline
         if deadline < self.alarm_at:
             self._nest.arm(self, deadline)
-        return (yield _Move.PARK)
+        return (yield _PARK)
 
     def nudge(self) -> None:
         """Resume soon, if still in the wait that it is in now. Not for hosted fibers."""
@@ -120,10 +126,11 @@ class Fiber:
             raise
         finally:
             nest.current = outer
-        if move is _Move.TO_TASK:
-            nest.host(self)
-        elif move is not _Move.PARK:
-            self._fail(move)
+        if move is not _PARK:
+            if move is _Move.TO_TASK:
+                nest.host(self)
+            else:
+                self._fail(move)
 
     def resume_if_still(self, tick: int, wake: Wake) -> None:
         if tick == self._tick and not self.hosted and self in self._nest.fibers:
@@ -292,16 +299,16 @@ class NestedEpoll:
         member = self._members.get(number)
         if member is None:
             return
-        if mask & ~select.EPOLLOUT:
+        if mask & _NOT_WRITABLE:
             member.ready = True
             if mask & _OVER:
                 member.over = True
-            if member.read_waiter is not None:
-                fiber, member.read_waiter = member.read_waiter, None
-                fiber.resume(Wake.READY)
-        if member.write_waiter is not None and mask & (select.EPOLLOUT | _OVER):
+            if (fiber := member.read_waiter) is not None:
+                member.read_waiter = None
+                fiber.resume(_READY)
+        if member.write_waiter is not None and mask & (_WRITABLE | _OVER):
             fiber, member.write_waiter = member.write_waiter, None
-            fiber.resume(Wake.READY)
+            fiber.resume(_READY)
 
     def enqueue(self, fiber: Fiber, tick: int, wake: Wake) -> None:
         self._queue.append((fiber, tick, wake))

@@ -18,10 +18,11 @@ from typing import Final
 import trio
 
 from lattice.types import SECOND, Micros
-from router.traffic.exchange import After, Exchange, Plane, refuse
+from router.traffic.exchange import After, Exchange, refuse
 from router.traffic.forwarded import Steered, client_address, own_response
-from router.traffic.http1 import RequestHead, RequestReader
+from router.traffic.http1 import RequestHead
 from router.traffic.nested_epoll import NestedEpoll, Wake
+from router.traffic.plane import Plane
 from router.traffic.proxy_limits import ProxyLimits
 from router.traffic.request_body import Client
 from router.traffic.server_tls import handshake_fault
@@ -33,6 +34,8 @@ __all__ = ["Outcome", "Proxy", "ProxyLimits", "Router"]
 
 _SWEEP_SECONDS: Final = 1.0
 _FORGET_US: Final = 600 * SECOND
+_KEEP: Final = After.KEEP
+_READY: Final = Wake.READY
 _log = logging.getLogger(__name__)
 
 
@@ -58,7 +61,6 @@ class Proxy:
         self._plane = Plane(router, site, limits, UpstreamPool(limits, self._nest), self._nest, fast=fast)
         self._open: set[Client] = set()
         self._by_address: Counter[str] = Counter()
-        self._idle: dict[Client, float] = {}  # waiting for a request's first byte, since when, longest first
         self._accepting = trio.CancelScope()
         self._drained = trio.Event()
         self._emptied = trio.Event()
@@ -109,8 +111,9 @@ class Proxy:
         """
         self._plane.draining = True
         self._accepting.cancel()
-        for client in self._idle:
-            _rouse(client)
+        for client in self._open:
+            if client.idle_since is not None:
+                _rouse(client)
         with trio.move_on_after(grace_us / 1e6):
             while self._open:
                 self._emptied = trio.Event()
@@ -146,7 +149,6 @@ class Proxy:
                 sock.close()
                 continue
             client.address = client_address(address[0])
-            client.reader = RequestReader()
             self._plane.counters["connections"] += 1
             if len(self._open) >= self._limits.connections_max:
                 self._shed(client)
@@ -171,10 +173,10 @@ class Proxy:
         self._plane.counters["accept.failed"] += 1
         if error.errno in EXHAUSTED:
             self._plane.pool.close_idle()
-            longest_idle = next(iter(self._idle), None)
-            if longest_idle is not None:
+            idle = [client for client in self._open if client.idle_since is not None]
+            if idle:
                 self._plane.counters["accept.idle_closed"] += 1
-                _rouse(longest_idle)
+                _rouse(min(idle, key=lambda client: client.idle_since or 0.0))
         await trio.sleep(self._limits.accept_pause_us / 1e6)
 
     def _shed(self, client: Client) -> None:
@@ -200,8 +202,8 @@ class Proxy:
             if client.secure and not await self._shake(client):
                 after = None
                 return
-            while (after := await self._serve_request(client)) is After.KEEP:
-                if self._plane.fast:
+            while (after := await self._serve_request(client)) is _KEEP:
+                if self._plane.fast and self._nest.current is None:
                     await self._nest.become_fiber()
             if after is After.CLOSE:
                 await client.linger(self._limits.linger_timeout_us, self._limits.linger_bytes_max)
@@ -242,7 +244,9 @@ class Proxy:
         kind = "abandoned"  # unless it comes to an ending: only the end of a drain, or of the process, cancels
         try:
             try:
-                head = await self._next_head(client)
+                head = client.reader.next_head() if client.reader.rest else None
+                if head is None:
+                    head = await self._next_head(client)
                 ending = await Exchange(self._plane, client, head).run() if head is not None else None
             except BadRequestError as error:
                 ending = await refuse(self._plane, client, error)
@@ -255,14 +259,15 @@ class Proxy:
             if kind == "abandoned" and head is None and not client.reader.rest:
                 client.close()  # idle: nothing was asked, so this is an orderly end
             elif kind:
-                self._plane.counters["requests"] += 1
-                self._plane.counters[kind] += 1
+                counters = self._plane.counters
+                counters["requests"] += 1
+                counters[kind] += 1
 
     async def _next_head(self, client: Client) -> RequestHead | None:
         """The next request's head; None if the client leaves, or is left, between two requests."""
         reader = client.reader
         deadline = 0.0
-        while (head := reader.next_head()) is None:
+        while True:
             if reader.rest:
                 now = self._nest.time()
                 deadline = deadline or now + self._limits.head_timeout_us / 1e6
@@ -270,7 +275,7 @@ class Proxy:
                     await client.readable(max(0, int((deadline - now) * 1e6)))
                 except trio.TooSlowError:
                     raise BadRequestError(408, "head timeout") from None
-            elif not await self._is_first_byte_there(client):
+            elif not client.ready and not await self._is_first_byte_there(client):
                 return None
             try:
                 data = client.receive_now()
@@ -278,32 +283,33 @@ class Proxy:
                 data = b""
             if data:
                 reader.receive(data)
+                if (head := reader.next_head()) is not None:
+                    return head
             elif data is not None:
                 if reader.rest:
                     raise BadRequestError(400, "closed before the end of the head")
                 return None
-        return head
 
     async def _is_first_byte_there(self, client: Client) -> bool:
         """Wait between two requests. False if it is time to close, and no byte has come to be answered first.
 
         No cancel scope: one sweep looks after all who are idle, and wakes them as a closing socket wakes its reader.
         """
-        self._idle[client] = self._nest.time()
+        if self._plane.draining:
+            return not client.is_quiet()
+        client.idle_since = self._nest.time()
         try:
-            if self._plane.draining:
-                return not client.is_quiet()
             if (fiber := self._nest.current) is None:
                 await trio.lowlevel.wait_readable(client.sock)
-            elif not client.ready:
+            else:
                 client.read_waiter = fiber
-                if await fiber.park() is not Wake.READY:
+                if await fiber.park() is not _READY:
                     client.read_waiter = None
                     return not client.is_quiet()
         except trio.ClosedResourceError:
             return not client.is_quiet()
         finally:
-            del self._idle[client]
+            client.idle_since = None
         return True
 
     async def _keep_warm(self) -> None:
@@ -317,8 +323,9 @@ class Proxy:
             self._plane.pool.sweep()
             self._plane.watch.forget_idle(Micros(self._plane.now() - _FORGET_US))
             oldest = self._nest.time() - self._limits.idle_timeout_us / 1e6
-            for client in [client for client, since in self._idle.items() if since <= oldest]:
-                _rouse(client)
+            for client in self._open:
+                if client.idle_since is not None and client.idle_since <= oldest:
+                    _rouse(client)
 
 
 def _inside(tls: ssl.SSLContext, sock: socket.socket) -> ssl.SSLSocket:

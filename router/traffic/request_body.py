@@ -5,13 +5,20 @@ What was pulled is remembered up to `replay_bytes_max`; so long as that holds it
 
 from __future__ import annotations
 
+import socket
+from typing import TYPE_CHECKING, Final
+
 import trio
 
 from router.traffic.connection import Connection
 from router.traffic.http1 import RequestHead, RequestReader
-from router.traffic.message_body import LAST_CHUNK, FramingError, chunk, request_framing
+from router.traffic.message_body import LAST_CHUNK, FramingError, NoBody, chunk, request_framing
+from router.traffic.nested_epoll import NestedEpoll
 from router.traffic.proxy_limits import ProxyLimits
 from router.traffic.strict import BadRequestError
+
+if TYPE_CHECKING:
+    from router.traffic.plane import Course
 
 
 class ClientGoneError(Exception):
@@ -21,10 +28,16 @@ class ClientGoneError(Exception):
 class Client(Connection):
     """One client connection, with what has been read of it."""
 
-    __slots__ = ("address", "reader")
+    __slots__ = ("address", "course", "idle_since", "reader")
 
-    address: str
-    reader: RequestReader
+    def __init__(self, sock: socket.socket, nest: NestedEpoll | None = None) -> None:
+        super().__init__(sock, nest)
+        self.address = ""
+        self.reader = RequestReader()
+        self.course: Course | None = None
+        """Where its last request went first."""
+        self.idle_since: float | None = None
+        """Since when it has been waited for its next request's first byte."""
 
     @property
     def scheme(self) -> str:
@@ -114,3 +127,18 @@ class RequestBody:
         except FramingError as error:
             raise BadRequestError(400, str(error)) from None
         return payload
+
+
+class _NoBody(RequestBody):
+    """What a request without a body has: complete, and shared by all of them."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        self._framing = NoBody()
+        self._chunked = False
+        self._kept = bytearray()
+        self.replayable = True
+
+
+NO_BODY: Final = _NoBody()

@@ -56,25 +56,32 @@ class UpstreamPool:
         self._attempts: Sequence[Attempt] = ()
         self.counters: Counter[str] = Counter()
 
+    def take(self, endpoint: Endpoint) -> Upstream | None:
+        """A kept connection, or None."""
+        idle = self._idle.get(endpoint)
+        if idle:
+            oldest = self._now() - self._limits.upstream_idle_timeout_us / 1e6
+            while idle:
+                upstream = idle.pop()
+                if upstream.idle_since >= oldest and upstream.is_quiet():
+                    self.counters["reused"] += 1
+                    upstream.reusable = False
+                    upstream.sent = 0
+                    return upstream
+                self.counters["stale"] += 1
+                upstream.close()
+        return None
+
     async def acquire(self, endpoint: Endpoint, connect_timeout_us: int | None = None) -> Upstream:
         """A kept connection, or a new one.
 
         Raises OSError or trio.TooSlowError if the endpoint cannot be reached, and `ExhaustedError`.
         """
-        oldest = self._now() - self._limits.upstream_idle_timeout_us / 1e6
-        idle = self._idle.get(endpoint)
-        while idle:
-            upstream = idle.pop()
-            if upstream.idle_since >= oldest and upstream.is_quiet():
-                self.counters["reused"] += 1
-                upstream.reusable = False
-                upstream.sent = 0
-                return upstream
-            self.counters["stale"] += 1
-            upstream.close()
-        return await self._open(endpoint, connect_timeout_us or self._limits.connect_timeout_us)
+        kept = self.take(endpoint)
+        return kept or await self.open(endpoint, connect_timeout_us or self._limits.connect_timeout_us)
 
-    async def _open(self, endpoint: Endpoint, timeout_us: int) -> Upstream:
+    async def open(self, endpoint: Endpoint, timeout_us: int) -> Upstream:
+        """A new connection; raises as `acquire` does."""
         try:
             upstream = await connect(*endpoint, timeout_us, Upstream, self._nest)
         except OSError as error:
@@ -108,7 +115,7 @@ class UpstreamPool:
             missing = self._limits.warm_per_standby - len(self._idle.get(endpoint, ()))
             for _ in range(missing):
                 try:
-                    upstream = await self._open(endpoint, self._limits.connect_timeout_us)
+                    upstream = await self.open(endpoint, self._limits.connect_timeout_us)
                 except (OSError, trio.TooSlowError, ExhaustedError):
                     self.counters["not_warmed"] += 1
                     break
@@ -118,7 +125,9 @@ class UpstreamPool:
 
     def release(self, upstream: Upstream) -> None:
         """Take a connection back, or close it if it is not reusable or the stack is full."""
-        idle = self._idle.setdefault(upstream.endpoint, [])
+        idle = self._idle.get(upstream.endpoint)
+        if idle is None:
+            idle = self._idle[upstream.endpoint] = []
         if upstream.reusable and len(idle) < self._limits.idle_per_endpoint_max:
             upstream.idle_since = self._now()
             idle.append(upstream)

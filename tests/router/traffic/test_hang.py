@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lattice.types import MILLISECOND, SECOND, Endpoint, Micros
-from router.traffic.budget import WINDOW_US, Budget
+from router.traffic.budget import WINDOW_US, Budget, Window
 from router.traffic.hang import SAMPLES_MIN, UNAVAILABLE_MIN, WAITING_MIN, HangWatch, Latencies, Suspicion
 
 A: Endpoint = ("10.0.0.1", 80)
@@ -190,7 +190,8 @@ def test_an_endpoint_is_left_after_five_bad_answers_of_sixteen(pattern: str) -> 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 500_000)), max_size=300), st.integers(0, 10))
 def test_a_budget_never_exceeds_its_share_of_the_last_two_windows(steps: list[tuple[bool, int]], spare: int) -> None:
-    budget = Budget(20, spare)
+    requests = Window()
+    budget = Budget(requests, 20, spare)
     now = Micros(0)
     earned: list[int] = []
     spent: list[int] = []
@@ -200,16 +201,17 @@ def test_a_budget_never_exceeds_its_share_of_the_last_two_windows(steps: list[tu
             if budget.spend(now):
                 spent.append(now)
         else:
-            budget.earn(now)
+            requests.add(now)
             earned.append(now)
         begin = (now // WINDOW_US - 1) * WINDOW_US
         assert sum(at >= begin for at in spent) <= spare + len(earned) * 20 // 100
 
 
 def test_a_quiet_service_may_rescue_a_few_and_then_earns_more() -> None:
-    budget = Budget(20, 2)
+    requests = Window()
+    budget = Budget(requests, 20, 2)
     assert [budget.spend(Micros(0)) for _ in range(3)] == [True, True, False]
     for _ in range(5):
-        budget.earn(Micros(0))
+        requests.add(Micros(0))
     assert [budget.spend(Micros(0)) for _ in range(2)] == [True, False]
     assert budget.spend(Micros(2 * WINDOW_US)), "and forgets"

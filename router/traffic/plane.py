@@ -1,0 +1,150 @@
+"""What exchanges share: of a connection, the course its requests take; of the process, everything else."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from email.utils import formatdate
+from functools import lru_cache, partial
+from typing import Final
+
+import trio
+
+from lattice.types import Micros
+from router.decision.decide import Attempt, Decision
+from router.traffic.budget import Budget, Window
+from router.traffic.concurrency import Concurrency
+from router.traffic.forwarded import Steered, lines_for_upstream
+from router.traffic.hang import HangWatch, Watched
+from router.traffic.http1 import Fields, RequestHead
+from router.traffic.nested_epoll import NestedEpoll
+from router.traffic.proxy_limits import ProxyLimits
+from router.traffic.request_body import Client
+from router.traffic.steering import Outcome, Router
+from router.traffic.upstream_pool import Upstream, UpstreamPool
+
+_WATCH_SECONDS: Final = 0.005
+"""Between two looks for hangs, at least."""
+_STALL_SECONDS: Final = 0.02
+"""A look that comes so late says more about this process than about any region."""
+
+
+class Course:
+    """One attempt at one endpoint, for requests with these fields.
+
+    A connection's requests mostly differ in nothing but their target, and are mostly decided alike. So whom to ask, how
+    that endpoint does, and the whole head but its first line are worked out when they change, not once a request.
+    """
+
+    __slots__ = ("attempt", "decision", "fields", "lines", "steered", "watched", "window")
+
+    def __init__(
+        self, plane: Plane, head: RequestHead, client: Client, decision: Decision, attempt: Attempt, reason: str
+    ) -> None:
+        self.decision = decision
+        self.fields: Fields = head.fields
+        self.attempt = attempt
+        self.steered: Steered = plane.steered(attempt.region, reason)
+        self.window: Concurrency = plane.region(attempt.region)
+        # Kept longer than the watch keeps one it heard nothing of only by a connection idle for minutes: there is none.
+        self.watched: Watched[Leg] = plane.watch.endpoint(attempt.region, attempt.endpoint)
+        self.lines: bytes = lines_for_upstream(head, client.address, attempt.endpoint, self.steered, client.scheme)
+        """The head for the upstream, after its request line."""
+
+
+class Leg:
+    """One endpoint that was asked, and our connection to it."""
+
+    __slots__ = ("attempt", "began", "hung", "steered", "upstream", "watched")
+
+    def __init__(self, attempt: Attempt, steered: Steered, began: float, upstream: Upstream) -> None:
+        self.attempt = attempt
+        self.steered = steered
+        self.began = began
+        self.upstream = upstream
+        self.watched: Watched[Leg] | None = None
+        self.hung = False  # it was nudged because its endpoint hangs, not only because it is late
+
+
+class Plane:
+    """Use on the trio thread only."""
+
+    def __init__(
+        self, router: Router, site: str, limits: ProxyLimits, pool: UpstreamPool, nest: NestedEpoll, *, fast: bool
+    ) -> None:
+        self.router = router
+        self.site = site
+        self.limits = limits
+        self.pool = pool
+        self.nest = nest
+        self.fast = fast
+        """Fibers wherever they can be; without it, trio tasks only."""
+        self.counters: Counter[str] = Counter()
+        self.draining = False
+        self.watch: HangWatch[Leg] = HangWatch()
+        self.requests = Window()
+        """Of late: what budgets are a share of."""
+        self.retries = Budget(self.requests, limits.retry_share_pct, limits.retry_spare)
+        self.hedges = Budget(self.requests, limits.hedge_share_pct, limits.hedge_spare)
+        self.regions: dict[str, Concurrency] = {}
+        self._watch_alarm = trio.CancelScope()
+        self._watch_due = -math.inf
+        self._date: tuple[int, bytes] = (0, b"")
+        self._steered = lru_cache(maxsize=1024)(partial(Steered, site))
+
+    def region(self, name: str) -> Concurrency:
+        found = self.regions.get(name)
+        if found is None:
+            found = self.regions[name] = Concurrency()
+        return found
+
+    def steered(self, region: str, reason: str) -> Steered:
+        """The same words are the same object, so that what was written of them can be found again at a glance."""
+        return self._steered(region, reason)
+
+    def now(self) -> Micros:
+        return Micros(int(self.nest.time() * 1e6))
+
+    def sent(self, leg: Leg, watched: Watched[Leg], now: Micros) -> None:
+        """The leg's first byte is awaited from now on."""
+        leg.watched = watched
+        watched.flights[leg] = now
+        due = (now + watched.late_us()) / 1e6
+        if due < self._watch_due:
+            self._watch_due = self._watch_alarm.deadline = due
+
+    async def keep_watch(self) -> None:
+        """Tell of hangs, and nudge who waits for them or is late."""
+        while True:
+            due = self.watch.next_due()
+            self._watch_due = math.inf if due is None else max(due / 1e6, self.nest.time() + _WATCH_SECONDS)
+            with trio.CancelScope(deadline=self._watch_due) as self._watch_alarm:
+                await trio.sleep_forever()
+            if self.nest.time() - self._watch_alarm.deadline > _STALL_SECONDS:
+                # It was us who kept everybody waiting: what has arrived meanwhile is not even read yet.
+                self.counters["stalls"] += 1
+                self.watch.excuse(self.now())
+                continue
+            now = self.now()
+            for suspicion in self.watch.suspects(now):
+                outcome = Outcome.HUNG if suspicion.endpoint is None else Outcome.SILENT
+                self.counters[f"hang.{suspicion.region}"] += 1
+                self.router.observed(suspicion.flights[0].attempt, outcome, suspicion.silence_us)
+                for leg in suspicion.flights:
+                    leg.hung = True
+                    _nudge(leg)
+            for leg in list(self.watch.late(now)):
+                _nudge(leg)
+
+    def date(self) -> bytes:
+        """Now, as HTTP writes it."""
+        second = int(time.time())
+        if second != self._date[0]:
+            self._date = (second, formatdate(second, usegmt=True).encode("ascii"))
+        return self._date[1]
+
+
+def _nudge(leg: Leg) -> None:
+    if leg.upstream.read_waiter is not None:
+        leg.upstream.read_waiter.nudge()
