@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from lattice.health import LEASE_MS_MAX, Row, SignedRow
+from lattice.quantise import lower_edge
 from lattice.types import NEVER, Micros, NodeId
 from lattice.verdict import Tally
 from lattice.view import Witness
@@ -164,7 +165,8 @@ class HealthTable:
         told = set()
         for report in row.reports:
             told.add(report.region)
-            self.tally(report.region).hear(Witness(observer, row.site, report.level, report.since_ms))
+            saturation_ppm = lower_edge(report.saturation_bucket)
+            self.tally(report.region).hear(Witness(observer, row.site, report.level, report.since_ms, saturation_ppm))
         gone = {report.region for report in before.reports} - told if before else set()
         for region in sorted(gone):
             self.tally(region).forget(observer)

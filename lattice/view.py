@@ -16,6 +16,8 @@ class Witness:
     level: Level
     since_ms: int
     """When the observer's level became this one, by the observer's clock (milliseconds since the Unix epoch)."""
+    saturation_ppm: int = 0
+    """Used share of the region's capacity, as the region told the observer; 0 when it did not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,12 @@ class RegionView:
     """When `effective` became what it is, here."""
     witnesses: tuple[Witness, ...]
     """Every fresh voice, one per node, worst first."""
+
+    @property
+    def saturation_ppm(self) -> int:
+        """How full the region is: the middle one of the voices that were told, the lesser of two; 0 without any."""
+        told = sorted(witness.saturation_ppm for witness in self.witnesses if witness.saturation_ppm)
+        return told[(len(told) - 1) // 2] if told else 0
 
 
 @dataclass(frozen=True, slots=True)

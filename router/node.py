@@ -73,12 +73,15 @@ from router.credentials import Credentials
 from router.decision.decide import Attempt, Decision, Request, decide
 from router.decision.plan import RouteTable, SitePlace, plan
 from router.decision.program import Program
+from router.decision.request import NO_NEEDS, Needs
 from router.health.damping import RegionDamping
 from router.health.health_check import HealthChecker, ProbeTarget
 from router.health.probe_once import ProbeResult
 from router.health.regional_health import RegionalHealth
+from router.health.round_trips import RoundTrips
 from router.journal import Journal
 from router.listening import bound_endpoint, cannot_listen, listen
+from router.location import Locations
 from router.policy import PolicyError
 from router.policy_keeper import InForce, compile_text, complaint, load_grammar
 from router.seeding import Seeding
@@ -122,13 +125,16 @@ class Node:
         self._config = config
         self._clock = clock
         latitude_e6, longitude_e6 = config.site.at_e6 or (0, 0)
-        self._place = SitePlace(config.site.name, latitude_e6, longitude_e6)
+        self._place = SitePlace(config.site.name, latitude_e6, longitude_e6, placed=config.site.at_e6 is not None)
         self._journal = Journal(clock.now)
+        self._locations = Locations(config.geo.database, self._journal) if config.geo.database else None
+        self._trips = RoundTrips()
         self._health = RegionalHealth()
         self._levels_told: dict[str, Level] = {}
         self._level_due: dict[str, int] = {}
         self._in_force: InForce | None = None
         self._table: RouteTable | None = None
+        self._planned_with: tuple[Mapping[str, int], Mapping[str, int]] = {}, {}
         self._damping = RegionDamping()
         self._replan_at: int | None = None
         self._driver = driver_of(self._on_notification)
@@ -154,7 +160,15 @@ class Node:
 
     def decide(self, request: Request) -> Decision:
         table = self._table
-        return NO_POLICY if table is None else decide(table, request, self._health.ejected)
+        if table is None:
+            return NO_POLICY
+        if self._locations is not None and table.program.needs.place:
+            request = self._locations.located(request)
+        return decide(table, request, self._health.ejected)
+
+    @property
+    def needs(self) -> Needs:
+        return NO_NEEDS if self._table is None else self._table.program.needs
 
     def steer(self, request: Request) -> Decision:
         """As `decide`, for a request that is about to be sent."""
@@ -181,6 +195,8 @@ class Node:
     # --- evidence
 
     def _on_probe(self, target: ProbeTarget, result: ProbeResult) -> None:
+        if result.connect_us is not None:
+            self._trips.measured(target.region, result.connect_us)
         if self._health.probed(target.region, target.endpoint, result.sample(), self._clock.now()):
             where = endpoint_text(target.endpoint)
             self._journal.note(
@@ -202,6 +218,8 @@ class Node:
         while True:
             await trio.sleep(OBSERVE_INTERVAL_US / SECOND)
             self._tell()
+            if self._in_force is not None and self._told_of_regions() != self._planned_with:
+                self._replan()
 
     async def keep_expiring(self) -> None:
         """Half-open ejected endpoints when their term is over; plan anew at a time window's edge."""
@@ -265,9 +283,17 @@ class Node:
         program, now = self._in_force.program, self._clock.now()
         seen = {region.region: region.effective for region in self._driver.view().regions}
         damped = self._damping.levels({name: seen.get(name, Level.UNKNOWN) for name in program.regions}, now)
-        self._table = plan(program, damped.levels, self._place, now)
+        self._planned_with = saturation_ppm, rtt_us = self._told_of_regions()
+        self._table = plan(program, damped.levels, self._place, now, saturation_ppm, rtt_us)
         edges = (damped.next_change, self._table.valid_until)
         self._replan_at = min((edge for edge in edges if edge is not None), default=None)
+
+    def _told_of_regions(self) -> tuple[Mapping[str, int], Mapping[str, int]]:
+        """How full regions are, where the policy in force asks for that, and how far they are from here."""
+        saturation_ppm: Mapping[str, int] = {}
+        if self._in_force is not None and self._in_force.program.spills:
+            saturation_ppm = {region.region: region.saturation_ppm for region in self._driver.view().regions}
+        return saturation_ppm, self._trips.rtt_us()
 
     async def keep_policy(self) -> None:
         """Put every elected version into force, once it compiles."""
@@ -316,6 +342,7 @@ class Node:
     def _configure(self, program: Program) -> None:
         self._health.configure(program)
         self._damping.configure(program.health)
+        self._trips.retain(program.regions.keys())
         self._checker.configure(
             ProbeTarget(
                 region=name,
@@ -379,7 +406,10 @@ class Node:
         return self._driver.policy.ops()
 
     def warnings(self) -> Sequence[str]:
-        return self._credentials.expiries()
+        told = list(self._credentials.expiries())
+        if self._locations is not None and self._locations.problem:
+            told.append(f"location database: {self._locations.problem}")
+        return told
 
     def keys(self) -> KeysState:
         return self._credentials.state()
@@ -488,6 +518,8 @@ class Node:
             nursery.start_soon(self.keep_policy)
             nursery.start_soon(self.keep_telling)
             nursery.start_soon(self.keep_expiring)
+            if self._locations is not None:
+                nursery.start_soon(self._locations.keep)
             nursery.start_soon(self._seeding.keep)
             nursery.start_soon(self._credentials.keep, self._driver.secure, self._journal)
             await nursery.start(self._checker.run)
@@ -536,8 +568,13 @@ class _DataPlane:
     """The node as the proxy's `Router`: here a decision is acted upon, so it may be a half-open endpoint's trial."""
 
     def __init__(self, node: Node) -> None:
+        self._node = node
         self.decide = node.steer
         self.observed = node.observed
+
+    @property
+    def needs(self) -> Needs:
+        return self._node.needs
 
 
 async def run_node(

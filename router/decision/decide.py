@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from lattice.types import Endpoint
 from router.decision.plan import Attempt, Lane, Option, RouteTable, standing
@@ -31,8 +31,7 @@ NO_ROUTE = "no route"
 NO_ROUTE_STATUS = 404
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """Where a request goes, and why."""
 
     route: str

@@ -8,9 +8,11 @@ ordered:
 2. within a class by tier,
 3. within a tier as written, or by distance from the zone's place (from the site when the zone has none), then by name.
 
-Affinity, weights and spill reorder the regions of one class for each user (`decide`). Nearest is by measured round trip
-where one is known and the zone has no place of its own, else by great circle, at 100 km to a millisecond (light in
-fibre, there and back); measurements are taken to a quarter of an octave, so that noise turns no tables.
+Affinity, weights and spill reorder the regions of one class for each user (`decide`). Nearest is by
+great circle from where the zone's clients are, where the policy says that. Else it is by the round trip from the site:
+as measured, and where nothing was measured as light in fibre needs it (100 km to a millisecond, there and back). An
+answer that came faster than light came from somebody nearer than the region (a cache, a proxy, a trial on one machine),
+so there the great circle counts. Round trips are taken to a quarter of an octave, so that noise turns no tables.
 
 So a HEALTHY secondary comes before a DEGRADED primary, and health alone never moves a region within its class. The part
 that levels cannot change (`Layout`: tiers resolved to candidates) is computed once per program and site, and lanes that
@@ -24,7 +26,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import groupby
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from lattice.types import Endpoint, Level
 from router.decision.distance import distance_m
@@ -49,10 +51,11 @@ class SitePlace:
     name: str
     latitude_e6: int
     longitude_e6: int
+    placed: bool = True
+    """Whether the place is known: without it only measured round trips say what is near."""
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
+class Attempt(NamedTuple):
     """One thing to try for a request: an endpoint, the region it belongs to, and why it is on the list."""
 
     region: str
@@ -291,7 +294,8 @@ def lay_out(program: Program, site: SitePlace, measured: tuple[tuple[str, int], 
         question = (tier_lists.setdefault(tiers, len(tier_lists)), origin, otherwise, settings)
         if question not in asked:
             if origin not in orders:
-                orders[origin] = _by_distance(program, origin, dict(measured) if origin == here else {})
+                ours = origin == here
+                orders[origin] = _by_distance(program, origin, dict(measured) if ours else {}, site.placed or not ours)
             resolved = _candidates(tiers, orders[origin], program.groups)
             numbers = tuple(candidates.setdefault(candidate, len(candidates)) for candidate in resolved)
             asked[question] = lanes.setdefault((numbers, otherwise, settings), len(lanes))
@@ -324,11 +328,13 @@ def _origin(zone: Zone | None, site: SitePlace) -> tuple[int, int]:
     return zone.latitude_e6, zone.longitude_e6
 
 
-def _by_distance(program: Program, origin: tuple[int, int], measured: Mapping[str, int]) -> tuple[str, ...]:
+def _by_distance(
+    program: Program, origin: tuple[int, int], measured: Mapping[str, int], placed: bool
+) -> tuple[str, ...]:
     def far(name: str) -> tuple[int, int, str]:
         region = program.regions[name]
         metres = distance_m(*origin, region.latitude_e6, region.longitude_e6)
-        near = measured.get(name, _octaves(metres // METRES_PER_RTT_US)) if measured else 0
+        near = max(_octaves(metres // METRES_PER_RTT_US) if placed else 0, measured.get(name, 0)) if measured else 0
         return near, metres, name
 
     return tuple(sorted(program.regions, key=far))

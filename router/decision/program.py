@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from router.decision.request import Request
+from router.decision.request import NO_NEEDS, Needs, Request
 from router.policy.check import check
 from router.policy.conditions import tests_of
 from router.policy.errors import Findings
 from router.policy.hosts import HostIndex
 from router.policy.paths import PathPattern
+from router.policy.settings import Settings
 from router.policy.syntax import ZONE_NOWHERE, Health, Policy, Region, Route, Zone
 from router.policy.zones import ZoneIndex
 
@@ -54,8 +55,10 @@ class Program:
     addresses: ZoneIndex
     geo: GeoZones | None
     """None when every zone is made of address blocks alone."""
-    needs: frozenset[str]
-    """Fields of `Request`, beside client, host, path and method, that some decision depends on."""
+    needs: Needs
+    """What of a request some decision depends on."""
+    spills: bool
+    """Whether some decision depends on how full regions are."""
 
 
 def compile_policy(policy: Policy) -> Program:
@@ -86,19 +89,32 @@ def compile_policy(policy: Policy) -> Program:
         addresses=ZoneIndex.of(policy.zones),
         geo=geo if geo.asns or geo.countries or geo.continents else None,
         needs=_needs(policy, geo),
+        spills=any(settings.spill for route in policy.routes for settings in _settings(route)),
     )
 
 
-def _needs(policy: Policy, geo: GeoZones) -> frozenset[str]:
-    needs = {
-        name
-        for name, places in (("asn", geo.asns), ("country", geo.countries), ("continent", geo.continents))
-        if places
-    }
+def _settings(route: Route) -> list[Settings]:
+    return [route.settings, *(rule.settings for rule in route.rules)]
+
+
+def _needs(policy: Policy, geo: GeoZones) -> Needs:
+    fields: set[tuple[str, str]] = set()
     for route in policy.routes:
-        settings = [route.settings, *(rule.settings for rule in route.rules)]
-        keys = [key for each in settings if each.stick for key in each.stick.keys]
+        fields |= {(test.field, test.argument) for rule in route.rules for test in tests_of(rule.condition)}
+        keys = [key for settings in _settings(route) if settings.stick for key in settings.stick.keys]
         keys += [rule.share.by for rule in route.rules if rule.share]
-        fields = {test.field for rule in route.rules for test in tests_of(rule.condition)} | {key.kind for key in keys}
-        needs |= {"headers" if field in ("header", "cookie", "jwt") else field for field in fields}
-    return frozenset(needs - {"client", "host", "path", "method", "query", "zone", "ip"})
+        fields |= {(key.kind, key.name) for key in keys}
+    kinds = {kind for kind, _ in fields}
+    headers = {name.encode("ascii") for kind, name in fields if kind == "header"}
+    headers |= {name for kind, name in _CARRIED_IN.items() if kind in kinds}
+    needs = Needs(
+        headers=frozenset(headers),
+        query="query" in kinds,
+        upgrade="upgrade" in kinds,
+        port="port" in kinds,
+        place=bool(geo.asns or geo.countries or geo.continents) or bool(kinds & {"asn", "country", "continent"}),
+    )
+    return NO_NEEDS if needs == NO_NEEDS else needs
+
+
+_CARRIED_IN = {"cookie": b"cookie", "jwt": b"authorization"}

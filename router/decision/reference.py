@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from ipaddress import IPv6Address, ip_address
+from types import MappingProxyType
 
 from lattice.types import Endpoint, Level
 from router.decision.decide import Attempt, Decision
@@ -57,8 +58,9 @@ def interpret(
     saturation_ppm: Mapping[str, int],
     request: Request,
     ejected: AbstractSet[Endpoint],
+    rtt_us: Mapping[str, int] = MappingProxyType({}),
 ) -> Decision:
-    """What `decide(plan(compile_policy(policy), levels, site, now, saturation_ppm), request, ejected)` must be."""
+    """What `decide` must say by the table that `plan` makes of the compiled policy and the same world."""
     zone = _zone(policy, request)
     route = next((route for route in policy.routes if _takes(route, request)), None)
     if route is None:
@@ -70,9 +72,18 @@ def interpret(
             route.name, zone, None, None, "", f"denied: {rule.refuse.reason or name}", rule.refuse.status, (), name
         )
     tiers, otherwise, settings = _instructions(route, rule, zone)
-    return _Case(policy, levels, site, now, saturation_ppm, request, ejected).choose(
+    return _Case(policy, levels, site, now, saturation_ppm, request, ejected, rtt_us).choose(
         route.name, zone, name, tiers, otherwise, settings
     )
+
+
+def _quarter_octave(number: int) -> int:
+    """Four for each doubling, and one for each quarter of the way to the next."""
+    number = max(1, number)
+    power, found = 1, 4
+    while power * 2 <= number:
+        power, found = power * 2, found + 4
+    return found + (number - power) * 4 // power
 
 
 def _instructions(route: Route, rule: Rule | None, zone: str) -> tuple[tuple[Tier, ...], Otherwise, Settings]:
@@ -96,9 +107,10 @@ class _Case:
         saturation_ppm: Mapping[str, int],
         request: Request,
         ejected: AbstractSet[Endpoint],
+        rtt_us: Mapping[str, int],
     ) -> None:
         self.policy, self.levels, self.site, self.now = policy, levels, site, now
-        self.saturation_ppm, self.request, self.ejected = saturation_ppm, request, ejected
+        self.saturation_ppm, self.request, self.ejected, self.rtt_us = saturation_ppm, request, ejected, rtt_us
         self.client = read_client(request.client)
 
     def choose(
@@ -193,20 +205,24 @@ class _Case:
         return places
 
     def _nearest_first(self, zone: str) -> list[str]:
-        latitude, longitude = self.site.latitude_e6, self.site.longitude_e6
+        here = self.site.latitude_e6, self.site.longitude_e6
+        place = here
         for each in self.policy.zones:
             if each.name == zone and each.latitude_e6 is not None and each.longitude_e6 is not None:
-                latitude, longitude = each.latitude_e6, each.longitude_e6
-        return [
-            region.name
-            for region in sorted(
-                self.policy.regions,
-                key=lambda region: (
-                    distance_m(latitude, longitude, region.latitude_e6, region.longitude_e6),
-                    region.name,
-                ),
-            )
-        ]
+                place = each.latitude_e6, each.longitude_e6
+        measured = {
+            region.name: self.rtt_us[region.name] for region in self.policy.regions if region.name in self.rtt_us
+        }
+
+        def far(region: Region) -> tuple[int, int, str]:
+            metres = distance_m(*place, region.latitude_e6, region.longitude_e6)
+            if place != here or not measured:
+                return 0, metres, region.name
+            light = _quarter_octave(metres // 100) if self.site.placed else 0
+            seen = _quarter_octave(measured[region.name]) if region.name in measured else 0
+            return max(light, seen), metres, region.name
+
+        return [region.name for region in sorted(self.policy.regions, key=far)]
 
     def _group(self, name: str) -> list[str]:
         return [region.name for group in self.policy.groups if group.name == name for region in group.regions]

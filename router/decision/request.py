@@ -1,7 +1,7 @@
 """What of a request a decision may depend on, and how its parts are read.
 
-A decision reads only what the policy in force tests: `Program.needs` says which of the fields below that is, so that
-whoever makes requests need not fill the others.
+A decision reads only what the policy in force tests: `Program.needs` says what that is, so that whoever makes requests
+need not fill in the rest.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import binascii
 import json
 from base64 import urlsafe_b64decode
-from dataclasses import dataclass
+from typing import Final, NamedTuple
 from urllib.parse import unquote_plus
 
 from mmh3 import hash64
@@ -22,8 +22,22 @@ BUCKETS = 1_000_000
 """Users are told apart to the millionth."""
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Needs(NamedTuple):
+    """What some decision depends on, beside client, host, path and method."""
+
+    headers: frozenset[bytes] = frozenset()
+    """Names in lower case."""
+    query: bool = False
+    upgrade: bool = False
+    port: bool = False
+    place: bool = False
+    """Country, continent or ASN."""
+
+
+NO_NEEDS: Final = Needs()
+
+
+class Request(NamedTuple):
     """One request, or for L4 one connection."""
 
     client: str

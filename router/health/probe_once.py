@@ -35,6 +35,8 @@ class ProbeResult:
     """Nobody listens there, or no way leads there."""
     detail: str
     """For people: "200", "503", "connected", "NOT_SERVING", "connection refused", "no answer in 200 ms"."""
+    connect_us: int | None = None
+    """How long the connection alone took: a round trip, as near as this node can tell. None without one."""
     ours: bool = False
     """This node could not even try (no descriptor, no port): evidence of nothing."""
 
@@ -61,13 +63,13 @@ async def probe_once(
     `tls` is the name its certificate must be for, checked against `context` or the system's authorities.
     """
     started = trio.current_time()
-    connected = False
+    connect_us: int | None = None
     answered: float | None = None
 
     def result(ok: bool, detail: str) -> ProbeResult:
         until = trio.current_time() if answered is None else answered
         latency_us = round((until - started) * SECOND)
-        return ProbeResult(ok, latency_us, connect_failed=not connected, detail=detail)
+        return ProbeResult(ok, latency_us, connect_us is None, detail, connect_us)
 
     family = trio.socket.AF_INET6 if ":" in endpoint[0] else trio.socket.AF_INET
     try:
@@ -77,7 +79,7 @@ async def probe_once(
     with trio.move_on_after(timeout_us / SECOND), sock:
         try:
             await sock.connect(endpoint)
-            connected = True
+            connect_us = round((trio.current_time() - started) * SECOND)
             stream: trio.SocketStream | trio.SSLStream[trio.SocketStream] = trio.SocketStream(sock)
             if tls is not None:
                 stream = _over_tls(trio.SocketStream(sock), tls, probe, context)

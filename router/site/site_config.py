@@ -135,6 +135,12 @@ class PolicyPart:
 
 
 @dataclass(frozen=True, slots=True)
+class GeoPart:
+    database: Path | None
+    """A MaxMind database: where clients are. Read again whenever it changes; None: nobody is anywhere."""
+
+
+@dataclass(frozen=True, slots=True)
 class TimingConfig:
     """Durations in microseconds; None leaves the engine's default (lattice/config.py says what and why)."""
 
@@ -179,6 +185,7 @@ class SiteConfig:
     tcp: TcpPart
     control: ControlPart
     policy: PolicyPart
+    geo: GeoPart
     timing: TimingConfig
     warnings: tuple[str, ...]
     """What works but should be known: show each to whoever starts the node."""
@@ -229,12 +236,13 @@ def load_site_config(path: Path) -> SiteConfig:
     tcp = _read_tcp(top.section("tcp"))
     control = _read_control(top.section("control"))
     policy = _read_policy(top.section("policy"), directory, warnings)
+    geo = _read_geo(top.section("geo"), directory)
     timing = _read_timing(top.section("timing"))
     top.close()
 
     if problems:
         raise ConfigError(str(path), tuple(problems))
-    return SiteConfig(path, site, cluster, gossip, http, tls, tcp, control, policy, timing, tuple(warnings))
+    return SiteConfig(path, site, cluster, gossip, http, tls, tcp, control, policy, geo, timing, tuple(warnings))
 
 
 def _read_toml(path: Path) -> dict[str, object]:
@@ -392,6 +400,12 @@ def _read_policy(section: Section, directory: Path, warnings: list[str]) -> Poli
         warnings.append("policy.authors is empty: this node will accept no policy from anyone")
     section.close()
     return PolicyPart(tuple(sorted(set(authors))), author_key)
+
+
+def _read_geo(section: Section, directory: Path) -> GeoPart:
+    database = section.take("database", text, None)
+    section.close()
+    return GeoPart(directory / database if database is not None else None)
 
 
 def _read_timing(section: Section) -> TimingConfig:

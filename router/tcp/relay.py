@@ -163,10 +163,13 @@ class TcpRelay:
         decision = self._router.decide(request)
         if not decision.attempts:
             return Ending.DENIED
-        for attempt in decision.attempts[: self._limits.attempts_max]:
+        retry, timeouts = decision.settings.retry, decision.settings.timeouts
+        attempts_max = self._limits.attempts_max if retry is None else min(self._limits.attempts_max, 1 + retry.count)
+        connect_timeout_us = (timeouts and timeouts.connect_us) or self._limits.connect_timeout_us
+        for attempt in decision.attempts[:attempts_max]:
             began = trio.current_time()
             try:
-                upstream = await connect(*attempt.endpoint, self._limits.connect_timeout_us, Connection)
+                upstream = await connect(*attempt.endpoint, connect_timeout_us, Connection)
             except trio.TooSlowError:
                 self._observe(attempt, Outcome.TIMEOUT, began)
             except OSError as error:

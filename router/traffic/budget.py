@@ -43,16 +43,16 @@ class Window:
 class Budget:
     """`now` never decreases."""
 
-    def __init__(self, requests: Window, share_pct: int, spare: int) -> None:
-        """A share of `requests`, which whoever has them counts; `spare` may be spent even without any."""
+    def __init__(self, requests: Window, share_ppm: int, spare: int) -> None:
+        """So many millionths of `requests`, which whoever has them counts; `spare` may be spent even without any."""
         self._requests = requests
         self._spent = Window()
-        self._share_pct = share_pct
+        self._share_ppm = share_ppm
         self._spare = spare
 
     def has(self, now: Micros) -> bool:
         """Whether one more may be sent."""
-        return self._spent.count(now) < self._spare + self._requests.count(now) * self._share_pct // 100
+        return self._spent.count(now) < self._spare + self._requests.count(now) * self._share_ppm // 1_000_000
 
     def spend(self, now: Micros) -> bool:
         """Whether one more may be sent; if so it counts."""

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import enum
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
@@ -31,6 +31,7 @@ import trio
 
 from lattice.types import Endpoint, Micros
 from router.decision.decide import Attempt, Decision, Request
+from router.traffic.asking import asked
 from router.traffic.connection import Connection
 from router.traffic.forwarded import (
     WEBSOCKET,
@@ -46,11 +47,8 @@ from router.traffic.plane import Course, Leg, Plane
 from router.traffic.request_body import NO_BODY, Client, ClientGoneError, RequestBody
 from router.traffic.steering import Outcome
 from router.traffic.strict import BadRequestError, BadResponseError
+from router.traffic.terms import Terms
 from router.traffic.upstream_pool import ExhaustedError, Upstream
-
-IDEMPOTENT: Final = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE"})
-"""RFC 9110 9.2.2."""
-
 
 GATEWAY_ERRORS: Final = frozenset({502, 503, 504})
 """An upstream's word that it, or who is behind it, could not serve: worth asking another for what may be repeated."""
@@ -109,9 +107,9 @@ class Exchange:
 
     _body: RequestBody = NO_BODY
     _planned: Attempt | None = None
-    _spilt = False  # a region was passed over because it is full
     _flushed = False  # some byte of the final response went to the client
     _writing = False  # a write to the client has begun and not ended
+    _ends_at = math.inf  # by the policy's total timeout
     # of the attempt under way:
     _uploaded = False  # the upstream has the whole request
     _answered = False  # some byte of a response came
@@ -121,6 +119,7 @@ class Exchange:
     _waiting: trio.CancelScope | None = None
 
     _request: Request
+    _terms: Terms
     _leg: Leg
 
     def __init__(self, plane: Plane, client: Client, head: RequestHead) -> None:
@@ -135,7 +134,7 @@ class Exchange:
 
     @property
     def _repeatable(self) -> bool:
-        return self._head.method in IDEMPOTENT or self._head.fields.has_idempotency_key
+        return self._head.method in self._terms.repeatable or self._head.fields.has_idempotency_key
 
     # --- from head to decision
 
@@ -147,17 +146,21 @@ class Exchange:
         known = course is not None and course.fields is head.fields  # all that was judged by fields alone, still holds
         if not known and has_passed(head, plane.site):
             return await self._answer(508, "this request came through this site before", "looped")
-        self._request = Request(client.address, head.host_name, head.path, head.method.decode("ascii"))
+        needs = plane.router.needs
+        self._request = asked(needs, head, client.address, _port_of(client) if needs.port else 0)
         decision = plane.router.decide(self._request)
         if decision.region is None:
             return await self._answer(decision.status, decision.reason, "denied")
-        plane.requests.add(plane.now())
         if not decision.attempts:
-            return await self._try_each(decision, None)
+            return await self._answer(502, "no endpoint to try", "failed_502")
         if course is None or not known or course.decision is not decision:
             plane.pool.expect(decision.attempts)
             attempt = decision.attempts[0]
             course = client.course = Course(plane, head, client, decision, attempt, decision.reason)
+        terms = self._terms = course.terms
+        terms.requests.add(plane.now())
+        if terms.total_timeout_us:
+            self._ends_at = self._nest.time() + terms.total_timeout_us / 1e6
         if course.window.in_flight >= course.window.limit:
             return await self._try_each(decision, None)
         self._tried.add(course.attempt.endpoint)
@@ -180,8 +183,8 @@ class Exchange:
 
     async def _try_each(self, decision: Decision, lost: Lost | None) -> Ending:
         """Go on after the first attempt was lost, or could not be made because its region is full."""
-        plane, tried = self._plane, self._tried
-        while len(tried) < self._limits.attempts_max:
+        plane, tried, terms = self._plane, self._tried, self._terms
+        while len(tried) < terms.attempts_max:
             if lost is not None and not lost.may_retry(repeatable=self._repeatable, replayable=self._body.replayable):
                 break
             attempt = self._next(decision, afresh=lost is not None)
@@ -189,7 +192,9 @@ class Exchange:
                 break
             reason = decision.reason
             if lost is not None:
-                if not plane.retries.spend(plane.now()):
+                if self._nest.time() >= self._ends_at:
+                    return await self._answer(504, f"{lost.attempt.region}: out of time", "failed_504")
+                if not terms.retries.spend(plane.now()):
                     plane.counters["retries_denied"] += 1
                     break
                 plane.counters["retries"] += 1
@@ -201,9 +206,7 @@ class Exchange:
                 return result
             lost = result
         if lost is None:
-            if self._spilt:
-                return await self._answer(503, "every region is full", "shed_503")
-            return await self._answer(502, "no endpoint to try", "failed_502")
+            return await self._answer(503, "every region is full", "shed_503")
         text = f"{lost.attempt.region}: {lost.outcome.value}, after {len(tried)} of {len(decision.attempts)} endpoints"
         return await self._answer(lost.status, text, f"failed_{lost.status}")
 
@@ -221,10 +224,8 @@ class Exchange:
         if afresh:
             attempts = self._plane.router.decide(self._request).attempts + attempts
         for attempt in attempts:
-            if attempt.endpoint not in self._tried:
-                if not self._plane.region(attempt.region).full:
-                    return attempt
-                self._spilt = True
+            if attempt.endpoint not in self._tried and not self._plane.region(attempt.region).full:
+                return attempt
         return None
 
     # --- one attempt
@@ -238,7 +239,7 @@ class Exchange:
         try:
             upstream = plane.pool.take(attempt.endpoint)
             if upstream is None:
-                upstream = await plane.pool.open(attempt.endpoint, self._limits.connect_timeout_us)
+                upstream = await plane.pool.open(attempt.endpoint, self._left_us(self._terms.connect_timeout_us))
             leg = self._leg = Leg(attempt, course.steered, began, upstream)
             head = b"%b %b HTTP/1.1\r\n%b" % (self._head.method, self._head.target, course.lines)
             try:
@@ -246,13 +247,13 @@ class Exchange:
             except OSError:
                 # A response may still lie in the socket (a refusal sent before the reset). Reading finds it, or the
                 # loss.
-                self._arm(self._limits.first_byte_timeout_us)
+                self._arm(self._terms.first_byte_timeout_us)
                 return await self._receive_response()
             if left or not body.complete:
                 return await self._converse(leg, left)
             self._uploaded = True
             now = self._nest.time()
-            self._deadline = now + self._limits.first_byte_timeout_us / 1e6
+            self._deadline = min(now + self._terms.first_byte_timeout_us / 1e6, self._ends_at)
             if burdens:
                 plane.sent(leg, course.watched, Micros(int(now * 1e6)))
             return await self._receive_response()
@@ -278,7 +279,7 @@ class Exchange:
         """Request and response at the same time: the request did not fit the first write, or is not all here yet."""
         upstream, attempt = leg.upstream, leg.attempt
         if self._head.expects_continue:
-            self._arm(self._limits.first_byte_timeout_us)  # until the client sends, it is the upstream's turn
+            self._arm(self._terms.first_byte_timeout_us)  # until the client sends, it is the upstream's turn
         result: Ending | Lost | None = None
         gone: ClientGoneError | None = None
         await self._nest.become_task()
@@ -305,7 +306,7 @@ class Exchange:
             await upstream.send(left, self._limits.upstream_write_timeout_us)
             timeout_us = self._limits.body_timeout_us
             if self._head.expects_continue:  # the client may wait to be asked, and the upstream's limit ends that
-                timeout_us += self._limits.first_byte_timeout_us
+                timeout_us += self._terms.first_byte_timeout_us
             while not self._body.complete:
                 piece = await self._body.read(timeout_us)
                 timeout_us = self._limits.body_timeout_us
@@ -321,18 +322,24 @@ class Exchange:
             if not (late and self._relaying):  # an early answer need not wait for the end of the request
                 self._upload_fault = fault
                 exchange.cancel()
-        self._arm(self._limits.first_byte_timeout_us)
+        self._arm(self._terms.first_byte_timeout_us)
 
     def _arm(self, timeout_us: int) -> None:
         """From now on it is the upstream's turn."""
-        self._deadline = self._nest.time() + timeout_us / 1e6
+        self._deadline = min(self._nest.time() + timeout_us / 1e6, self._ends_at)
         if self._waiting is not None:
             self._waiting.deadline = self._deadline
 
     def _disarm(self) -> None:
-        self._deadline = math.inf
+        self._deadline = self._ends_at
         if self._waiting is not None:
-            self._waiting.deadline = math.inf
+            self._waiting.deadline = self._ends_at
+
+    def _left_us(self, timeout_us: int) -> int:
+        """This long, or what is left of the policy's total."""
+        if self._ends_at is math.inf:
+            return timeout_us
+        return max(1, min(timeout_us, int((self._ends_at - self._nest.time()) * 1e6)))
 
     # --- the response
 
@@ -343,13 +350,16 @@ class Exchange:
             if (fiber := self._nest.current) is not None:
                 upstream = leg.upstream
                 wake = _READY
+                hedge_at = math.inf
                 if not upstream.ready:
                     upstream.read_waiter = fiber
-                    wake = await fiber.park(self._deadline)
+                    if self._terms.hedge_after_us:
+                        hedge_at = self._hedge_at()
+                    wake = await fiber.park(min(self._deadline, hedge_at))
                 data = upstream.receive_now() if wake is _READY else None
                 if data is None:
                     upstream.read_waiter = None
-                    data = await self._race(fiber, wake)
+                    data = await self._race(fiber, wake, hedge_at)
                     leg = self._leg
                 if not data:
                     raise ConnectionResetError("closed before the first byte")
@@ -382,9 +392,9 @@ class Exchange:
         """Whether a gateway error need not be the client's answer: another can be asked, and the budget has it."""
         if not (self._repeatable and self._uploaded and self._body.replayable) or self._flushed or self._writing:
             return False
-        if len(self._tried) >= self._limits.attempts_max:
+        if len(self._tried) >= self._terms.attempts_max or self._nest.time() >= self._ends_at:
             return False
-        if not self._plane.retries.has(self._plane.now()):
+        if not self._terms.retries.has(self._plane.now()):
             return False
         # Kept for `_next`: to decide twice might take a half-open endpoint's trial and not use it.
         decision = self._plane.router.decide(self._request)
@@ -419,12 +429,12 @@ class Exchange:
                 if self._head.minor == 1:
                     await self._to_client(response_for_client(head, self._leg.steered, b"", b"", b""))
                 if self._uploaded:
-                    self._arm(self._limits.first_byte_timeout_us)
+                    self._arm(self._terms.first_byte_timeout_us)
                 else:
                     self._disarm()
                 head = None
 
-    async def _race(self, fiber: Fiber, wake: Wake) -> bytes:
+    async def _race(self, fiber: Fiber, wake: Wake, hedge_at: float) -> bytes:
         """A response's first bytes, from whichever leg has them first; that one is `self._leg` from then on.
 
         `wake` is how the first wait ended. b"" if the last connection is over.
@@ -454,9 +464,14 @@ class Exchange:
                         self._lose_leg(rival, Outcome.RESET)
                         self._land(rival)
                         rival = None
-                if wake is Wake.LATE:
+                due = wake is Wake.LATE and hedge_at < self._deadline
+                if wake is Wake.LATE and not due:
                     raise trio.TooSlowError
-                if nudged and (rival is None or leg.hung):
+                if due:
+                    hedge_at = math.inf
+                # Who is late by the region's p99 is hedged then, unless the policy says when.
+                late = due or (nudged and not self._terms.hedge_after_us)
+                if (late and rival is None) or (nudged and leg.hung):
                     another = await self._hedge(leg)
                     wake = _READY
                     if another is not None and rival is not None:  # two legs are enough: the one that hangs goes
@@ -468,7 +483,7 @@ class Exchange:
                 leg.upstream.read_waiter = fiber
                 if rival is not None:
                     rival.upstream.read_waiter = fiber
-                wake = await fiber.park(self._deadline)
+                wake = await fiber.park(min(self._deadline, hedge_at))
                 leg.upstream.read_waiter = None
                 if rival is not None:
                     rival.upstream.read_waiter = None
@@ -477,21 +492,30 @@ class Exchange:
                 self._observe(rival.attempt, Outcome.OUTRUN, rival.began)
                 self._land(rival)
 
+    def _hedge_at(self) -> float:
+        """When another endpoint is to be asked because the policy says so."""
+        if self._head.fields.may_wait or self._head.websocket:
+            return math.inf
+        return self._nest.time() + self._terms.hedge_after_us / 1e6
+
     async def _hedge(self, late: Leg) -> Leg | None:
         """Ask one more endpoint, if the request may be repeated and the budget allows it."""
         plane, limits = self._plane, self._limits
+        # A hedge that the policy asks for is beside its retries; any other repeat is one of them.
+        asked_for = self._terms.hedge_after_us and not late.hung
         if (
             not (self._repeatable and self._uploaded and self._body.replayable)
-            or len(self._tried) >= limits.attempts_max
+            or len(self._tried) >= (limits.attempts_max if asked_for else self._terms.attempts_max)
+            or self._nest.time() >= self._ends_at
         ):
             return None
         decision = plane.router.decide(self._request)  # by now the node may know better
         # Another region first: if this one hangs, and nobody knows yet, its other endpoints are no rescue.
         elsewhere = [attempt for attempt in decision.attempts if attempt.region != late.attempt.region]
-        attempt = self._next(replace(decision, attempts=(*elsewhere, *decision.attempts)), afresh=False)
+        attempt = self._next(decision._replace(attempts=(*elsewhere, *decision.attempts)), afresh=False)
         if attempt is None:
             return None
-        if not (plane.retries if late.hung else plane.hedges).spend(plane.now()):
+        if not (self._terms.retries if late.hung else self._terms.hedges).spend(plane.now()):
             plane.counters["hedges_denied"] += 1
             return None
         self._tried.add(attempt.endpoint)
@@ -569,7 +593,7 @@ class Exchange:
                     await self._to_client(b"".join(out))
                     out.clear()
                     await self._nest.pause()
-                    more = await upstream.receive(self._limits.response_body_timeout_us)
+                    more = await upstream.receive(self._left_us(self._limits.response_body_timeout_us))
                 if not more:
                     if framing.end():
                         break
@@ -701,6 +725,14 @@ def _peek_at(upstream: Upstream) -> bytes | None:
         return upstream.receive_now()
     except OSError:
         return b""
+
+
+def _port_of(client: Client) -> int:
+    """Where the request arrived; 0 when the connection is gone meanwhile."""
+    try:
+        return int(client.sock.getsockname()[1])
+    except OSError:
+        return 0
 
 
 def _is_websocket(head: ResponseHead) -> bool:

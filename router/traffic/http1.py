@@ -66,6 +66,8 @@ class Fields(tuple[Field, ...]):
     """There is a Date; known once rendered."""
     for_client: tuple[object, bytes, bytes] | None = None
     """A response's whole head as it was last written, with what it depends on: how it was steered, and Connection."""
+    chosen: tuple[frozenset[bytes], tuple[tuple[str, str], ...]] | None = None
+    """Names that `asking` was asked for, and what is there of them."""
     hops: frozenset[bytes] | None = None
     """The pseudonyms in Via, once `forwarded` has looked."""
     _waits: bool | None = None

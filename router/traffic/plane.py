@@ -13,7 +13,6 @@ import trio
 
 from lattice.types import Micros
 from router.decision.decide import Attempt, Decision
-from router.traffic.budget import Budget, Window
 from router.traffic.concurrency import Concurrency
 from router.traffic.forwarded import Steered, lines_for_upstream
 from router.traffic.hang import HangWatch, Watched
@@ -22,6 +21,7 @@ from router.traffic.nested_epoll import NestedEpoll
 from router.traffic.proxy_limits import ProxyLimits
 from router.traffic.request_body import Client
 from router.traffic.steering import Outcome, Router
+from router.traffic.terms import Terms, TermsBook
 from router.traffic.upstream_pool import Upstream, UpstreamPool
 
 _WATCH_SECONDS: Final = 0.005
@@ -37,7 +37,7 @@ class Course:
     that endpoint does, and the whole head but its first line are worked out when they change, not once a request.
     """
 
-    __slots__ = ("attempt", "decision", "fields", "lines", "steered", "watched", "window")
+    __slots__ = ("attempt", "decision", "fields", "lines", "steered", "terms", "watched", "window")
 
     def __init__(
         self, plane: Plane, head: RequestHead, client: Client, decision: Decision, attempt: Attempt, reason: str
@@ -45,6 +45,7 @@ class Course:
         self.decision = decision
         self.fields: Fields = head.fields
         self.attempt = attempt
+        self.terms: Terms = plane.terms.of(decision)
         self.steered: Steered = plane.steered(attempt.region, reason)
         self.window: Concurrency = plane.region(attempt.region)
         # Kept longer than the watch keeps one it heard nothing of only by a connection idle for minutes: there is none.
@@ -83,10 +84,7 @@ class Plane:
         self.counters: Counter[str] = Counter()
         self.draining = False
         self.watch: HangWatch[Leg] = HangWatch()
-        self.requests = Window()
-        """Of late: what budgets are a share of."""
-        self.retries = Budget(self.requests, limits.retry_share_pct, limits.retry_spare)
-        self.hedges = Budget(self.requests, limits.hedge_share_pct, limits.hedge_spare)
+        self.terms = TermsBook(limits)
         self.regions: dict[str, Concurrency] = {}
         self._watch_alarm = trio.CancelScope()
         self._watch_due = -math.inf

@@ -6,6 +6,7 @@ from enum import Enum
 from typing import Protocol
 
 from router.decision.decide import Attempt, Decision, Request
+from router.decision.request import Needs
 
 
 class Outcome(Enum):
@@ -35,6 +36,10 @@ class Outcome(Enum):
 
 class Router(Protocol):
     """The node, as the data plane sees it. Both calls are synchronous and take microseconds."""
+
+    @property
+    def needs(self) -> Needs:
+        """What of a request `decide` reads now; the rest may be left out, and where the client is, always."""
 
     def decide(self, request: Request) -> Decision:
         """Where this request goes."""

@@ -129,6 +129,7 @@ authors = ["{public_key_of(AUTHOR_KEY).hex()}"]
 swim_interval = "200ms"
 swim_timeout = "80ms"
 confirm_delay = "100ms"
+metrics_delay = "100ms"
 drain = "500ms"
 """
     )
@@ -219,7 +220,7 @@ async def level(site: Site, region: str) -> str:
     return next((seen["effective"] for seen in (await site.view())["regions"] if seen["region"] == region), "")
 
 
-async def _is(ask: Callable[[], Any], wanted: str) -> bool:
+async def _is(ask: Callable[[], Any], wanted: object) -> bool:
     return bool(await ask() == wanted)
 
 

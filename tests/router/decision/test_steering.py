@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
+from random import Random
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lattice.types import Level
 from router.decision.decide import Decision, decide
 from router.decision.plan import RouteTable, SitePlace, plan
 from router.decision.program import compile_policy
+from router.decision.reference import interpret
 from router.decision.request import Request
 from router.policy import parse
+from router.policy.syntax import Policy
 from router.policy.windows import read_moment
+from tests.router.policy import policy_strategies
+from tests.router.policy.rule_strategies import some_requests, whole_policies
 
 NAMES = ("ams", "bom", "fra", "gru", "iad")
 REGIONS = "edition 1\n" + "".join(
@@ -143,7 +151,35 @@ def test_a_window_changes_the_table_at_its_edge() -> None:
 
 def test_measured_round_trips_come_before_distance() -> None:
     program = table_of("primary nearest secondary any").program
-    table = plan(program, WELL, HERE, rtt_us={"ams": 90_000, "iad": 4_000})
+    detours = dict.fromkeys(NAMES, 400_000)
+    table = plan(program, WELL, HERE, rtt_us=detours | {"iad": 120_000})
     assert table.lane(0, "").candidates[0].region == "iad"
-    wobble = plan(program, WELL, HERE, rtt_us={"ams": 91_000, "iad": 4_090})
+    wobble = plan(program, WELL, HERE, rtt_us=detours | {"iad": 121_000})
     assert wobble.layout is table.layout, "noise turns no tables"
+    usual = plan(program, WELL, HERE).lane(0, "").candidates
+    faster_than_light = plan(program, WELL, HERE, rtt_us=dict.fromkeys(NAMES, 90))
+    assert faster_than_light.lane(0, "").candidates == usual, "whoever answers from next door is not the region"
+    nowhere = plan(program, WELL, SitePlace("here", 0, 0, placed=False), rtt_us=detours | {"iad": 300})
+    assert nowhere.lane(0, "").candidates[0].region == "iad", "a site that knows no place has only its measurements"
+
+
+measurements = st.one_of(st.integers(0, 400_000), st.integers(0, 1 << 40))
+
+
+@given(
+    whole_policies(),
+    policy_strategies.sites,
+    st.booleans(),
+    st.dictionaries(
+        st.sampled_from(policy_strategies.REGIONS), st.one_of(st.integers(0, 400_000), st.integers(0, 1 << 40))
+    ),
+    st.integers(0, 1 << 32),
+)
+def test_the_judge_measures_as_the_plan_does(
+    policy: Policy, site: SitePlace, placed: bool, rtt_us: dict[str, int], seed: int
+) -> None:
+    site = replace(site, placed=placed)
+    table = plan(compile_policy(policy), {}, site, rtt_us=rtt_us)
+    for request in some_requests(Random(seed), 20):
+        judged = interpret(policy, {}, site, 0, {}, request, set(), rtt_us)
+        assert decide(table, request, set()) == judged

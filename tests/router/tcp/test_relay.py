@@ -17,6 +17,7 @@ import trustme
 
 from lattice.types import MILLISECOND, Endpoint, Level
 from router.decision.decide import Attempt, Decision, Request
+from router.decision.request import NO_NEEDS
 from router.tcp.relay import TcpListener, TcpRelay
 from router.tcp.tcp_limits import TcpLimits
 from router.traffic.steering import Outcome
@@ -33,6 +34,8 @@ class ScriptedNode:
         )
         self.asked: list[Request] = []
         self.told: list[tuple[Endpoint, Outcome]] = []
+
+    needs = NO_NEEDS
 
     def decide(self, request: Request) -> Decision:
         self.asked.append(request)

@@ -191,7 +191,7 @@ def test_an_endpoint_is_left_after_five_bad_answers_of_sixteen(pattern: str) -> 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 500_000)), max_size=300), st.integers(0, 10))
 def test_a_budget_never_exceeds_its_share_of_the_last_two_windows(steps: list[tuple[bool, int]], spare: int) -> None:
     requests = Window()
-    budget = Budget(requests, 20, spare)
+    budget = Budget(requests, 200_000, spare)
     now = Micros(0)
     earned: list[int] = []
     spent: list[int] = []
@@ -209,7 +209,7 @@ def test_a_budget_never_exceeds_its_share_of_the_last_two_windows(steps: list[tu
 
 def test_a_quiet_service_may_rescue_a_few_and_then_earns_more() -> None:
     requests = Window()
-    budget = Budget(requests, 20, 2)
+    budget = Budget(requests, 200_000, 2)
     assert [budget.spend(Micros(0)) for _ in range(3)] == [True, True, False]
     for _ in range(5):
         requests.add(Micros(0))

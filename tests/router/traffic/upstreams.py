@@ -20,6 +20,8 @@ import trio.testing
 
 from lattice.types import Endpoint, Level
 from router.decision.decide import Attempt, Decision, Request
+from router.decision.request import NO_NEEDS, Needs
+from router.policy.settings import NO_SETTINGS, Settings
 from router.traffic.proxy import Outcome, Proxy, ProxyLimits
 
 SITE = "lis"
@@ -233,8 +235,16 @@ def refusing() -> Endpoint:
 class FixedRouter:
     """Sends everything to the same endpoints, in order, and writes down what it is told."""
 
-    def __init__(self, *endpoints: Endpoint, denial: tuple[int, str] | None = None) -> None:
+    def __init__(
+        self,
+        *endpoints: Endpoint,
+        denial: tuple[int, str] | None = None,
+        settings: Settings = NO_SETTINGS,
+        needs: Needs = NO_NEEDS,
+    ) -> None:
         self.endpoints = endpoints
+        self.settings = settings
+        self.needs = needs
         self.denial = denial
         self.asked: list[Request] = []
         self.told: list[tuple[str, Outcome]] = []
@@ -248,7 +258,7 @@ class FixedRouter:
             Attempt(f"region{i}", "primary" if i == 0 else "secondary", Level.HEALTHY, endpoint)
             for i, endpoint in enumerate(self.endpoints)
         )
-        return Decision("r", "", "region0", "region0", "primary", "primary", 200, attempts)
+        return Decision("r", "", "region0", "region0", "primary", "primary", 200, attempts, settings=self.settings)
 
     def observed(self, attempt: Attempt, outcome: Outcome, latency_us: int) -> None:
         assert latency_us >= 0
