@@ -2,24 +2,25 @@
 
 ::
 
-    udp socket ──▶ reader ──┐
-    tcp listener ─▶ frames ─┼──▶ bounded inbox ──▶ the task that owns the engine ──▶ sockets, store, `on_notification`
-    submit / call ──────────┘
+    udp socket ──▶ reader ──┐                                                     ┌──▶ sockets
+    tcp listener ─▶ frames ─┼──▶ bounded inbox ──▶ the task that owns the engine ─┼──▶ `on_notification`
+    submit / call ──────────┘                                                     └──▶ writer ──▶ store
 
 When the inbox is full the network's share is dropped and counted, as UDP may; local changes wait. Before it comes to
 that, each source has a bucket of its own, so that one who floods cannot fill the inbox for all. An input that waited
 too long means that this node is starved: it is counted, and the engine is told (`loop_watch`).
+
+Nothing here waits for the disk. A frame that a record `Holds` back stands in line until that record is durable, and
+others go past it; whoever submitted a change hears of it when what came of it is durable.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-import socket as stdlib_socket
-import sqlite3
-import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 import trio
@@ -28,6 +29,7 @@ from lattice.engine import Engine
 from lattice.errors import LatticeError, UntrustedError, WireError
 from lattice.events import (
     DatagramReceived,
+    Holds,
     Input,
     LocalChange,
     LocalUpdate,
@@ -35,6 +37,7 @@ from lattice.events import (
     Notification,
     Notify,
     Persist,
+    RecordsLost,
     Restored,
     SendDatagram,
     SendStream,
@@ -45,11 +48,12 @@ from lattice.events import (
 from lattice.loop_watch import LoopWatch
 from lattice.policy_store import PolicyStore
 from lattice.seal import sender_in
-from lattice.store import Store
 from lattice.stream_security import StreamSecurity, TlsStream, tls_error
 from lattice.token_bucket import TokenBuckets
-from lattice.types import SECOND, Endpoint, Micros, short
+from lattice.transport import Clock, Transport
+from lattice.types import Endpoint, Micros, short
 from lattice.view import LatticeView
+from lattice.writer import CHECK_INTERVAL_S, RecordStore, Writer
 
 log = logging.getLogger("edgelattice.gossip")
 
@@ -65,60 +69,9 @@ STREAM_TOKEN_BYTES = 1_200
 STREAMS_MAX = 64
 """Stream frames being sent, and being received, at a time."""
 STREAM_TIMEOUT_S = 5
+HELD_MAX = 4_096
+"""Frames that stand in line for the disk; of more than these the oldest are dropped, as UDP may."""
 LENGTH_BYTES = 4
-
-
-class Clock:
-    """`Micros` since the Unix epoch that never go back: the wall clock's reading at the start, then trio's clock."""
-
-    def __init__(self) -> None:
-        self._offset_us = time.time_ns() // 1_000 - round(trio.current_time() * SECOND)
-
-    def now(self) -> Micros:
-        return Micros(round(trio.current_time() * SECOND) + self._offset_us)
-
-    def trio_time(self, at: Micros) -> float:
-        """The same moment in trio's seconds."""
-        return (at - self._offset_us) / SECOND
-
-
-class Transport:
-    """A UDP socket, and a TCP listener on the same port."""
-
-    def __init__(self, udp: trio.socket.SocketType, tcp: trio.SocketListener) -> None:
-        self.udp = udp
-        self.tcp = tcp
-
-    @property
-    def endpoint(self) -> Endpoint:
-        """The address that is bound; its host may be a wildcard."""
-        host, port = self.udp.getsockname()[:2]
-        return host, port
-
-    def close(self) -> None:
-        self.udp.close()
-        self.tcp.socket.close()
-
-
-async def bind(host: str, port: int) -> Transport:
-    """Bind both sockets; port 0 lets the kernel choose one that is free for both. Raises OSError."""
-    family = stdlib_socket.AF_INET6 if ":" in host else stdlib_socket.AF_INET
-    for attempt in range(20):
-        udp = trio.socket.socket(family, stdlib_socket.SOCK_DGRAM)
-        tcp = trio.socket.socket(family, stdlib_socket.SOCK_STREAM)
-        try:
-            await udp.bind((host, port))
-            tcp.setsockopt(stdlib_socket.SOL_SOCKET, stdlib_socket.SO_REUSEADDR, 1)
-            await tcp.bind((host, udp.getsockname()[1]))
-            tcp.listen(128)
-        except OSError:
-            udp.close()
-            tcp.close()
-            if port or attempt == 19:
-                raise
-        else:
-            return Transport(udp, trio.SocketListener(tcp))
-    raise AssertionError("the last attempt returns or raises")
 
 
 class Driver:
@@ -128,14 +81,22 @@ class Driver:
         self,
         engine: Engine,
         transport: Transport,
-        store: Store | None,
+        store: RecordStore | None,
         clock: Clock,
         on_notification: Callable[[Notification], None],
         frame_bytes_max: int,
+        say: Callable[[str], None] = log.error,
+        check_store_s: float = CHECK_INTERVAL_S,
     ) -> None:
+        """`say` tells a person what became of the disk, which is read again every `check_store_s`."""
         self._engine = engine
         self._transport = transport
         self._store = store
+        self._writer = None if store is None else Writer(store, self._refill, say, check_store_s)
+        self._barriers = {Holds.NOTHING: 0, Holds.CELLS: 0, Holds.FRAMES: 0}
+        """The tickets of the last records that hold back."""
+        self._held: deque[tuple[int, SendDatagram | SendStream]] = deque()
+        self._nursery: trio.Nursery | None = None
         self._clock = clock
         self._on_notification = on_notification
         self._frame_bytes_max = frame_bytes_max
@@ -166,7 +127,22 @@ class Driver:
 
     def counters(self) -> dict[str, int]:
         """The engine's counters and the transport's."""
-        return dict(sorted((Counter(self._engine.counters()) + self._counters + self._watch.counters).items()))
+        counters = Counter(self._engine.counters()) + self._counters + self._watch.counters
+        if self._writer is not None:
+            counters += self._writer.counters
+            counters["store: records waiting"] = self._writer.waiting
+            counters["store: in trouble"] = int(self._writer.trouble is not None)
+        return dict(sorted(counters.items()))
+
+    def trouble(self) -> str | None:
+        """Why nothing can be written at the moment, in words; None while the disk is well."""
+        if self._writer is None or self._writer.trouble is None:
+            return None
+        seconds = round(trio.current_time() - self._writer.trouble.since)
+        return (
+            f"{self._writer.path} has not been written for {seconds} s ({self._writer.trouble.why}): "
+            f"{self._writer.waiting} records wait, in memory only"
+        )
 
     async def submit(self, change: LocalChange) -> None:
         """Hand in a change and do not wait for what comes of it."""
@@ -176,21 +152,25 @@ class Driver:
         """As `submit`; False, and counted, when the inbox is full."""
         return self._offer(LocalUpdate(change), "inbox full: local change dropped")
 
-    async def call(self, change: LocalChange) -> list[Notification]:
-        """Hand in a change; what the engine notified of while it took it."""
+    async def call(self, change: LocalChange) -> Answer:
+        """Hand in a change, and wait for what comes of it: until it is durable, or the disk is found to be failing."""
         reply = _Reply()
         await self._send_inbox.send((LocalUpdate(change), reply, self._clock.now()))
         await reply.done.wait()
-        return reply.notifications
+        durable = self._writer is None or await self._writer.settled(reply.ticket)
+        return Answer(tuple(reply.notifications), durable)
 
     # --- the tasks
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Drive until cancelled. Started once the records of earlier lives are restored."""
         async with trio.open_nursery() as nursery:
-            if self._store is not None:
+            self._nursery = nursery
+            if self._store is not None and self._writer is not None:
                 records = await trio.to_thread.run_sync(self._store.read)
                 await self._take(Restored(records), None, nursery)
+                nursery.start_soon(self._writer.run)
+                nursery.start_soon(self._keep_releasing, self._writer)
             await self._take(TimerFired(), None, nursery)
             nursery.start_soon(self._read_datagrams)
             nursery.start_soon(partial(trio.serve_listeners, self._read_frames, [self._transport.tcp]))
@@ -213,37 +193,62 @@ class Driver:
         now = self._clock.now()
         if isinstance(event, TimerFired) and self._deadline is not None:
             now = max(now, self._deadline)  # trio's floating seconds may wake us a microsecond early
-        unwritten: list[Persist] = []
-        for effect in self._engine.handle(event, now):
-            if isinstance(effect, Persist):
-                unwritten.append(effect)
-                continue
-            if unwritten and isinstance(effect, SendDatagram | SendStream):
-                await self._write(unwritten)
-                unwritten = []
+        effects = self._engine.handle(event, now)
+        ticket = self._put([effect for effect in effects if isinstance(effect, Persist)])
+        for effect in effects:
             match effect:
-                case SendDatagram(data, target):
-                    await self._send_datagram(data, target)
-                case SendStream(data, target):
-                    nursery.start_soon(self._send_stream, data, target)
+                case Persist(_, _, _, holds):
+                    self._barriers[holds] = ticket
+                case SendDatagram() | SendStream():
+                    await self._send_when_durable(effect, nursery)
                 case SetTimer(deadline):
                     self._deadline = deadline
                 case Notify(notification):
                     self._on_notification(notification)
                     if reply is not None:
                         reply.notifications.append(notification)
-        await self._write(unwritten)
         if reply is not None:
+            reply.ticket = ticket
             reply.done.set()
 
-    async def _write(self, records: list[Persist]) -> None:
-        if self._store is None or not records:
+    # --- the disk
+
+    def _put(self, records: list[Persist]) -> int:
+        return 0 if self._writer is None else self._writer.put(records)
+
+    def _refill(self) -> None:
+        assert self._nursery is not None, "the writer runs within it"
+        self._nursery.start_soon(self.submit, RecordsLost())
+
+    async def _send_when_durable(self, frame: SendDatagram | SendStream, nursery: trio.Nursery) -> None:
+        """Send, or have it stand in line behind the record that holds it back."""
+        ticket = max(self._barriers[Holds.FRAMES], self._barriers[Holds.CELLS] if frame.cells else 0)
+        if self._writer is None or not self._writer.holds(ticket):
+            await self._send(frame, nursery)
             return
-        try:
-            await trio.to_thread.run_sync(self._store.write, records)
-        except sqlite3.Error as error:
-            self._counters["records not written"] += len(records)
-            log.error("cannot write %s: %s; going on without", self._store.path, error)
+        self._held.append((ticket, frame))
+        if len(self._held) > HELD_MAX:
+            self._held.popleft()
+            self._counters["frames dropped: the disk is too slow"] += 1
+
+    async def _keep_releasing(self, writer: Writer) -> None:
+        assert self._nursery is not None, "this runs within it"
+        while True:
+            ready = [frame for ticket, frame in self._held if not writer.holds(ticket)]
+            if not ready:
+                await writer.moved()
+                continue
+            self._held = deque(entry for entry in self._held if writer.holds(entry[0]))
+            for frame in ready:
+                await self._send(frame, self._nursery)
+
+    # --- sockets
+
+    async def _send(self, frame: SendDatagram | SendStream, nursery: trio.Nursery) -> None:
+        if isinstance(frame, SendDatagram):
+            await self._send_datagram(frame.data, frame.target)
+        else:
+            nursery.start_soon(self._send_stream, frame.data, frame.target)
 
     async def _send_datagram(self, data: bytes, target: Endpoint) -> None:
         try:
@@ -352,10 +357,21 @@ class Driver:
         return True
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came of a change that was handed in."""
+
+    notifications: tuple[Notification, ...]
+    """What the engine notified of while it took it."""
+    durable: bool
+    """False: the disk is failing, and what came of the change is in memory only, here and at the peers."""
+
+
 class _Reply:
     def __init__(self) -> None:
         self.done = trio.Event()
         self.notifications: list[Notification] = []
+        self.ticket = 0
 
 
 async def _receive_exactly(stream: trio.SocketStream | TlsStream, length: int) -> bytes:

@@ -29,6 +29,7 @@ from lattice.events import (
     DatagramReceived,
     Effect,
     HealthObserved,
+    Holds,
     Input,
     LeaveRequested,
     LocalChange,
@@ -39,6 +40,7 @@ from lattice.events import (
     PeerDiscovered,
     PolicyApplied,
     PolicyChanged,
+    RecordsLost,
     Restored,
     SeedsResolved,
     SetTimer,
@@ -56,6 +58,7 @@ from lattice.policy_store import PolicyStore
 from lattice.prng import Prng
 from lattice.reconciliation import Reconciliation
 from lattice.roster import Roster
+from lattice.row_records import ROW_TABLE, restored_row
 from lattice.seal import Seal
 from lattice.seal_records import SealRecords
 from lattice.spreading import Spreading
@@ -165,6 +168,7 @@ class Engine:
         self._out.begin(now)
         if self._started:
             self._seal_records.before(now)
+            self._health.records.before(now)
             self._notice_stall()
         match event:
             case DatagramReceived(data, source):
@@ -236,6 +240,10 @@ class Engine:
                     self._swim.incarnation = canonical.integer(canonical.unpack(value, 16), "incarnation")
                 elif table == "op":
                     self._admit_op(value)
+                elif table == ROW_TABLE:
+                    self._health.records.touch(NodeId(key))  # if it is not taken, its record goes
+                    row, age_us = restored_row(value, self._out.now)
+                    self._admit_row(row, age_us, None, None)
                 elif table == "peer":
                     peers[NodeId(key)] = canonical.endpoint(canonical.unpack(value, 128), "peer")
             except LatticeError as error:
@@ -302,10 +310,21 @@ class Engine:
                     self._health.issue_within(self._config.confirm_delay_us)
             case LoopLagged():
                 self._swim.on_stall()
+            case RecordsLost():
+                self._persist_all()
             case LeaveRequested():
                 self._health.fall_silent()
                 self._swim.leave()
                 self._seal_records.save_all()
+                self._health.records.save_all()
+
+    def _persist_all(self) -> None:
+        """Every record there is, as if none had ever been written."""
+        self._swim.persist_all()
+        self._seal_records.forget_saved()
+        self._health.records.forget_saved()
+        for data in self._policy.ops():
+            self._out.persist("op", op_id_of(data), data)
 
     def _on_frame(self, data: bytes, source: Endpoint, what: str) -> None:
         try:
@@ -398,7 +417,7 @@ class Engine:
         """Judge one cell; what it brought in, itself first. Raises `LatticeError` with nothing changed."""
         match cell.kind:
             case CellKind.ROW:
-                return self._admit_row(cell, sender, source)
+                return self._admit_row(cell.data, cell.age_ms * 1_000, sender, source)
             case CellKind.OP:
                 return self._admit_op(cell.data, own=sender is None)
             case CellKind.EVIDENCE:
@@ -416,8 +435,8 @@ class Engine:
             self._swim.refute(proof.incarnation)
         return [cell]
 
-    def _admit_row(self, cell: WireCell, sender: NodeId | None, source: Endpoint | None) -> list[Cell]:
-        signed = open_row(cell.data, self._verifier)
+    def _admit_row(self, data: bytes, age_us: int, sender: NodeId | None, source: Endpoint | None) -> list[Cell]:
+        signed = open_row(data, self._verifier)
         members = self._swim.members
         if signed.observer == self.node:
             ours = self._health.table.get(self.node)
@@ -428,7 +447,7 @@ class Engine:
             return []
         if signed.observer not in members and len(members) >= self._config.members_max:
             raise UntrustedError("too many members", f"{self._config.members_max} are known")
-        placed = self._health.place(signed, cell.age_ms * 1_000, source)
+        placed = self._health.place(signed, age_us, source)
         if placed is None:
             return []
         # Whoever listens on a wildcard may not know its own address yet: then it is where its frame came from.
@@ -447,7 +466,8 @@ class Engine:
         for signed, cell in zip(accepted, fresh, strict=True):
             self._cells.add(cell)
             if self._started:  # else it was restored: written already, and nobody waits for it
-                self._out.persist("op", signed.id, signed.data)
+                # What was published here may be signed here, too: no other op may ever take its place in the chain.
+                self._out.persist("op", signed.id, signed.data, Holds.CELLS if own else Holds.NOTHING)
                 self._out.notify(OpAccepted(signed.id))
         for void in self._policy.take_void():  # after its checkpoint is on its way to the disk
             self._cells.discard(void.cell)

@@ -7,6 +7,7 @@ effects; whoever owns the engine (the trio driver, the simulator, a test) perfor
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import TypeAlias
 
 from lattice.health import Observation
@@ -63,8 +64,20 @@ class LoopLagged:
     lag_us: int
 
 
+@dataclass(frozen=True, slots=True)
+class RecordsLost:
+    """What was persisted is gone, or some of it: persist everything again."""
+
+
 LocalChange: TypeAlias = (
-    PeerDiscovered | SeedsResolved | HealthObserved | OpsSubmitted | PolicyApplied | LeaveRequested | LoopLagged
+    PeerDiscovered
+    | SeedsResolved
+    | HealthObserved
+    | OpsSubmitted
+    | PolicyApplied
+    | LeaveRequested
+    | LoopLagged
+    | RecordsLost
 )
 
 # --- inputs
@@ -202,10 +215,24 @@ Notification: TypeAlias = (
 # --- effects
 
 
+class Holds(IntEnum):
+    """Which frames may not leave before a record is durable."""
+
+    NOTHING = 0
+    """What it says can be had again, or is outgrown, should it be lost."""
+    CELLS = 1
+    """Frames that carry cells: under this incarnation or in this place of a chain we say one thing only, whatever
+    happens to this process. Probes and their answers say nothing of the kind, and a slow disk must not delay them."""
+    FRAMES = 2
+    """All frames: it is what keeps their nonces from being used again."""
+
+
 @dataclass(frozen=True, slots=True)
 class SendDatagram:
     data: bytes
     target: Endpoint
+    cells: bool = False
+    """It carries cells: see `Holds`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +241,8 @@ class SendStream:
 
     data: bytes
     target: Endpoint
+    cells: bool = True
+    """As of a datagram."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,11 +254,13 @@ class SetTimer:
 
 @dataclass(frozen=True, slots=True)
 class Persist:
-    """Write a record, or remove it (`value` is None). Must be durable before any later effect of the same call."""
+    """Write a record, or remove it (`value` is None). What it holds back leaves once it is durable, be it an effect of
+    this call or of a later one."""
 
     table: str
     key: bytes
     value: bytes | None
+    holds: Holds = Holds.NOTHING
 
 
 @dataclass(frozen=True, slots=True)

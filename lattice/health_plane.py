@@ -19,6 +19,7 @@ from lattice.health_table import HealthTable, Placement, lease_ms_for
 from lattice.identity import Signer
 from lattice.outbox import Outbox
 from lattice.outlook import Outlook, is_isolated
+from lattice.row_records import RowRecords
 from lattice.types import Endpoint, Level, NodeId, VersionId
 from lattice.view import QuarantineView, RegionView
 from lattice.wire import WireCell
@@ -56,6 +57,7 @@ class HealthPlane:
         self._members = members
         self._push = push
         self.table = HealthTable()
+        self.records = RowRecords(self.table, out.node, out.persist)
         self._bench = Bench()
         self.isolated = False
         self._seq = 0
@@ -172,6 +174,7 @@ class HealthPlane:
         urgency = 0 if worst >= Level.FAILING else 2
         cell = Cell(signed.cell, CellKind.ROW, signed.data, urgency, (signed.observer, signed.row.seq))
         self._cells.add(cell)
+        self.records.touch(signed.observer)
         self._out.timers.set(f"lease {signed.observer.hex()}", offer.expires)
         self._doubt(signed, said)
         self.conclude(offer.regions)
@@ -181,6 +184,8 @@ class HealthPlane:
         """Tell the router when a peer newly finds a region worse than we do: it will look for itself."""
         if signed.row.isolated or signed.observer == self._out.node or self.table.is_barred(signed.row):
             return
+        if not self._speaking:
+            return  # an earlier life has heard it, or it is too late to look
         for report in signed.row.reports:
             news = report.level >= Level.FAILING and report.level > said.get(report.region, Level.UNKNOWN)
             if news and report.level > self._outlook(report.region).own:
@@ -242,6 +247,7 @@ class HealthPlane:
         held = self.table.get(observer)
         if held is not None:
             self._cells.discard(held.signed.cell)
+            self.records.touch(observer)
             self._out.stale_view = True
 
     def age_ms(self, cell: Cell) -> int:

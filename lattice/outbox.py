@@ -11,7 +11,7 @@ from collections import Counter
 from lattice import wire
 from lattice.config import Config
 from lattice.errors import LatticeError
-from lattice.events import Effect, Notification, Notify, Persist, Rejected, SendDatagram, SendStream
+from lattice.events import Effect, Holds, Notification, Notify, Persist, Rejected, SendDatagram, SendStream
 from lattice.prng import Prng
 from lattice.seal import Seal
 from lattice.timers import TimerQueue
@@ -55,13 +55,14 @@ class Outbox:
         frame = self._seal.close(self.node, wire.encode(message), self.now)
         self.count(f"out {type(message).__name__}")
         self.counters["bytes out"] += len(frame)
+        cells = bool(getattr(message, "cells", ()))
         if len(frame) <= self.config.datagram_bytes_max:
-            self._effects.append(SendDatagram(frame, target))
+            self._effects.append(SendDatagram(frame, target, cells))
         else:
-            self._effects.append(SendStream(frame, target))
+            self._effects.append(SendStream(frame, target, cells))
 
-    def persist(self, table: str, key: bytes, value: bytes | None) -> None:
-        self._effects.append(Persist(table, key, value))
+    def persist(self, table: str, key: bytes, value: bytes | None, holds: Holds = Holds.NOTHING) -> None:
+        self._effects.append(Persist(table, key, value, holds))
 
     def notify(self, notification: Notification) -> None:
         self._effects.append(Notify(notification))

@@ -86,6 +86,10 @@ class ReplayWindows:
         while len(self._windows) > self._senders_max:
             self._windows.popitem(last=False)
 
+    def forget_saved(self) -> None:
+        """Whatever was written down is gone: all of it is to be saved again."""
+        self._unsaved = {**dict.fromkeys(self._windows), **self._unsaved}
+
     def unsaved(self, count_max: int) -> list[tuple[NodeId, int | None]]:
         """(sender, highest counter) to write down, at most so many, those that wait longest first; None: strike out."""
         taken = list(self._unsaved)[:count_max]

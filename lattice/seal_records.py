@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from lattice import canonical
+from lattice.events import Holds
 from lattice.seal import Seal
 from lattice.types import SECOND, Micros, NodeId
 
@@ -21,8 +22,8 @@ REPLAY_TABLE = "replay"
 COUNTER_KEY = b"counter"
 _RECORD_BYTES_MAX = 16
 
-Persist = Callable[[str, bytes, bytes | None], None]
-"""(table, key, value)"""
+Persist = Callable[[str, bytes, bytes | None, Holds], None]
+"""(table, key, value, what it holds back)"""
 
 
 class SealRecords:
@@ -32,6 +33,7 @@ class SealRecords:
         self._seal = seal
         self._persist = persist
         self._due = Micros(0)
+        self._reserved: int | None = None
 
     def restore(self, table: str, key: bytes, value: bytes) -> bool:
         """Take a record of an earlier life; whether it is one of ours. Raises `MalformedError`; state is unchanged."""
@@ -45,12 +47,19 @@ class SealRecords:
         return False
 
     def before(self, now: Micros) -> None:
-        """Call it before an input is handled: what is reserved must be durable before a frame is closed."""
+        """Call it before an input is handled: what is reserved must be durable before a frame is closed under it.
+
+        The first reservation of a life holds all frames back. Later ones are made when half of the last is left, so
+        they have the time of half a million frames to become durable.
+        """
         if self._seal.windows is None:
             return
         reserved = self._seal.reserve(now)
         if reserved is not None:
-            self._persist("self", COUNTER_KEY, canonical.pack(reserved))
+            self._persist(
+                "self", COUNTER_KEY, canonical.pack(reserved), Holds.FRAMES if self._reserved is None else Holds.NOTHING
+            )
+            self._reserved = reserved
         if now >= self._due:
             self._due = Micros(now + SAVE_INTERVAL_US)
             self._save(SENDERS_PER_SAVE_MAX)
@@ -60,10 +69,18 @@ class SealRecords:
         if self._seal.windows is not None:
             self._save(len(self._seal.windows) + SENDERS_PER_SAVE_MAX)
 
+    def forget_saved(self) -> None:
+        """Whatever was written down is gone: write it again."""
+        if self._seal.windows is not None:
+            self._seal.windows.forget_saved()
+        if self._reserved is not None:
+            self._persist("self", COUNTER_KEY, canonical.pack(self._reserved), Holds.FRAMES)
+        self.save_all()
+
     def _save(self, count_max: int) -> None:
         assert self._seal.windows is not None
         for sender, highest in self._seal.windows.unsaved(count_max):
-            self._persist(REPLAY_TABLE, sender, None if highest is None else canonical.pack(highest))
+            self._persist(REPLAY_TABLE, sender, None if highest is None else canonical.pack(highest), Holds.NOTHING)
 
 
 def _counter(value: bytes) -> int:

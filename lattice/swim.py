@@ -23,7 +23,7 @@ from lattice import canonical
 from lattice.awareness import LocalHealth
 from lattice.dialing import DialBook, Standing
 from lattice.errors import WireError
-from lattice.events import IdConflict, MemberChanged
+from lattice.events import Holds, IdConflict, MemberChanged
 from lattice.health import Row
 from lattice.membership import Member, Membership, MemberState, MemberUpdate
 from lattice.outbox import Outbox
@@ -95,7 +95,13 @@ class Swim:
 
     def raise_incarnation(self, incarnation: int) -> None:
         self.incarnation = incarnation
-        self._out.persist("self", b"incarnation", canonical.pack(incarnation))
+        self._out.persist("self", b"incarnation", canonical.pack(incarnation), Holds.CELLS)
+
+    def persist_all(self) -> None:
+        """Write down again what an earlier call has written down."""
+        self._out.persist("self", b"incarnation", canonical.pack(self.incarnation), Holds.CELLS)
+        for member in self.members.all():
+            self._out.persist("peer", member.node, canonical.pack(member.endpoint))
 
     def endpoint_of(self, node: NodeId) -> Endpoint:
         member = self.members.get(node)

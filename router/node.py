@@ -28,7 +28,7 @@ import trio
 from lattice.authoring import compose
 from lattice.checkpoint import compose_checkpoint, is_due
 from lattice.discovery import Discovery
-from lattice.driver import Clock, Driver, Transport, bind
+from lattice.driver import Driver
 from lattice.engine import Engine
 from lattice.errors import LatticeError, OpError
 from lattice.events import (
@@ -52,6 +52,7 @@ from lattice.policy_content import NOTHING
 from lattice.policy_ops import op_id_of
 from lattice.prng import Prng
 from lattice.roster import area_of
+from lattice.transport import Clock, Transport, bind
 from lattice.types import MILLISECOND, SECOND, AuthorId, Endpoint, Level, short
 from lattice.view import LatticeView
 from router.control.api import DEFAULT_POLICY, control_app
@@ -114,12 +115,12 @@ class Node:
     def __init__(
         self,
         config: SiteConfig,
-        driver_of: Callable[[Callable[[Notification], None]], Driver],
+        driver_of: Callable[[Callable[[Notification], None], Callable[[str], None]], Driver],
         clock: Clock,
         last_good: LastGood,
         credentials: Credentials,
     ) -> None:
-        """`driver_of` makes the driver, given whom to notify."""
+        """`driver_of` makes the driver, given whom to notify, and whom to tell what became of the disk."""
         self._last_good = last_good
         self._credentials = credentials
         self._config = config
@@ -137,7 +138,7 @@ class Node:
         self._planned_with: tuple[Mapping[str, int], Mapping[str, int]] = {}, {}
         self._damping = RegionDamping()
         self._replan_at: int | None = None
-        self._driver = driver_of(self._on_notification)
+        self._driver = driver_of(self._on_notification, self._on_disk)
         self._seeding = Seeding(config.gossip.seeds, config.gossip.listen[0], self._driver.submit)
         self._discovery: Discovery | None = None
         self._clock_told_at = -CLOCK_TOLD_US
@@ -265,6 +266,10 @@ class Node:
                 log.debug("%s from %s refused: %s", what, source and endpoint_text(source), reason)
             case _:
                 pass
+
+    def _on_disk(self, text: str) -> None:
+        self._journal.note("disk", text)
+        log.error("%s", text)
 
     def _complain_of_clock(self) -> None:
         """Once a while: the same op is offered again and again until its time has come."""
@@ -407,6 +412,8 @@ class Node:
 
     def warnings(self) -> Sequence[str]:
         told = list(self._credentials.expiries())
+        if (trouble := self._driver.trouble()) is not None:
+            told.insert(0, trouble)
         if self._locations is not None and self._locations.problem:
             told.append(f"location database: {self._locations.problem}")
         return told
@@ -473,9 +480,20 @@ class Node:
         store = self._driver.policy
         for name, text in store.preview(ops):  # what no node could use, none should carry
             await trio.to_thread.run_sync(compile_text, text, name)
-        refused = [note for note in await self._driver.call(OpsSubmitted(ops)) if isinstance(note, Rejected)]
+        trouble = self._driver.trouble()
+        if trouble is not None:
+            raise RefusalError(503, trouble, "publish at another node, or make room on this one's disk")
+        answer = await self._driver.call(OpsSubmitted(ops))
+        refused = [note for note in answer.notifications if isinstance(note, Rejected)]
         if refused:
             raise OpError("refused", refused[0].reason)
+        if not answer.durable:
+            why = self._driver.trouble() or "it is not on this node's disk"
+            raise RefusalError(
+                503,
+                f"the policy was taken and goes to the other nodes, but {why}",
+                "make room: it is written as soon as that is possible; `edgelattice status` shows when nothing waits",
+            )
         if any(op_id_of(op) not in store for op in ops):
             raise RefusalError(
                 409,
@@ -632,6 +650,7 @@ def _driver(
     clock: Clock,
     credentials: Credentials,
     on_notification: Callable[[Notification], None],
+    say: Callable[[str], None],
 ) -> Driver:
     cluster = config.cluster.name
     engine_config = config.timing.engine_config()
@@ -648,7 +667,7 @@ def _driver(
         now=clock.now(),
         area=area_of(*config.site.at_e6) if config.site.at_e6 else "",
     )
-    driver = Driver(engine, transport, state.store, clock, on_notification, engine_config.frame_bytes_max)
+    driver = Driver(engine, transport, state.store, clock, on_notification, engine_config.frame_bytes_max, say)
     if credentials.security is not None:
         driver.secure(credentials.security)
     return driver

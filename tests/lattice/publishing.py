@@ -12,7 +12,7 @@ from tests.lattice.cluster import EPOCH, OPERATOR
 WHO = author_id_of(OPERATOR.public_key)
 
 
-def compose_at(store: PolicyStore, number: int) -> tuple[SignedOp, ...]:
+def compose_at(store: PolicyStore, number: int, now_ms: int = EPOCH // 1_000) -> tuple[SignedOp, ...]:
     """The ops of one publish."""
     return compose(
         OPERATOR,
@@ -20,12 +20,12 @@ def compose_at(store: PolicyStore, number: int) -> tuple[SignedOp, ...]:
         "default",
         [f"version {number} after {store.chain(WHO).seq}\n", "always the same\n"],
         message="",
-        now_ms=EPOCH // 1_000,
+        now_ms=now_ms,
         supersedes=store.context("default"),
         blocks_known=store.blocks_known(WHO),
     ).ops
 
 
-def compose_checkpoint_at(store: PolicyStore, number: int) -> tuple[SignedOp, ...]:
+def compose_checkpoint_at(store: PolicyStore, number: int, now_ms: int = EPOCH // 1_000) -> tuple[SignedOp, ...]:
     """The ops of a checkpoint."""
-    return compose_checkpoint(OPERATOR, store.chain(WHO), store.live(WHO), EPOCH // 1_000)
+    return compose_checkpoint(OPERATOR, store.chain(WHO), store.live(WHO), now_ms)

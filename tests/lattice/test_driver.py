@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import socket
+import sqlite3
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 import pytest
@@ -12,11 +13,12 @@ import trio
 
 from lattice.authoring import compose
 from lattice.config import Config
-from lattice.driver import INBOX_MAX, Clock, Driver, Transport, bind
+from lattice.driver import INBOX_MAX, Driver
 from lattice.engine import Engine
 from lattice.events import (
     HealthObserved,
     LeaveRequested,
+    MemberChanged,
     Notification,
     OpAccepted,
     OpsSubmitted,
@@ -30,8 +32,11 @@ from lattice.key_ring import KeyRing
 from lattice.prng import Prng
 from lattice.seal import Sealed
 from lattice.store import Store
+from lattice.transport import Clock, Transport, bind
 from lattice.types import MILLISECOND, Level
+from lattice.writer import CHECK_INTERVAL_S, RecordStore
 from tests.lattice.cluster import CLUSTER, OPERATOR, signer_of
+from tests.lattice.test_writer import FULL, MoodyStore
 
 SECRET = bytes(range(32))
 QUICK = Config(swim_interval_us=100 * MILLISECOND, ack_timeout_us=40 * MILLISECOND)
@@ -40,7 +45,9 @@ QUICK = Config(swim_interval_us=100 * MILLISECOND, ack_timeout_us=40 * MILLISECO
 class Node:
     """One driver on loopback, and what it notified of."""
 
-    def __init__(self, name: str, transport: Transport, store: Store | None) -> None:
+    def __init__(
+        self, name: str, transport: Transport, store: RecordStore | None, check_store_s: float = CHECK_INTERVAL_S
+    ) -> None:
         self.transport = transport
         self.notified: list[Notification] = []
         self.clock = Clock()
@@ -55,17 +62,28 @@ class Node:
             prng=Prng.seeded(name),
             now=self.clock.now(),
         )
-        self.driver = Driver(self.engine, transport, store, self.clock, self.notified.append, QUICK.frame_bytes_max)
+        self.told: list[str] = []
+        self.driver = Driver(
+            self.engine,
+            transport,
+            store,
+            self.clock,
+            self.notified.append,
+            QUICK.frame_bytes_max,
+            self.told.append,
+            check_store_s,
+        )
 
     async def meets(self, other: Node) -> None:
         await self.driver.submit(PeerDiscovered(other.transport.endpoint))
         await until(lambda: len(self.driver.view().members) == 2 == len(other.driver.view().members))
 
-    async def publish(self, *blocks: str) -> bytes:
+    async def publish(self, *blocks: str, durable: bool = True) -> bytes:
         chain = self.engine.policy.chain(author_id_of(OPERATOR.public_key))
         publication = compose(OPERATOR, chain, "default", blocks, message="", now_ms=self.clock.now() // 1_000)
-        notes = await self.driver.call(OpsSubmitted(tuple(op.data for op in publication.ops)))
-        assert sum(isinstance(note, OpAccepted) for note in notes) == len(publication.ops)
+        answer = await self.driver.call(OpsSubmitted(tuple(op.data for op in publication.ops)))
+        assert sum(isinstance(note, OpAccepted) for note in answer.notifications) == len(publication.ops)
+        assert answer.durable is durable
         return publication.version
 
 
@@ -76,11 +94,13 @@ async def until(done: Callable[[], bool]) -> None:
 
 
 @asynccontextmanager
-async def running(name: str, store: Store | None = None, host: str = "127.0.0.1") -> AsyncIterator[Node]:
+async def running(
+    name: str, store: RecordStore | None = None, host: str = "127.0.0.1", check_store_s: float = CHECK_INTERVAL_S
+) -> AsyncIterator[Node]:
     transport = await bind(host, 0)
     try:
         async with trio.open_nursery() as nursery:
-            node = Node(name, transport, store)
+            node = Node(name, transport, store, check_store_s)
             await nursery.start(node.driver.run)
             yield node
             nursery.cancel_scope.cancel()
@@ -123,13 +143,76 @@ async def test_ops_and_incarnation_outlive_the_process(tmp_path: Path) -> None:
     store.close()
 
 
-async def test_a_full_disk_is_counted_and_the_node_goes_on(tmp_path: Path) -> None:
-    store = Store(tmp_path / "state.sqlite")
-    async with running("ams", store) as ams:
-        store.close()  # from here on every write fails
-        await ams.publish("edition 1\n")
-        assert ams.driver.counters()["records not written"] > 0
-        assert len(ams.driver.view().policies) == 1
+async def test_a_disk_that_fails_is_told_and_the_node_goes_on() -> None:
+    store = MoodyStore()
+    async with running("ams", store) as ams, running("fra") as fra:
+        await ams.meets(fra)
+        await until(lambda: ams.driver.counters()["store: records waiting"] == 0)
+        store.error = FULL
+        version = await ams.publish("edition 1\n", durable=False)
+        await until(lambda: [policy.version for policy in fra.driver.view().policies] == [version])
+        assert ams.driver.counters()["store: in trouble"] == 1
+        assert "database or disk is full" in (ams.driver.trouble() or "")
+        store.error = None
+        await until(lambda: ams.driver.trouble() is None)
+        await until(lambda: ams.driver.counters()["store: records waiting"] == 0)
+        assert {table for table, _ in store.disk} >= {"self", "peer", "op"}
+
+
+async def test_a_slow_disk_delays_what_depends_on_it_and_nothing_else() -> None:
+    """The disk stands still for a second: peers find the node alive, and hear of its policy when it is durable."""
+    store = MoodyStore()
+    async with running("ams", store) as ams, running("fra") as fra:
+        await ams.meets(fra)
+        await until(lambda: ams.driver.counters()["store: records waiting"] == 0)
+        store.stuck = True
+        heard = fra.driver.counters()["in Ping"]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ams.publish, "edition 1\n")
+            await until(lambda: len(ams.driver.view().policies) == 1)
+            await trio.sleep(1)
+            assert not fra.driver.view().policies, "it might yet be lost, and another op take its place"
+            assert fra.driver.counters()["in Ping"] > heard + 3
+            assert ams.driver.counters().get("loop lags", 0) == 0
+            store.stuck = False
+        await until(lambda: len(fra.driver.view().policies) == 1)
+        assert {member.state for node in (ams, fra) for member in node.driver.view().members} == {"alive"}
+        assert not [note for note in fra.notified if isinstance(note, MemberChanged) and note.state != "alive"]
+
+
+async def test_nothing_is_sent_before_the_first_reservation_of_counters_is_durable() -> None:
+    store = MoodyStore()
+    store.stuck = True
+    async with running("fra") as fra, running("ams", store) as ams:
+        await ams.driver.submit(PeerDiscovered(fra.transport.endpoint))
+        await until(lambda: ams.driver.counters().get("out Ping", 0) > 0)
+        await trio.sleep(0.1)
+        assert fra.driver.counters().get("in Ping", 0) == 0
+        assert not store.disk
+        store.stuck = False
+        await until(lambda: len(fra.driver.view().members) == 2)
+        assert {table for table, _ in store.disk} >= {"self"}
+
+
+async def test_a_damaged_file_is_written_anew_while_the_node_runs(tmp_path: Path) -> None:
+    """What the disk did to a byte is found by reading again, and all that the node knows is there afterwards."""
+    path = tmp_path / "state.sqlite"
+    async with running("ams", Store(path), check_store_s=0.05) as ams, running("fra") as fra:
+        await ams.meets(fra)
+        version = await ams.publish("edition 1\n")
+        await until(lambda: ams.driver.counters().get("store: checks", 0) > 0)
+        with closing(sqlite3.connect(path)) as vandal:
+            vandal.execute("UPDATE records SET value = zeroblob(20) WHERE kind = 'op'")
+            vandal.commit()
+        await until(lambda: ams.driver.counters().get("store: files found damaged", 0) == 1)
+        await until(lambda: ams.driver.counters()["store: records waiting"] == 0)
+        assert (tmp_path / "state.sqlite.damaged-1").exists()
+        assert any("a record of 'op' is not what was written" in told for told in ams.told)
+    again = Store(path)
+    assert again.replaced is None
+    async with running("ams", again) as ams:
+        assert [policy.version for policy in ams.driver.view().policies] == [version]
+        assert [member.site for member in ams.driver.view().members if member.site != "ams"] == ["fra"]
 
 
 async def test_hostile_streams_are_counted_and_closed() -> None:

@@ -1,0 +1,63 @@
+"""Where a node is reached, and what time it is there (edge)."""
+
+from __future__ import annotations
+
+import socket as stdlib_socket
+import time
+
+import trio
+
+from lattice.types import SECOND, Endpoint, Micros
+
+
+class Clock:
+    """`Micros` since the Unix epoch that never go back: the wall clock's reading at the start, then trio's clock."""
+
+    def __init__(self) -> None:
+        self._offset_us = time.time_ns() // 1_000 - round(trio.current_time() * SECOND)
+
+    def now(self) -> Micros:
+        return Micros(round(trio.current_time() * SECOND) + self._offset_us)
+
+    def trio_time(self, at: Micros) -> float:
+        """The same moment in trio's seconds."""
+        return (at - self._offset_us) / SECOND
+
+
+class Transport:
+    """A UDP socket, and a TCP listener on the same port."""
+
+    def __init__(self, udp: trio.socket.SocketType, tcp: trio.SocketListener) -> None:
+        self.udp = udp
+        self.tcp = tcp
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """The address that is bound; its host may be a wildcard."""
+        host, port = self.udp.getsockname()[:2]
+        return host, port
+
+    def close(self) -> None:
+        self.udp.close()
+        self.tcp.socket.close()
+
+
+async def bind(host: str, port: int) -> Transport:
+    """Bind both sockets; port 0 lets the kernel choose one that is free for both. Raises OSError."""
+    family = stdlib_socket.AF_INET6 if ":" in host else stdlib_socket.AF_INET
+    for attempt in range(20):
+        udp = trio.socket.socket(family, stdlib_socket.SOCK_DGRAM)
+        tcp = trio.socket.socket(family, stdlib_socket.SOCK_STREAM)
+        try:
+            await udp.bind((host, port))
+            tcp.setsockopt(stdlib_socket.SOL_SOCKET, stdlib_socket.SO_REUSEADDR, 1)
+            await tcp.bind((host, udp.getsockname()[1]))
+            tcp.listen(128)
+        except OSError:
+            udp.close()
+            tcp.close()
+            if port or attempt == 19:
+                raise
+        else:
+            return Transport(udp, trio.SocketListener(tcp))
+    raise AssertionError("the last attempt returns or raises")
