@@ -11,6 +11,7 @@ The only module that imports msgpack. It never reuses an `Unpacker` (CVE-2026-57
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import NoReturn, TypeAlias
 
@@ -22,13 +23,16 @@ from lattice.types import Endpoint
 Value: TypeAlias = "int | bytes | str | bool | Sequence[Value] | None"
 
 ARRAY_LENGTH_MAX = 4_096
+_PACK = msgpack.Packer(use_bin_type=True).pack
+"""One packer for all: making one costs as much as packing a ping. It empties itself after every value and after every
+error; only an `Unpacker` must not be used again."""
 INTEGER_MAX = 2**63 - 1
 """Enough for microseconds until the year 294,000, and the same in every language."""
 
 
 def pack(value: Value) -> bytes:
     """The one encoding of `value`."""
-    packed: bytes = msgpack.packb(value, use_bin_type=True)
+    packed: bytes = _PACK(value)
     return packed
 
 
@@ -125,10 +129,15 @@ def endpoint(value: object, what: str) -> Endpoint:
     scope (`%eth0`) means something on the peer's machine only."""
     host, port = array(value, what, length=2)
     address = text(host, what, 45)
-    try:
-        numeric = not address or (ip_address(address) is not None and "%" not in address)
-    except ValueError:
-        numeric = False
-    if not numeric:
+    if not _is_numeric(address):
         raise MalformedError("bad shape", f"{what}: {address!r} is not a numeric address")
     return address, integer(port, what, 0, 65_535)
+
+
+@lru_cache(maxsize=4_096)
+def _is_numeric(address: str) -> bool:
+    """A numeric address without a scope, or nothing. Every ack carries one, mostly the same: hence the cache."""
+    try:
+        return not address or (ip_address(address) is not None and "%" not in address)
+    except ValueError:
+        return False

@@ -50,6 +50,8 @@ class CellIndex:
         self._shards: list[dict[CellId, Cell]] = [{} for _ in range(SHARDS)]
         self._sums = [0] * SHARDS
         self._count = 0
+        self._root: bytes | None = None
+        """The last root, until a cell comes or goes."""
 
     def __len__(self) -> int:
         return self._count
@@ -66,16 +68,20 @@ class CellIndex:
             self._shards[shard][cell.id] = cell
             self._sums[shard] = (self._sums[shard] + int.from_bytes(cell.id, "big")) % _MODULUS
             self._count += 1
+            self._root = None
 
     def discard(self, cell: CellId) -> None:
         shard = shard_of(cell)
         if self._shards[shard].pop(cell, None) is not None:
             self._sums[shard] = (self._sums[shard] - int.from_bytes(cell, "big")) % _MODULUS
             self._count -= 1
+            self._root = None
 
     def root(self) -> bytes:
         """16 bytes; equal if and only if the sets are, up to a collision of the hash."""
-        return (sum(self._sums) % _MODULUS).to_bytes(16, "big")
+        if self._root is None:
+            self._root = (sum(self._sums) % _MODULUS).to_bytes(16, "big")
+        return self._root
 
     def fingerprints(self) -> tuple[bytes, ...]:
         """The low 8 bytes of each shard's sum."""

@@ -41,7 +41,6 @@ from lattice.events import (
     PolicyApplied,
     PolicyChanged,
     RecordsLost,
-    Restored,
     SeedsResolved,
     SetTimer,
     StreamFrameReceived,
@@ -51,7 +50,7 @@ from lattice.health import open_row
 from lattice.health_plane import HealthPlane, Self
 from lattice.identity import Signer, Verifier, node_id_of
 from lattice.membership import Member, MemberState, MemberUpdate
-from lattice.outbox import Outbox
+from lattice.outbox import RECEIVED, Outbox
 from lattice.own_address import OwnAddress
 from lattice.policy_ops import SignedOp, op_id_of
 from lattice.policy_store import PolicyStore
@@ -125,7 +124,9 @@ class Engine:
         self._deadline: Micros | None = None
         self._view: LatticeView | None = None
         self._roster: Roster | None = None
+        self._stall_us = config.stall_us
         self._stalled_for: Micros | None = None
+        self._proves_senders = seal.windows is not None
 
         self._strategy = strategy or Tree()
         self._out = Outbox(self.node, config, seal, prng, now)
@@ -167,20 +168,21 @@ class Engine:
         """Take one input; the effects to perform, in order."""
         self._out.begin(now)
         if self._started:
-            self._seal_records.before(now)
+            if self._proves_senders:
+                self._seal_records.before(now)
             self._health.records.before(now)
-            self._notice_stall()
-        match event:
-            case DatagramReceived(data, source):
-                self._on_frame(data, source, "datagram")
-            case StreamFrameReceived(data, source):
-                self._on_frame(data, source, "frame")
-            case TimerFired():
-                self._on_timer()
-            case LocalUpdate(change):
-                self._on_local(change)
-            case Restored(records):
-                self._on_restored(records)
+            if self._deadline is not None and now - self._deadline > self._stall_us:
+                self._notice_stall()
+        if isinstance(event, DatagramReceived):
+            self._on_frame(event.data, event.source, "datagram")
+        elif isinstance(event, TimerFired):
+            self._on_timer()
+        elif isinstance(event, StreamFrameReceived):
+            self._on_frame(event.data, event.source, "frame")
+        elif isinstance(event, LocalUpdate):
+            self._on_local(event.change)
+        else:
+            self._on_restored(event.records)
         effects = self._out.effects()
         earliest = self._out.timers.earliest()
         if earliest != self._deadline:
@@ -220,10 +222,7 @@ class Engine:
 
     def _notice_stall(self) -> None:
         """We come late to our own deadline: whatever was to be heard meanwhile has not been."""
-        stall_us = self._config.stall_us
-        if not stall_us or not self._config.lifeguard or self._deadline in (None, self._stalled_for):
-            return
-        if self._out.now - self._deadline > stall_us:
+        if self._config.stall_us and self._config.lifeguard and self._deadline != self._stalled_for:
             self._stalled_for = self._deadline
             self._swim.on_stall()
 
@@ -254,7 +253,8 @@ class Engine:
     def _on_timer(self) -> None:
         if not self._started:
             self._started = True
-            self._seal_records.before(self._out.now)
+            if self._proves_senders:
+                self._seal_records.before(self._out.now)
             self._swim.start()
             self._health.start()
         while (name := self._out.timers.pop_due(self._out.now)) is not None:
@@ -333,7 +333,7 @@ class Engine:
             if sender == self.node:
                 self._swim.on_own_frame(message, source)
                 return
-            self._out.count(f"in {type(message).__name__}")
+            self._out.count(RECEIVED[type(message)])
             if what == "frame" and sender in self._swim.members:
                 source = self._swim.endpoint_of(sender)  # a stream's port is not where its sender listens
             self._on_message(message, sender, source, streamed=what == "frame")
@@ -343,22 +343,24 @@ class Engine:
             self._out.reject(what, error, source)
 
     def _on_message(self, message: Message, sender: NodeId, source: Endpoint, streamed: bool = False) -> None:
+        if isinstance(message, Ping):
+            self._take_cells(message.cells, sender, source, push=False)
+            if streamed and sender in self._swim.members:
+                source = self._swim.endpoint_of(sender)  # it has just introduced itself
+            self._swim.hear(message.updates, sender)
+            self._reconciliation.compare(sender, message.root)
+            self._swim.on_ping(message, sender, source)
+            return
+        if isinstance(message, Ack):
+            self._take_cells(message.cells, sender, source, push=False)
+            self._learn_own_endpoint(sender, message.seen_as)
+            self._swim.hear(message.updates, sender)
+            self._swim.on_ack(message, sender)
+            if sender == message.subject:
+                self._reconciliation.compare(sender, message.root)
+                self._reconciliation.soon(sender)
+            return
         match message:
-            case Ping(_, root, updates, cells):
-                self._take_cells(cells, sender, source, push=False)
-                if streamed and sender in self._swim.members:
-                    source = self._swim.endpoint_of(sender)  # it has just introduced itself
-                self._swim.hear(updates, sender)
-                self._reconciliation.compare(sender, root)
-                self._swim.on_ping(message, sender, source)
-            case Ack(_, subject, root, seen_as, updates, cells):
-                self._take_cells(cells, sender, source, push=False)
-                self._learn_own_endpoint(sender, seen_as)
-                self._swim.hear(updates, sender)
-                self._swim.on_ack(message, sender)
-                if sender == subject:
-                    self._reconciliation.compare(sender, root)
-                    self._reconciliation.soon(sender)
             case PingReq():
                 self._swim.on_ping_req(message, source)
             case Nack():
@@ -393,9 +395,11 @@ class Engine:
     # --- cells
 
     def _take_cells(
-        self, cells: Iterable[WireCell], sender: NodeId | None, source: Endpoint | None, push: bool
+        self, cells: Sequence[WireCell], sender: NodeId | None, source: Endpoint | None, push: bool
     ) -> bool:
         """Join what came (`sender` is None if it came from here); whether any of it was news."""
+        if not cells:
+            return False
         fresh: list[Cell] = []
         heirs: list[Cell] = []
         for cell in sorted(cells, key=lambda cell: cell.kind):  # evidence after the rows: it is about members

@@ -6,45 +6,45 @@ effects; whoever owns the engine (the trio driver, the simulator, a test) perfor
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import TypeAlias
 
 from lattice.health import Observation
+from lattice.record import record
 from lattice.types import Endpoint, Level, Micros, NodeId, VersionId
 
 # --- local changes: what this node's own router, discovery and operators tell the engine
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PeerDiscovered:
     """Something may be listening there. A hint: identity is proven by what it signs."""
 
     endpoint: Endpoint
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SeedsResolved:
     """Where the configured seeds are now, all of them; it replaces the last one."""
 
     endpoints: tuple[Endpoint, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class HealthObserved:
     """This node's whole opinion of every region it watches; it replaces the last one."""
 
     observations: tuple[Observation, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class OpsSubmitted:
     """Signed policy ops from an operator, as they go on the wire, in chain order."""
 
     ops: tuple[bytes, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PolicyApplied:
     """The router put this version into force; the node's row says so."""
 
@@ -52,19 +52,19 @@ class PolicyApplied:
     version: VersionId
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class LeaveRequested:
     """The node is about to stop: tell the peers, so that they need not find out."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class LoopLagged:
     """The driver came so late to a timer or an input: this node is starved, and must not blame its peers for it."""
 
     lag_us: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class RecordsLost:
     """What was persisted is gone, or some of it: persist everything again."""
 
@@ -83,13 +83,13 @@ LocalChange: TypeAlias = (
 # --- inputs
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class DatagramReceived:
     data: bytes
     source: Endpoint
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class StreamFrameReceived:
     """One whole frame of a stream; the port of `source` is that of the connection, not where the peer listens."""
 
@@ -97,17 +97,17 @@ class StreamFrameReceived:
     source: Endpoint
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class TimerFired:
     """The deadline of the last `SetTimer` has passed; the engine knows what is due. Also the first input of all."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class LocalUpdate:
     change: LocalChange
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Restored:
     """Records that `Persist` wrote in an earlier life, in any order, before the first timer."""
 
@@ -120,14 +120,14 @@ Input: TypeAlias = DatagramReceived | StreamFrameReceived | TimerFired | LocalUp
 # --- notifications
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class MemberChanged:
     node: NodeId
     site: str
     state: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class IdConflict:
     """The key of a node is in use at another address at the same time: one of the two must be stopped by a person."""
 
@@ -137,7 +137,7 @@ class IdConflict:
     """Where the other one was seen."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class RegionChanged:
     """This node's effective level of a region changed."""
 
@@ -147,7 +147,7 @@ class RegionChanged:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class VerdictChanged:
     """The lattice's verdict on a region changed, as seen from here."""
 
@@ -156,7 +156,7 @@ class VerdictChanged:
     new: Level
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class RegionDoubted:
     """A peer newly reports a region worse than this node sees it: a reason to look for oneself, at once."""
 
@@ -165,7 +165,7 @@ class RegionDoubted:
     level: Level
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PolicyChanged:
     """Another version of a policy serves from now on; `view().policies` has it."""
 
@@ -173,13 +173,13 @@ class PolicyChanged:
     version: VersionId
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class OpAccepted:
     op: bytes
     """The op's 16-byte id."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class EquivocationProven:
     """An observer's key signed two rows of one version: its word does not count from now on, here and everywhere."""
 
@@ -190,7 +190,7 @@ class EquivocationProven:
     """No later incarnation of this key counts either."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Rejected:
     """Something was refused and counted; state is unchanged."""
 
@@ -227,7 +227,7 @@ class Holds(IntEnum):
     """All frames: it is what keeps their nonces from being used again."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SendDatagram:
     data: bytes
     target: Endpoint
@@ -235,7 +235,7 @@ class SendDatagram:
     """It carries cells: see `Holds`."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SendStream:
     """A frame too large for a datagram, delivered whole or not at all."""
 
@@ -245,14 +245,14 @@ class SendStream:
     """As of a datagram."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SetTimer:
     """Replaces the last deadline; `None` disarms."""
 
     deadline: Micros | None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Persist:
     """Write a record, or remove it (`value` is None). What it holds back leaves once it is durable, be it an effect of
     this call or of a later one."""
@@ -263,7 +263,7 @@ class Persist:
     holds: Holds = Holds.NOTHING
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Notify:
     notification: Notification
 

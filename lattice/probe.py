@@ -15,6 +15,7 @@ interval by how soon a crash is to be found and at what cost, and neither need w
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -76,14 +77,13 @@ class ProbeCycle:
         self._relays: dict[int, Relay] = {}
 
     def pick(self, present: Sequence[NodeId]) -> NodeId | None:
-        """Whose turn it is, or None when there is nobody who is not being probed already."""
-        here = set(present)
-        if here <= self._probes.keys():
+        """Whose turn it is, or None when there is nobody who is not being probed already. `present` is sorted."""
+        if len(present) <= len(self._probes) and all(node in self._probes for node in present):
             return None
         while True:
             while self._round:
                 candidate = self._round.pop()
-                if candidate in here and candidate not in self._probes:
+                if candidate not in self._probes and _holds(present, candidate):
                     return candidate
             self._round = self._prng.shuffled(present)
 
@@ -146,6 +146,8 @@ class ProbeCycle:
 
     def earliest(self) -> Micros | None:
         """When something is due next."""
+        if not self._relays and len(self._probes) == 1:
+            return next(iter(self._probes.values())).due
         due = [probe.due for probe in self._probes.values()]
         return min(due + [relay.due for relay in self._relays.values()], default=None)
 
@@ -175,3 +177,9 @@ class ProbeCycle:
         self._probes.clear()
         self._nonces.clear()
         self._relays.clear()
+
+
+def _holds(nodes: Sequence[NodeId], node: NodeId) -> bool:
+    """Whether a sorted list holds it."""
+    place = bisect_left(nodes, node)
+    return place < len(nodes) and nodes[place] == node

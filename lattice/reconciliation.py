@@ -28,8 +28,7 @@ class Reconciliation:
     def compare(self, peer: NodeId, root: bytes) -> None:
         """A member's root, as it just said."""
         if root == self._cells.root():
-            self._roots.pop(peer, None)
-            self._out.timers.cancel(f"reconcile {peer.hex()}")
+            self.forget(peer)
         elif peer in self._swim.members:
             self._roots[peer] = root
 
@@ -64,4 +63,6 @@ class Reconciliation:
         self._reconciler.refuse(cell)
 
     def forget(self, peer: NodeId) -> None:
-        self._roots.pop(peer, None)
+        """There is nothing to begin."""
+        if self._roots.pop(peer, None) is not None:
+            self._out.timers.cancel(f"reconcile {peer.hex()}")

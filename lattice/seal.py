@@ -113,7 +113,8 @@ class Plain:
         return self._header(sender, now) + body
 
     def open(self, frame: bytes) -> tuple[NodeId, int, bytes]:
-        self._check(frame, HEADER_BYTES)
+        if len(frame) < HEADER_BYTES or not frame.startswith(self._prefix):
+            self._check(frame, HEADER_BYTES)
         sender = NodeId(frame[_SENDER_AT:_COUNTER_AT])
         return sender, int.from_bytes(frame[_COUNTER_AT:HEADER_BYTES], "big"), frame[HEADER_BYTES:]
 
@@ -123,7 +124,8 @@ class Plain:
             self._counter = max(self._counter, now)
 
     def _header(self, sender: NodeId, now: Micros) -> bytes:
-        self._start(now)
+        if not self._started:
+            self._start(now)
         self._counter += 1
         return self._prefix + self._keys + sender + self._counter.to_bytes(8, "big")
 

@@ -467,8 +467,10 @@ class Swim:
 
     def _news_for(self, peer: NodeId) -> tuple[MemberUpdate, ...]:
         """What rides along: first of all what is wrongly said of the peer itself, so that it can refute it."""
-        limit = retransmits(self._out.config.retransmit_mult, len(self.members) + 1)
-        news = self._piggyback.take(self._out.config.updates_per_frame_max, limit)
+        news: tuple[MemberUpdate, ...] = ()
+        if self._piggyback:
+            limit = retransmits(self._out.config.retransmit_mult, len(self.members) + 1)
+            news = self._piggyback.take(self._out.config.updates_per_frame_max, limit)
         member = self.members.get(peer)
         if member is not None and member.state != MemberState.ALIVE:
             news = (self._claim(member), *(update for update in news if update.node != peer))

@@ -35,18 +35,19 @@ class TimerQueue:
         return name in self._deadlines
 
     def earliest(self) -> Micros | None:
-        self._skip_replaced()
-        return self._heap[0][0] if self._heap else None
+        heap, deadlines = self._heap, self._deadlines
+        while heap:
+            deadline, name = heap[0]
+            if deadlines.get(name) == deadline:
+                return deadline
+            heappop(heap)  # replaced
+        return None
 
     def pop_due(self, now: Micros) -> str | None:
         """The next name whose deadline is not after `now`, disarmed."""
-        self._skip_replaced()
-        if not self._heap or self._heap[0][0] > now:
+        earliest = self.earliest()
+        if earliest is None or earliest > now:
             return None
         name = heappop(self._heap)[1]
         del self._deadlines[name]
         return name
-
-    def _skip_replaced(self) -> None:
-        while self._heap and self._deadlines.get(self._heap[0][1]) != self._heap[0][0]:
-            heappop(self._heap)

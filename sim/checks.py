@@ -42,13 +42,20 @@ class Check:
     promise = ""
     liveness = False
     """Whether it is judged only at the end, when all faults are healed."""
+    inputs: tuple[type, ...] | None = None
+    """After which inputs `stepped` is to look; None is every one."""
+    effects: tuple[type, ...] = ()
+    """Which effects `performed` is to see."""
 
     def __init__(self, stage: Stage, start: int) -> None:
         self.stage = stage
         self._start = start
 
     def stepped(self, host: Host, event: Input, effects: Sequence[Effect]) -> None:
-        """After every step of every host: must be cheap."""
+        """After every step of every host that took one of `inputs`: must be cheap."""
+
+    def performed(self, host: Host, effect: Effect) -> None:
+        """Every effect of one of the types in `effects`, in order, before `stepped`: must be cheap."""
 
     def heard(self, host: Host, notification: Notification) -> None:
         """When an engine notifies."""

@@ -32,7 +32,7 @@ from lattice.types import Endpoint, Micros, NodeId
 from sim.host import INBOX_MAX, STREAM_PORT, Host, Maker, endpoint_of
 from sim.journal import Journal
 from sim.network import Network
-from sim.scheduler import ANY_LIFE, EPOCH, Act, Scheduler
+from sim.scheduler import ANY_LIFE, EPOCH, NOBODY, Act, Scheduler
 from sim.signing import KeyedSigner
 from sim.topology import Place
 
@@ -146,13 +146,14 @@ class Cluster:
 
     def run_until(self, until: int) -> None:
         """Let time pass. Whatever a watcher raises stops it, between two steps."""
-        scheduler, hosts = self.scheduler, self.hosts
-        take = scheduler.take
+        hosts, take, give = self.hosts, self.scheduler.take, self.give
         while (entry := take(until)) is not None:
             at, _, index, life, event = entry
-            if isinstance(event, Act):
+            if index == NOBODY:
+                assert isinstance(event, Act)
                 event.do()
                 continue
+            assert not isinstance(event, Act)
             host = hosts[index]
             if not host.alive or (life != host.life and life != ANY_LIFE):
                 continue
@@ -161,7 +162,7 @@ class Cluster:
             if host.paused or host.cost_us:
                 self._queue(host, event, at)
             else:
-                self.give(host, event)
+                give(host, event)
 
     def _queue(self, host: Host, event: Input, at: int) -> None:
         if host.paused or host.busy_until > at:
@@ -208,8 +209,10 @@ class Cluster:
         effects: Sequence[Effect] = host.engine.handle(event, host.read_clock(at))
         if host.distort is not None:
             effects = host.distort(effects)
-        for ordinal, effect in enumerate(effects):
-            self._perform(host, ordinal, effect)
+        if effects:
+            perform = self._perform
+            for ordinal, effect in enumerate(effects):
+                perform(host, ordinal, effect)
         for watcher in self.watchers:
             watcher.stepped(host, event, effects)
 
@@ -219,10 +222,12 @@ class Cluster:
         elif isinstance(effect, SetTimer):
             deadline: int | None = effect.deadline
             if deadline is not None:
-                if host.clock.offset_us or host.clock.drift_ppm:
-                    deadline = host.clock.when(deadline)
-                deadline = max(deadline, self.scheduler.now)
-                self.scheduler.give(deadline, host.index, host.life, TIMER)
+                clock, scheduler = host.clock, self.scheduler
+                if clock.offset_us or clock.drift_ppm:
+                    deadline = clock.when(deadline)
+                if deadline < scheduler.now:
+                    deadline = scheduler.now
+                scheduler.give(deadline, host.index, host.life, TIMER)
             host.deadline = deadline
         elif isinstance(effect, Notify):
             for listener in self.listeners:
@@ -245,11 +250,12 @@ class Cluster:
         if index is None:
             self.dropped["no such address"] += 1
             return
-        at = self.scheduler.now
+        scheduler = self.scheduler
+        at = scheduler.now
         for delay_us, copy in self.network.send(host.index, index, data, stream, at, ordinal):
             event: Input
             if stream:
                 event = StreamFrameReceived(copy, (host.endpoint[0], STREAM_PORT))
             else:
                 event = DatagramReceived(copy, host.endpoint)
-            self.scheduler.give(at + delay_us, index, ANY_LIFE, event)
+            scheduler.give(at + delay_us, index, ANY_LIFE, event)

@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import get_args
 
 from lattice.dissemination import Flood, RandomFanout, Strategy, Tree
 from lattice.engine import Engine
@@ -80,15 +81,25 @@ class Looker:
     """Runs the safety checks: cheap looks at every step, whole looks every so many."""
 
     def __init__(self, checks: Sequence[Check], every: int) -> None:
-        self._stepping = [check for check in checks if type(check).stepped is not Check.stepped]
+        stepping = [check for check in checks if type(check).stepped is not Check.stepped]
+        self._stepping = {
+            kind: [check.stepped for check in stepping if check.inputs is None or kind in check.inputs]
+            for kind in get_args(Input)
+        }
+        self._performing = {
+            kind: [check.performed for check in checks if kind in check.effects] for kind in get_args(Effect)
+        }
         self._hearing = [check for check in checks if type(check).heard is not Check.heard]
         self._looking = [check for check in checks if type(check).looked is not Check.looked]
         self._every = every
         self._count = 0
 
     def stepped(self, host: Host, event: Input, effects: Sequence[Effect]) -> None:
-        for check in self._stepping:
-            check.stepped(host, event, effects)
+        for effect in effects:
+            for see in self._performing[type(effect)]:
+                see(host, effect)
+        for look in self._stepping[type(event)]:
+            look(host, event, effects)
         self._count += 1
         if self._count % self._every == 0:
             view = host.engine.view()

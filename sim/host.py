@@ -112,8 +112,10 @@ class Host:
 
     def read_clock(self, at: int) -> Micros:
         """What the process's clock shows; never less than before."""
-        reading = at if not (self.clock.offset_us or self.clock.drift_ppm) else self.clock.read(at)
-        self.last_read = max(self.last_read, reading)
+        clock = self.clock
+        reading = clock.read(at) if clock.offset_us or clock.drift_ppm else at
+        if reading > self.last_read:
+            self.last_read = reading
         return Micros(self.last_read)
 
     @property

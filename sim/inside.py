@@ -193,6 +193,7 @@ def graft(engine: Engine, base: Base, row_due: Micros) -> None:
     cells._shards = [Overlay(shard) for shard in base.cells._shards]
     cells._sums = list(base.cells._sums)
     cells._count = len(base.cells)
+    cells._root = None
     assert own.cell in cells, "the base was made of these very rows"
     timers = engine._out.timers
     timers._deadlines.update((name, deadline) for deadline, name in base.leases)

@@ -17,6 +17,7 @@ from sim.signing import message_name
 
 _HEAD = Struct("<QiB").pack
 _BATCH: Final = 2_048
+_FRAMES: Final = (DatagramReceived, StreamFrameReceived)
 KINDS: Final[dict[type, int]] = {
     TimerFired: 0,
     DatagramReceived: 1,
@@ -48,7 +49,7 @@ class Journal:
         waiting = self._waiting
         kind = KINDS[type(event)]
         waiting.append(_HEAD(at, host, kind))
-        if isinstance(event, DatagramReceived | StreamFrameReceived):
+        if isinstance(event, _FRAMES):
             waiting.append(event.data)
         elif kind > 2:
             waiting.append(repr(event).encode())

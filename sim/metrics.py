@@ -35,8 +35,9 @@ class Metrics:
 
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
-        self.messages: Counter[str] = Counter()
-        self.bytes: Counter[str] = Counter()
+        self._frames = [0] * len(MESSAGES)
+        self._frame_bytes = [0] * len(MESSAGES)
+        """By the message's number on the wire."""
         self.false_positives = 0
         self.down_announced: dict[NodeId, dict[int, int]] = {}
         self.flips = Flips()
@@ -51,10 +52,11 @@ class Metrics:
     # --- as it happens
 
     def sent(self, host: Host, kind: int, frame: bytes) -> None:
-        name = MESSAGES[kind] if kind < len(MESSAGES) else "?"
-        self.messages[name] += 1
-        self.bytes[name] += len(frame)
-        if kind in CARRIERS:
+        if kind >= len(MESSAGES):
+            kind = 0
+        self._frames[kind] += 1
+        self._frame_bytes[kind] += len(frame)
+        if self._stage.changes and kind in CARRIERS:
             for change in self._stage.changes[-CARRIED_MAX:]:
                 if not change.needle and change.region:
                     change.needle = self._row_sent(host, change)
@@ -108,12 +110,22 @@ class Metrics:
             self.idle_until = now
             self._idle_bytes += self.total_bytes()
 
+    @property
+    def messages(self) -> dict[str, int]:
+        """Frames sent, by message type; types that were never sent are left out."""
+        return {name: count for name, count in zip(MESSAGES, self._frames, strict=True) if count}
+
+    @property
+    def bytes(self) -> dict[str, int]:
+        """The same in bytes."""
+        return {name: count for name, count in zip(MESSAGES, self._frame_bytes, strict=True) if count}
+
     def total_bytes(self) -> int:
-        return sum(self.bytes.values())
+        return sum(self._frame_bytes)
 
     def spreading_bytes(self) -> int:
         """What rumours, announcements and repairs cost: all but pings, acks and the comparisons that ride on them."""
-        return sum(self.bytes[name] for name in SPREADING)
+        return sum(self.bytes.get(name, 0) for name in SPREADING)
 
     def idle_bytes_per_node_s(self, nodes: int) -> int | None:
         """Bytes a node and second while nothing happened; None when there was no such time."""

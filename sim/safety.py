@@ -13,6 +13,7 @@ from lattice.events import (
     Input,
     Notification,
     OpAccepted,
+    Persist,
     PolicyChanged,
     Restored,
     SendDatagram,
@@ -34,42 +35,50 @@ SPIN_MAX = 200
 """Timers of one host in one microsecond: more is an engine that never lets time pass."""
 
 
+def is_incarnation(effect: Effect) -> bool:
+    """Whether an engine writes down its incarnation: it does so whenever it takes another."""
+    return isinstance(effect, Persist) and (effect.table, effect.key) == ("self", b"incarnation")
+
+
 class Contract(Check):
     name = "contract"
     promise = "at most one SetTimer a call and only when the deadline changed; frames within their limits"
+    inputs = ()
+    effects = (SetTimer, SendDatagram, SendStream)
 
     def __init__(self, stage: Stage, start: int) -> None:
         super().__init__(stage, start)
-        self._armed: dict[tuple[int, int], int | None] = {}
+        self._armed: dict[int, tuple[int, int, int | None]] = {}
+        """By host: in which life, at which event, and to when."""
+        config = stage.cluster.maker.config
+        self._datagram_bytes_max, self._frame_bytes_max = config.datagram_bytes_max, config.frame_bytes_max
 
-    def stepped(self, host: Host, event: Input, effects: Sequence[Effect]) -> None:
-        config = self.stage.cluster.maker.config
-        timers = [effect for effect in effects if isinstance(effect, SetTimer)]
-        if len(timers) > 1:
-            raise self.broken(host, f"{len(timers)} SetTimer out of one {type(event).__name__}")
-        key = (host.index, host.life)
-        if timers:
-            if key in self._armed and self._armed[key] == timers[0].deadline:
-                raise self.broken(host, "SetTimer although the deadline is the one before")
-            self._armed[key] = timers[0].deadline
-        for effect in effects:
-            if isinstance(effect, SendDatagram) and len(effect.data) > config.datagram_bytes_max:
+    def performed(self, host: Host, effect: Effect) -> None:
+        if isinstance(effect, SendDatagram):
+            if len(effect.data) > self._datagram_bytes_max:
                 raise self.broken(host, f"a datagram of {len(effect.data)} bytes")
-            if isinstance(effect, SendStream) and len(effect.data) > config.frame_bytes_max:
-                raise self.broken(host, f"a stream frame of {len(effect.data)} bytes")
+        elif isinstance(effect, SetTimer):
+            number = self.stage.cluster.journal.events
+            life, when, deadline = self._armed.get(host.index, (-1, -1, None))
+            if life == host.life and when == number:
+                raise self.broken(host, "more than one SetTimer out of one call")
+            if life == host.life and deadline == effect.deadline:
+                raise self.broken(host, "SetTimer although the deadline is the one before")
+            self._armed[host.index] = (host.life, number, effect.deadline)
+        elif isinstance(effect, SendStream) and len(effect.data) > self._frame_bytes_max:
+            raise self.broken(host, f"a stream frame of {len(effect.data)} bytes")
 
 
 class NoSpin(Check):
     name = "no-spin"
     promise = f"no engine asks for more than {SPIN_MAX} timers in one microsecond"
+    inputs = (TimerFired,)
 
     def __init__(self, stage: Stage, start: int) -> None:
         super().__init__(stage, start)
         self._fired: dict[int, tuple[int, int]] = {}
 
     def stepped(self, host: Host, event: Input, effects: Sequence[Effect]) -> None:
-        if not isinstance(event, TimerFired):
-            return
         now = self.stage.cluster.now
         at, count = self._fired.get(host.index, (now, 0))
         count = count + 1 if at == now else 1
@@ -81,16 +90,17 @@ class NoSpin(Check):
 class Incarnations(Check):
     name = "incarnation-rises"
     promise = "a node's incarnation only rises, across restarts on its own disk too"
+    effects = (Persist,)
 
     def __init__(self, stage: Stage, start: int) -> None:
         super().__init__(stage, start)
         self._last: dict[int, tuple[int, int]] = {}
 
-    def stepped(self, host: Host, event: Input, effects: Sequence[Effect]) -> None:
-        if isinstance(event, Restored):
+    def performed(self, host: Host, effect: Effect) -> None:
+        if not is_incarnation(effect):
             return
         incarnation = inside.incarnation_of(host.engine)
-        life, last = self._last.get(host.index, (host.life, 0))
+        life, last = self._last.get(host.index, (1, 1 if host.life > 1 else 0))  # a converged start showed nobody its 1
         self._last[host.index] = (host.life, incarnation)
         if life == host.life and incarnation < last:
             raise self.broken(host, f"incarnation {incarnation} after {last}")
@@ -137,14 +147,15 @@ class RowsRise(Check):
 class Incarnated(Check):
     name = "incarnation-by-owner"
     promise = "nobody is known in an incarnation that it never had: only a node itself raises its own"
+    effects = (Persist,)
 
     def __init__(self, stage: Stage, start: int) -> None:
         super().__init__(stage, start)
         self._greatest: dict[int, int] = {}
 
-    def stepped(self, host: Host, event: Input, effects: Sequence[Effect]) -> None:
-        incarnation = inside.incarnation_of(host.engine)
-        if incarnation > self._greatest.get(host.index, 0):
+    def performed(self, host: Host, effect: Effect) -> None:
+        incarnation = inside.incarnation_of(host.engine) if is_incarnation(effect) else 0
+        if incarnation > self._greatest.get(host.index, 1):
             self._greatest[host.index] = incarnation
 
     def looked(self, host: Host, view: LatticeView) -> None:
@@ -152,7 +163,7 @@ class Incarnated(Check):
             subject = self.stage.cluster.by_node.get(member.node)
             if subject is None:
                 raise self.broken(host, f"a member {member.site} that is no node of this run")
-            greatest = max(self._greatest.get(subject.index, 0), inside.incarnation_of(subject.engine))
+            greatest = max(self._greatest.get(subject.index, 1), inside.incarnation_of(subject.engine))
             if member.incarnation > greatest:
                 raise self.broken(
                     host, f"{member.site} is known in incarnation {member.incarnation}, it had {greatest}"
@@ -268,6 +279,8 @@ class PolicyForward(Check):
 class OpsKept(Check):
     name = "ops-kept"
     promise = "an op that a node accepted is never lost within a life, nor by a restart on its own disk"
+    inputs = (Restored, TimerFired)
+    """What every life begins with."""
 
     def __init__(self, stage: Stage, start: int) -> None:
         super().__init__(stage, start)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isqrt
 from typing import Final
 
 from lattice.prng import Prng
@@ -21,6 +22,7 @@ GLASS_KM_PER_S: Final = 204_190
 """The speed of light over the refractive index of fibre, 1.468 (ITU-T G.652)."""
 _UNIT_BITS: Final = 20
 _TABLE_BITS: Final = 13
+_CHORD_SHIFT: Final = _UNIT_BITS - _TABLE_BITS + 1
 _SPREAD_E6: Final = 1_200_000
 """Sites lie within 1.2 degrees of their city."""
 
@@ -145,13 +147,18 @@ class Globe(Topology):
         self._table = _delays(settings.fibre_factor_ppm)
 
     def delay_us(self, source: int, target: int) -> int:
-        chord = _chord(self._units[source], self._units[target])
-        return self._table[chord >> _UNIT_BITS - _TABLE_BITS + 1] + self._access_us[source] + self._access_us[target]
+        ax, ay, az = self._units[source]
+        bx, by, bz = self._units[target]
+        ax -= bx
+        ay -= by
+        az -= bz
+        step = isqrt(ax * ax + ay * ay + az * az) >> _CHORD_SHIFT  # `_chord`, without its calls: once for every packet
+        return self._table[step] + self._access_us[source] + self._access_us[target]
 
     def delay_to_us(self, source: int, latitude_e6: int, longitude_e6: int) -> int:
         """One way from a site to a point where no site is."""
         chord = _chord(self._units[source], _unit(latitude_e6, longitude_e6))
-        return self._table[chord >> _UNIT_BITS - _TABLE_BITS + 1] + 2 * self._access_us[source]
+        return self._table[chord >> _CHORD_SHIFT] + 2 * self._access_us[source]
 
 
 class Measured(Topology):
@@ -215,7 +222,7 @@ def _unit(latitude_e6: int, longitude_e6: int) -> tuple[int, int, int]:
 
 
 def _chord(here: tuple[int, int, int], there: tuple[int, int, int]) -> int:
-    return math.isqrt((here[0] - there[0]) ** 2 + (here[1] - there[1]) ** 2 + (here[2] - there[2]) ** 2)
+    return isqrt((here[0] - there[0]) ** 2 + (here[1] - there[1]) ** 2 + (here[2] - there[2]) ** 2)
 
 
 def _delays(fibre_factor_ppm: int) -> list[int]:
