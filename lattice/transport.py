@@ -14,10 +14,11 @@ class Clock:
     """`Micros` since the Unix epoch that never go back: the wall clock's reading at the start, then trio's clock."""
 
     def __init__(self) -> None:
-        self._offset_us = time.time_ns() // 1_000 - round(trio.current_time() * SECOND)
+        self._seconds = trio.lowlevel.current_clock().current_time  # `trio.current_time` looks for it every time
+        self._offset_us = time.time_ns() // 1_000 - round(self._seconds() * SECOND)
 
     def now(self) -> Micros:
-        return Micros(round(trio.current_time() * SECOND) + self._offset_us)
+        return Micros(round(self._seconds() * SECOND) + self._offset_us)
 
     def trio_time(self, at: Micros) -> float:
         """The same moment in trio's seconds."""

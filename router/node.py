@@ -171,6 +171,10 @@ class Node:
     def needs(self) -> Needs:
         return NO_NEEDS if self._table is None else self._table.program.needs
 
+    def decided_under(self) -> tuple[object, int]:
+        """What equal requests are decided alike under: a table, and who is ejected or half open."""
+        return self._table, self._health.masked_epoch
+
     def steer(self, request: Request) -> Decision:
         """As `decide`, for a request that is about to be sent."""
         decision = self.decide(request)
@@ -180,6 +184,8 @@ class Node:
 
     def observed(self, attempt: Attempt, outcome: Outcome, latency_us: int) -> None:
         now = self._clock.now()
+        if outcome is Outcome.OK and self._health.answered_as_usual(attempt, latency_us, now):
+            return
         changed = self._health.answered(attempt, outcome, latency_us, now)
         if changed:
             kind = "lift" if outcome is Outcome.OK else "eject"
@@ -587,6 +593,7 @@ class _DataPlane:
 
     def __init__(self, node: Node) -> None:
         self._node = node
+        self.epoch = node.decided_under
         self.decide = node.steer
         self.observed = node.observed
 

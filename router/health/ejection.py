@@ -53,6 +53,8 @@ class EjectionMask:
         self._entries: dict[Endpoint, _Entry] = {}
         self._ejected: set[Endpoint] = set()
         self._half_open = 0
+        self.epoch = 0
+        """Grows whenever `ejected`, or who is half open, changes."""
         self.counters = {"ejected": 0, "repeated": 0, "lifted": 0, "half_opened": 0, "trials": 0, "trials_failed": 0}
 
     @property
@@ -141,9 +143,11 @@ class EjectionMask:
             self._move(endpoint, held, Stage.IN_USE)
         self._entries[endpoint] = entry
         self._ejected.add(endpoint)
+        self.epoch += 1
 
     def _move(self, endpoint: Endpoint, entry: _Entry, stage: Stage) -> None:
         """The one place where a stage changes: set and count follow from it."""
+        self.epoch += 1
         self._half_open += (stage is Stage.HALF_OPEN) - (entry.stage is Stage.HALF_OPEN)
         entry.stage = stage
         if stage in (Stage.EJECTED, Stage.ON_TRIAL):

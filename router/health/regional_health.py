@@ -53,6 +53,11 @@ class RegionalHealth:
         """The live set that `decide` tests."""
         return self._mask.ejected
 
+    @property
+    def masked_epoch(self) -> int:
+        """Grows whenever `ejected`, or who is half open, changes."""
+        return self._mask.epoch
+
     def counters(self) -> dict[str, int]:
         return {f"ejections {name.replace('_', ' ')}": count for name, count in self._mask.counters.items()}
 
@@ -81,6 +86,14 @@ class RegionalHealth:
         # ejection ends by its term, with one user's request as the trial.
         refused = self._mask.why(endpoint) == _EJECTS[Outcome.REFUSED]
         return sample.ok and refused and self._mask.lift(endpoint)
+
+    def answered_as_usual(self, attempt: Attempt, latency_us: int, now: Micros) -> bool:
+        """Take a success into account if all that it can change is figures; else nothing changes: see `answered`."""
+        if attempt.endpoint in self._mask.ejected:
+            return False
+        region = self._regions.get(attempt.region)
+        grader = region.graders.get(attempt.endpoint) if region is not None else None
+        return grader is not None and grader.observe_usual(latency_us, now)
 
     def answered(self, attempt: Attempt, outcome: Outcome, latency_us: int, now: Micros) -> bool:
         """What live traffic met. Whether the endpoint was ejected, or lifted by a trial, because of it."""

@@ -81,6 +81,8 @@ _RELAYED: Final = tuple(
 )
 CLIENT_GONE: Final = Ending("client_gone", After.ABORT)
 _READY: Final = Wake.READY
+_OK: Final = Outcome.OK
+EXPECTED_AGAIN_SECONDS: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +120,7 @@ class Exchange:
     _deadline = math.inf  # for the upstream's next byte before its response's body
     _waiting: trio.CancelScope | None = None
 
-    _request: Request
+    _asked: Request | None = None
     _terms: Terms
     _leg: Leg
 
@@ -139,33 +141,57 @@ class Exchange:
     # --- from head to decision
 
     async def run(self) -> Ending:
-        plane, client, head = self._plane, self._client, self._head
+        plane, client = self._plane, self._client
         if self._body is not NO_BODY and (refused := await self._take_body()) is not None:
             return refused
+        now = self._nest.time()
         course = client.course
-        known = course is not None and course.fields is head.fields  # all that was judged by fields alone, still holds
-        if not known and has_passed(head, plane.site):
-            return await self._answer(508, "this request came through this site before", "looped")
-        needs = plane.router.needs
-        self._request = asked(needs, head, client.address, _port_of(client) if needs.port else 0)
-        decision = plane.router.decide(self._request)
-        if decision.region is None:
-            return await self._answer(decision.status, decision.reason, "denied")
-        if not decision.attempts:
-            return await self._answer(502, "no endpoint to try", "failed_502")
-        if course is None or not known or course.decision is not decision:
-            plane.pool.expect(decision.attempts)
-            attempt = decision.attempts[0]
-            course = client.course = Course(plane, head, client, decision, attempt, decision.reason)
+        if (
+            course is None
+            or course.head is not self._head
+            or now >= course.until
+            or course.epoch != plane.router.epoch()
+        ):
+            epoch = plane.router.epoch()
+            if (course is None or course.fields is not self._head.fields) and has_passed(self._head, plane.site):
+                return await self._answer(508, "this request came through this site before", "looped")
+            decision = plane.router.decide(self._request)
+            if decision.region is None:
+                return await self._answer(decision.status, decision.reason, "denied")
+            if not decision.attempts:
+                return await self._answer(502, "no endpoint to try", "failed_502")
+            course = self._set_course(decision, epoch, now)
         terms = self._terms = course.terms
-        terms.requests.add(plane.now())
+        terms.requests.add(Micros(int(now * 1e6)))
         if terms.total_timeout_us:
-            self._ends_at = self._nest.time() + terms.total_timeout_us / 1e6
+            self._ends_at = now + terms.total_timeout_us / 1e6
         if course.window.in_flight >= course.window.limit:
-            return await self._try_each(decision, None)
+            return await self._try_each(course.decision, None)
         self._tried.add(course.attempt.endpoint)
         result = await self._attempt(course)
-        return result if isinstance(result, Ending) else await self._try_each(decision, result)
+        return result if isinstance(result, Ending) else await self._try_each(course.decision, result)
+
+    def _set_course(self, decision: Decision, epoch: object, now: float) -> Course:
+        """The connection's course for this decision: its last one, if that still is the way."""
+        plane, client, head = self._plane, self._client, self._head
+        plane.pool.expect(decision.attempts)
+        course = client.course
+        if course is None or course.decision is not decision or course.fields is not head.fields:
+            attempt = decision.attempts[0]
+            course = client.course = Course(plane, head, client, decision, attempt, decision.reason)
+        course.head = head
+        course.epoch = epoch
+        course.until = now + EXPECTED_AGAIN_SECONDS
+        return course
+
+    @property
+    def _request(self) -> Request:
+        """What the node is asked about; mostly it need not be."""
+        if self._asked is None:
+            needs = self._plane.router.needs
+            port = _port_of(self._client) if needs.port else 0
+            self._asked = asked(needs, self._head, self._client.address, port)
+        return self._asked
 
     async def _take_body(self) -> Ending | None:
         """As much of the body as can be kept, before anybody is bothered with it."""
@@ -232,48 +258,54 @@ class Exchange:
 
     async def _attempt(self, course: Course) -> Ending | Lost:
         plane, attempt, window, body = self._plane, course.attempt, course.window, self._body
-        began = self._nest.time()
+        began = now = self._nest.time()
         burdens = not (self._head.websocket or self._head.fields.may_wait)  # these wait for hours, and burden nobody
         window.in_flight += burdens
         upstream: Upstream | None = None
         try:
-            upstream = plane.pool.take(attempt.endpoint)
+            upstream = plane.pool.take(attempt.endpoint, now)
             if upstream is None:
-                upstream = await plane.pool.open(attempt.endpoint, self._left_us(self._terms.connect_timeout_us))
+                opened = await self._open(attempt, began)
+                if not isinstance(opened, Upstream):
+                    return opened
+                upstream = opened
+                now = self._nest.time()
             leg = self._leg = Leg(attempt, course.steered, began, upstream)
             head = b"%b %b HTTP/1.1\r\n%b" % (self._head.method, self._head.target, course.lines)
             try:
                 left = upstream.send_now(head if body is NO_BODY else head + body.in_hand())
             except OSError:
-                # A response may still lie in the socket (a refusal sent before the reset). Reading finds it, or the
-                # loss.
+                # A response may still lie in the socket (a refusal sent before the reset): reading finds it.
                 self._arm(self._terms.first_byte_timeout_us)
                 return await self._receive_response()
             if left or not body.complete:
                 return await self._converse(leg, left)
             self._uploaded = True
-            now = self._nest.time()
             self._deadline = min(now + self._terms.first_byte_timeout_us / 1e6, self._ends_at)
             if burdens:
-                plane.sent(leg, course.watched, Micros(int(now * 1e6)))
+                plane.sent(leg, course.watched, now)
             return await self._receive_response()
         except ClientGoneError:
             return CLIENT_GONE
-        except ExhaustedError:
-            return await self._answer(503, "out of connections", "shed_503")
-        except OSError:  # only connecting lets one pass
-            return self._lose(attempt, Outcome.REFUSED, began, None)
-        except trio.TooSlowError:
-            return self._lose(attempt, Outcome.TIMEOUT, began, None)
         finally:
             window.in_flight -= burdens
             if upstream is not None:
                 self._land(self._leg)
 
+    async def _open(self, attempt: Attempt, began: float) -> Upstream | Ending | Lost:
+        try:
+            return await self._plane.pool.open(attempt.endpoint, self._left_us(self._terms.connect_timeout_us))
+        except OSError:
+            return self._lose(attempt, Outcome.REFUSED, began, None)
+        except trio.TooSlowError:
+            return self._lose(attempt, Outcome.TIMEOUT, began, None)
+        except ExhaustedError:
+            return await self._answer(503, "out of connections", "shed_503")
+
     def _land(self, leg: Leg) -> None:
         if leg.watched is not None:
             leg.watched.dropped(leg)
-        self._plane.pool.release(leg.upstream)
+        self._plane.pool.release(leg.upstream, self._nest.time())
 
     async def _converse(self, leg: Leg, left: bytes | memoryview) -> Ending | Lost:
         """Request and response at the same time: the request did not fit the first write, or is not all here yet."""
@@ -363,8 +395,9 @@ class Exchange:
                     leg = self._leg
                 if not data:
                     raise ConnectionResetError("closed before the first byte")
+                now = self._nest.time()
                 if leg.watched is not None:
-                    leg.watched.heard(leg, plane.now())
+                    leg.watched.heard(leg, Micros(int(now * 1e6)))
                 self._answered = True
                 reader = leg.upstream.reader
                 reader.receive(data)
@@ -378,7 +411,7 @@ class Exchange:
         except BadResponseError as error:
             plane.counters[f"bad_response.{error.reason}"] += 1
             return self._lose_leg(self._leg, Outcome.SERVER_ERROR)
-        outcome = Outcome.SERVER_ERROR if head.status >= 500 else Outcome.OK
+        outcome = _OK if head.status < 500 else Outcome.SERVER_ERROR
         if leg.watched is not None and leg.watched.answered(available=head.status not in GATEWAY_ERRORS):
             outcome = Outcome.UNAVAILABLE
         self._observe(leg.attempt, outcome, leg.began)
@@ -541,9 +574,9 @@ class Exchange:
             self._lose_leg(leg, Outcome.RESET)
             left = b"all"
         if left:  # nobody else's turn to be waited for
-            plane.pool.release(upstream)
+            plane.pool.release(upstream, began)
             return None
-        plane.sent(leg, course.watched, plane.now())
+        plane.sent(leg, course.watched, self._nest.time())
         return leg
 
     async def _receive_within_deadline(self, upstream: Upstream) -> bytes:
@@ -694,16 +727,19 @@ class Exchange:
             return CLIENT_GONE
         return Ending(kind, After.KEEP if keep else After.CLOSE)
 
-    async def _to_client(self, data: bytes) -> None:
+    async def _to_client(self, data: bytes | memoryview) -> None:
         self._writing = True
         try:
-            await self._client.send(data, self._limits.client_write_timeout_us, self._limits.rate_bytes_per_second_min)
+            if left := self._client.send_now(data):
+                await self._client.send(
+                    left, self._limits.client_write_timeout_us, self._limits.rate_bytes_per_second_min
+                )
         except (OSError, trio.TooSlowError):
             raise ClientGoneError from None
         self._writing = False
 
     def _observe(self, attempt: Attempt, outcome: Outcome, began: float) -> None:
-        if outcome is Outcome.OK:
+        if outcome is _OK:
             self._plane.regions[attempt.region].went_well()
         elif outcome in _NARROWS:
             self._plane.regions[attempt.region].went_badly(self._plane.now())

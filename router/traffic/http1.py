@@ -140,13 +140,14 @@ class RequestReader:
     What follows a head stays in `rest`: its body's framing takes from there and puts back what is left.
     """
 
-    __slots__ = ("_begins", "_last", "_scanned", "_section", "_shed", "rest")
+    __slots__ = ("_begins", "_last", "_same", "_scanned", "_section", "_shed", "rest")
 
     def __init__(self) -> None:
         self.rest = b""
         self._scanned = 0
         self._shed = False
-        self._section = b""  # of the last head: everything after its request line
+        self._same: bytes | None = None  # the last head itself
+        self._section = b""  # everything after its request line
         self._begins = b""  # its method, a space and a slash
         self._last: RequestHead | None = None
 
@@ -155,6 +156,11 @@ class RequestReader:
 
     def next_head(self) -> RequestHead | None:
         """The next head, or None if more bytes are needed. Raises `BadRequestError` as soon as none can follow."""
+        if self.rest == self._same:
+            self.rest = b""
+            self._scanned = 0
+            self._shed = False
+            return self._last
         if not self._shed and self.rest[:1] == b"\r":
             # RFC 9112 2.2: an empty line before the request line is ignored. One: more is not a mistake any more.
             if len(self.rest) < 2:
@@ -182,14 +188,16 @@ class RequestReader:
         match = SIMPLE_REQUEST_LINE.fullmatch(line)
         if match is None or match[2] != b"01"[last.minor : last.minor + 1] or len(match[1]) > TARGET_BYTES_MAX:
             return None
-        return RequestHead(last.method, match[1], *last[2:])
+        request = self._last = RequestHead(last.method, match[1], *last[2:])
+        self._same = head
+        return request
 
     def _parse(self, head: bytes) -> RequestHead:
         request = parse_request(head)
         line_end = head.index(b"\r\n") + 2
         begins = request.method + b" /"
         if len(head) - line_end <= REMEMBERED_BYTES_MAX and head.startswith(begins):
-            self._section, self._begins, self._last = head[line_end:], begins, request
+            self._same, self._section, self._begins, self._last = head, head[line_end:], begins, request
         return request
 
 
@@ -209,6 +217,9 @@ class ResponseReader:
 
     def next_head(self) -> ResponseHead | None:
         """The next head, or None if more bytes are needed. Raises `BadResponseError` as soon as none can follow."""
+        if self._scanned == 0 and self._last_bytes and self.rest.startswith(self._last_bytes):
+            self.rest = self.rest[len(self._last_bytes) :]
+            return self._last
         end = self.rest.find(b"\r\n\r\n", max(0, self._scanned - 3))
         if end < 0:
             check_response_begun(self.rest, self._scanned)
@@ -216,8 +227,6 @@ class ResponseReader:
             return None
         head, self.rest = self.rest[: end + 4], self.rest[end + 4 :]
         self._scanned = 0
-        if head == self._last_bytes and self._last is not None:
-            return self._last
         response = parse_response(head)
         if len(head) <= REMEMBERED_BYTES_MAX:
             self._last_bytes, self._last = head, response

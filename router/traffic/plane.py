@@ -15,7 +15,7 @@ from lattice.types import Micros
 from router.decision.decide import Attempt, Decision
 from router.traffic.concurrency import Concurrency
 from router.traffic.forwarded import Steered, lines_for_upstream
-from router.traffic.hang import HangWatch, Watched
+from router.traffic.hang import LATE_US_MIN, HangWatch, Watched
 from router.traffic.http1 import Fields, RequestHead
 from router.traffic.nested_epoll import NestedEpoll
 from router.traffic.proxy_limits import ProxyLimits
@@ -37,12 +37,29 @@ class Course:
     that endpoint does, and the whole head but its first line are worked out when they change, not once a request.
     """
 
-    __slots__ = ("attempt", "decision", "fields", "lines", "steered", "terms", "watched", "window")
+    __slots__ = (
+        "attempt",
+        "decision",
+        "epoch",
+        "fields",
+        "head",
+        "lines",
+        "steered",
+        "terms",
+        "until",
+        "watched",
+        "window",
+    )
 
     def __init__(
         self, plane: Plane, head: RequestHead, client: Client, decision: Decision, attempt: Attempt, reason: str
     ) -> None:
         self.decision = decision
+        self.epoch: object = None
+        """Under which it was decided, for `head`."""
+        self.head = head
+        self.until = 0.0
+        """From then on the standbys are to be told again that they are (`UpstreamPool.expect`)."""
         self.fields: Fields = head.fields
         self.attempt = attempt
         self.terms: Terms = plane.terms.of(decision)
@@ -104,12 +121,11 @@ class Plane:
     def now(self) -> Micros:
         return Micros(int(self.nest.time() * 1e6))
 
-    def sent(self, leg: Leg, watched: Watched[Leg], now: Micros) -> None:
+    def sent(self, leg: Leg, watched: Watched[Leg], now: float) -> None:
         """The leg's first byte is awaited from now on."""
         leg.watched = watched
-        watched.flights[leg] = now
-        due = (now + watched.late_us()) / 1e6
-        if due < self._watch_due:
+        watched.sent(leg, Micros(int(now * 1e6)))
+        if now < self._watch_due - LATE_US_MIN / 1e6 and (due := now + watched.late_us() / 1e6) < self._watch_due:
             self._watch_due = self._watch_alarm.deadline = due
 
     async def keep_watch(self) -> None:

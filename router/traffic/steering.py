@@ -41,6 +41,9 @@ class Router(Protocol):
     def needs(self) -> Needs:
         """What of a request `decide` reads now; the rest may be left out, and where the client is, always."""
 
+    def epoch(self) -> object:
+        """While this is equal to what it was before a decision, an equal request would be decided the same."""
+
     def decide(self, request: Request) -> Decision:
         """Where this request goes."""
 

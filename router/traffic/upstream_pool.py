@@ -56,11 +56,11 @@ class UpstreamPool:
         self._attempts: Sequence[Attempt] = ()
         self.counters: Counter[str] = Counter()
 
-    def take(self, endpoint: Endpoint) -> Upstream | None:
+    def take(self, endpoint: Endpoint, now: float) -> Upstream | None:
         """A kept connection, or None."""
         idle = self._idle.get(endpoint)
         if idle:
-            oldest = self._now() - self._limits.upstream_idle_timeout_us / 1e6
+            oldest = now - self._limits.upstream_idle_timeout_us / 1e6
             while idle:
                 upstream = idle.pop()
                 if upstream.idle_since >= oldest and upstream.is_quiet():
@@ -77,7 +77,7 @@ class UpstreamPool:
 
         Raises OSError or trio.TooSlowError if the endpoint cannot be reached, and `ExhaustedError`.
         """
-        kept = self.take(endpoint)
+        kept = self.take(endpoint, self._now())
         return kept or await self.open(endpoint, connect_timeout_us or self._limits.connect_timeout_us)
 
     async def open(self, endpoint: Endpoint, timeout_us: int) -> Upstream:
@@ -121,15 +121,15 @@ class UpstreamPool:
                     break
                 self.counters["warmed"] += 1
                 upstream.reusable = True
-                self.release(upstream)
+                self.release(upstream, self._now())
 
-    def release(self, upstream: Upstream) -> None:
+    def release(self, upstream: Upstream, now: float) -> None:
         """Take a connection back, or close it if it is not reusable or the stack is full."""
         idle = self._idle.get(upstream.endpoint)
         if idle is None:
             idle = self._idle[upstream.endpoint] = []
         if upstream.reusable and len(idle) < self._limits.idle_per_endpoint_max:
-            upstream.idle_since = self._now()
+            upstream.idle_since = now
             idle.append(upstream)
         else:
             upstream.close()

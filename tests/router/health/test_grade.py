@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 
-from hypothesis import given
+from hypothesis import event, given
 from hypothesis import strategies as st
 
 from lattice.types import MILLISECOND, SECOND, Level, Micros
@@ -101,6 +101,38 @@ def test_the_laws_catch_a_grader_without_hysteresis() -> None:
         "better too soon after it became worse",
         "better than DOWN without a clean run",
     }
+
+
+@given(healths, histories, st.integers(1, 8))
+def test_what_is_usual_is_only_a_cheaper_way_to_the_same(
+    health: Health, history: list[tuple[Sample, int]], repeats: int
+) -> None:
+    plain, quick, now, usual = Grader(health), Grader(health), START, 0
+    for sample, delay_us in history:
+        for _ in range(repeats):  # a busy endpoint: several a second
+            now += delay_us // 1_000
+            plain.observe(sample, Micros(now))
+            if sample.ok and quick.observe_usual(sample.latency_us, Micros(now)):
+                usual += 1
+            else:
+                quick.observe(sample, Micros(now))
+            assert figures(quick, now) == figures(plain, now)
+    event(f"usual: {'some' if usual else 'none'}")
+
+
+def figures(grader: Grader, now: int) -> tuple[object, ...]:
+    level = grader.level(Micros(now))
+    return level, grader.latency_us, grader.error_ppm, grader.samples, grader.since, grader.reason
+
+
+def test_a_busy_endpoint_that_is_well_is_mostly_usual() -> None:
+    grader, usual = Grader(HEALTH), 0
+    for at in range(0, 3 * SECOND, MILLISECOND):
+        taken = grader.observe_usual(2 * MILLISECOND, Micros(START + at))
+        usual += taken
+        if not taken:
+            grader.observe(GOOD, Micros(START + at))
+    assert usual > 2_900
 
 
 @given(healths, histories, st.lists(delays_us, max_size=20))

@@ -42,6 +42,9 @@ class ScriptedNode:
         region = self.attempts[0].region if self.attempts else None
         return Decision("r", "", region, region, "primary", "primary", 0, self.attempts)
 
+    def epoch(self) -> object:
+        return object()
+
     def observed(self, attempt: Attempt, outcome: Outcome, latency_us: int) -> None:
         assert latency_us >= 0
         self.told.append((attempt.endpoint, outcome))

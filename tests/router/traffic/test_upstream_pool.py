@@ -30,7 +30,7 @@ async def pool() -> AsyncIterator[UpstreamPool]:
 async def give_back(pool: UpstreamPool, *upstreams: Upstream) -> None:
     for upstream in upstreams:
         upstream.reusable = True
-        pool.release(upstream)
+        pool.release(upstream, trio.current_time())
 
 
 async def test_the_connection_used_last_is_used_next(pool: UpstreamPool, nursery: trio.Nursery) -> None:
@@ -49,7 +49,7 @@ async def test_a_connection_is_not_reused_unless_it_says_so(pool: UpstreamPool, 
     upstream = await pool.acquire(endpoint)
     await give_back(pool, upstream)
     assert await pool.acquire(endpoint) is upstream
-    pool.release(upstream)  # reusable was taken back on the way out
+    pool.release(upstream, trio.current_time())  # reusable was taken back on the way out
     assert pool.idle == 0
     assert upstream.sock.fileno() == -1
 

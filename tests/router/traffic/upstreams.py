@@ -260,6 +260,9 @@ class FixedRouter:
         )
         return Decision("r", "", "region0", "region0", "primary", "primary", 200, attempts, settings=self.settings)
 
+    def epoch(self) -> object:
+        return self.denial, sum(outcome is not Outcome.OK for _, outcome in self.told)
+
     def observed(self, attempt: Attempt, outcome: Outcome, latency_us: int) -> None:
         assert latency_us >= 0
         self.told.append((attempt.region, outcome))
