@@ -36,22 +36,28 @@ class StreamSecurity:
         self.authority = authority
         self.certificate = certificate
         self.revoked = revoked
-        self._server = self._context(ssl.PROTOCOL_TLS_SERVER, private_key, key_directory)
-        self._client = self._context(ssl.PROTOCOL_TLS_CLIENT, private_key, key_directory)
+        self._private_key = private_key
+        self._key_directory = key_directory
+        self._server = self._context(ssl.PROTOCOL_TLS_SERVER)
+        self._client = self._context(ssl.PROTOCOL_TLS_CLIENT)
         self._server.num_tickets = 0
 
-    def _context(self, protocol: int, private_key: bytes, key_directory: Path) -> ssl.SSLContext:
+    def _context(self, protocol: int) -> ssl.SSLContext:
         context = ssl.SSLContext(protocol)
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.check_hostname = False  # a node is its key; addresses change
         context.verify_mode = ssl.CERT_REQUIRED
         context.options |= ssl.OP_NO_TICKET
         context.load_verify_locations(cadata=self.authority.pem.decode("ascii"))
-        with tempfile.NamedTemporaryFile(dir=key_directory, prefix=".tls-") as file:  # for its owner alone
-            file.write(self.certificate.pem + private_pem(private_key))
+        self.show_in(context)
+        return context
+
+    def show_in(self, context: ssl.SSLContext) -> None:
+        """Make `context` show the node's certificate. Raises `OSError`, also as `ssl.SSLError`."""
+        with tempfile.NamedTemporaryFile(dir=self._key_directory, prefix=".tls-") as file:  # for its owner alone
+            file.write(self.certificate.pem + private_pem(self._private_key))
             file.flush()
             context.load_cert_chain(file.name)
-        return context
 
     async def accept(self, stream: trio.SocketStream, now: Micros) -> tuple[TlsStream, NodeId]:
         """The stream inside and which node is at its other end. Raises `WireError` or `UntrustedError`."""

@@ -24,6 +24,7 @@ from router.journal import Journal
 from router.site.key_file import KeyFileError, read_key_ring
 from router.site.site_config import CertificateFiles, SiteConfig
 from router.traffic.server_tls import ServerTls, ServerTlsError
+from router.traffic.upstream_tls import UpstreamTls, UpstreamTlsError
 
 log = logging.getLogger("edgelattice.credentials")
 
@@ -61,13 +62,23 @@ class Credentials:
                 self.server_tls = ServerTls(config.tls.certificates, config.tls.minimum)
             except ServerTlsError as error:
                 raise StartError(f"tls.certificates: {error}") from None
+        try:
+            self.upstream_tls = self._new_upstream_tls()
+            """Made anew, as a whole, when one of its files changes."""
+        except UpstreamTlsError as error:
+            raise StartError(str(error)) from None
 
     @property
     def security(self) -> StreamSecurity | None:
         return self._security
 
-    async def keep(self, secure: Callable[[StreamSecurity], None], journal: Journal) -> None:
-        """Watch the files until cancelled; `secure` gets every new certificate."""
+    async def keep(
+        self,
+        secure: Callable[[StreamSecurity], None],
+        connect_as: Callable[[UpstreamTls], None],
+        journal: Journal,
+    ) -> None:
+        """Watch the files until cancelled; `secure` and `connect_as` get what is new towards peers and endpoints."""
         while True:
             self._warn(journal)
             await trio.sleep(WATCH_INTERVAL_US / SECOND)
@@ -79,6 +90,8 @@ class Credentials:
             files = self._config.cluster.certificates
             if files is not None and changed & {files.ca, files.certificate, files.revoked}:
                 self._take_certificate(files, secure, journal)
+            if changed & {*self._upstream_files()} or (changed and self._config.upstream.certificate is None):
+                self._take_upstream_tls(connect_as, journal)
             self.refresh_tls(journal)
 
     def refresh_tls(self, journal: Journal, *, everything: bool = False) -> None:
@@ -88,6 +101,24 @@ class Credentials:
         for found in self.server_tls.refresh(everything=everything):
             journal.note("tls", found.text)
             log.log(logging.INFO if found.ok else logging.ERROR, "%s", found.text)
+
+    def _new_upstream_tls(self) -> UpstreamTls:
+        upstream = self._config.upstream
+        return UpstreamTls(upstream.ca, upstream.certificate, self._security)
+
+    def _take_upstream_tls(self, connect_as: Callable[[UpstreamTls], None], journal: Journal) -> None:
+        try:
+            self.upstream_tls = self._new_upstream_tls()
+        except UpstreamTlsError as error:
+            self._complain(journal, "tls", str(error))
+            return
+        connect_as(self.upstream_tls)
+        log.info("connecting to endpoints with what upstream.ca and upstream.certificate hold now")
+
+    def _upstream_files(self) -> list[Path]:
+        upstream = self._config.upstream
+        files = [] if upstream.certificate is None else [upstream.certificate.chain, upstream.certificate.key]
+        return [*files, *([] if upstream.ca is None else [upstream.ca])]
 
     def state(self) -> KeysState:
         """The keys in force here, and what peers' frames say of theirs."""
@@ -207,7 +238,7 @@ class Credentials:
 
     def _look(self) -> dict[Path, tuple[int, int, int]]:
         cluster = self._config.cluster
-        paths = [cluster.key_file]
+        paths = [cluster.key_file, *self._upstream_files()]
         if cluster.certificates is not None:
             paths += [cluster.certificates.ca, cluster.certificates.certificate, cluster.certificates.revoked]
         stamps = {}

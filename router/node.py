@@ -77,13 +77,14 @@ from router.decision.program import Program
 from router.decision.request import NO_NEEDS, Needs
 from router.health.damping import RegionDamping
 from router.health.health_check import HealthChecker, ProbeTarget
-from router.health.probe_once import ProbeResult
+from router.health.probe_once import ProbeResult, probe_once
 from router.health.regional_health import RegionalHealth
 from router.health.round_trips import RoundTrips
 from router.journal import Journal
 from router.listening import bound_endpoint, cannot_listen, listen
 from router.location import Locations
 from router.policy import PolicyError
+from router.policy.probe import ProbeKind
 from router.policy_keeper import InForce, compile_text, complaint, load_grammar
 from router.seeding import Seeding
 from router.site.config_reader import endpoint_text
@@ -92,6 +93,8 @@ from router.site.state_dir import LastGood, StateDir
 from router.tcp.relay import TcpListener, TcpRelay
 from router.traffic.proxy import Proxy
 from router.traffic.steering import Outcome
+from router.traffic.upstream_address import AddressRule
+from router.traffic.upstream_tls import UpstreamTls, UpstreamTlsError
 
 log = logging.getLogger("edgelattice")
 
@@ -145,9 +148,15 @@ class Node:
         self._policy_elected = trio.Event()
         self._publishing = trio.Lock()
         tls = credentials.server_tls
-        self._proxy = Proxy(_DataPlane(self), config.site.name, tls=None if tls is None else tls.context)
-        self._relay = TcpRelay(_DataPlane(self))
-        self._checker = HealthChecker(self._on_probe, random.Random(os.urandom(16)))
+        self._addresses = AddressRule(config.upstream.allow)
+        self._proxy = Proxy(
+            _DataPlane(self),
+            config.site.name,
+            tls=None if tls is None else tls.context,
+            addresses=self._addresses,
+        )
+        self._relay = TcpRelay(_DataPlane(self), addresses=self._addresses)
+        self._checker = HealthChecker(self._on_probe, random.Random(os.urandom(16)), self._probe)
 
     @property
     def proxy(self) -> Proxy:
@@ -200,6 +209,20 @@ class Node:
             self._tell_if_changed(attempt.region)
 
     # --- evidence
+
+    async def _probe(self, target: ProbeTarget) -> ProbeResult:
+        why = self._addresses.why_refused(target.endpoint[0])
+        if why is not None:
+            await trio.lowlevel.checkpoint()
+            return ProbeResult(False, 0, connect_failed=True, detail=f"{why} address: refused by this site")
+        if target.tls is None:
+            return await probe_once(target.endpoint, target.probe, target.timeout_us)
+        protocol = "h2" if target.probe.kind is ProbeKind.GRPC else "http/1.1"
+        try:
+            context = self._credentials.upstream_tls.context(protocol)
+        except UpstreamTlsError as error:
+            return ProbeResult(False, 0, connect_failed=True, detail=str(error), ours=True)
+        return await probe_once(target.endpoint, target.probe, target.timeout_us, tls=target.tls, context=context)
 
     def _on_probe(self, target: ProbeTarget, result: ProbeResult) -> None:
         if result.connect_us is not None:
@@ -337,6 +360,7 @@ class Node:
         await self._put_into_force(InForce(version, text, program, self._now_ms()))
 
     async def _put_into_force(self, policy: InForce) -> None:
+        await self._load_authorities(policy.program)
         self._in_force = policy
         self._configure(policy.program)
         where = {"policy": DEFAULT_POLICY, "version": policy.version.hex()}
@@ -347,6 +371,16 @@ class Node:
         except OSError as error:
             log.error("cannot remember the version in force: %s", error)
 
+    async def _load_authorities(self, program: Program) -> None:
+        """The system's take OpenSSL tens of milliseconds: before the first connection, and not on the loop."""
+        if not any(endpoint.tls for region in program.regions.values() for endpoint in region.endpoints):
+            return
+        for protocol in ("http/1.1", "h2"):
+            try:
+                await trio.to_thread.run_sync(self._credentials.upstream_tls.context, protocol)
+            except UpstreamTlsError as error:
+                log.error("no endpoint can be reached by TLS: %s", error)
+
     def _now_ms(self) -> int:
         return self._clock.now() // MILLISECOND
 
@@ -354,6 +388,17 @@ class Node:
         self._health.configure(program)
         self._damping.configure(program.health)
         self._trips.retain(program.regions.keys())
+        self._connect_as(self._credentials.upstream_tls)
+        for name, region in program.regions.items():
+            for endpoint in region.endpoints:
+                why = self._addresses.why_refused(endpoint.host)
+                if why is not None:
+                    where = endpoint_text((endpoint.host, endpoint.port))
+                    text = (
+                        f"region {name}: {where} is a {why} address, which upstream.allow in site.toml does not allow"
+                    )
+                    self._journal.note("policy", text, region=name)
+                    log.error("%s", text)
         self._checker.configure(
             ProbeTarget(
                 region=name,
@@ -368,6 +413,11 @@ class Node:
             for endpoint in region.endpoints
         )
         self._replan()
+
+    def _connect_as(self, tls: UpstreamTls) -> None:
+        regions = self._in_force.program.regions.values() if self._in_force is not None else ()
+        named = {(each.host, each.port): each.tls for region in regions for each in region.endpoints if each.tls}
+        self._proxy.configure(named, tls)
 
     # --- ControlTarget: what operators see and do
 
@@ -545,7 +595,7 @@ class Node:
             if self._locations is not None:
                 nursery.start_soon(self._locations.keep)
             nursery.start_soon(self._seeding.keep)
-            nursery.start_soon(self._credentials.keep, self._driver.secure, self._journal)
+            nursery.start_soon(self._credentials.keep, self._driver.secure, self._connect_as, self._journal)
             await nursery.start(self._checker.run)
             await nursery.start(
                 partial(serve_control, control_app(self, self._config.control.host_names), control, stop)

@@ -235,6 +235,16 @@ def numeric_address(value: object) -> str:
     raise NotExpected("a numeric IPv4 or IPv6 address")
 
 
+def network(value: object) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    """An address block in CIDR notation, or one address."""
+    try:
+        if isinstance(value, str):
+            return ipaddress.ip_network(value)
+    except ValueError as error:
+        raise NotExpected('an address block, as "169.254.0.0/16" or "fd00::/8"', str(error)) from None
+    raise NotExpected('an address block, as "169.254.0.0/16" or "fd00::/8"')
+
+
 def listen_endpoint(value: object) -> Endpoint:
     """A numeric address and a port; port 0 lets the kernel choose."""
     expected = 'address:port with a numeric address, as "127.0.0.1:8080" or "[::1]:8080"'

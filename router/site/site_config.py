@@ -28,6 +28,7 @@ from router.site.config_reader import (
     endpoint_text,
     hex_bytes,
     listen_endpoint,
+    network,
     numeric_address,
     place,
     remote_endpoint,
@@ -111,6 +112,18 @@ class TlsPart:
 
 
 @dataclass(frozen=True, slots=True)
+class UpstreamPart:
+    """How endpoints are connected to."""
+
+    ca: Path | None
+    """Who signs the certificates of those the policy declares TLS; None for the system's authorities."""
+    certificate: TlsFiles | None
+    """Shown to those that ask for one; None for the node's own, if it has one."""
+    allow: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
+    """Of the addresses that are otherwise refused (see `upstream_address`)."""
+
+
+@dataclass(frozen=True, slots=True)
 class TcpPart:
     listen: tuple[Endpoint, ...]
     """Routed by the port that connections come in at."""
@@ -182,6 +195,7 @@ class SiteConfig:
     gossip: GossipPart
     http: HttpPart
     tls: TlsPart
+    upstream: UpstreamPart
     tcp: TcpPart
     control: ControlPart
     policy: PolicyPart
@@ -233,6 +247,7 @@ def load_site_config(path: Path) -> SiteConfig:
     gossip = _read_gossip(top.section("gossip"))
     http = _read_http(top.section("http"))
     tls = _read_tls(top.section("tls"), directory, needed=bool(http.tls_listen))
+    upstream = _read_upstream(top.section("upstream"), directory)
     tcp = _read_tcp(top.section("tcp"))
     control = _read_control(top.section("control"))
     policy = _read_policy(top.section("policy"), directory, warnings)
@@ -242,7 +257,9 @@ def load_site_config(path: Path) -> SiteConfig:
 
     if problems:
         raise ConfigError(str(path), tuple(problems))
-    return SiteConfig(path, site, cluster, gossip, http, tls, tcp, control, policy, geo, timing, tuple(warnings))
+    return SiteConfig(
+        path, site, cluster, gossip, http, tls, upstream, tcp, control, policy, geo, timing, tuple(warnings)
+    )
 
 
 def _read_toml(path: Path) -> dict[str, object]:
@@ -346,6 +363,21 @@ def _read_tls(section: Section, directory: Path, *, needed: bool) -> TlsPart:
         )
     section.close()
     return TlsPart(tuple(certificates), minimum)
+
+
+def _read_upstream(section: Section, directory: Path) -> UpstreamPart:
+    ca = section.take("ca", text, None)
+    certificate = section.take("certificate", text, None)
+    key = section.take("key", text, certificate)
+    if key is not None and certificate is None:
+        section.note("certificate", "is missing, and key is set", "set both or neither")
+    allow = section.take_each("allow", network, ())
+    section.close()
+    return UpstreamPart(
+        directory / ca if ca is not None else None,
+        TlsFiles(directory / certificate, directory / (key or certificate)) if certificate is not None else None,
+        allow,
+    )
 
 
 def _tls_version(value: object) -> ssl.TLSVersion:

@@ -13,6 +13,7 @@ first would wait for ever otherwise.
 from __future__ import annotations
 
 import enum
+import errno
 import socket
 from collections import Counter
 from collections.abc import Callable
@@ -27,7 +28,8 @@ from router.tcp.splice import LostError, Pipe, Side
 from router.tcp.tcp_limits import TcpLimits
 from router.traffic.connection import Connection, connect
 from router.traffic.steering import Outcome, Router
-from router.traffic.upstream_pool import EXHAUSTED
+from router.traffic.upstream_address import AddressRule
+from router.traffic.upstream_pool import EXHAUSTED, ForbiddenAddressError
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +60,10 @@ class Ending(enum.Enum):
 class TcpRelay:
     """All TCP connections of one process. `counters`: connections, endings by name, failed connects, bytes each way."""
 
-    def __init__(self, router: Router, limits: TcpLimits | None = None) -> None:
+    def __init__(self, router: Router, limits: TcpLimits | None = None, addresses: AddressRule | None = None) -> None:
+        """`addresses` says where never to connect."""
         self._router = router
+        self._addresses = addresses or AddressRule()
         self._limits = limits or TcpLimits()
         self._clients: Counter[str] = Counter()
         self._accepting = trio.CancelScope()
@@ -169,6 +173,9 @@ class TcpRelay:
         for attempt in decision.attempts[:attempts_max]:
             began = trio.current_time()
             try:
+                if self._addresses.why_refused(attempt.endpoint[0]) is not None:
+                    self.counters["forbidden"] += 1
+                    raise ForbiddenAddressError(errno.EACCES, "forbidden address")
                 upstream = await connect(*attempt.endpoint, connect_timeout_us, Connection)
             except trio.TooSlowError:
                 self._observe(attempt, Outcome.TIMEOUT, began)

@@ -156,6 +156,19 @@ class Connection(Member):
             self._early, self.ready = data, True
         return data is None
 
+    def begin_tls(self, context: ssl.SSLContext, name: str, session: ssl.SSLSession | None) -> None:
+        """From now on speak TLS, as the end that called; `shake` comes next. The peer must be `name`.
+
+        The descriptor stays, so whoever watches it need not know. Raises OSError."""
+        self.sock = context.wrap_socket(
+            self.sock,
+            server_hostname=name,
+            do_handshake_on_connect=False,
+            suppress_ragged_eofs=False,
+            session=session,
+        )
+        self.secure = True
+
     async def shake(self, timeout_us: int) -> None:
         """The TLS handshake. Raises OSError (`ssl.SSLError` says why), or trio.TooSlowError."""
         assert isinstance(self.sock, ssl.SSLSocket)

@@ -12,12 +12,12 @@ import logging
 import socket
 import ssl
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import trio
 
-from lattice.types import SECOND, Micros
+from lattice.types import SECOND, Endpoint, Micros
 from router.traffic.exchange import After, Exchange, refuse
 from router.traffic.forwarded import Steered, client_address, own_response
 from router.traffic.http1 import RequestHead
@@ -28,11 +28,14 @@ from router.traffic.request_body import Client
 from router.traffic.server_tls import handshake_fault
 from router.traffic.steering import Outcome, Router
 from router.traffic.strict import BadRequestError
+from router.traffic.upstream_address import AddressRule
 from router.traffic.upstream_pool import EXHAUSTED, UpstreamPool
+from router.traffic.upstream_tls import UpstreamTls
 
 __all__ = ["Outcome", "Proxy", "ProxyLimits", "Router"]
 
 _SWEEP_SECONDS: Final = 1.0
+_WANTED_SECONDS: Final = 0.01
 _FORGET_US: Final = 600 * SECOND
 _KEEP: Final = After.KEEP
 _READY: Final = Wake.READY
@@ -49,16 +52,17 @@ class Proxy:
         limits: ProxyLimits | None = None,
         *,
         tls: ssl.SSLContext | None = None,
+        addresses: AddressRule | None = None,
         fast: bool = True,
     ) -> None:
-        """`tls` is for those listeners whose clients speak it. Without `fast`, every connection is an ordinary trio
-        task: slower, and by the very same rules."""
+        """`tls` is for those listeners whose clients speak it; `addresses` says where never to connect. Without `fast`,
+        every connection is an ordinary trio task: slower, and by the very same rules."""
         limits = ProxyLimits() if limits is None else limits
         self._tls = tls
         self._handshakes = 0  # under way
         self._limits = limits
         self._nest = NestedEpoll()
-        self._plane = Plane(router, site, limits, UpstreamPool(limits, self._nest), self._nest, fast=fast)
+        self._plane = Plane(router, site, limits, UpstreamPool(limits, self._nest, addresses), self._nest, fast=fast)
         self._open: set[Client] = set()
         self._by_address: Counter[str] = Counter()
         self._accepting = trio.CancelScope()
@@ -74,6 +78,10 @@ class Proxy:
         for name, count in self._plane.pool.counters.items():
             counters[f"upstream.{name}"] = count
         return counters
+
+    def configure(self, names: Mapping[Endpoint, str], tls: UpstreamTls | None) -> None:
+        """See `UpstreamPool.configure`; may be called at any time."""
+        self._plane.pool.configure(names, tls)
 
     @property
     def connections(self) -> int:
@@ -313,14 +321,17 @@ class Proxy:
         return True
 
     async def _keep_warm(self) -> None:
-        while True:
-            await trio.sleep(_SWEEP_SECONDS)
-            await self._plane.pool.keep_warm()
+        pool = self._plane.pool
+        async with trio.open_nursery() as nursery:
+            while True:
+                with trio.move_on_after(_SWEEP_SECONDS):
+                    await pool.wanted.wait()
+                    await trio.sleep(_WANTED_SECONDS)  # others come with it
+                pool.keep_warm(nursery)
 
     async def _sweep(self) -> None:
         while True:
             await trio.sleep(_SWEEP_SECONDS)
-            self._plane.pool.sweep()
             self._plane.watch.forget_idle(Micros(self._plane.now() - _FORGET_US))
             oldest = self._nest.time() - self._limits.idle_timeout_us / 1e6
             for client in self._open:

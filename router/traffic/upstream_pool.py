@@ -3,13 +3,19 @@
 Per endpoint a stack: the connection used last is the one most likely alive, and those at the bottom grow old and go.
 Before reuse a connection must be quiet: if its peer has closed it, or sent bytes nobody asked for, it is not used
 again, and the request has lost nothing, for no byte of it was written.
+
+To every endpoint that was decided as a standby lately, a few connections are held ready: connected, TLS done, our
+certificate shown. Once a second they are pinged in the cheapest way there is: the kernel, and OpenSSL, know whether the
+peer has closed, and no request is spent on it. What that cannot tell (a path that swallows packets) renewal does: each
+is replaced before it is as old as the pool lets a connection be, so one that was just made always stands ready.
 """
 
 from __future__ import annotations
 
 import errno
+import ssl
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import trio
@@ -20,6 +26,9 @@ from router.traffic.connection import Connection, connect
 from router.traffic.http1 import ResponseReader
 from router.traffic.nested_epoll import NestedEpoll
 from router.traffic.proxy_limits import ProxyLimits
+from router.traffic.server_tls import handshake_fault
+from router.traffic.upstream_address import AddressRule
+from router.traffic.upstream_tls import UpstreamTls, UpstreamTlsError
 
 EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
 """This process, not its peer, has run out of something."""
@@ -29,6 +38,15 @@ EXPECTED_SECONDS: Final = 60.0
 """How long after its last decision a standby is held ready."""
 
 
+RENEW_SECONDS: Final = 1.5
+"""How long before its last moment a connection is not counted on any more, and another made: a pass of `keep_warm` and
+the time to connect."""
+
+
+class ForbiddenAddressError(OSError):
+    """The policy names an address that this site does not connect to (see `upstream_address`)."""
+
+
 class ExhaustedError(Exception):
     """No connection could be made for want of descriptors, ports or memory here: no evidence against the endpoint."""
 
@@ -36,25 +54,47 @@ class ExhaustedError(Exception):
 class Upstream(Connection):
     """One connection to an endpoint, with what has been read of it."""
 
-    __slots__ = ("endpoint", "idle_since", "reader", "reusable")
+    __slots__ = ("endpoint", "idle_since", "name", "reader", "resumable", "reusable")
 
     endpoint: Endpoint
     reader: ResponseReader
     idle_since: float
     reusable: bool
     """Request and response are whole, and nobody wants to close: it may serve another request."""
+    name: str | None
+    """The name its endpoint has proved; None without TLS."""
+    resumable: UpstreamTls | None
+    """As whom it was made, while its session ticket was not taken yet."""
 
 
 class UpstreamPool:
-    """All upstream connections of one process. `counters`: connections opened, reused, stale."""
+    """All upstream connections of one process. `counters`: connections opened, reused, stale, …"""
 
-    def __init__(self, limits: ProxyLimits, nest: NestedEpoll | None = None) -> None:
+    def __init__(
+        self, limits: ProxyLimits, nest: NestedEpoll | None = None, addresses: AddressRule | None = None
+    ) -> None:
         self._limits = limits
         self._nest = nest
+        self._addresses = addresses or AddressRule()
+        self._tls: UpstreamTls | None = None
+        self._names: Mapping[Endpoint, str] = {}  # of those that speak TLS
+        self._sessions: dict[Endpoint, ssl.SSLSession] = {}
+        self.wanted = trio.Event()
+        """A new standby has none; replaced by each pass of `keep_warm`."""
         self._idle: dict[Endpoint, list[Upstream]] = {}
         self._expected: dict[Endpoint, float] = {}  # standbys, by when they were last decided
+        self._warming: Counter[Endpoint] = Counter()  # connections being opened
         self._attempts: Sequence[Attempt] = ()
         self.counters: Counter[str] = Counter()
+
+    def configure(self, names: Mapping[Endpoint, str], tls: UpstreamTls | None) -> None:
+        """Which endpoints speak TLS, by the name each must prove to have, and as whom we speak to them."""
+        for endpoint in sorted(set(self._idle)):
+            if tls is not self._tls or names.get(endpoint) != self._names.get(endpoint):
+                self.discard(endpoint)
+        if tls is not self._tls or names != self._names:
+            self._sessions.clear()  # they hold for one context and one name
+        self._tls, self._names = tls, names
 
     def take(self, endpoint: Endpoint, now: float) -> Upstream | None:
         """A kept connection, or None."""
@@ -82,6 +122,11 @@ class UpstreamPool:
 
     async def open(self, endpoint: Endpoint, timeout_us: int) -> Upstream:
         """A new connection; raises as `acquire` does."""
+        why = self._addresses.why_refused(endpoint[0])
+        if why is not None:
+            self.counters["forbidden"] += 1
+            raise ForbiddenAddressError(errno.EACCES, f"{why} address")
+        began = self._now()
         try:
             upstream = await connect(*endpoint, timeout_us, Upstream, self._nest)
         except OSError as error:
@@ -92,8 +137,43 @@ class UpstreamPool:
         upstream.endpoint = endpoint
         upstream.reader = ResponseReader()
         upstream.reusable = False
+        upstream.resumable = None
+        upstream.name = self._names.get(endpoint)
+        if upstream.name is not None:
+            await self._shake(upstream, upstream.name, timeout_us - int((self._now() - began) * 1e6))
         self.counters["opened"] += 1
         return upstream
+
+    async def _shake(self, upstream: Upstream, name: str, timeout_us: int) -> None:
+        tls = self._tls
+        try:
+            if tls is None:
+                raise UpstreamTlsError("no TLS here")
+            upstream.begin_tls(tls.context("http/1.1"), name, self._sessions.get(upstream.endpoint))
+            await upstream.shake(timeout_us)
+        except UpstreamTlsError as error:
+            self.counters["tls.not configured"] += 1
+            upstream.close()
+            raise ConnectionAbortedError(errno.ECONNABORTED, str(error)) from None
+        except BaseException as error:
+            if isinstance(error, OSError):
+                self.counters[f"tls.{handshake_fault(error)}"] += 1
+            elif isinstance(error, trio.TooSlowError):
+                self.counters["tls.timeout"] += 1
+            upstream.close()
+            raise
+        assert isinstance(upstream.sock, ssl.SSLSocket)
+        self.counters["tls.resumed" if upstream.sock.session_reused else "tls.full"] += 1
+        upstream.resumable = tls
+
+    def _keep_session(self, upstream: Upstream) -> None:
+        """For the next handshake with its endpoint. A TLS 1.3 ticket comes with the first read, if it comes."""
+        assert isinstance(upstream.sock, ssl.SSLSocket)
+        session = upstream.sock.session
+        if session is not None and session.has_ticket:
+            if upstream.resumable is self._tls and upstream.name == self._names.get(upstream.endpoint):
+                self._sessions[upstream.endpoint] = session
+            upstream.resumable = None
 
     def expect(self, attempts: Sequence[Attempt]) -> None:
         """These were decided for a request: all but the first are standbys, to be held ready."""
@@ -101,35 +181,52 @@ class UpstreamPool:
             self._attempts = attempts
             now = self._now()
             for attempt in attempts[1:]:
+                if attempt.endpoint not in self._expected:
+                    self.wanted.set()
                 self._expected[attempt.endpoint] = now
 
-    async def keep_warm(self) -> None:
-        """Open what is missing to the standbys of late, in turn. They age like all idle connections: a connection that
-        was just made is the best proof that one can be made."""
-        since = self._now() - EXPECTED_SECONDS
+    def keep_warm(self, nursery: trio.Nursery) -> None:
+        """Ping what is idle, and begin in `nursery` to open what is missing to the standbys of late: one that does not
+        answer keeps nobody else waiting."""
+        self.wanted = trio.Event()
         self._attempts = ()  # so that the next decision counts anew
+        self.sweep()
+        now = self._now()
+        life = self._limits.upstream_idle_timeout_us / 1e6
+        counted_on = now - life + min(RENEW_SECONDS, life / 2)
         for endpoint in sorted(self._expected):
-            if self._expected[endpoint] < since:
+            if self._expected[endpoint] < now - EXPECTED_SECONDS:
                 del self._expected[endpoint]
                 continue
-            missing = self._limits.warm_per_standby - len(self._idle.get(endpoint, ()))
-            for _ in range(missing):
-                try:
-                    upstream = await self.open(endpoint, self._limits.connect_timeout_us)
-                except (OSError, trio.TooSlowError, ExhaustedError):
-                    self.counters["not_warmed"] += 1
-                    break
-                self.counters["warmed"] += 1
-                upstream.reusable = True
-                self.release(upstream, self._now())
+            fresh = sum(upstream.idle_since >= counted_on for upstream in self._idle.get(endpoint, ()))
+            for _ in range(self._limits.warm_per_standby - fresh - self._warming[endpoint]):
+                self._warming[endpoint] += 1
+                nursery.start_soon(self._warm, endpoint)
+
+    async def _warm(self, endpoint: Endpoint) -> None:
+        try:
+            upstream = await self.open(endpoint, self._limits.connect_timeout_us)
+        except (OSError, trio.TooSlowError, ExhaustedError):
+            self.counters["not_warmed"] += 1
+            return
+        finally:
+            self._warming[endpoint] -= 1
+            if not self._warming[endpoint]:
+                del self._warming[endpoint]
+        self.counters["warmed"] += 1
+        upstream.reusable = True
+        self.release(upstream, self._now())
 
     def release(self, upstream: Upstream, now: float) -> None:
         """Take a connection back, or close it if it is not reusable or the stack is full."""
         idle = self._idle.get(upstream.endpoint)
         if idle is None:
             idle = self._idle[upstream.endpoint] = []
-        if upstream.reusable and len(idle) < self._limits.idle_per_endpoint_max:
+        same = upstream.name == self._names.get(upstream.endpoint)  # or the policy has changed meanwhile
+        if upstream.reusable and same and len(idle) < self._limits.idle_per_endpoint_max:
             upstream.idle_since = now
+            if upstream.resumable:
+                self._keep_session(upstream)
             idle.append(upstream)
         else:
             upstream.close()
@@ -146,6 +243,8 @@ class UpstreamPool:
             kept = []
             for upstream in self._idle[endpoint]:
                 if upstream.idle_since >= oldest and upstream.is_quiet():
+                    if upstream.resumable:
+                        self._keep_session(upstream)
                     kept.append(upstream)
                 else:
                     self.counters["stale"] += 1

@@ -11,6 +11,7 @@ SUBJECTS = {
     "proxy": "tests.bench.proxy",
     "relay": "tests.bench.relay",
     "swim": "tests.bench.swim",
+    "tunnels": "tests.bench.tunnels",
 }
 
 

@@ -143,7 +143,7 @@ async def test_the_end_of_a_certificate_is_announced_14_days_before(
     credentials = Credentials(config, node_key_in(config.site.state_dir), lambda: clock[0])
     journal = Journal(lambda: clock[0])
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(credentials.keep, lambda _: None, journal)
+        nursery.start_soon(credentials.keep, lambda _: None, lambda _: None, journal)
         for days, warnings in ((75, 0), (77, 1), (77, 1), (78, 2), (91, 3)):
             clock[0] = Micros(begun + days * DAY)
             await trio.sleep(2)

@@ -159,7 +159,7 @@ x = 1
         'policy.authors[0] = "abc": expected an Ed25519 public key: 64 hexadecimal digits; there are 3',
         'timing.suspicion = 3: expected a duration from 50ms to 10m, as "250ms"; in quotes and with a unit, as "3s"',
         'timing.row_refresh = "5 parsecs": expected a duration from 100ms to 10m, as "250ms"; units: us, ms, s, m, h',
-        "metrics: unknown key; known here: cluster, control, gossip, http, policy, site, tcp, timing, tls",
+        "metrics: unknown key; known here: cluster, control, gossip, http, policy, site, tcp, timing, tls, upstream",
     ]
 
 
@@ -182,6 +182,8 @@ x = 1
         (MINIMAL + '[http]\nlisten = ["[::]:443"]\ntls_listen = ["[::]:443"]', "http.tls_listen: [::]:443 stands"),
         (MINIMAL + '[[tls.certificates]]\nkey = "a"', "tls.certificates[0].chain: is missing: expected printable text"),
         (MINIMAL + '[[tls.certificates]]\nchian = "a"', "tls.certificates[0].chian: unknown key; did you mean chain?"),
+        (MINIMAL + '[upstream]\nkey = "a"', "upstream.certificate: is missing, and key is set; set both or neither"),
+        (MINIMAL + '[upstream]\nallow = ["10.0.0.1/8"]', 'upstream.allow[0] = "10.0.0.1/8": expected an address block'),
         (MINIMAL + '[tls]\ncertificates = "a"', 'tls.certificates = "a": expected an array of tables'),
         (MINIMAL + '[tls]\nmin_version = "1.1"', 'tls.min_version = "1.1": expected "1.2" or "1.3"'),
         (MINIMAL + '[tcp]\nlisten = ["0.0.0.0:25"]\ntls_listen = ["0.0.0.0:25"]', "tcp.tls_listen: 0.0.0.0:25 stands"),
