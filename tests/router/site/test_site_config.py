@@ -159,7 +159,8 @@ x = 1
         'policy.authors[0] = "abc": expected an Ed25519 public key: 64 hexadecimal digits; there are 3',
         'timing.suspicion = 3: expected a duration from 50ms to 10m, as "250ms"; in quotes and with a unit, as "3s"',
         'timing.row_refresh = "5 parsecs": expected a duration from 100ms to 10m, as "250ms"; units: us, ms, s, m, h',
-        "metrics: unknown key; known here: cluster, control, geo, gossip, http, policy, site, tcp, timing, tls, upstream",
+        "metrics: unknown key; known here: "
+        "cluster, control, geo, gossip, http, policy, site, tcp, timing, tls, upstream",
     ]
 
 
