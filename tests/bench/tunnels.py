@@ -83,7 +83,7 @@ class Clock:
         if not answer.startswith(b"HTTP/1.1 200"):
             raise BenchError(f"the standby said {answer[:40]!r}")
         upstream.reusable = True
-        pool.release(upstream)
+        pool.release(upstream, trio.current_time())
 
     def figures(self) -> dict[str, float]:
         figures: dict[str, float] = {"samples": len(self.out)}

@@ -18,6 +18,7 @@ AUTHOR_KEY = bytes(range(1, 33))
 AUTHOR = public_key_of(AUTHOR_KEY).hex()
 
 
+TABLES = "cluster, control, geo, gossip, http, policy, site, tcp, timing, tls, upstream"
 HOST_PORT = 'host:port, as "10.0.0.2:7946", "[fd00::2]:7946" or "edge.example.com:7946"'
 REMOTE = (
     "can be reached from other machines, and this API has no passwords yet; "
@@ -159,8 +160,7 @@ x = 1
         'policy.authors[0] = "abc": expected an Ed25519 public key: 64 hexadecimal digits; there are 3',
         'timing.suspicion = 3: expected a duration from 50ms to 10m, as "250ms"; in quotes and with a unit, as "3s"',
         'timing.row_refresh = "5 parsecs": expected a duration from 100ms to 10m, as "250ms"; units: us, ms, s, m, h',
-        "metrics: unknown key; known here: "
-        "cluster, control, geo, gossip, http, policy, site, tcp, timing, tls, upstream",
+        f"metrics: unknown key; known here: {TABLES}",
     ]
 
 

@@ -186,10 +186,10 @@ async def test_a_plain_connection_is_never_used_for_an_endpoint_that_has_become_
         idle = await pool.acquire(endpoint)
         for upstream in (idle, under_way):
             upstream.reusable = True
-        pool.release(idle)
+        pool.release(idle, trio.current_time())
         pool.configure({endpoint: NAME}, None)
         assert pool.idle == 0  # what was idle went at once
-        pool.release(under_way)
+        pool.release(under_way, trio.current_time())
         assert pool.idle == 0  # and what was in use when it came back
         nursery.cancel_scope.cancel()
 
@@ -239,7 +239,7 @@ async def test_who_was_connected_before_resumes_as_the_same_and_begins_anew_as_a
             upstream.send_now(GET)
             assert (await upstream.receive(SECOND)).startswith(b"HTTP/1.1 200")
             upstream.reusable = True
-            pool.release(upstream)
+            pool.release(upstream, trio.current_time())
             pool.discard(endpoint.endpoint)
         assert (pool.counters["tls.full"], pool.counters["tls.resumed"]) == (2, 1)
 
