@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from email.utils import formatdate
 from enum import Enum
 from typing import Final
 
@@ -105,7 +106,7 @@ def keep(
     varies = tuple(
         (name, normalized(values_of(request.fields, name))) for name in sorted(_varied_names(response.fields))
     )
-    fields = _kept(response.fields, response.connection)
+    fields = _dated(_kept(response.fields, response.connection), answered_ms)
     return Stored(response.status, response.reason, fields, body, varies, asked_ms, answered_ms, region)
 
 
@@ -168,7 +169,8 @@ def freshened(stored: Stored, response: ResponseHead, asked_ms: int, answered_ms
     etags = values_of(response.fields, b"etag")
     if etags and stored.etag is not None and not _same(etags[0], stored.etag):
         return None
-    news = tuple(field for field in _kept(response.fields, response.connection) if field[0] not in _NOT_FRESHENED)
+    kept = _dated(_kept(response.fields, response.connection), answered_ms)
+    news = tuple(field for field in kept if field[0] not in _NOT_FRESHENED)
     named = {key for key, _, _ in news} | {b"age"}  # an old Age would count twice
     fields = (*(field for field in stored.fields if field[0] not in named), *news)
     return replace(stored, fields=fields, asked_ms=asked_ms, answered_ms=answered_ms)
@@ -207,6 +209,13 @@ def _kept(fields: Iterable[Field], connection: frozenset[bytes]) -> tuple[Field,
         for field in fields
         if field[0] not in _NEVER_KEPT and field[0] not in connection and field[0] not in private
     )
+
+
+def _dated(fields: tuple[Field, ...], answered_ms: int) -> tuple[Field, ...]:
+    """RFC 9110 6.6.1: what came without a Date is dated when it is kept."""
+    if values_of(fields, b"date"):
+        return fields
+    return (*fields, (b"date", b"Date", formatdate(answered_ms // 1_000, usegmt=True).encode("ascii")))
 
 
 def _same(tag: bytes, other: bytes) -> bool:
