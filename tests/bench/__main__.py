@@ -8,6 +8,7 @@ import sys
 SUBJECTS = {
     "decide": "tests.bench.decide",
     "failover": "tests.bench.failover",
+    "http-cache": "tests.bench.http_cache",
     "proxy": "tests.bench.proxy",
     "relay": "tests.bench.relay",
     "swim": "tests.bench.swim",

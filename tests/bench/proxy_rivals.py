@@ -60,6 +60,12 @@ class Fleet:
     """Regions in order of preference: name and endpoints."""
 
     regions: list[tuple[str, list[Endpoint]]] = field(default_factory=list)
+    route: str = ""
+    """More settings of our route."""
+    otherwise: str = "deny 503"
+    """What our route does when no region is well."""
+    probe: str = '"/healthz"'
+    """What our probes ask for."""
 
     @property
     def primary(self) -> list[Endpoint]:
@@ -209,13 +215,13 @@ def policy_text(fleet: Fleet) -> str:
         lines = "".join(f"  endpoint {endpoint_text(endpoint)}\n" for endpoint in endpoints)
         blocks.append(f"region {name} {{\n  at {50 - 5 * place}.0 8.0\n{lines}}}\n")
     blocks.append(
-        'health default { probe "/healthz" every 250ms timeout 200ms  latency above 400ms  errors above 20% '
+        f"health default {{ probe {fleet.probe} every 250ms timeout 200ms  latency above 400ms  errors above 20% "
         " fail after 3  recover after 2s  unknown as healthy }\n"
     )
     tiers = "  primary " + fleet.regions[0][0]
     if len(fleet.regions) > 1:
         tiers += "  secondary " + ", ".join(name for name, _ in fleet.regions[1:])
-    blocks.append(f'route all for "*" path "/**" {{ {tiers}  otherwise deny 503 }}\n')
+    blocks.append(f'route all for "*" path "/**" {{ {tiers}  {fleet.route}  otherwise {fleet.otherwise} }}\n')
     return "\n".join(blocks)
 
 
