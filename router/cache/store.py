@@ -25,6 +25,8 @@ class Key(NamedTuple):
     route: str
     rule: str
     zone: str
+    scheme: str
+    """What is a redirection to https by http would be one for ever by https."""
     host: str
     target: bytes
 

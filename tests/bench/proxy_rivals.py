@@ -187,16 +187,26 @@ authors = ["{public_key_of(author_key).hex()}"]
         stdout=subprocess.PIPE,
         stderr=log,
     )
+    try:
+        endpoint = _serving(process, author_key, fleet, via)
+    except BenchError as error:
+        stop(process)
+        raise BenchError(f"{error}\n{(home / 'log').read_text()}") from error
+    return Running("ours", endpoint, process, log)
+
+
+def _serving(process: subprocess.Popen[bytes], author_key: bytes, fleet: Fleet, via: str) -> Endpoint:
+    """Where our node serves, once it does by this fleet's policy."""
     assert process.stdout is not None
     words = dict(word.partition("=")[::2] for word in process.stdout.readline().decode().split()[1:])
     if via not in words:
-        raise BenchError("our node did not start:\n" + (home / "log").read_text())
+        raise BenchError("our node did not start:")
     host, _, port = words[via].rpartition(":")
     client = ControlClient(f"http://{words['control']}", 5.0)
     try:
         publish(client, author_key, DEFAULT_POLICY, policy_text(fleet), "bench", time.time_ns() // 1_000_000)
     except ControlError as error:
-        raise BenchError(f"our node did not take the policy: {error}\n" + (home / "log").read_text()) from error
+        raise BenchError(f"our node did not take the policy: {error}") from error
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         try:
@@ -204,9 +214,9 @@ authors = ["{public_key_of(author_key).hex()}"]
         except ControlError:
             view = None
         if view is not None and sum(region.effective == "HEALTHY" for region in view.regions) == len(fleet.regions):
-            return Running("ours", (host, int(port)), process, log)
+            return host, int(port)
         time.sleep(0.1)
-    raise BenchError("our node does not find every region healthy:\n" + (home / "log").read_text())
+    raise BenchError("our node does not find every region healthy:")
 
 
 def policy_text(fleet: Fleet) -> str:
