@@ -55,6 +55,7 @@ from lattice.roster import area_of
 from lattice.transport import Clock, Transport, bind
 from lattice.types import MILLISECOND, SECOND, AuthorId, Endpoint, Level, short
 from lattice.view import LatticeView
+from router.cache.turn import SiteCache
 from router.control.api import DEFAULT_POLICY, control_app
 from router.control.server import serve_control
 from router.control.target import (
@@ -154,6 +155,7 @@ class Node:
             config.site.name,
             tls=None if tls is None else tls.context,
             addresses=self._addresses,
+            cache=SiteCache(config.cache.bytes_max, config.cache.object_bytes_max),
         )
         self._relay = TcpRelay(_DataPlane(self), addresses=self._addresses)
         self._checker = HealthChecker(self._on_probe, random.Random(os.urandom(16)), self._probe)

@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
+from router.traffic.http1 import Field
+
 _NOT_IN_STRING: Final = re.compile(r"[^\x20-\x7e]")
 _TOKEN: Final = re.compile(r"[A-Za-z*][A-Za-z0-9!#$%&'*+.^_`|~:/-]*")
 
@@ -26,8 +28,8 @@ class CacheStatus:
     """Another client's request fetched it."""
     detail: str = ""
 
-    def line(self, cache: str) -> bytes:
-        """The field line, under this cache's name."""
+    def field(self, cache: str) -> Field:
+        """The field, under this cache's name."""
         parts = [_item(cache)]
         if self.hit:
             parts.append("hit")
@@ -43,7 +45,7 @@ class CacheStatus:
             parts.append("collapsed")
         if self.detail:
             parts.append(f"detail={_item(self.detail)}")
-        return f"Cache-Status: {'; '.join(parts)}\r\n".encode("ascii")
+        return b"cache-status", b"Cache-Status", "; ".join(parts).encode("ascii")
 
 
 def _item(text: str) -> str:

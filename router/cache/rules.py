@@ -19,7 +19,7 @@ from typing import Final
 
 from router.cache.cache_control import field_names, read_cache_control, seconds
 from router.cache.http_date import read_http_date
-from router.cache.stored import HEURISTIC_STATUSES, Stored, values_of
+from router.cache.stored import HEURISTIC_STATUSES, Stored, said_for_us, values_of
 from router.traffic.http1 import Field, RequestHead, ResponseHead
 
 UNDERSTOOD_STATUSES: Final = HEURISTIC_STATUSES | frozenset({302, 303, 307, 400, 401, 403, 500, 502, 503, 504})
@@ -81,7 +81,7 @@ def may_store(request: RequestHead, response: ResponseHead) -> bool:
         return False
     if b"no-store" in read_cache_control(values_of(request.fields, b"cache-control")):
         return False
-    said = read_cache_control(values_of(response.fields, b"cache-control"))
+    said = said_for_us(response.fields)
     if b"must-understand" in said and response.status not in UNDERSTOOD_STATUSES:
         return False
     if b"no-store" in said and b"must-understand" not in said:
@@ -202,7 +202,7 @@ def _varied_names(fields: Iterable[Field]) -> frozenset[bytes]:
 
 def _kept(fields: Iterable[Field], connection: frozenset[bytes]) -> tuple[Field, ...]:
     fields = tuple(fields)
-    said = read_cache_control(values_of(fields, b"cache-control"))
+    said = said_for_us(fields)
     private = field_names(said.get(b"private") or b"") | field_names(said.get(b"no-cache") or b"")
     return tuple(
         field

@@ -26,6 +26,9 @@ HEURISTIC_SECONDS_MAX: Final = 86_400
 HEURISTIC_STATUSES: Final = frozenset({200, 203, 204, 300, 301, 308, 404, 405, 410, 414, 501})
 """RFC 9110 15.1, without 206: parts are not stored."""
 
+TARGETED: Final = (b"cdn-cache-control", b"surrogate-control")
+"""Cache-Control for caches like this one (RFC 9213; the W3C's Edge Architecture), the more particular first."""
+
 _AGE: Final = re.compile(rb"([0-9]{1,10})(?:,[0-9]+)*+")
 OVERHEAD_BYTES: Final = 1_024
 """What an entry costs beside the bytes of its fields and body, about: objects, and its places in two tables."""
@@ -33,6 +36,16 @@ OVERHEAD_BYTES: Final = 1_024
 
 def values_of(fields: Iterable[Field], name: bytes) -> list[bytes]:
     return [value for key, _, value in fields if key == name]
+
+
+def said_for_us(fields: Iterable[Field]) -> Mapping[bytes, bytes | None]:
+    """The directives that hold here: those for caches at the edge, where there are any, in place of everybody's."""
+    fields = tuple(fields)
+    for name in (*TARGETED, b"cache-control"):
+        directives = read_cache_control(values_of(fields, name))
+        if directives:
+            return directives
+    return {}
 
 
 @dataclass(frozen=True)
@@ -54,7 +67,12 @@ class Stored:
 
     @cached_property
     def directives(self) -> Mapping[bytes, bytes | None]:
-        return read_cache_control(values_of(self.fields, b"cache-control"))
+        return said_for_us(self.fields)
+
+    @cached_property
+    def _expires(self) -> list[bytes]:
+        """None where directives are for us in particular: RFC 9213 2.2."""
+        return [] if any(values_of(self.fields, name) for name in TARGETED) else values_of(self.fields, b"expires")
 
     @cached_property
     def size(self) -> int:
@@ -89,20 +107,12 @@ class Stored:
             said = seconds(self.directives, name)
             if said is not None:
                 return said
-        expires = values_of(self.fields, b"expires")
-        if expires:
-            until = read_http_date(expires[0], self.answered_ms)
+        if self._expires:
+            until = read_http_date(self._expires[0], self.answered_ms)
             return 0 if until is None else max(0, until - self.date_s)
         if self.modified_s is None or not (self.status in HEURISTIC_STATUSES or b"public" in self.directives):
             return 0
         return min(max(0, self.date_s - self.modified_s) // HEURISTIC_SHARE, HEURISTIC_SECONDS_MAX)
-
-    @cached_property
-    def is_explicit(self) -> bool:
-        """Its origin itself said how long it is good."""
-        return bool(
-            b"s-maxage" in self.directives or b"max-age" in self.directives or values_of(self.fields, b"expires")
-        )
 
     @cached_property
     def _initial_age_s(self) -> int:

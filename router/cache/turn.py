@@ -46,7 +46,8 @@ class SiteCache:
         self.store = CacheStore(bytes_max, object_bytes_max)
         self.fetches: dict[Key, Fetch] = {}
         self.counters: Counter[str] = Counter()
-        """`hit`, `stale`, `validated`, `miss`, and beside them `collapsed`, `stored`, `invalidated`, `purged`."""
+        """`hit`, `stale`, `validated`, `miss`, and beside them `collapsed`, `stored`, `invalidated`, `purged`; `broken`
+        counts bugs of ours met while a stale answer was asked for again."""
 
     def turn(self, key: Key, request: RequestHead, grace_s: int) -> Turn | None:
         """A turn for this request, None if no stored response may answer it."""

@@ -26,6 +26,8 @@ VALUE_SHOWN_CHARS_MAX = 80
 """A wrong value is quoted up to here: enough to recognise it, not enough to bury the message."""
 
 _DURATION = re.compile(r"(\d{1,9})(?:\.(\d{1,6}))?(us|ms|s|m|h)")
+_SIZE = re.compile(r"([0-9]{1,12})(B|KiB|MiB|GiB)")
+_UNIT_BYTES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 _UNIT_US = {"us": 1, "ms": 1_000, "s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000}
 _DNS_NAME = re.compile(r"(?=.{1,253}\Z)(?!-)[A-Za-z0-9-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9-]{1,63}(?<!-))*\.?")
 
@@ -223,6 +225,32 @@ def duration_text(duration_us: int) -> str:
         if duration_us and duration_us % _UNIT_US[unit] == 0:
             return f"{duration_us // _UNIT_US[unit]}{unit}"
     return f"{duration_us}us"
+
+
+def size(least: int, most: int) -> Callable[[object], int]:
+    """Text with a unit, as "64MiB" -> bytes, within both bounds."""
+
+    def reading(value: object) -> int:
+        bounds = f"from {size_text(least)} to {size_text(most)}"
+        match = _SIZE.fullmatch(value) if isinstance(value, str) else None
+        if match is None:
+            bare = isinstance(value, int) and not isinstance(value, bool)
+            hint = f'in quotes and with a unit, as "{value}MiB"' if bare else "units: B, KiB, MiB, GiB"
+            raise NotExpected(f'a size {bounds}, as "64MiB"', hint)
+        count = int(match.group(1)) * _UNIT_BYTES[match.group(2)]
+        if not least <= count <= most:
+            raise NotExpected(f"a size {bounds}")
+        return count
+
+    return reading
+
+
+def size_text(count: int) -> str:
+    """The shortest exact text of a number of bytes, as `64MiB`."""
+    for unit in ("GiB", "MiB", "KiB"):
+        if count and count % _UNIT_BYTES[unit] == 0:
+            return f"{count // _UNIT_BYTES[unit]}{unit}"
+    return f"{count}B"
 
 
 def numeric_address(value: object) -> str:

@@ -33,6 +33,7 @@ from router.site.config_reader import (
     place,
     remote_endpoint,
     site_name,
+    size,
     text,
     truth,
 )
@@ -50,6 +51,9 @@ CONTROL_LISTEN: Endpoint = ("127.0.0.1", 8180)
 """Loopback: whoever reaches the control API may change what users get."""
 
 DRAIN_US = 5 * SECOND
+CACHE_BYTES = 64 << 20
+CACHE_OBJECT_BYTES = 1 << 20
+"""Varnish keeps 100 MB unless told otherwise, Squid 256 MB in memory and objects up to 512 KB of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +158,16 @@ class GeoPart:
 
 
 @dataclass(frozen=True, slots=True)
+class CachePart:
+    """For the routes that say `cache`."""
+
+    bytes_max: int
+    """Of all stored responses together; 0 to store none."""
+    object_bytes_max: int
+    """Of the body of one."""
+
+
+@dataclass(frozen=True, slots=True)
 class TimingConfig:
     """Durations in microseconds; None leaves the engine's default (lattice/config.py says what and why)."""
 
@@ -200,6 +214,7 @@ class SiteConfig:
     control: ControlPart
     policy: PolicyPart
     geo: GeoPart
+    cache: CachePart
     timing: TimingConfig
     warnings: tuple[str, ...]
     """What works but should be known: show each to whoever starts the node."""
@@ -252,13 +267,14 @@ def load_site_config(path: Path) -> SiteConfig:
     control = _read_control(top.section("control"))
     policy = _read_policy(top.section("policy"), directory, warnings)
     geo = _read_geo(top.section("geo"), directory)
+    cache = _read_cache(top.section("cache"))
     timing = _read_timing(top.section("timing"))
     top.close()
 
     if problems:
         raise ConfigError(str(path), tuple(problems))
     return SiteConfig(
-        path, site, cluster, gossip, http, tls, upstream, tcp, control, policy, geo, timing, tuple(warnings)
+        path, site, cluster, gossip, http, tls, upstream, tcp, control, policy, geo, cache, timing, tuple(warnings)
     )
 
 
@@ -438,6 +454,15 @@ def _read_geo(section: Section, directory: Path) -> GeoPart:
     database = section.take("database", text, None)
     section.close()
     return GeoPart(directory / database if database is not None else None)
+
+
+def _read_cache(section: Section) -> CachePart:
+    part = CachePart(
+        bytes_max=section.take("size", size(0, 1 << 40), CACHE_BYTES),
+        object_bytes_max=section.take("object_size", size(1, 1 << 30), CACHE_OBJECT_BYTES),
+    )
+    section.close()
+    return part
 
 
 def _read_timing(section: Section) -> TimingConfig:

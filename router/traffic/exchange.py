@@ -2,6 +2,7 @@
 
     absorb/gather   the body, if it came along or is small enough to keep
     decide          the node says where to; denied requests end here
+    cache           where the route says so: answered from what is stored, or asked for and kept (`router.cache.turn`)
     attempt         acquire a connection, send head and body, wait for the response's head
       lost?         tell the node, and try the next endpoint if nothing can have happened twice
     relay           the response, as fast as the client takes it
@@ -22,6 +23,7 @@ while this one already listens, for an upstream may answer early (413) or want t
 from __future__ import annotations
 
 import enum
+import logging
 import math
 from dataclasses import dataclass
 from functools import lru_cache
@@ -30,8 +32,12 @@ from typing import Final
 import trio
 
 from lattice.types import Endpoint, Micros
+from router.cache.rules import SAFE_METHODS
+from router.cache.stored import Stored
+from router.cache.turn import Fetch, Turn
 from router.decision.decide import Attempt, Decision, Request
 from router.traffic.asking import asked
+from router.traffic.cached import answer_of, turn_of, with_status
 from router.traffic.connection import Connection
 from router.traffic.forwarded import (
     WEBSOCKET,
@@ -44,7 +50,7 @@ from router.traffic.http1 import RequestHead, ResponseHead
 from router.traffic.message_body import LAST_CHUNK, FramingError, LengthBody, UntilClose, chunk, response_framing
 from router.traffic.nested_epoll import Fiber, Wake
 from router.traffic.plane import Course, Leg, Plane
-from router.traffic.request_body import NO_BODY, Client, ClientGoneError, RequestBody
+from router.traffic.request_body import NO_BODY, Client, ClientGoneError, RequestBody, Unheard
 from router.traffic.steering import Outcome
 from router.traffic.strict import BadRequestError, BadResponseError
 from router.traffic.terms import Terms
@@ -69,8 +75,9 @@ class Ending:
     """How a request ended."""
 
     kind: str
-    """The counter: "relayed_2xx" (… "5xx"), "denied", "rejected_400" (…), "failed_502", "failed_504", "shed_503",
-    "looped", "truncated", "client_gone", "abandoned" (cut off by the end of a drain) or "internal_error"."""
+    """The counter: "relayed_2xx" (… "5xx"), "cached", "uncached" (only a stored answer was wanted), "denied",
+    "rejected_400" (…), "failed_502", "failed_504", "shed_503", "looped", "truncated", "client_gone", "abandoned" (cut
+    off by the end of a drain) or "internal_error"."""
     after: After
 
 
@@ -83,6 +90,7 @@ CLIENT_GONE: Final = Ending("client_gone", After.ABORT)
 _READY: Final = Wake.READY
 _OK: Final = Outcome.OK
 EXPECTED_AGAIN_SECONDS: Final = 1.0
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +120,7 @@ class Exchange:
     _flushed = False  # some byte of the final response went to the client
     _writing = False  # a write to the client has begun and not ended
     _ends_at = math.inf  # by the policy's total timeout
+    _turn: Turn | None = None  # at the cache
     # of the attempt under way:
     _uploaded = False  # the upstream has the whole request
     _answered = False  # some byte of a response came
@@ -156,6 +165,10 @@ class Exchange:
             if (course is None or course.fields is not self._head.fields) and has_passed(self._head, plane.site):
                 return await self._answer(508, "this request came through this site before", "looped")
             decision = plane.router.decide(self._request)
+            if decision.settings.cache is not None and plane.cache is not None:
+                self._turn = turn_of(plane.cache, decision, client.scheme, self._head)
+                if self._turn is not None:
+                    return await self._by_cache(self._turn, decision)
             if decision.region is None:
                 return await self._answer(decision.status, decision.reason, "denied")
             if not decision.attempts:
@@ -193,6 +206,82 @@ class Exchange:
             self._asked = asked(needs, self._head, self._client.address, port)
         return self._asked
 
+    async def _by_cache(self, turn: Turn, decision: Decision) -> Ending:
+        """From what is stored, or through it."""
+        plane = self._plane
+        try:
+            found = turn.look(plane.wall_ms())
+            if isinstance(found, Fetch):
+                await self._wait_for(found)
+                found = turn.look(plane.wall_ms())
+            if isinstance(found, Stored):
+                if turn.revalidates:
+                    plane.nest.start(self._refresh(found, decision))
+                return await self._answer_stored(found)
+            if turn.only_if_cached:
+                return await self._answer(504, "not in the cache, and nobody else was to be asked", "uncached")
+            if decision.region is None:
+                return await self._fail(decision.status, decision.reason, "denied")
+            return await self._ask(turn, decision)
+        finally:
+            turn.close()
+
+    async def _ask(self, turn: Turn, decision: Decision) -> Ending:
+        """Pass the request on, with what the cache wants to know."""
+        self._head = turn.forward
+        terms = self._terms = self._plane.terms.of(decision)
+        terms.requests.add(self._plane.now())
+        if terms.total_timeout_us:
+            self._ends_at = self._nest.time() + terms.total_timeout_us / 1e6
+        self._plane.pool.expect(decision.attempts)
+        return await self._try_each(decision, None)
+
+    async def _wait_for(self, fetch: Fetch) -> None:
+        """Until somebody's fetch of the same is over, or has taken too long."""
+        await self._nest.become_task()
+        over = trio.Event()
+        fetch.waiters.append(over.set)
+        with trio.move_on_after(self._limits.collapse_timeout_us / 1e6):
+            await over.wait()
+
+    async def _refresh(self, stored: Stored, decision: Decision) -> None:
+        """Ask again for what was given stale. Nobody waits for it."""
+        plane, head = self._plane, self._head
+        assert plane.cache is not None
+        exchange = Exchange(plane, Unheard(self._client), head)
+        exchange._asked = self._request
+        turn = exchange._turn = turn_of(plane.cache, decision, self._client.scheme, head)
+        if turn is None or decision.region is None:
+            return
+        try:
+            turn.lead(stored, plane.wall_ms())
+            await exchange._ask(turn, decision)
+        except Exception:  # noqa: BLE001 -- a bug met here must not take the process down; nobody else would hear of it
+            plane.cache.counters["broken"] += 1
+            _log.exception("internal error while asking again for %s", head.target.decode("ascii"))
+        finally:
+            turn.close()
+
+    async def _answer_stored(self, stored: Stored) -> Ending:
+        """End with a stored response."""
+        plane, turn = self._plane, self._turn
+        assert turn is not None
+        head, body = answer_of(stored, turn.request, turn.status.field(plane.site), plane.wall_ms())
+        keep = self._keeps()
+        steered = plane.steered(stored.region, "cache")
+        await self._nest.pause()  # as for our own answers
+        try:
+            await self._to_client(self._head_for_client(head, steered, chunked=False, keep=keep) + body)
+        except ClientGoneError:
+            return CLIENT_GONE
+        return Ending("cached", After.KEEP if keep else After.CLOSE)
+
+    async def _fail(self, status: int, text: str, kind: str) -> Ending:
+        """Nobody could answer well: what is stored may stand in, or it ends with an answer of our own."""
+        if self._turn is not None and (stored := self._turn.failed(self._plane.wall_ms())) is not None:
+            return await self._answer_stored(stored)
+        return await self._answer(status, text, kind)
+
     async def _take_body(self) -> Ending | None:
         """As much of the body as can be kept, before anybody is bothered with it."""
         body, head = self._body, self._head
@@ -219,7 +308,7 @@ class Exchange:
             reason = decision.reason
             if lost is not None:
                 if self._nest.time() >= self._ends_at:
-                    return await self._answer(504, f"{lost.attempt.region}: out of time", "failed_504")
+                    return await self._fail(504, f"{lost.attempt.region}: out of time", "failed_504")
                 if not terms.retries.spend(plane.now()):
                     plane.counters["retries_denied"] += 1
                     break
@@ -232,9 +321,9 @@ class Exchange:
                 return result
             lost = result
         if lost is None:
-            return await self._answer(503, "every region is full", "shed_503")
+            return await self._fail(503, "every region is full", "shed_503")
         text = f"{lost.attempt.region}: {lost.outcome.value}, after {len(tried)} of {len(decision.attempts)} endpoints"
-        return await self._answer(lost.status, text, f"failed_{lost.status}")
+        return await self._fail(lost.status, text, f"failed_{lost.status}")
 
     def _begin_again(self) -> None:
         self._uploaded = self._answered = self._relaying = False
@@ -419,6 +508,14 @@ class Exchange:
             return await self._tunnel(leg, head)
         if head.status in GATEWAY_ERRORS and self._has_another():
             return Lost(leg.attempt, outcome, unsent=False, answered=False)
+        if plane.cache is not None and self._head.method not in SAFE_METHODS:
+            plane.cache.changed(self._head.host_name, self._head, head)
+        if (turn := self._turn) is not None:
+            stored = turn.answered(head, plane.wall_ms(), leg.attempt.region)
+            if stored is not None:
+                leg.upstream.reusable = head.status == 304 and head.keep_alive and not leg.upstream.reader.rest
+                return await self._answer_stored(stored)
+            head = with_status(head, turn.status.field(plane.site))
         return await self._relay(leg, head)
 
     def _has_another(self) -> bool:
@@ -603,6 +700,9 @@ class Exchange:
             keep = self._keeps()
             upstream.reusable = head.keep_alive and self._uploaded
             self._flushed = True
+            if self._turn is not None:
+                self._turn.take(data)
+                self._turn.whole()
             await self._to_client(self._head_for_client(head, leg.steered, chunked=False, keep=keep) + data)
             return self._relayed(leg, head, keep=keep)
         framing = response_framing(head, self._head.method)
@@ -615,6 +715,8 @@ class Exchange:
             while True:
                 payload, surplus = framing.feed(data)
                 if payload:
+                    if self._turn is not None:
+                        self._turn.take(payload)
                     out.append(chunk(payload) if chunked else payload)
                 if framing.complete:
                     break
@@ -635,9 +737,11 @@ class Exchange:
         except (FramingError, OSError, trio.TooSlowError):
             self._observe(leg.attempt, Outcome.TRUNCATED, leg.began)
             if not self._flushed:
-                return await self._answer(502, f"{leg.attempt.region}: {Outcome.TRUNCATED.value}", "failed_502")
+                return await self._fail(502, f"{leg.attempt.region}: {Outcome.TRUNCATED.value}", "failed_502")
             # A body that ends with the connection would look whole after an orderly close.
             return Ending("truncated", After.ABORT if unbounded and not chunked else After.CLOSE)
+        if self._turn is not None and not isinstance(framing, UntilClose):  # cut off, that would look whole
+            self._turn.whole()
         if chunked:
             out.append(LAST_CHUNK)
         upstream.reusable = head.keep_alive and self._uploaded and not surplus and not isinstance(framing, UntilClose)

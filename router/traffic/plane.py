@@ -12,6 +12,7 @@ from typing import Final
 import trio
 
 from lattice.types import Micros
+from router.cache.turn import SiteCache
 from router.decision.decide import Attempt, Decision
 from router.traffic.concurrency import Concurrency
 from router.traffic.forwarded import Steered, lines_for_upstream
@@ -89,7 +90,15 @@ class Plane:
     """Use on the trio thread only."""
 
     def __init__(
-        self, router: Router, site: str, limits: ProxyLimits, pool: UpstreamPool, nest: NestedEpoll, *, fast: bool
+        self,
+        router: Router,
+        site: str,
+        limits: ProxyLimits,
+        pool: UpstreamPool,
+        nest: NestedEpoll,
+        *,
+        fast: bool,
+        cache: SiteCache | None = None,
     ) -> None:
         self.router = router
         self.site = site
@@ -98,6 +107,8 @@ class Plane:
         self.nest = nest
         self.fast = fast
         """Fibers wherever they can be; without it, trio tasks only."""
+        self.cache = cache
+        """For routes that say `cache`; without one, they say it in vain."""
         self.counters: Counter[str] = Counter()
         self.draining = False
         self.watch: HangWatch[Leg] = HangWatch()
@@ -150,6 +161,10 @@ class Plane:
                     _nudge(leg)
             for leg in list(self.watch.late(now)):
                 _nudge(leg)
+
+    def wall_ms(self) -> int:
+        """Now, by the clock that HTTP's dates are of."""
+        return time.time_ns() // 1_000_000
 
     def date(self) -> bytes:
         """Now, as HTTP writes it."""

@@ -18,6 +18,7 @@ from typing import Final
 import trio
 
 from lattice.types import SECOND, Endpoint, Micros
+from router.cache.turn import SiteCache
 from router.traffic.exchange import After, Exchange, refuse
 from router.traffic.forwarded import Steered, client_address, own_response
 from router.traffic.http1 import RequestHead
@@ -53,16 +54,18 @@ class Proxy:
         *,
         tls: ssl.SSLContext | None = None,
         addresses: AddressRule | None = None,
+        cache: SiteCache | None = None,
         fast: bool = True,
     ) -> None:
-        """`tls` is for those listeners whose clients speak it; `addresses` says where never to connect. Without `fast`,
-        every connection is an ordinary trio task: slower, and by the very same rules."""
+        """`tls` is for those listeners whose clients speak it; `addresses` says where never to connect; `cache` is for
+        routes that say so. Without `fast`, every connection is a plain trio task: slower, by the very same rules."""
         limits = ProxyLimits() if limits is None else limits
         self._tls = tls
         self._handshakes = 0  # under way
         self._limits = limits
         self._nest = NestedEpoll()
-        self._plane = Plane(router, site, limits, UpstreamPool(limits, self._nest, addresses), self._nest, fast=fast)
+        pool = UpstreamPool(limits, self._nest, addresses)
+        self._plane = Plane(router, site, limits, pool, self._nest, fast=fast, cache=cache)
         self._open: set[Client] = set()
         self._by_address: Counter[str] = Counter()
         self._accepting = trio.CancelScope()
@@ -73,10 +76,13 @@ class Proxy:
     def counters(self) -> Counter[str]:
         """`requests`; one of `Ending.kind` for each; `retries`; `region.NAME` for what was relayed from there;
         `reason.WORDS` for what was rejected; `connections` and `accept.…`; `tls.full`, `tls.resumed`, or why a
-        handshake failed; `upstream.…`. A copy."""
+        handshake failed; `upstream.…` and `cache.…`. A copy."""
         counters = self._plane.counters.copy()
         for name, count in self._plane.pool.counters.items():
             counters[f"upstream.{name}"] = count
+        if (cache := self._plane.cache) is not None:
+            for name, count in cache.counters.items():
+                counters[f"cache.{name}"] = count
         return counters
 
     def configure(self, names: Mapping[Endpoint, str], tls: UpstreamTls | None) -> None:

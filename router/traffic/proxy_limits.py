@@ -61,6 +61,9 @@ class ProxyLimits:
     upstream_idle_timeout_us: int = 4 * SECOND
     """Below the 5 s after which Node, uvicorn and Apache close, so that we close first and never race them."""
 
+    collapse_timeout_us: int = 5 * SECOND
+    """How long a request waits for who is fetching the same for the cache. nginx's proxy_cache_lock_timeout."""
+
     retry_share_pct: int = 20
     retry_spare: int = 100
     """Retries, and rescues from a hang, of the requests of the last seconds (see `budget`). Envoy and Finagle: 20 %."""

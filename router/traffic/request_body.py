@@ -13,7 +13,7 @@ import trio
 from router.traffic.connection import Connection
 from router.traffic.http1 import RequestHead, RequestReader
 from router.traffic.message_body import LAST_CHUNK, FramingError, NoBody, chunk, request_framing
-from router.traffic.nested_epoll import NestedEpoll
+from router.traffic.nested_epoll import Member, NestedEpoll
 from router.traffic.proxy_limits import ProxyLimits
 from router.traffic.strict import BadRequestError
 
@@ -43,6 +43,26 @@ class Client(Connection):
     def scheme(self) -> str:
         """How the client reached us."""
         return "https" if self.secure else "http"
+
+
+class Unheard(Client):
+    """Nobody, in place of a client: for an answer that only the cache wants. It has no socket to say anything on."""
+
+    __slots__ = ()
+
+    def __init__(self, instead_of: Client) -> None:
+        Member.__init__(self)
+        self.secure = instead_of.secure
+        self.address = instead_of.address
+        self.reader = RequestReader()
+        self.course = None
+        self.idle_since = None
+
+    def send_now(self, data: bytes | memoryview) -> bytes | memoryview:
+        return b""
+
+    async def send(self, data: bytes | memoryview, stall_timeout_us: int, rate_min: int = 0) -> None:
+        pass
 
 
 class RequestBody:

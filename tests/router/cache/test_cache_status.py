@@ -21,8 +21,8 @@ from router.cache.cache_status import CacheStatus
     ],
 )
 def test_lines(status: CacheStatus, line: str) -> None:
-    assert status.line("ams") == f"Cache-Status: {line}\r\n".encode()
+    assert status.field("ams") == (b"cache-status", b"Cache-Status", line.encode())
 
 
 def test_a_name_that_is_no_token_is_quoted() -> None:
-    assert CacheStatus(hit=True).line("1 site") == b'Cache-Status: "1 site"; hit\r\n'
+    assert CacheStatus(hit=True).field("1 site")[2] == b'"1 site"; hit'

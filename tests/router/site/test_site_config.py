@@ -18,7 +18,7 @@ AUTHOR_KEY = bytes(range(1, 33))
 AUTHOR = public_key_of(AUTHOR_KEY).hex()
 
 
-TABLES = "cluster, control, geo, gossip, http, policy, site, tcp, timing, tls, upstream"
+TABLES = "cache, cluster, control, geo, gossip, http, policy, site, tcp, timing, tls, upstream"
 HOST_PORT = 'host:port, as "10.0.0.2:7946", "[fd00::2]:7946" or "edge.example.com:7946"'
 REMOTE = (
     "can be reached from other machines, and this API has no passwords yet; "
@@ -141,6 +141,9 @@ authors = ["abc"]
 [timing]
 suspicion = 3
 row_refresh = "5 parsecs"
+[cache]
+size = 64
+object_size = "2GiB"
 [metrics]
 x = 1
 """,
@@ -158,6 +161,8 @@ x = 1
         'http.listen = "0.0.0.0:8080": expected an array; write listen = ["0.0.0.0:8080"]',
         f"control.listen: 0.0.0.0:8180 {REMOTE}",
         'policy.authors[0] = "abc": expected an Ed25519 public key: 64 hexadecimal digits; there are 3',
+        'cache.size = 64: expected a size from 0B to 1024GiB, as "64MiB"; in quotes and with a unit, as "64MiB"',
+        'cache.object_size = "2GiB": expected a size from 1B to 1GiB',
         'timing.suspicion = 3: expected a duration from 50ms to 10m, as "250ms"; in quotes and with a unit, as "3s"',
         'timing.row_refresh = "5 parsecs": expected a duration from 100ms to 10m, as "250ms"; units: us, ms, s, m, h',
         f"metrics: unknown key; known here: {TABLES}",

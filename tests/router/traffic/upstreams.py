@@ -19,6 +19,7 @@ import trio
 import trio.testing
 
 from lattice.types import Endpoint, Level
+from router.cache.turn import SiteCache
 from router.decision.decide import Attempt, Decision, Request
 from router.decision.request import NO_NEEDS, Needs
 from router.policy.settings import NO_SETTINGS, Settings
@@ -253,7 +254,7 @@ class FixedRouter:
         self.asked.append(request)
         if self.denial is not None:
             status, reason = self.denial
-            return Decision("r", "", None, None, "", reason, status, ())
+            return Decision("r", "", None, None, "", reason, status, (), settings=self.settings)
         attempts = tuple(
             Attempt(f"region{i}", "primary" if i == 0 else "secondary", Level.HEALTHY, endpoint)
             for i, endpoint in enumerate(self.endpoints)
@@ -315,7 +316,21 @@ class Stage:
         assert endings + self.bugs == counters["requests"], counters
 
 
-ENDINGS = frozenset({"relayed", "denied", "rejected", "failed", "shed", "looped", "truncated", "client", "abandoned"})
+ENDINGS = frozenset(
+    {
+        "relayed",
+        "denied",
+        "rejected",
+        "failed",
+        "shed",
+        "looped",
+        "truncated",
+        "client",
+        "abandoned",
+        "cached",
+        "uncached",
+    }
+)
 
 
 @asynccontextmanager
@@ -337,7 +352,8 @@ async def proxied(
     router: FixedRouter, limits: ProxyLimits | None = None, tls: ssl.SSLContext | None = None
 ) -> AsyncIterator[Stage]:
     """A proxy that steers by `router`, with a TLS listener beside the plain one. At the end its books must balance."""
-    proxy = Proxy(router, SITE, limits, tls=tls, fast=DRIVER.get() == "fibers")
+    cache = SiteCache(1 << 20, 1 << 16)
+    proxy = Proxy(router, SITE, limits, tls=tls, cache=cache, fast=DRIVER.get() == "fibers")
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
     secured = await trio.open_tcp_listeners(0, host="127.0.0.1") if tls is not None else []
     async with trio.open_nursery() as nursery:
@@ -352,6 +368,7 @@ async def proxied(
         nursery.cancel_scope.cancel()
     stage.check_books()
     assert proxy.connections == 0
+    assert not cache.fetches, "somebody would wait for nothing"
 
 
 GET = b"GET /a?b=c HTTP/1.1\r\nHost: shop.example.com\r\n\r\n"
