@@ -84,6 +84,10 @@ class Reconciler:
             del self._refused[next(iter(self._refused))]
         self._refused[cell] = None
 
+    def forgive(self) -> None:
+        """Show nothing any more that we do not hold."""
+        self._refused.clear()
+
     def _new_salt(self, peer: NodeId, now: Micros) -> int:
         if len(self._salts) >= SALTS_MAX:
             self._salts = {salt: given for salt, given in self._salts.items() if given[1] >= now}

@@ -29,8 +29,8 @@ from lattice.policy_store import ChainHead
 from lattice.types import VersionId
 from lattice.yrs_gate import WRITES_MAX, Write
 
-UPDATE_BYTES_TARGET = 900
-"""An op with an update of this size travels in one datagram; a larger statement takes a stream."""
+UPDATE_BYTES_TARGET = 800
+"""An op with an update of this size, and a grant, travels in one datagram; a larger statement takes a stream."""
 _WRITE_OVERHEAD_BYTES = 24
 
 
@@ -86,7 +86,8 @@ def compose(
             head = Head(head_key(policy, author, seq), policy, manifest.version, hlc, ended)
             batch = [*batch, head_write(head)]
         update = encode_update(batch, client_id_of(author, seq))
-        signed = sign_op(Op(signer.public_key, seq, previous, hlc, NAMESPACE, update, chain.base), signer)
+        op = Op(signer.public_key, seq, previous, hlc, NAMESPACE, update, chain.base, grant=signer.grant)
+        signed = sign_op(op, signer)
         ops.append(signed)
         previous = signed.id
     return Publication(manifest.version, tuple(ops))

@@ -24,6 +24,7 @@ class CellKind(IntEnum):
     ROW = 1
     OP = 2
     EVIDENCE = 3
+    REVOCATION = 4
 
 
 @dataclass(frozen=True, slots=True)

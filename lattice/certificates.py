@@ -1,24 +1,19 @@
 """Who may be what in a cluster: X.509 certificates (RFC 5280) with Ed25519 keys (RFC 8410), made and judged.
 
 One CA key makes every certificate of its cluster, and nothing else does: chains have one step. A certificate binds a
-public key to a name and a role (an organizational unit) within a cluster (the organization), for a while:
+public key to a name and a role (an organizational unit) within a cluster (the organization), for a while. A node's key
+is the node's own, so its node id follows from it; a stream's two ends show one.
 
-    node        its key is the node's own, so its node id follows from it; a stream's two ends show one
-    operator    its key may write policy
-    controller  its key may advance rollouts
-    viewer      its key may look
-
-What was revoked stands in a list that the CA signs (a CRL), numbered, so that an older one never replaces a newer.
+An extension of its own holds the CA's signature of the certificate's *grant* (`grants`): the same word in the few bytes
+that a row or an op has room for. Keys are taken back by the CA's signed word as well, which is replicated.
 
 Everything here is a function of bytes and a moment; the moment is a date, for that is what certificates speak of.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from enum import StrEnum
 from typing import Final
 
 from cryptography import x509
@@ -28,7 +23,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, SignatureAlgorithmOID
 
 from lattice.errors import UntrustedError
-from lattice.identity import node_id_of
+from lattice.grants import NAME_CHARS_MAX, Role, sign_grant
+from lattice.identity import Ed25519Signer, Grant, node_id_of
 from lattice.types import SECOND, Micros, NodeId
 
 CA_DAYS: Final = 3_650
@@ -40,17 +36,8 @@ WARN_US: Final = 14 * 86_400 * SECOND
 BACKDATED: Final = timedelta(minutes=5)
 """A certificate holds a little before it is made: other machines' clocks are behind."""
 CERTIFICATE_BYTES_MAX: Final = 16 * 1024
-REVOKED_MAX: Final = 10_000
-CRL_BYTES_MAX: Final = 1024 * 1024
-NAME_CHARS_MAX: Final = 64
-"""Of a common name (RFC 5280, ub-common-name)."""
-
-
-class Role(StrEnum):
-    NODE = "node"
-    OPERATOR = "operator"
-    CONTROLLER = "controller"
-    VIEWER = "viewer"
+GRANT_OID: Final = x509.ObjectIdentifier("2.25.212386391498127563301884305136218712519")
+"""Of our own making, as anybody may (ITU-T X.667): a UUID as an integer. Its value is an Ed25519 signature."""
 
 
 class CertificateError(Exception):
@@ -69,6 +56,8 @@ class Certificate:
     serial: int
     not_before: Micros
     not_after: Micros
+    grant: Grant | None
+    """None in one that another tool made."""
     der: bytes
 
     @property
@@ -78,16 +67,6 @@ class Certificate:
     @property
     def pem(self) -> bytes:
         return x509.load_der_x509_certificate(self.der).public_bytes(Encoding.PEM)
-
-
-@dataclass(frozen=True, slots=True)
-class Revocations:
-    """What a CA took back."""
-
-    number: int
-    """Greater in each later list."""
-    serials: frozenset[int]
-    pem: bytes
 
 
 class Authority:
@@ -111,10 +90,11 @@ class Authority:
         self.public_key = _raw(self._key)
         self._subject = certificate.subject
 
-    def judge(self, der: bytes, role: Role | None, revoked: Revocations | None, now: Micros) -> Certificate:
-        """The certificate in `der`, if it is this CA's, for that role (None: any), in force and not taken back.
+    def judge(self, der: bytes, role: Role | None, now: Micros) -> Certificate:
+        """The certificate in `der`, if it is this CA's, for that role (None: any), and in force.
 
-        Raises `UntrustedError` with the reason; hostile bytes are one.
+        That its key was not taken back since is for `Grants` to say. Raises `UntrustedError` with the reason; hostile
+        bytes are one.
         """
         try:
             parsed = _load(der)
@@ -130,27 +110,9 @@ class Authority:
             raise UntrustedError("certificate not yet valid", f"{who}: from {date_text(certificate.not_before)} on")
         if now > certificate.not_after:
             raise UntrustedError("certificate expired", f"{who}: on {date_text(certificate.not_after)}")
-        if revoked is not None and certificate.serial in revoked.serials:
-            raise UntrustedError("certificate revoked", who)
         if role is not None and certificate.role is not role:
             raise UntrustedError("certificate of another role", f"{who}: expected {role}")
         return certificate
-
-    def revocations(self, pem: bytes) -> Revocations:
-        """The list in `pem`. Raises `CertificateError` unless this CA signed it."""
-        if len(pem) > CRL_BYTES_MAX:
-            raise CertificateError(f"larger than {CRL_BYTES_MAX} bytes")
-        try:
-            listed = x509.load_pem_x509_crl(pem)
-            number = listed.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
-            serials = frozenset(entry.serial_number for entry in listed)
-            signed = listed.is_signature_valid(self._key)
-            issuer = listed.issuer
-        except _PARSE_ERRORS as error:
-            raise CertificateError("no revocation list of ours") from error
-        if issuer != self._subject or not signed:
-            raise CertificateError("a revocation list that this cluster's CA did not sign")
-        return Revocations(number, serials, listed.public_bytes(Encoding.PEM))
 
 
 def read_certificate(data: bytes) -> Certificate:
@@ -160,14 +122,16 @@ def read_certificate(data: bytes) -> Certificate:
         role = Role(_one(certificate.subject, NameOID.ORGANIZATIONAL_UNIT_NAME))
     except ValueError:
         raise CertificateError("names no role that there is") from None
+    name, not_after = _one(certificate.subject, NameOID.COMMON_NAME), _micros(certificate.not_valid_after_utc)
     return Certificate(
         cluster=_one(certificate.subject, NameOID.ORGANIZATION_NAME),
-        name=_one(certificate.subject, NameOID.COMMON_NAME),
+        name=name,
         role=role,
         public_key=_raw(_key_of(certificate)),
         serial=certificate.serial_number,
         not_before=_micros(certificate.not_valid_before_utc),
-        not_after=_micros(certificate.not_valid_after_utc),
+        not_after=not_after,
+        grant=_grant_in(certificate, name, not_after // SECOND),
         der=certificate.public_bytes(Encoding.DER),
     )
 
@@ -211,6 +175,8 @@ def issue(
     start = _moment(now)
     end = min(start + timedelta(days=days), _moment(authority.not_after))
     subject_key = Ed25519PublicKey.from_public_bytes(public_key)
+    signer = Ed25519Signer(private_key, authority.cluster)
+    grant = sign_grant(signer, public_key, role, name, _micros(end) // SECOND)
     builder = (
         x509.CertificateBuilder(
             _parsed(authority).subject, _subject(authority.cluster, role, name), subject_key, serial,
@@ -223,28 +189,9 @@ def issue(
         )
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(subject_key), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key()), critical=False)
+        .add_extension(x509.UnrecognizedExtension(GRANT_OID, grant.signature), critical=False)
     )  # fmt: skip
     return read_certificate(builder.sign(key, None).public_bytes(Encoding.DER))
-
-
-def revoke(
-    authority: Authority, private_key: bytes, before: Revocations | None, serials: Iterable[int], now: Micros
-) -> Revocations:
-    """The list after `before`, with these serials too. Raises `CertificateError`."""
-    key = _authority_key(authority, private_key)
-    number = 1 if before is None else before.number + 1
-    revoked = sorted({*(before.serials if before else ()), *serials})
-    if len(revoked) > REVOKED_MAX:
-        raise CertificateError(f"{len(revoked)} certificates revoked, at most {REVOKED_MAX}: make a new CA")
-    start = _moment(now)
-    builder = x509.CertificateRevocationListBuilder(
-        _parsed(authority).subject, start, start + timedelta(days=CA_DAYS)
-    ).add_extension(x509.CRLNumber(number), critical=False)
-    for serial in revoked:
-        builder = builder.add_revoked_certificate(
-            x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(start).build()
-        )
-    return authority.revocations(builder.sign(key, None).public_bytes(Encoding.PEM))
 
 
 def make_request(private_key: bytes, name: str) -> bytes:
@@ -306,6 +253,13 @@ def _load(data: bytes) -> x509.Certificate:
     if algorithm != SignatureAlgorithmOID.ED25519:
         raise CertificateError("not signed with Ed25519")
     return certificate
+
+
+def _grant_in(certificate: x509.Certificate, name: str, until_s: int) -> Grant | None:
+    for extension in certificate.extensions:
+        if extension.oid == GRANT_OID and isinstance(extension.value, x509.UnrecognizedExtension):
+            return Grant(name, until_s, extension.value.value)
+    return None
 
 
 def _key_of(holder: x509.Certificate | x509.CertificateSigningRequest) -> Ed25519PublicKey:

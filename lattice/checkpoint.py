@@ -44,7 +44,8 @@ def compose_checkpoint(signer: Signer, chain: ChainHead, live: Iterable[Write], 
     for index, batch in enumerate(cut):
         seq, hlc = base + index, hlc_at(now_ms, hlc)
         update = encode_update(batch, client_id_of(author, seq)) if batch else b""
-        op = Op(signer.public_key, seq, previous, hlc, NAMESPACE, update, base, seals=index == len(cut) - 1)
+        seals = index == len(cut) - 1
+        op = Op(signer.public_key, seq, previous, hlc, NAMESPACE, update, base, seals, signer.grant)
         ops.append(sign_op(op, signer))
         previous = ops[-1].id
     return tuple(ops)
@@ -77,7 +78,8 @@ def compose_deletion(signer: Signer, chain: ChainHead, policy: str, supersedes: 
     seq, hlc = chain.seq + 1, hlc_at(now_ms, chain.hlc)
     head = Head(head_key(policy, author, seq), policy, NOTHING, hlc, ended)
     update = encode_update([head_write(head)], client_id_of(author, seq))
-    return sign_op(Op(signer.public_key, seq, chain.id, hlc, NAMESPACE, update, chain.base), signer)
+    op = Op(signer.public_key, seq, chain.id, hlc, NAMESPACE, update, chain.base, grant=signer.grant)
+    return sign_op(op, signer)
 
 
 def chain_after(ops: Iterable[SignedOp], chain: ChainHead) -> ChainHead:

@@ -51,7 +51,7 @@ from lattice.seal import sender_in
 from lattice.stream_security import StreamSecurity, TlsStream, tls_error
 from lattice.token_bucket import TokenBuckets
 from lattice.transport import Clock, Transport
-from lattice.types import Endpoint, Micros, short
+from lattice.types import Endpoint, Micros, NodeId, short
 from lattice.view import LatticeView
 from lattice.writer import CHECK_INTERVAL_S, RecordStore, Writer
 
@@ -277,7 +277,8 @@ class Driver:
             self._streams_out.release()
 
     async def _send_secured(self, stream: trio.SocketStream, framed: bytes, security: StreamSecurity) -> None:
-        tls, _ = await security.connect(stream, self._clock.now())
+        tls, node = await security.connect(stream, self._clock.now())
+        self._check_standing(node)
         try:
             await tls.send_all(framed)
             await tls.receive_some(1)  # in TLS 1.3 only this tells whether the peer took our certificate
@@ -328,6 +329,7 @@ class Driver:
     async def _read_secured(self, stream: trio.SocketStream, security: StreamSecurity) -> bytes:
         """A frame whose sender is the node of the certificate that was shown. Whatever else comes is cut off."""
         tls, node = await security.accept(stream, self._clock.now())
+        self._check_standing(node)
         try:
             data = await self._read_frame(tls)
         except trio.BrokenResourceError as error:
@@ -337,6 +339,10 @@ class Driver:
             raise UntrustedError("sender is not the certificate's", f"node {short(node)} shows it")
         await tls.aclose()
         return data
+
+    def _check_standing(self, node: NodeId) -> None:
+        if self._engine.is_revoked(node):
+            raise UntrustedError("certificate revoked", f"node {short(node)}")
 
     async def _read_frame(self, stream: trio.SocketStream | TlsStream) -> bytes:
         length = int.from_bytes(await _receive_exactly(stream, LENGTH_BYTES), "big")

@@ -26,11 +26,13 @@ from lattice.dissemination import Strategy, Tree
 from lattice.equivocation import contradict, open_proof, prove
 from lattice.errors import LatticeError, UntrustedError
 from lattice.events import (
+    Certified,
     DatagramReceived,
     Effect,
     HealthObserved,
     Holds,
     Input,
+    KeyRevoked,
     LeaveRequested,
     LocalChange,
     LocalUpdate,
@@ -41,18 +43,20 @@ from lattice.events import (
     PolicyApplied,
     PolicyChanged,
     RecordsLost,
+    RevocationsSubmitted,
     SeedsResolved,
     SetTimer,
     StreamFrameReceived,
     TimerFired,
 )
-from lattice.health import open_row
+from lattice.grants import Grants
+from lattice.health import open_row, row_id_of
 from lattice.health_plane import HealthPlane, Self
 from lattice.identity import Signer, Verifier, node_id_of
 from lattice.membership import Member, MemberState, MemberUpdate
 from lattice.outbox import RECEIVED, Outbox
 from lattice.own_address import OwnAddress
-from lattice.policy_ops import SignedOp, op_id_of
+from lattice.policy_ops import OpId, SignedOp, op_id_of
 from lattice.policy_store import PolicyStore
 from lattice.prng import Prng
 from lattice.reconciliation import Reconciliation
@@ -89,9 +93,17 @@ REFUSED_FOR_GOOD = frozenset(
         "broken chain",
         "below the checkpoint",
         "follows a refused op",
+        "author revoked",
+        "bad grant",
+        "grant expired",
+        "key revoked",
+        "not granted",
     }
 )
-"""Why a well-signed op will be refused again: there is no sense in having it sent again."""
+"""Why a well-signed cell will be refused again: there is no sense in having it sent again."""
+
+
+REVOKED_TABLE = "revoked"
 
 
 class Engine:
@@ -110,15 +122,18 @@ class Engine:
         prng: Prng,
         now: Micros,
         area: str = "",
+        ca_key: bytes | None = None,
         strategy: Strategy | None = None,
     ) -> None:
         """`endpoint` is where peers reach us; an empty host means that the first peer to answer tells us. `area` is
-        the group of near sites that ours belongs to (`roster.area_of`)."""
+        the group of near sites that ours belongs to (`roster.area_of`); `ca_key` the public key of the cluster's CA,
+        without which any key may speak as a node, and `signer` then has no grant to show."""
         self.node = node_id_of(signer.public_key)
         self._config = config
         self._verifier = verifier
         self._seal = seal
-        self._us = Self(site, area, endpoint, {})
+        self._us = Self(site, area, endpoint, {}, signer.grant)
+        self._grants = Grants(ca_key, verifier)
         self._own_address = OwnAddress(endpoint[0])
         self._started = False
         self._deadline: Micros | None = None
@@ -132,7 +147,7 @@ class Engine:
         self._out = Outbox(self.node, config, seal, prng, now)
         self._seal_records = SealRecords(seal, self._out.persist)
         self._cells = CellIndex()
-        self._policy = PolicyStore(authors, verifier)
+        self._policy = PolicyStore(authors, verifier, self._grants)
         self._health = HealthPlane(
             self._out,
             self._cells,
@@ -206,6 +221,7 @@ class Engine:
                 cells=len(self._cells),
                 quarantined=self._health.quarantined(),
                 forks=self._policy.forks(),
+                revoked=tuple(revocation.key for revocation in self._grants.revocations()),
             )
         return self._view
 
@@ -218,6 +234,10 @@ class Engine:
         """For whoever composes a publish: chain, heads and known blocks. Read only."""
         return self._policy
 
+    def is_revoked(self, node: NodeId) -> bool:
+        """Whether the CA has taken this node's key back: its streams are refused."""
+        return self._grants.is_revoked(node)
+
     # --- inputs
 
     def _notice_stall(self) -> None:
@@ -229,7 +249,9 @@ class Engine:
     def _on_restored(self, records: Sequence[tuple[str, bytes, bytes]]) -> None:
         assert not self._started, "Restored comes before the first TimerFired"
         ops = self._policy.in_chain_order(value for table, _, value in records if table == "op")
-        others = sorted(record for record in records if record[0] != "op")
+        others = sorted(
+            (record for record in records if record[0] != "op"), key=lambda at: (at[0] != REVOKED_TABLE, at)
+        )
         peers: dict[NodeId, Endpoint] = {}
         for table, key, value in [*others, *(("op", b"", data) for data in ops)]:
             try:
@@ -239,6 +261,8 @@ class Engine:
                     self._swim.incarnation = canonical.integer(canonical.unpack(value, 16), "incarnation")
                 elif table == "op":
                     self._admit_op(value)
+                elif table == REVOKED_TABLE:
+                    self._admit_revocation(value)
                 elif table == ROW_TABLE:
                     self._health.records.touch(NodeId(key))  # if it is not taken, its record goes
                     row, age_us = restored_row(value, self._out.now)
@@ -308,6 +332,12 @@ class Engine:
                     self._us.applied[policy] = version
                     self._out.stale_view = True
                     self._health.issue_within(self._config.confirm_delay_us)
+            case Certified(grant):
+                if grant != self._us.grant:
+                    self._us.grant = grant
+                    self._health.issue_within(0)
+            case RevocationsSubmitted(revocations):
+                self._take_cells([WireCell(CellKind.REVOCATION, data) for data in revocations], None, None, push=True)
             case LoopLagged():
                 self._swim.on_stall()
             case RecordsLost():
@@ -323,6 +353,8 @@ class Engine:
         self._swim.persist_all()
         self._seal_records.forget_saved()
         self._health.records.forget_saved()
+        for revocation in self._grants.revocations():
+            self._out.persist(REVOKED_TABLE, revocation.key, revocation.data, Holds.CELLS)
         for data in self._policy.ops():
             self._out.persist("op", op_id_of(data), data)
 
@@ -337,7 +369,7 @@ class Engine:
             if what == "frame" and sender in self._swim.members:
                 source = self._swim.endpoint_of(sender)  # a stream's port is not where its sender listens
             self._on_message(message, sender, source, streamed=what == "frame")
-            if what == "datagram":
+            if what == "datagram" and not self._grants.is_revoked(sender):
                 self._swim.meet_sender(sender, source)
         except LatticeError as error:
             self._out.reject(what, error, source)
@@ -402,12 +434,12 @@ class Engine:
             return False
         fresh: list[Cell] = []
         heirs: list[Cell] = []
-        for cell in sorted(cells, key=lambda cell: cell.kind):  # evidence after the rows: it is about members
+        for cell in sorted(cells, key=_admission_order):
             try:
                 admitted = self._admit(cell, sender, source)
             except LatticeError as error:
-                if cell.kind is CellKind.OP and error.reason in REFUSED_FOR_GOOD:
-                    self._reconciliation.refuse(CellId(op_id_of(cell.data)))
+                if error.reason in REFUSED_FOR_GOOD:
+                    self._reconciliation.refuse(_cell_id(cell))
                 self._out.reject(cell.kind.name.lower(), error, source)
             else:
                 fresh += admitted[:1]
@@ -426,6 +458,36 @@ class Engine:
                 return self._admit_op(cell.data, own=sender is None)
             case CellKind.EVIDENCE:
                 return self._admit_proof(cell.data)
+            case CellKind.REVOCATION:
+                return self._admit_revocation(cell.data)
+
+    def _admit_revocation(self, data: bytes) -> list[Cell]:
+        revocation = self._grants.open_revocation(data)
+        news, replaced = self._grants.take(revocation)
+        if not news:
+            return []
+        if replaced is not None:
+            self._cells.discard(replaced.cell)
+        cell = Cell(revocation.cell, CellKind.REVOCATION, data, 0, (revocation.key, 0))
+        self._cells.add(cell)
+        if self._started:
+            self._out.persist(REVOKED_TABLE, revocation.key, data, Holds.CELLS)
+        node = NodeId(revocation.key)
+        member = self._swim.members.get(node)
+        site = self._us.site if node == self.node else member.site if member else ""
+        self._out.notify(KeyRevoked(revocation.key, site))
+        if self._swim.expel(node):
+            self._health.forget(node)
+            self._reconciliation.forget(node)
+            self._roster = None
+        before = self._serving()
+        self._policy.revoke(AuthorId(revocation.key), revocation.seq, OpId(revocation.op))
+        self._drop_void()
+        self._reconciliation.forgive()
+        self._out.stale_view = True
+        if self._started:
+            self._tell_policies(before)
+        return [cell]
 
     def _admit_proof(self, data: bytes) -> list[Cell]:
         proof = open_proof(data, self._verifier)
@@ -449,6 +511,9 @@ class Engine:
             if signed.order > (self._health.table.order_of(self.node) or (0, 0, b"")):
                 self._swim.on_own_row(signed.row, self._us.endpoint)
             return []
+        self._grants.check_node(
+            signed.observer, signed.row.public_key, signed.row.site, signed.row.grant, self._out.now
+        )
         if signed.observer not in members and len(members) >= self._config.members_max:
             raise UntrustedError("too many members", f"{self._config.members_max} are known")
         placed = self._health.place(signed, age_us, source)
@@ -463,7 +528,7 @@ class Engine:
         return [placed]
 
     def _admit_op(self, data: bytes, own: bool = False) -> list[Cell]:
-        before = {policy.policy: policy.version for policy in self._policy.policies()}
+        before = self._serving()
         now_ms = self._out.now // 1_000 if self._started else None
         accepted = self._policy.admit(data, own, now_ms, self._health.majority_clock_ms)
         fresh = [_op_cell(signed) for signed in accepted]
@@ -473,14 +538,21 @@ class Engine:
                 # What was published here may be signed here, too: no other op may ever take its place in the chain.
                 self._out.persist("op", signed.id, signed.data, Holds.CELLS if own else Holds.NOTHING)
                 self._out.notify(OpAccepted(signed.id))
-        for void in self._policy.take_void():  # after its checkpoint is on its way to the disk
-            self._cells.discard(void.cell)
-            self._out.persist("op", void.id, None)
-            self._out.count("ops below a checkpoint dropped")
+        self._drop_void()
         self._out.stale_view = self._out.stale_view or bool(accepted)
         if self._started:
             self._tell_policies(before)
         return fresh
+
+    def _drop_void(self) -> None:
+        """After the checkpoint or the revocation that says so is on its way to the disk."""
+        for void in self._policy.take_void():
+            self._cells.discard(void.cell)
+            self._out.persist("op", void.id, None)
+            self._out.count("void ops dropped")
+
+    def _serving(self) -> dict[str, VersionId]:
+        return {policy.policy: policy.version for policy in self._policy.policies()}
 
     def _tell_policies(self, before: dict[str, VersionId]) -> None:
         for policy in self._policy.policies():
@@ -527,6 +599,15 @@ class Engine:
 
 def _node(argument: str) -> NodeId:
     return NodeId(bytes.fromhex(argument))
+
+
+def _admission_order(cell: WireCell) -> tuple[bool, CellKind]:
+    """Who is revoked first, evidence after the rows: it is about members."""
+    return cell.kind is not CellKind.REVOCATION, cell.kind
+
+
+def _cell_id(cell: WireCell) -> CellId:
+    return row_id_of(cell.data) if cell.kind is CellKind.ROW else CellId(op_id_of(cell.data))
 
 
 def _op_cell(signed: SignedOp) -> Cell:

@@ -10,8 +10,9 @@ from enum import IntEnum
 from typing import TypeAlias
 
 from lattice.health import Observation
+from lattice.identity import Grant
 from lattice.record import record
-from lattice.types import Endpoint, Level, Micros, NodeId, VersionId
+from lattice.types import AuthorId, Endpoint, Level, Micros, NodeId, VersionId
 
 # --- local changes: what this node's own router, discovery and operators tell the engine
 
@@ -53,6 +54,20 @@ class PolicyApplied:
 
 
 @record
+class Certified:
+    """The CA has granted this node anew; its row shows this grant from now on."""
+
+    grant: Grant
+
+
+@record
+class RevocationsSubmitted:
+    """The CA's word on keys that it takes back, as signed."""
+
+    revocations: tuple[bytes, ...]
+
+
+@record
 class LeaveRequested:
     """The node is about to stop: tell the peers, so that they need not find out."""
 
@@ -75,6 +90,8 @@ LocalChange: TypeAlias = (
     | HealthObserved
     | OpsSubmitted
     | PolicyApplied
+    | Certified
+    | RevocationsSubmitted
     | LeaveRequested
     | LoopLagged
     | RecordsLost
@@ -191,6 +208,15 @@ class EquivocationProven:
 
 
 @record
+class KeyRevoked:
+    """The CA has taken a key back: a node's, perhaps this one's own, or an author's."""
+
+    key: NodeId | AuthorId
+    name: str
+    """The site of the node, if it is known."""
+
+
+@record
 class Rejected:
     """Something was refused and counted; state is unchanged."""
 
@@ -209,6 +235,7 @@ Notification: TypeAlias = (
     | PolicyChanged
     | OpAccepted
     | EquivocationProven
+    | KeyRevoked
     | Rejected
 )
 

@@ -14,7 +14,8 @@ from itertools import pairwise
 
 from lattice import canonical
 from lattice.errors import MalformedError, UntrustedError
-from lattice.identity import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, Signer, Verifier, node_id_of
+from lattice.grants import read_grant
+from lattice.identity import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, Grant, Signer, Verifier, node_id_of
 from lattice.quantise import requantise
 from lattice.types import CellId, Endpoint, Level, NodeId, VersionId
 
@@ -25,7 +26,8 @@ NAME_LENGTH_MAX = 64
 LEASE_MS_MAX = 8 * 3_600_000
 """What the rows of 20,000 members need, which are refreshed every 104 minutes: see `Config.row_refresh_for`."""
 _PURPOSE = b"row"
-_FORMAT = 1
+_FORMAT = 2
+"""1 had no grant."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,8 @@ class Row:
     applied: tuple[tuple[str, VersionId], ...]
     area: str = ""
     """The group of near sites that the observer's site belongs to (`roster.area_of`)."""
+    grant: Grant | None = None
+    """The CA's word that this node may speak for this site, where there is a CA (`grants`)."""
 
     @property
     def observer(self) -> NodeId:
@@ -110,6 +114,7 @@ class Row:
                 [_report_fields(report) for report in self.reports],
                 self.applied,
                 self.area,
+                None if self.grant is None else (self.grant.until_s, self.grant.signature),
             )
         )
 
@@ -146,6 +151,11 @@ def _cell_id(payload: bytes) -> CellId:
     return CellId(blake2b(payload, digest_size=16, person=b"edgelattice row").digest())
 
 
+def row_id_of(data: bytes) -> CellId:
+    """The cell id of a row as it travels; nothing is checked."""
+    return _cell_id(data[:-SIGNATURE_BYTES])
+
+
 def sign_row(row: Row, signer: Signer) -> SignedRow:
     """Sign as the row's observer; the signer's key must be the row's."""
     assert signer.public_key == row.public_key, "a row is signed by its own observer"
@@ -170,21 +180,23 @@ def open_row(data: bytes, verifier: Verifier) -> SignedRow:
 
 
 def _parse(payload: bytes) -> Row:
-    fields = canonical.array(canonical.unpack_canonical(payload, ROW_BYTES_MAX), "row", length=12)
+    fields = canonical.array(canonical.unpack_canonical(payload, ROW_BYTES_MAX), "row", length=13)
     if canonical.integer(fields[0], "row format") != _FORMAT:
         raise MalformedError("wrong version", f"row format {fields[0]!r}, this node reads {_FORMAT}")
+    site = canonical.text(fields[6], "site", NAME_LENGTH_MAX)
     row = Row(
         public_key=canonical.blob(fields[1], "public key", length=PUBLIC_KEY_BYTES),
         incarnation=canonical.integer(fields[2], "incarnation", 1),
         seq=canonical.integer(fields[3], "seq", 1),
         issued_ms=canonical.integer(fields[4], "issued_ms"),
         lease_ms=canonical.integer(fields[5], "lease_ms", 1, LEASE_MS_MAX),
-        site=canonical.text(fields[6], "site", NAME_LENGTH_MAX),
+        site=site,
         endpoint=canonical.endpoint(fields[7], "endpoint"),
         isolated=canonical.boolean(fields[8], "isolated"),
         reports=tuple(_parse_report(item) for item in canonical.array(fields[9], "reports", length_max=REGIONS_MAX)),
         applied=tuple(_parse_applied(item) for item in canonical.array(fields[10], "applied", length_max=POLICIES_MAX)),
         area=canonical.text(fields[11], "area", NAME_LENGTH_MAX),
+        grant=read_grant(fields[12], site),
     )
     for what, names in (("reports", [r.region for r in row.reports]), ("applied", [a[0] for a in row.applied])):
         if any(left >= right for left, right in pairwise(names)):

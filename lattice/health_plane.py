@@ -16,7 +16,7 @@ from lattice.equivocation import SPENT, Bench, Equivocation, contradict, prove
 from lattice.events import EquivocationProven, RegionChanged, RegionDoubted, Rejected, VerdictChanged
 from lattice.health import Observation, Report, Row, SignedRow, report_of, sign_row
 from lattice.health_table import HealthTable, Placement, lease_ms_for
-from lattice.identity import Signer
+from lattice.identity import Grant, Signer
 from lattice.outbox import Outbox
 from lattice.outlook import Outlook, is_isolated
 from lattice.row_records import RowRecords
@@ -33,6 +33,7 @@ class Self:
     area: str
     endpoint: Endpoint
     applied: dict[str, VersionId]
+    grant: Grant | None = None
 
 
 class HealthPlane:
@@ -141,6 +142,7 @@ class HealthPlane:
             reports=tuple(report for report in reports if report is not None),
             applied=tuple(sorted(self._us.applied.items())),
             area=self._us.area,
+            grant=self._us.grant,
         )
         placed = self.place(sign_row(row, self._signer), 0, None)
         assert placed is not None, "our own next version is news to us"
@@ -195,9 +197,10 @@ class HealthPlane:
         """The row's time is up. While its observer is known to be there, it stands on."""
         if present:
             expires = self.table.renew(observer, self._out.now)
-            if expires is not None:
-                self._out.timers.set(f"lease {observer.hex()}", expires)
-            return
+            if expires is None or expires > self._out.now:
+                if expires is not None:
+                    self._out.timers.set(f"lease {observer.hex()}", expires)
+                return
         self._discard(observer)
         self.conclude(self.table.expire(observer))
 

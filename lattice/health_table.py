@@ -14,7 +14,7 @@ from enum import Enum, auto
 
 from lattice.health import LEASE_MS_MAX, Row, SignedRow
 from lattice.quantise import lower_edge
-from lattice.types import NEVER, Micros, NodeId
+from lattice.types import NEVER, SECOND, Micros, NodeId
 from lattice.verdict import Tally
 from lattice.view import Witness
 
@@ -94,7 +94,7 @@ class HealthTable:
         if floor is not None and signed.order <= floor:
             return Offer(self._why_not(signed, floor))
         born = Micros(now - age_us)
-        expires = Micros(born + signed.row.lease_ms * 1_000)
+        expires = _ends(signed.row, born)
         if expires <= now:
             return Offer(Placement.EXPIRED)
         placement = Placement.NEW
@@ -116,7 +116,7 @@ class HealthTable:
         if held is None:
             return None
         held.born = now
-        held.expires = Micros(now + held.signed.row.lease_ms * 1_000)
+        held.expires = _ends(held.signed.row, now)
         return held.expires
 
     def expire(self, observer: NodeId) -> set[str]:
@@ -176,6 +176,12 @@ class HealthTable:
         for report in row.reports:
             self.tally(report.region).forget(observer)
         return {report.region for report in row.reports}
+
+
+def _ends(row: Row, born: Micros) -> Micros:
+    """When a row ends that its observer stood behind then: with its lease, or with its observer's right to speak."""
+    lease_over = born + row.lease_ms * 1_000
+    return Micros(lease_over if row.grant is None else min(lease_over, row.grant.until_s * SECOND))
 
 
 def lease_ms_for(refresh_us: int, refreshes: int) -> int:

@@ -10,6 +10,7 @@ thousands of nodes may trade Ed25519 (about 6,000 verifications a second and cor
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Protocol
 
@@ -40,11 +41,27 @@ def author_id_of(public_key: bytes) -> AuthorId:
     return AuthorId(node_id_of(public_key))
 
 
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """A CA's word for a key, as it travels: for which key and role, whoever shows it says (`grants`)."""
+
+    name: str
+    """Whose key it is: a node's site, or a person."""
+    until_s: int
+    """Seconds since the Unix epoch; it holds up to this one."""
+    signature: bytes
+
+
 class Signer(Protocol):
     """Signs as one identity."""
 
     @property
     def public_key(self) -> bytes: ...
+
+    @property
+    def grant(self) -> Grant | None:
+        """What this identity has to show for itself; None in a cluster without a CA."""
+        ...
 
     def sign(self, purpose: bytes, payload: bytes) -> bytes: ...
 
@@ -62,8 +79,9 @@ def _statement(purpose: bytes, cluster: str, payload: bytes) -> bytes:
 class Ed25519Signer:
     """A private key in memory, for one cluster."""
 
-    def __init__(self, private_key: bytes, cluster: str) -> None:
+    def __init__(self, private_key: bytes, cluster: str, grant: Grant | None = None) -> None:
         """`private_key` is the 32-byte seed of RFC 8032. Raises ValueError if it has another length."""
+        self.grant = grant
         self._key = Ed25519PrivateKey.from_private_bytes(private_key)
         self._cluster = cluster
         self._public = self._key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)

@@ -10,12 +10,16 @@ is thus (greatest sealed generation, ops of it and of greater ones): joining two
 the union of what is not below it, so it is a join-semilattice, and the order of arrival cannot matter. A replica that
 was away for years brings nothing back: everything it holds of that author is below.
 
+A revoked author's chain is *pinned* at an op that the CA names: what leads up to that op by its hashes counts, and
+nothing else, forks and checkpoints from beyond it included. Of two pins the lesser holds.
+
 A generation that is not sealed yet counts for nothing, so a checkpoint takes force at once or not at all. Two ops in
 one place of a generation are a fork: its ops from there on are set aside.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TypeAlias
 
 from lattice.errors import OpError
@@ -32,6 +36,8 @@ REFUSED_MAX = 1_024
 Generation: TypeAlias = "tuple[int, OpId]"
 """(base, id of the anchor). All first generations are one, so that two first ops are a fork."""
 FIRST: Generation = (1, GENESIS)
+Pin: TypeAlias = "tuple[int, OpId]"
+"""(sequence number, id) of the last op of an author that counts."""
 
 
 class Chains:
@@ -45,6 +51,7 @@ class Chains:
         self._waiting: dict[OpId, dict[OpId, SignedOp]] = {}
         self._shares: dict[AuthorId, dict[OpId, SignedOp]] = {}
         self._refused: dict[OpId, None] = {}
+        self._pins: dict[AuthorId, Pin] = {}
 
     # --- reading
 
@@ -59,15 +66,18 @@ class Chains:
     def standing(self, author: AuthorId) -> list[SignedOp]:
         """The ops that count: those of the generation in force, before any fork, in chain order."""
         held = self._held.get(author, {}).get(self.in_force(author))
-        return held.standing() if held else []
+        return held.standing(self._pins.get(author)) if held else []
 
     def stands(self, signed: SignedOp) -> bool:
         """Whether an accepted op counts."""
         generation = self._generations.get(signed.id)
         if generation is None or generation != self.in_force(signed.op.author):
             return False
-        fork = self._held[signed.op.author][generation].fork
-        return fork is None or signed.op.seq < fork
+        pin = self._pins.get(signed.op.author)
+        held = self._held[signed.op.author][generation]
+        if pin is not None and pin[1] in held.ops:
+            return signed.id in held.up_to(pin[1])
+        return held.fork is None or signed.op.seq < held.fork
 
     def authors(self) -> list[AuthorId]:
         return sorted(self._held)
@@ -75,7 +85,7 @@ class Chains:
     def forks(self) -> tuple[ForkView, ...]:
         """Authors whose generation in force has two ops in one place, with the place and two of its ops; by author."""
         found = []
-        for author in sorted(self._held):
+        for author in sorted(self._held.keys() - self._pins.keys()):
             held = self._held[author].get(self.in_force(author))
             if held is not None and held.fork is not None:
                 twins = sorted(op.id for op in held.ops.values() if op.op.seq == held.fork)[:2]
@@ -103,6 +113,8 @@ class Chains:
         refused.
         """
         op = signed.op
+        if self._is_beyond(signed):
+            raise OpError("author revoked", f"op {op.seq}: of this author op {self._pins[op.author][0]} is the last")
         if self._is_below(signed):
             raise OpError(
                 "below the checkpoint", f"op {op.seq}: its author has begun anew at {self.in_force(op.author)[0]}"
@@ -127,6 +139,38 @@ class Chains:
         base, anchor = self.in_force(signed.op.author)
         return signed.op.base < base or (signed.op.seq == signed.op.base == base and base > 1 and signed.id < anchor)
 
+    def _is_beyond(self, signed: SignedOp) -> bool:
+        pin = self._pins.get(signed.op.author)
+        return pin is not None and (signed.op.seq > pin[0] or (signed.op.seq == pin[0] and signed.id != pin[1]))
+
+    def pin(self, author: AuthorId, pin: Pin) -> list[SignedOp]:
+        """From now on this op is the author's last that counts; the ops that are void by that."""
+        if author in self._pins and self._pins[author] <= pin:
+            return []
+        self._pins[author] = pin
+        self._refused.clear()  # what was below a checkpoint may count again, if the checkpoint is beyond the pin
+        beyond = [signed for held in self._held.get(author, {}).values() for signed in held.ops.values()]
+        beyond = [signed for signed in beyond if self._is_beyond(signed)]
+        for signed in beyond:
+            generation = self._generations.pop(signed.id)
+            del self.ops[signed.id]
+            self._held[author][generation].ops.pop(signed.id)
+            self.drop_heirs(signed.id)
+        left = {
+            generation: _Held.of(held.ops.values())
+            for generation, held in self._held.pop(author, {}).items()
+            if held.ops
+        }
+        if left:
+            self._held[author] = left
+        sealed = [generation for generation, held in left.items() if any(op.op.seals for op in held.ops.values())]
+        self._in_force.pop(author, None)
+        if sealed:
+            self._in_force[author] = max(sealed)
+        for waiting in [heir for heir in self._shares.get(author, {}).values() if self._is_beyond(heir)]:
+            self._forget_waiting(waiting.id)
+        return sorted(beyond, key=lambda signed: (signed.op.seq, signed.id))
+
     def add(self, signed: SignedOp) -> tuple[bool, list[SignedOp]]:
         """Take an op that `follows`: whether more than this op counts differently now, and the ops that are void."""
         op = signed.op
@@ -138,7 +182,8 @@ class Chains:
         if op.seals and generation > self.in_force(op.author):
             self._in_force[op.author] = generation
             return True, self._put_out(op.author, generation)
-        return forked and generation == self.in_force(op.author), []
+        pin = self._pins.get(op.author)
+        return (forked or (pin is not None and signed.id == pin[1])) and generation == self.in_force(op.author), []
 
     def _generation_of(self, signed: SignedOp) -> Generation:
         if signed.op.base == 1:
@@ -230,6 +275,8 @@ class _Held:
         self.places: dict[int, OpId] = {}
         self.fork: int | None = None
         self.tip: SignedOp | None = None
+        self._led: dict[OpId, dict[OpId, SignedOp]] = {}
+        """What leads up to an op that is here never changes: all of it was here before."""
 
     def add(self, signed: SignedOp) -> bool:
         """Whether it shows a fork, or an earlier one than was known."""
@@ -242,6 +289,25 @@ class _Held:
         self.fork = seq
         return True
 
-    def standing(self) -> list[SignedOp]:
+    @classmethod
+    def of(cls, ops: Iterable[SignedOp]) -> _Held:
+        held = cls()
+        for signed in sorted(ops, key=lambda signed: (signed.op.seq, signed.id)):
+            held.add(signed)
+        return held
+
+    def standing(self, pin: Pin | None) -> list[SignedOp]:
+        if pin is not None and pin[1] in self.ops:
+            return sorted(self.up_to(pin[1]).values(), key=lambda signed: signed.op.seq)
         counting = (signed for signed in self.ops.values() if self.fork is None or signed.op.seq < self.fork)
         return sorted(counting, key=lambda signed: signed.op.seq)
+
+    def up_to(self, op: OpId) -> dict[OpId, SignedOp]:
+        """The ops that lead up to this one, itself last: by their hashes, so that none can be slipped in."""
+        if op not in self._led:
+            chain = self._led[op] = {}
+            before = op
+            while before in self.ops:
+                chain[before] = self.ops[before]
+                before = chain[before].op.previous
+        return self._led[op]

@@ -14,7 +14,8 @@ from typing import NewType
 
 from lattice import canonical
 from lattice.errors import MalformedError, UntrustedError
-from lattice.identity import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, Signer, Verifier, author_id_of
+from lattice.grants import read_grant
+from lattice.identity import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, Grant, Signer, Verifier, author_id_of
 from lattice.types import AuthorId, CellId
 from lattice.yrs_gate import UPDATE_BYTES_MAX
 
@@ -27,7 +28,8 @@ GENESIS = OpId(bytes(16))
 NAMESPACE = "policy"
 OP_BYTES_MAX = UPDATE_BYTES_MAX + 1_024
 _PURPOSE = b"op"
-_FORMAT = 2
+_FORMAT = 3
+"""2 had no grant."""
 _COUNTER_BITS = 16
 
 
@@ -66,6 +68,8 @@ class Op:
     """The place of the op that its generation begins with: 1, or where its author's checkpoint begins."""
     seals: bool = False
     """The checkpoint ends here: from now on the author's earlier generations are void."""
+    grant: Grant | None = None
+    """The CA's word that its author may write policy, unless sites name the author themselves (`grants`)."""
 
     @property
     def author(self) -> AuthorId:
@@ -83,6 +87,7 @@ class Op:
                 self.update,
                 self.base,
                 self.seals,
+                None if self.grant is None else (self.grant.name, self.grant.until_s, self.grant.signature),
             )
         )
 
@@ -125,7 +130,7 @@ def open_op(data: bytes, verifier: Verifier) -> SignedOp:
     if len(data) <= SIGNATURE_BYTES:
         raise MalformedError("truncated", f"an op of {len(data)} bytes")
     payload, signature = data[:-SIGNATURE_BYTES], data[-SIGNATURE_BYTES:]
-    fields = canonical.array(canonical.unpack_canonical(payload, OP_BYTES_MAX), "op", length=9)
+    fields = canonical.array(canonical.unpack_canonical(payload, OP_BYTES_MAX), "op", length=10)
     if canonical.integer(fields[0], "op format") != _FORMAT:
         raise MalformedError("wrong version", f"op format {fields[0]!r}, this node reads {_FORMAT}")
     op = Op(
@@ -137,6 +142,7 @@ def open_op(data: bytes, verifier: Verifier) -> SignedOp:
         update=canonical.blob(fields[6], "update", length_max=UPDATE_BYTES_MAX),
         base=canonical.integer(fields[7], "base", 1),
         seals=canonical.boolean(fields[8], "seals"),
+        grant=read_grant(fields[9]),
     )
     if op.base > op.seq or (op.seals and op.base == 1):
         raise MalformedError("bad shape", f"op {op.seq} of a generation that begins at {op.base}, sealed: {op.seals}")

@@ -3,7 +3,7 @@
 Every op passes these steps in order, and the first that fails refuses it with nothing changed:
 
 1. size, shape and signature (`policy_ops.open_op`);
-2. capability: its author may write policy here;
+2. capability: its author may write policy here, by the site's own list or by a grant of the cluster's CA (`grants`);
 3. chain: its predecessor is known, and its generation not below its author's checkpoint (`policy_chains`). A gap
    waits, bounded; two ops in one place are proof of a forked key;
 4. the strict walk of its Yrs bytes, under its own client id (`yrs_gate`);
@@ -26,7 +26,8 @@ from typing import TypeAlias
 
 import pycrdt
 
-from lattice.errors import LatticeError, MalformedError, OpError, UntrustedError
+from lattice.errors import LatticeError, MalformedError, OpError
+from lattice.grants import Grants
 from lattice.identity import Verifier
 from lattice.policy_chains import Chains
 from lattice.policy_content import (
@@ -72,9 +73,10 @@ class ChainHead:
 class PolicyStore:
     """All accepted ops of one node, and what they amount to."""
 
-    def __init__(self, authors: Iterable[AuthorId], verifier: Verifier) -> None:
+    def __init__(self, authors: Iterable[AuthorId], verifier: Verifier, grants: Grants | None = None) -> None:
         self._authors = frozenset(authors)
         self._verifier = verifier
+        self._grants = grants or Grants(None, verifier)
         self._chains = Chains()
         self._writes: dict[OpId, tuple[Write, ...]] = {}
         self._void: list[SignedOp] = []
@@ -203,8 +205,9 @@ class PolicyStore:
         `others_now_ms` is asked when it says that one is: our clock may be the one that is wrong.
         """
         signed = open_op(data, self._verifier)
-        if signed.op.author not in self._authors:
-            raise UntrustedError("author without capability", f"{signed.op.author.hex()} may not write policy here")
+        op = signed.op
+        if op.author not in self._authors:
+            self._grants.check_author(op.author, op.public_key, op.grant, hlc_ms(op.hlc))
         if signed.op.namespace != NAMESPACE:
             raise OpError("unknown namespace", signed.op.namespace)
         if signed.id in self._chains.ops:
@@ -226,13 +229,26 @@ class PolicyStore:
             raise OpError("too many ops", f"{OPS_MAX} are held")
         accepted: list[SignedOp] = []
         if self._accept(signed, writes, accepted):
-            self._begin_doc()
-            for author in self._chains.authors():
-                self._apply(self._chains.standing(author))
+            self._rebuild()
         else:
             self._apply(accepted)
         self._policies = self._view()
         return accepted
+
+    def revoke(self, author: AuthorId, seq: int, op: OpId) -> None:
+        """The CA has taken the author's key back: this op is its last that counts. `take_void` has what goes by it."""
+        void = self._chains.pin(author, (seq, op))
+        for gone in void:
+            del self._writes[gone.id]
+        self._void += void
+        self._rebuild()
+        self._policies = self._view()
+
+    def _rebuild(self) -> None:
+        """The Doc, from the ops that count now."""
+        self._begin_doc()
+        for author in self._chains.authors():
+            self._apply(self._chains.standing(author))
 
     def preview(self, ops: Iterable[bytes]) -> list[tuple[str, str]]:
         """(policy, text) of every new version that these ops would complete. Raises as `admit` does; nothing changes.

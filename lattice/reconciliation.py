@@ -62,6 +62,10 @@ class Reconciliation:
         """This cell is not for us: claim to have it, or peers would send it for ever in place of what we lack."""
         self._reconciler.refuse(cell)
 
+    def forgive(self) -> None:
+        """What was refused may not be any more: let peers send it once again."""
+        self._reconciler.forgive()
+
     def forget(self, peer: NodeId) -> None:
         """There is nothing to begin."""
         if self._roots.pop(peer, None) is not None:

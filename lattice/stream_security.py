@@ -1,7 +1,8 @@
 """TLS 1.3 around stream frames, both ends showing a node's certificate (edge: files, sockets).
 
 OpenSSL proves that the peer holds the key of its certificate, and that the cluster's CA signed it; `Authority.judge`
-decides what the certificate is good for, by our own clock and our own list of what was revoked. No session is ever
+decides what the certificate is good for, by our own clock. Whether its key was taken back is for the driver to ask. No
+session is ever
 resumed (RFC 8446, 2.2): a resumed one would not show its certificate again.
 """
 
@@ -13,8 +14,9 @@ from pathlib import Path
 
 import trio
 
-from lattice.certificates import Authority, Certificate, Revocations, Role, private_pem
+from lattice.certificates import Authority, Certificate, private_pem
 from lattice.errors import UntrustedError, WireError
+from lattice.grants import Role
 from lattice.types import Micros, NodeId
 
 TlsStream = trio.SSLStream[trio.SocketStream]
@@ -28,14 +30,12 @@ class StreamSecurity:
         authority: Authority,
         certificate: Certificate,
         private_key: bytes,
-        revoked: Revocations | None,
         key_directory: Path,
     ) -> None:
         """`key_directory` is where the private key is written for the moment that OpenSSL reads it. Raises `OSError`
         if it cannot be, and `ssl.SSLError` if key and certificate do not belong together."""
         self.authority = authority
         self.certificate = certificate
-        self.revoked = revoked
         self._private_key = private_key
         self._key_directory = key_directory
         self._server = self._context(ssl.PROTOCOL_TLS_SERVER)
@@ -75,7 +75,7 @@ class StreamSecurity:
         shown = stream.getpeercert(binary_form=True)
         if not shown:
             raise UntrustedError("no certificate", "the peer showed none")
-        return stream, self.authority.judge(shown, Role.NODE, self.revoked, now).node
+        return stream, self.authority.judge(shown, Role.NODE, now).node
 
 
 def tls_error(error: trio.BrokenResourceError) -> WireError:

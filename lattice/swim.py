@@ -405,8 +405,14 @@ class Swim:
     def on_forget(self, node: NodeId) -> bool:
         """Whether the member is still gone, and so forgotten."""
         member = self.members.get(node)
-        if member is None or member.present:
+        return member is not None and not member.present and self.expel(node)
+
+    def expel(self, node: NodeId) -> bool:
+        """Forget a member, whatever its state; whether it was one."""
+        if node not in self.members:
             return False
+        self._acquit(node)
+        self._piggyback.drop(node)
         self.members.forget(node)
         self._rtt.forget(node)
         self._moves.forget(node)

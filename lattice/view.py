@@ -117,3 +117,5 @@ class LatticeView:
     """Observers caught saying two things; by node."""
     forks: tuple[ForkView, ...] = ()
     """Authors whose key signed two ops in one place: set aside from there on; by author."""
+    revoked: tuple[NodeId | AuthorId, ...] = ()
+    """The nodes and authors whose keys the CA has taken back."""

@@ -7,20 +7,23 @@ from __future__ import annotations
 
 import logging
 import ssl
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import trio
 
-from lattice.certificates import WARN_US, Authority, CertificateError, Revocations, Role, date_text, read_certificate
-from lattice.errors import UntrustedError
-from lattice.identity import node_id_of, public_key_of
+from lattice.certificates import WARN_US, Authority, Certificate, CertificateError, date_text, read_certificate
+from lattice.errors import MalformedError, UntrustedError
+from lattice.events import Certified, LocalChange, RevocationsSubmitted
+from lattice.grants import Role
+from lattice.identity import Grant, node_id_of, public_key_of
 from lattice.seal import Plain, Sealed
 from lattice.stream_security import StreamSecurity
 from lattice.types import SECOND, Micros
 from router.control.target import KeysState, KeyState, PeerKeys
 from router.errors import StartError
 from router.journal import Journal
+from router.site.ca_dir import read_revoked
 from router.site.key_file import KeyFileError, read_key_ring
 from router.site.site_config import CertificateFiles, SiteConfig
 from router.traffic.server_tls import ServerTls, ServerTlsError
@@ -52,7 +55,7 @@ class Credentials:
         self._stamps = self._look()
         if cluster.certificates is not None:
             try:
-                self._security = self._load(cluster.certificates, None)
+                self._security = self._load(cluster.certificates)
             except CredentialError as error:
                 raise StartError(f"cluster.certificate: {error}") from None
         self.server_tls: ServerTls | None = None
@@ -72,13 +75,26 @@ class Credentials:
     def security(self) -> StreamSecurity | None:
         return self._security
 
+    @property
+    def ca_key(self) -> bytes | None:
+        """The public key of the cluster's CA; None without one."""
+        return None if self._security is None else self._security.authority.public_key
+
+    @property
+    def grant(self) -> Grant | None:
+        """What this node's row shows of its certificate."""
+        return None if self._security is None else self._security.certificate.grant
+
     async def keep(
         self,
         secure: Callable[[StreamSecurity], None],
+        submit: Callable[[LocalChange], Awaitable[None]],
         connect_as: Callable[[UpstreamTls], None],
         journal: Journal,
     ) -> None:
-        """Watch the files until cancelled; `secure` and `connect_as` get what is new towards peers and endpoints."""
+        """Watch the files until cancelled. `secure` and `connect_as` get what is new towards peers and endpoints,
+        `submit` the grant of a new certificate, and what was revoked."""
+        await self._take_revoked(submit, journal)
         while True:
             self._warn(journal)
             await trio.sleep(WATCH_INTERVAL_US / SECOND)
@@ -88,8 +104,12 @@ class Credentials:
             if self._config.cluster.key_file in changed:
                 self._take_keys(journal)
             files = self._config.cluster.certificates
-            if files is not None and changed & {files.ca, files.certificate, files.revoked}:
+            if files is not None and changed & {files.ca, files.certificate}:
                 self._take_certificate(files, secure, journal)
+                if self.grant is not None:
+                    await submit(Certified(self.grant))
+            if files is not None and files.revoked in changed:
+                await self._take_revoked(submit, journal)
             if changed & {*self._upstream_files()} or (changed and self._config.upstream.certificate is None):
                 self._take_upstream_tls(connect_as, journal)
             self.refresh_tls(journal)
@@ -188,44 +208,52 @@ class Credentials:
     ) -> None:
         assert self._security is not None
         try:
-            security = self._load(files, self._security.revoked)
+            security = self._load(files)
+            if security.authority.public_key != self._security.authority.public_key:
+                raise CredentialError(f"{files.ca}: another CA's; a node takes up a new CA when it starts")
         except CredentialError as error:
             self._complain(journal, "certificate", str(error))
             return
         self._security = security
         secure(security)
-        revoked = len(security.revoked.serials) if security.revoked else 0
-        text = f"certificate until {date_text(security.certificate.not_after)}, {revoked} revoked"
+        text = f"certificate until {date_text(security.certificate.not_after)}"
         journal.note("certificate", text)
         log.info("%s", text)
+
+    async def _take_revoked(self, submit: Callable[[LocalChange], Awaitable[None]], journal: Journal) -> None:
+        files = self._config.cluster.certificates
+        if files is None:
+            return
+        try:
+            statements = read_revoked(files.revoked)
+        except (OSError, MalformedError) as error:
+            self._complain(journal, "certificate", f"{files.revoked}: {error}")
+            return
+        if statements:
+            await submit(RevocationsSubmitted(statements))
 
     def _complain(self, journal: Journal, kind: str, text: str) -> None:
         journal.note(kind, f"{text}; what was in force stays")
         log.error("%s; what was in force stays", text)
 
-    def _load(self, files: CertificateFiles, before: Revocations | None) -> StreamSecurity:
+    def _load(self, files: CertificateFiles) -> StreamSecurity:
         now = self._now()
         try:
             place = files.ca
             authority = Authority(files.ca.read_bytes())
             if authority.cluster != self._config.cluster.name:
                 raise CredentialError(f"{place}: of cluster {authority.cluster!r}, not {self._config.cluster.name!r}")
-            place = files.revoked
-            revoked = authority.revocations(files.revoked.read_bytes()) if files.revoked.exists() else before
-            if before is not None and revoked is not None and revoked.number < before.number:
-                raise CredentialError(
-                    f"{place}: list {revoked.number} is older than {before.number}, which is in force"
-                )
             place = files.certificate
             certificate = read_certificate(files.certificate.read_bytes())
             if certificate.public_key != public_key_of(self._node_key):
                 raise CredentialError(f"{place}: of another key than this node's; issue one from this site's node.csr")
             try:
-                authority.judge(certificate.der, Role.NODE, revoked, now)
+                authority.judge(certificate.der, Role.NODE, now)
             except UntrustedError as error:
                 if error.reason != "certificate expired":  # then it is worth starting, and complaining
                     raise
-            return StreamSecurity(authority, certificate, self._node_key, revoked, self._config.site.state_dir)
+            self._check_site(place, certificate)
+            return StreamSecurity(authority, certificate, self._node_key, self._config.site.state_dir)
         except FileNotFoundError:
             request = self._config.path.parent / "node.csr"
             remedy = f"`edgelattice ca issue --role node --request {request} --out {files.certificate}` where the CA is"
@@ -235,6 +263,14 @@ class Credentials:
         except (OSError, CertificateError, UntrustedError) as error:
             said = error.strerror if isinstance(error, OSError) else str(error)
             raise CredentialError(f"{place}: {said}") from None
+
+    def _check_site(self, place: Path, certificate: Certificate) -> None:
+        """Peers would refuse every row of ours, and say so; we can say it better."""
+        site = self._config.site.name
+        if certificate.name != site:
+            raise CredentialError(f"{place}: for site {certificate.name!r}, and this is {site!r}; issue one for it")
+        if certificate.grant is None:
+            raise CredentialError(f"{place}: has no grant for gossip; `edgelattice ca issue` makes one that has")
 
     def _look(self) -> dict[Path, tuple[int, int, int]]:
         cluster = self._config.cluster

@@ -35,6 +35,7 @@ from lattice.events import (
     EquivocationProven,
     HealthObserved,
     IdConflict,
+    KeyRevoked,
     LeaveRequested,
     MemberChanged,
     Notification,
@@ -45,6 +46,7 @@ from lattice.events import (
     RegionChanged,
     RegionDoubted,
     Rejected,
+    RevocationsSubmitted,
     VerdictChanged,
 )
 from lattice.identity import Ed25519Signer, Ed25519Verifier, author_id_of
@@ -291,6 +293,14 @@ class Node:
                 )
                 self._journal.note("conflict", text)
                 log.error("%s", text)
+            case KeyRevoked(key, site):
+                ours = key == self._driver.view().node
+                whose = "this node" if ours else f"{site}'s node" if site else "an author or a node"
+                text = f"the CA has revoked the key of {whose} ({short(key)})"
+                if ours:
+                    text += ": peers do not listen to it any more; it goes on by its own evidence"
+                self._journal.note("revoked", text)
+                log.warning("%s", text)
             case Rejected("op", "from the future", _):
                 self._complain_of_clock()
             case Rejected(what, reason, source):
@@ -492,6 +502,12 @@ class Node:
             raise RefusalError(409, f"a later signal of region {signal.region!r} is known", "send a greater timestamp")
         self._tell()
 
+    async def submit_revocations(self, revocations: tuple[bytes, ...]) -> None:
+        answer = await self._driver.call(RevocationsSubmitted(revocations))
+        refused = [note for note in answer.notifications if isinstance(note, Rejected)]
+        if refused:
+            raise LatticeError("refused", refused[0].reason)
+
     async def publish_text(self, policy: str, text: str, message: str) -> Published:
         if self._config.policy.author_key is None:
             raise RefusalError(
@@ -597,7 +613,9 @@ class Node:
             if self._locations is not None:
                 nursery.start_soon(self._locations.keep)
             nursery.start_soon(self._seeding.keep)
-            nursery.start_soon(self._credentials.keep, self._driver.secure, self._connect_as, self._journal)
+            nursery.start_soon(
+                self._credentials.keep, self._driver.secure, self._driver.submit, self._connect_as, self._journal
+            )
             await nursery.start(self._checker.run)
             await nursery.start(
                 partial(serve_control, control_app(self, self._config.control.host_names), control, stop)
@@ -718,13 +736,14 @@ def _driver(
         config=engine_config,
         site=config.site.name,
         endpoint=("" if ipaddress.ip_address(host).is_unspecified else host, port),
-        signer=Ed25519Signer(state.node_key, cluster),
+        signer=Ed25519Signer(state.node_key, cluster, credentials.grant),
         verifier=Ed25519Verifier(cluster),
         seal=credentials.seal,
         authors=[author_id_of(key) for key in config.policy.authors],
         prng=Prng(random.SystemRandom().random),
         now=clock.now(),
         area=area_of(*config.site.at_e6) if config.site.at_e6 else "",
+        ca_key=credentials.ca_key,
     )
     driver = Driver(engine, transport, state.store, clock, on_notification, engine_config.frame_bytes_max, say)
     if credentials.security is not None:

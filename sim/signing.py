@@ -46,6 +46,7 @@ class KeyedSigner:
     def __init__(self, name: str) -> None:
         self._public = blake2b(name.encode(), digest_size=32, person=b"sim public key").digest()
         self._secret = _secret_of(self._public)
+        self.grant = None
         self.signed_last = b""
         """The last signature: what to look for to see who sends this cell on."""
 

@@ -12,15 +12,17 @@ from lattice.certificates import (
     ISSUED_DAYS,
     ISSUED_DAYS_MAX,
     CertificateError,
-    Role,
     date_text,
     read_certificate,
     read_request,
 )
-from lattice.identity import private_key_from, public_key_of
+from lattice.grants import Role
+from lattice.identity import author_id_of, node_id_of, private_key_from, public_key_of
 from lattice.types import Micros, short
 from router.commands.init import write_bundle
-from router.commands.shared import EXIT_USAGE, CommandError
+from router.commands.shared import EXIT_USAGE, CommandError, client_for, control_option
+from router.control.body import DEFAULT_POLICY
+from router.control.client import ControlClient, ControlError
 from router.site.ca_dir import CA_CERTIFICATE_FILE, CA_REVOKED_FILE, CaDir, CaError
 from router.site.config_reader import NotExpected, site_name
 from router.site.key_file import KeyFileError, read_secret, replace_file, write_secret
@@ -130,24 +132,58 @@ def issue_command(
         raise CommandError(str(error), EXIT_USAGE) from None
     click.echo(f"Wrote {target}{f' and {made}' if made else ''}: {role} {called} until {_day(certificate.not_after)}.")
     if role == Role.OPERATOR:
-        click.echo(f'Sites accept its policy once policy.authors names it: "{public.hex()}"')
+        click.echo(f"Sites take what it publishes as long as {target} is beside the key; public key {public.hex()}")
 
 
 @ca.command("revoke")
 @_ca_option
-@click.argument("which", metavar="NAME|SERIAL")
-def revoke_command(directory: Path, which: str) -> None:
-    """Take certificates back.
+@click.argument("which", metavar="NAME|SERIAL|PUBLIC-KEY")
+@control_option
+@click.option("--withdraw", is_flag=True, help="Of an operator: withdraw all that the key ever published, too.")
+def revoke_command(directory: Path, which: str, control: str | None, withdraw: bool) -> None:
+    """Take keys back, for good.
 
-    Writes ca.crl: carry it to every site, beside its ca.crt. Running nodes take it up within a second.
+    A revoked node is not listened to any more. What a revoked operator published up to now goes on counting, so the
+    node that is asked must know its last op: everything after it is refused, whatever date it bears.
+
+    The word goes to the node at --control, which tells all others; it is kept in ca.revoked, too. A node that finds it
+    beside its ca.crt passes it on as well.
     """
     try:
-        taken, listed = CaDir(directory).revoke(which, _now())
+        authority = CaDir(directory)
+        gone = authority.revoked()
+        found = {one.public_key: one for one in authority.find(which) if node_id_of(one.public_key) not in gone}
+        if not found:
+            raise CommandError(f"{which!r} is revoked already")
+        client = client_for(control)
+        revocations = []
+        for public_key, issued in found.items():
+            seq, op = (0, bytes(16)) if issued.role == Role.NODE or withdraw else _last_op(client, public_key)
+            revocations.append(authority.revoke(public_key, seq, op))
+            whose = f"{issued.role} {issued.name}".strip()
+            click.echo(f"revoked {whose} {public_key.hex()}" + (f"; op {seq} is its last that counts" if seq else ""))
     except CaError as error:
         raise CommandError(str(error)) from None
-    for issued in taken:
-        click.echo(f"revoked {issued.role} {issued.name} {issued.serial:032x}")
-    click.echo(f"Carry {directory / CA_REVOKED_FILE} (number {listed.number}) to every site, beside its ca.crt.")
+    try:
+        client.submit_revocations([revocation.data for revocation in revocations])
+    except ControlError as error:
+        raise CommandError(
+            f"it is written down, and no node knows it yet: {error}\nCopy {directory / CA_REVOKED_FILE} beside the "
+            "ca.crt of any site that runs: it tells the others."
+        ) from None
+    click.echo(f"{client.url} knows, and tells all other nodes.")
+
+
+def _last_op(client: ControlClient, public_key: bytes) -> tuple[int, bytes]:
+    """Where an author's chain stands, as a node knows it: what leads up to there goes on counting."""
+    try:
+        head = client.head(DEFAULT_POLICY, author_id_of(public_key))
+    except ControlError as error:
+        raise CommandError(
+            f"nothing was revoked: which op of that operator shall be the last to count? A node knows: {error}\n"
+            "--control names one; --withdraw withdraws all that the key ever published"
+        ) from None
+    return head.seq, bytes.fromhex(head.previous)
 
 
 @ca.command("show")
@@ -164,7 +200,7 @@ def show_command(directory: Path, certificate: Path | None) -> None:
             click.echo(f"serial {found.serial:032x} key {found.public_key.hex()}")
             return
         authority = CaDir(directory)
-        revoked = authority.revocations()
+        revoked = authority.revoked()
     except (CaError, CertificateError) as error:
         raise CommandError(
             str(error) if isinstance(error, CaError) else f"{certificate}: {error}", EXIT_USAGE
@@ -173,7 +209,7 @@ def show_command(directory: Path, certificate: Path | None) -> None:
         raise CommandError(f"{error.filename}: {(error.strerror or '').lower()}", EXIT_USAGE) from None
     click.echo(f"CA of {authority.authority.cluster} until {_day(authority.authority.not_after)}")
     for issued in authority.issued():
-        state = "  revoked" if revoked and issued.serial in revoked.serials else ""
+        state = "  revoked" if node_id_of(issued.public_key) in revoked else ""
         click.echo(f"{issued.role:10} {issued.name:32} until {issued.until}  {issued.serial:032x}{state}")
 
 

@@ -9,6 +9,7 @@ import click
 import msgspec
 
 from lattice.policy_content import check_policy_name
+from router.commands.operator import operator_of
 from router.commands.policy_files import counted, policy_text
 from router.commands.policy_tools import compile_command, diff, explain_command, fmt, simulate_command, test
 from router.commands.policy_versions import compact_command, resolve_command, said
@@ -20,7 +21,6 @@ from router.control.publish import compact, publish
 from router.decision.program import compile_policy
 from router.decision.proofs import prove
 from router.policy import PolicyError, parse
-from router.site.key_file import KeyFileError, read_secret
 
 
 @click.group()
@@ -80,11 +80,9 @@ def publish_command(file: Path, key_file: Path, control: str | None, name: str, 
     """
     try:
         check_policy_name(name)
-        private_key, warning = read_secret(key_file, "operator's key")
-    except (KeyFileError, ValueError) as error:
+    except ValueError as error:
         raise CommandError(str(error), EXIT_USAGE) from None
-    if warning is not None:
-        complain(f"warning: {warning}")
+    operator = operator_of(key_file)
     text = policy_text(file)
     mistakes = _mistakes(text, str(file))
     if mistakes is not None:
@@ -93,7 +91,9 @@ def publish_command(file: Path, key_file: Path, control: str | None, name: str, 
     client = client_for(control)
     try:
         now_ms = time.time_ns() // 1_000_000
-        published, cluster = publish(client, private_key, name, text, message, now_ms, AuthorChain(key_file))
+        published, cluster = publish(
+            client, operator.private_key, name, text, message, now_ms, AuthorChain(key_file), operator.grant
+        )
     except (ControlError, ValueError, OSError) as error:
         if isinstance(error, ControlError) and error.body is not None and error.body.rendered:
             click.echo(error.body.rendered, err=True)
@@ -103,7 +103,7 @@ def publish_command(file: Path, key_file: Path, control: str | None, name: str, 
         "`edgelattice status` shows where it is in force"
     )
     try:
-        shortened = compact(client, private_key, now_ms, AuthorChain(key_file), if_due=True)
+        shortened = compact(client, operator.private_key, now_ms, AuthorChain(key_file), operator.grant, if_due=True)
     except (ControlError, ValueError, OSError) as error:
         complain(f"warning: history was not shortened, which is due: {error}; `edgelattice policy compact` tries again")
     else:

@@ -13,13 +13,13 @@ from rich.text import Text
 
 from lattice.policy_content import check_policy_name
 from lattice.types import VersionId
+from router.commands.operator import operator_of
 from router.commands.shared import EXIT_FAILED, EXIT_USAGE, CommandError, client_for, complain, control_option
 from router.commands.status_screen import ID_CHARS, age, console
 from router.control.author_chain import AuthorChain
 from router.control.body import DEFAULT_POLICY, StandingBody
 from router.control.client import ControlError
 from router.control.publish import Compacted, compact, resolve
-from router.site.key_file import KeyFileError, read_secret
 
 KEEP_CHARS_MIN = 4
 DELETED = "deleted"
@@ -74,7 +74,7 @@ def resolve_command(
 
     Exit status 0 when one version stands in the end, 1 when the choice is still to be made.
     """
-    private_key = _key(key_file)
+    operator = operator_of(key_file)
     try:
         check_policy_name(name)
         client = client_for(control)
@@ -98,7 +98,9 @@ def resolve_command(
         why = message if message is not None else f"keep {_label(chosen)}"
         now_ms, memory = time.time_ns() // 1_000_000, AuthorChain(key_file)
         version = VersionId(bytes.fromhex(chosen.version))
-        published, cluster = resolve(client, private_key, name, version, chosen.text, why, now_ms, memory)
+        published, cluster = resolve(
+            client, operator.private_key, name, version, chosen.text, why, now_ms, memory, operator.grant
+        )
     except (ControlError, ValueError, OSError) as error:
         raise CommandError(f"nothing was published: {error}") from None
     if as_json:
@@ -163,10 +165,15 @@ def compact_command(key_file: Path, control: str | None, dry_run: bool, as_json:
     The ops are fetched from the node and their signatures checked here. Whatever another machine publishes with the
     same key at the same moment may be lost, so make it where you publish.
     """
-    private_key = _key(key_file)
+    operator = operator_of(key_file)
     try:
         done = compact(
-            client_for(control), private_key, time.time_ns() // 1_000_000, AuthorChain(key_file), dry_run=dry_run
+            client_for(control),
+            operator.private_key,
+            time.time_ns() // 1_000_000,
+            AuthorChain(key_file),
+            operator.grant,
+            dry_run=dry_run,
         )
     except (ControlError, ValueError, OSError) as error:
         raise CommandError(f"nothing was compacted: {error}") from None
@@ -187,13 +194,3 @@ def said(done: Compacted) -> str:
     """What a checkpoint did, in words."""
     live = f"; {', '.join(done.policies)} unchanged" if done.policies else "; nothing of it lives"
     return f"{done.ops_before} ops of {done.bytes_before} bytes into {done.ops} of {done.bytes}{live}"
-
-
-def _key(key_file: Path) -> bytes:
-    try:
-        private_key, warning = read_secret(key_file, "operator's key")
-    except KeyFileError as error:
-        raise CommandError(str(error), EXIT_USAGE) from None
-    if warning is not None:
-        complain(f"warning: {warning}")
-    return private_key

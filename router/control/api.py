@@ -9,6 +9,7 @@ is a 4xx with `{"error", "path", "remedy"}` or diagnostics, and is counted under
     GET  /v1/policy/head?policy=&author=       what composing those ops starts from
     GET  /v1/policy/versions?policy=           the versions that stand: more than one after concurrent publishes
     GET  /v1/policy/ops                        every signed op, for whoever shortens a chain: msgpack
+    POST /v1/revocations                       keys that the CA takes back, each as it signed it: msgpack
     GET  /v1/keys                              the cluster's keys by id, and which peers lag behind
     POST /update                               a health signal
     GET  /snapshot                             the signals, as folded in
@@ -40,6 +41,7 @@ from router.control.body import (
     DEFAULT_POLICY,
     OPS_MEDIA_TYPE,
     ErrorBody,
+    RevokedBody,
     UpdateBody,
     decision_body,
     diagnostic_bodies,
@@ -99,6 +101,7 @@ def control_app(target: ControlTarget, host_names: Collection[str] = ()) -> Gate
         Route("/v1/policy/head", handlers.head, methods=["GET"]),
         Route("/v1/policy/versions", handlers.versions, methods=["GET"]),
         Route("/v1/policy/ops", handlers.ops, methods=["GET"]),
+        Route("/v1/revocations", handlers.revocations, methods=["POST"]),
         Route("/v1/keys", handlers.keys, methods=["GET"]),
         Route("/update", handlers.update, methods=["POST"]),
         Route("/snapshot", handlers.snapshot, methods=["GET"]),
@@ -187,6 +190,12 @@ class _Handlers:
         content = msgspec.msgpack.encode(self._target.policy_ops())
         told = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
         return Response(content, media_type=OPS_MEDIA_TYPE, headers=told)
+
+    async def revocations(self, request: HttpRequest) -> Response:
+        _query(request)
+        _media_type(request, (OPS_MEDIA_TYPE,))
+        await self._target.submit_revocations(_decode_ops(await _body(request, OPS_BYTES_MAX)))
+        return json_response(RevokedBody([key.hex() for key in self._target.view().revoked]))
 
     async def keys(self, request: HttpRequest) -> Response:
         _query(request)
@@ -343,5 +352,8 @@ def _decode_ops(body: bytes) -> tuple[bytes, ...]:
         return tuple(_ops_decoder.decode(body))
     except msgspec.DecodeError as error:
         raise BadRequestError(
-            422, "ops", f"not a msgpack array of signed ops: {error}", remedy="`edgelattice policy publish` makes it"
+            422,
+            "ops",
+            f"not a msgpack array of signed statements: {error}",
+            remedy="`edgelattice policy publish` and `edgelattice ca revoke` make them",
         ) from None

@@ -127,6 +127,14 @@ class ViewBody(msgspec.Struct, frozen=True):
     """What somebody should do something about: a certificate that ends."""
     quarantined: list[QuarantineBody] = []
     forked: list[ForkBody] = []
+    revoked: list[str] = []
+    """Ids of the nodes and authors whose keys the CA has taken back."""
+
+
+class RevokedBody(msgspec.Struct, frozen=True):
+    """`POST /v1/revocations`: all keys that are revoked, by id."""
+
+    revoked: list[str]
 
 
 class AttemptBody(msgspec.Struct, frozen=True):
@@ -309,6 +317,7 @@ def view_body(target: ControlTarget, own_counters: dict[str, int]) -> ViewBody:
             for caught in view.quarantined
         ],
         forked=[ForkBody(fork.author.hex(), fork.seq, [op.hex() for op in fork.evidence]) for fork in view.forks],
+        revoked=[key.hex() for key in view.revoked],
     )
 
 

@@ -18,6 +18,7 @@ from router.control.body import (
     HeadBody,
     KeysBody,
     PublishedBody,
+    RevokedBody,
     StandingsBody,
     ViewBody,
 )
@@ -95,6 +96,10 @@ class ControlClient:
     def submit_ops(self, policy: str, ops: list[bytes]) -> PublishedBody:
         body = msgspec.msgpack.encode(ops)
         return self._decode(self.ask("/v1/policy", {"policy": policy}, body, OPS_MEDIA_TYPE), PublishedBody)
+
+    def submit_revocations(self, revocations: list[bytes]) -> RevokedBody:
+        body = msgspec.msgpack.encode(revocations)
+        return self._decode(self.ask("/v1/revocations", None, body, OPS_MEDIA_TYPE), RevokedBody)
 
     def publish_text(self, policy: str, text: str, message: str = "") -> PublishedBody:
         """Let the node sign; it must hold an author key."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from lattice.authoring import compose
 from lattice.checkpoint import checkpoint_bytes, compose_checkpoint, compose_deletion
 from lattice.errors import LatticeError
-from lattice.identity import Ed25519Signer, Ed25519Verifier, author_id_of, public_key_of
+from lattice.identity import Ed25519Signer, Ed25519Verifier, Grant, author_id_of, public_key_of
 from lattice.policy_content import head_key
 from lattice.policy_ops import SignedOp, open_op
 from lattice.policy_store import PolicyStore
@@ -46,6 +46,7 @@ def publish(
     message: str,
     now_ms: int,
     memory: AuthorChain | None = None,
+    grant: Grant | None = None,
 ) -> tuple[PublishedBody, str]:
     """Make `text` the version of `policy` that serves; what the node accepted, and the cluster's name.
 
@@ -53,7 +54,7 @@ def publish(
     memory), OSError (the memory), or `ControlError`. A refused publish has changed nothing; after one without an
     answer, publishing again is safe and finishes it.
     """
-    desk = Desk(client, private_key, memory)
+    desk = Desk(client, private_key, memory, grant)
     with desk.alone():
         return desk.publish(policy, text, message, now_ms)
 
@@ -67,12 +68,13 @@ def resolve(
     message: str,
     now_ms: int,
     memory: AuthorChain | None = None,
+    grant: Grant | None = None,
 ) -> tuple[PublishedBody, str]:
     """End a policy's concurrent versions: `text`, which is that of the version to `keep`, supersedes them all.
 
     Without a text the policy is deleted. Otherwise as `publish`.
     """
-    desk = Desk(client, private_key, memory)
+    desk = Desk(client, private_key, memory, grant)
     with desk.alone():
         return desk.publish(policy, text, message, now_ms, keep) if text is not None else desk.delete(policy, now_ms)
 
@@ -82,6 +84,7 @@ def compact(
     private_key: bytes,
     now_ms: int,
     memory: AuthorChain | None = None,
+    grant: Grant | None = None,
     *,
     if_due: bool = False,
     dry_run: bool = False,
@@ -90,7 +93,7 @@ def compact(
 
     Raises as `publish`, and `ControlError` when the node's ops are not what it says, or not all.
     """
-    desk = Desk(client, private_key, memory)
+    desk = Desk(client, private_key, memory, grant)
     with desk.alone():
         return desk.compact(now_ms, if_due=if_due, dry_run=dry_run)
 
@@ -98,8 +101,12 @@ def compact(
 class Desk:
     """One author at one node."""
 
-    def __init__(self, client: ControlClient, private_key: bytes, memory: AuthorChain | None) -> None:
+    def __init__(
+        self, client: ControlClient, private_key: bytes, memory: AuthorChain | None, grant: Grant | None
+    ) -> None:
+        """`grant` is the CA's word for the key; None where the sites' own list of authors has it."""
         self._client = client
+        self._grant = grant
         self._private_key = private_key
         self._author = author_id_of(public_key_of(private_key))
         self._memory = memory
@@ -198,4 +205,4 @@ class Desk:
         return store
 
     def _signer(self, head: PolicyHead) -> Ed25519Signer:
-        return Ed25519Signer(self._private_key, head.cluster)
+        return Ed25519Signer(self._private_key, head.cluster, self._grant)

@@ -220,6 +220,10 @@ class ControlTarget(Protocol):
         """Every policy op held, as it was signed, in an order in which each follows its predecessor."""
         ...
 
+    async def submit_revocations(self, revocations: tuple[bytes, ...]) -> None:
+        """Take the CA's word on keys that it takes back, and pass it on. Raises `LatticeError` for what is none."""
+        ...
+
     def warnings(self) -> Sequence[str]:
         """What whoever keeps this node should do something about, in words."""
         ...

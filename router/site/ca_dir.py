@@ -2,15 +2,16 @@
 
 ::
 
-    ca.key     the CA's private key: whoever has it can make nodes and operators; keep it off the sites
-    ca.crt     its certificate, the same on every site
-    ca.crl     what was revoked, the same on every site; made by the first `revoke`
-    ca.issued  one line a certificate: serial, role, name, day it ends
+    ca.key      the CA's private key: whoever has it can make nodes and operators; keep it off the sites
+    ca.crt      its certificate, the same on every site
+    ca.revoked  the keys that were taken back, a signed statement a line; a node that is given it tells all others
+    ca.issued   one line a certificate: serial, role, day it ends, public key, name
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,20 +21,21 @@ from lattice.certificates import (
     Authority,
     Certificate,
     CertificateError,
-    Revocations,
-    Role,
     date_text,
     issue,
     make_authority,
-    revoke,
 )
-from lattice.identity import private_key_from
+from lattice.errors import LatticeError, MalformedError
+from lattice.grants import Grants, Revocation, Role, sign_revocation
+from lattice.identity import Ed25519Signer, Ed25519Verifier, node_id_of, private_key_from
 from lattice.types import Micros
 from router.site.key_file import KeyFileError, read_secret, replace_file, write_secret
 
 CA_KEY_FILE = "ca.key"
 CA_CERTIFICATE_FILE = "ca.crt"
-CA_REVOKED_FILE = "ca.crl"
+CA_REVOKED_FILE = "ca.revoked"
+REVOKED_BYTES_MAX = 4 * 1024 * 1024
+"""Ten thousand statements, and room."""
 CA_ISSUED_FILE = "ca.issued"
 SERIAL_BYTES = 16
 
@@ -48,6 +50,7 @@ class Issued:
     role: str
     name: str
     until: str
+    public_key: bytes
 
 
 class CaDir:
@@ -93,15 +96,18 @@ class CaDir:
         days: int = ISSUED_DAYS,
         entropy: Callable[[int], bytes] = os.urandom,
     ) -> Certificate:
-        """Certify a key, and note that it was. Raises `CaError`."""
+        """Certify a key, and note that it was. Raises `CaError`; a key that was taken back is never certified again."""
+        if node_id_of(public_key) in self.revoked():
+            raise CaError(f"the key of {name!r} was revoked for good: make a new one (a site's is NAME.state/node.key)")
         serial = int.from_bytes(entropy(SERIAL_BYTES), "big") >> 1 or 1
         try:
             certificate = issue(
                 self.authority, self._key(), public_key=public_key, role=role, name=name, serial=serial, now=now,
                 days=days,
             )  # fmt: skip
+            until = date_text(certificate.not_after).replace(" ", "_")
             with (self.directory / CA_ISSUED_FILE).open("a", encoding="utf-8") as file:
-                file.write(f"{serial:032x} {role} {date_text(certificate.not_after).replace(' ', '_')} {name}\n")
+                file.write(f"{serial:032x} {role} {until} {public_key.hex()} {name}\n")
         except (CertificateError, OSError) as error:
             raise CaError(_said(error)) from None
         return certificate
@@ -114,45 +120,71 @@ class CaDir:
             return ()
         entries = []
         for line in lines:
-            words = line.split(" ", 3)
             try:
-                serial, role, until, name = words
-                entries.append(Issued(int(serial, 16), role, name, until.replace("_", " ")))
+                serial, role, until, key, name = line.split(" ", 4)
+                entries.append(Issued(int(serial, 16), role, name, until.replace("_", " "), bytes.fromhex(key)))
             except ValueError:
                 continue
         return tuple(entries)
 
-    def revocations(self) -> Revocations | None:
-        """What was revoked. Raises `CaError` for a damaged list."""
+    def revoked(self) -> frozenset[bytes]:
+        """Whose keys were taken back: node and author ids. Raises `CaError` for a damaged list."""
         path = self.directory / CA_REVOKED_FILE
+        grants = Grants(self.authority.public_key, Ed25519Verifier(self.authority.cluster))
         try:
-            return self.authority.revocations(path.read_bytes())
-        except FileNotFoundError:
-            return None
-        except (OSError, CertificateError) as error:
+            return frozenset(grants.open_revocation(data).key for data in read_revoked(path))
+        except (OSError, LatticeError) as error:
             raise CaError(f"{path}: {_said(error)}") from None
 
-    def revoke(self, which: str, now: Micros) -> tuple[tuple[Issued, ...], Revocations]:
-        """Take back every certificate of that name, or the one with that serial number. Raises `CaError`."""
-        before = self.revocations()
-        gone = before.serials if before else frozenset()
-        matching = [issued for issued in self.issued() if which in {issued.name, f"{issued.serial:032x}"}]
-        taken = tuple(issued for issued in matching if issued.serial not in gone)
-        if not taken:
-            known = "is revoked already" if matching else "was not issued here; `edgelattice ca show` lists what was"
-            raise CaError(f"{which!r} {known}")
+    def find(self, which: str) -> tuple[Issued, ...]:
+        """Every certificate of that name, the one with that serial number, or whoever has that public key (64 hex
+        digits) although it was never issued one. Raises `CaError`."""
+        found = tuple(one for one in self.issued() if which in {one.name, f"{one.serial:032x}", one.public_key.hex()})
+        if found:
+            return found
+        if re.fullmatch(r"[0-9a-f]{64}", which):
+            return (Issued(0, Role.OPERATOR, "", "", bytes.fromhex(which)),)
+        raise CaError(f"{which!r} was not issued here; `edgelattice ca show` lists what was")
+
+    def revoke(self, public_key: bytes, seq: int = 0, op: bytes = bytes(16)) -> Revocation:
+        """Take a key back, for good; of an author what led up to op `seq` goes on counting. Raises `CaError`."""
+        path = self.directory / CA_REVOKED_FILE
+        revocation = sign_revocation(
+            Ed25519Signer(self._key(), self.authority.cluster), node_id_of(public_key), seq, op
+        )
         try:
-            listed = revoke(self.authority, self._key(), before, [issued.serial for issued in taken], now)
-            replace_file(self.directory / CA_REVOKED_FILE, listed.pem, 0o644)
-        except (CertificateError, OSError) as error:
-            raise CaError(_said(error)) from None
-        return taken, listed
+            lines = [*read_revoked(path), revocation.data]
+            replace_file(path, "".join(f"{data.hex()}\n" for data in lines).encode("ascii"), 0o644)
+        except (LatticeError, OSError) as error:
+            raise CaError(f"{path}: {_said(error)}") from None
+        return revocation
 
     def _key(self) -> bytes:
         try:
             return read_secret(self.directory / CA_KEY_FILE, "CA's key")[0]
         except KeyFileError as error:
             raise CaError(str(error)) from None
+
+
+def read_revoked(path: Path) -> tuple[bytes, ...]:
+    """The statements in a list of revoked keys, unchecked; none when there is no such file.
+
+    Raises OSError, or `MalformedError` with the line that is none.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(REVOKED_BYTES_MAX + 1)
+    except FileNotFoundError:
+        return ()
+    if len(content) > REVOKED_BYTES_MAX:
+        raise MalformedError("oversized", f"more than {REVOKED_BYTES_MAX} bytes")
+    statements = []
+    for number, line in enumerate(content.decode("latin-1").splitlines(), 1):
+        try:
+            statements.append(bytes.fromhex(line))
+        except ValueError:
+            raise MalformedError("bad shape", f"line {number} is not hexadecimal digits") from None
+    return tuple(statement for statement in statements if statement)
 
 
 def _said(error: Exception) -> str:

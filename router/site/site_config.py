@@ -87,7 +87,7 @@ class CertificateFiles:
     ca: Path
     certificate: Path
     revoked: Path
-    """May be missing: nothing was revoked yet."""
+    """Statements to pass on to all nodes. May be missing: what is known of them is kept in the state directory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +146,7 @@ class ControlPart:
 @dataclass(frozen=True, slots=True)
 class PolicyPart:
     authors: tuple[bytes, ...]
-    """Ed25519 public keys, 32 bytes each, of those who may write policy; sorted."""
+    """Ed25519 public keys, 32 bytes each, of those who may write policy without a CA's word; sorted."""
     author_key: bytes | None = field(repr=False)
     """A private key kept here, so that this node accepts policy as plain text and signs it itself."""
 
@@ -265,7 +265,7 @@ def load_site_config(path: Path) -> SiteConfig:
     upstream = _read_upstream(top.section("upstream"), directory)
     tcp = _read_tcp(top.section("tcp"))
     control = _read_control(top.section("control"))
-    policy = _read_policy(top.section("policy"), directory, warnings)
+    policy = _read_policy(top.section("policy"), directory, cluster.certificates is not None, warnings)
     geo = _read_geo(top.section("geo"), directory)
     cache = _read_cache(top.section("cache"))
     timing = _read_timing(top.section("timing"))
@@ -315,7 +315,7 @@ def _read_cluster(section: Section, directory: Path, warnings: list[str]) -> Clu
     key_file = section.take("key_file", text, None)
     ca = section.take("ca", text, None)
     certificate = section.take("certificate", text, None)
-    revoked = section.take("revoked", text, "ca.crl")
+    revoked = section.take("revoked", text, "ca.revoked")
     keys = None
     certificates = None
     if ca is not None and certificate is not None:
@@ -336,6 +336,11 @@ def _read_cluster(section: Section, directory: Path, warnings: list[str]) -> Clu
             "key_file",
             "is missing: expected the file that holds the cluster's key",
             "`edgelattice init` makes one; insecure = true does without, for trials",
+        )
+    if certificates is None and not insecure:
+        warnings.append(
+            "cluster.ca is not set: whoever holds the cluster's keys can speak as any number of sites; `edgelattice ca "
+            "init` makes a CA"
         )
     section.close()
     return ClusterPart(name, insecure, keys, directory / key_file if key_file is not None else None, certificates)
@@ -432,7 +437,7 @@ def _read_control(section: Section) -> ControlPart:
     return ControlPart(listen, allow_remote, tuple(name.lower() for name in host_names))
 
 
-def _read_policy(section: Section, directory: Path, warnings: list[str]) -> PolicyPart:
+def _read_policy(section: Section, directory: Path, certified: bool, warnings: list[str]) -> PolicyPart:
     authors = section.take_each("authors", hex_bytes(32, "an Ed25519 public key"), ())
     author_key_file = section.take("author_key", text, None)
     author_key = None
@@ -444,8 +449,8 @@ def _read_policy(section: Section, directory: Path, warnings: list[str]) -> Poli
             "its public key is not among policy.authors, so nobody would accept what it signs",
             f'add "{public_key_of(author_key).hex()}" there, on every site',
         )
-    if not authors and not section.has("authors"):
-        warnings.append("policy.authors is empty: this node will accept no policy from anyone")
+    if not authors and not section.has("authors") and not certified:
+        warnings.append("policy.authors is empty, and there is no CA: this node will accept no policy from anyone")
     section.close()
     return PolicyPart(tuple(sorted(set(authors))), author_key)
 

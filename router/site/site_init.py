@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from lattice.certificates import Role, make_request
+from lattice.certificates import make_request
+from lattice.grants import Role
 from lattice.identity import private_key_from, public_key_of
 from lattice.key_ring import KeyRing
 from lattice.types import Endpoint, Micros

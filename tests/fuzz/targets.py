@@ -16,6 +16,7 @@ from lattice.checkpoint import compose_checkpoint, compose_deletion
 from lattice.digest import BLOCK_BYTES, Bloom
 from lattice.equivocation import open_proof, prove
 from lattice.errors import LatticeError
+from lattice.grants import Grants, sign_revocation
 from lattice.health import open_row
 from lattice.identity import Ed25519Verifier, author_id_of
 from lattice.membership import MemberState, MemberUpdate
@@ -106,6 +107,7 @@ TARGETS: dict[str, Target] = {
     "wire.decode": Target(lambda data: wire.decode(data, FRAME_BYTES_MAX), _messages()),
     "open_row": Target(lambda data: open_row(data, HoldsAll()), tuple(row.data for row in _ROWS)),
     "open_proof": Target(lambda data: open_proof(data, HoldsAll()), (prove(*_ROWS).data,)),
+    "open_revocation": Target(Grants(bytes(32), HoldsAll()).open_revocation, (sign_revocation(OPERATOR, NODE).data,)),
     "open_op": Target(lambda data: open_op(data, HoldsAll()), _ops()),
     "PolicyStore.admit": Target(_admit, _ops()),
     "yrs_gate.walk": Target(

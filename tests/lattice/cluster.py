@@ -33,8 +33,9 @@ from lattice.events import (
     StreamFrameReceived,
     TimerFired,
 )
+from lattice.grants import Role, sign_grant
 from lattice.health import Observation
-from lattice.identity import Ed25519Signer, Ed25519Verifier, author_id_of, private_key_from
+from lattice.identity import Ed25519Signer, Ed25519Verifier, Grant, author_id_of, private_key_from
 from lattice.policy_ops import SignedOp
 from lattice.prng import Prng
 from lattice.seal import Plain, Seal
@@ -45,12 +46,13 @@ CLUSTER = "test"
 EPHEMERAL_PORT = 50_000
 
 
-def signer_of(name: str) -> Ed25519Signer:
+def signer_of(name: str, grant: Grant | None = None) -> Ed25519Signer:
     """The same key for the same name, for ever."""
-    return Ed25519Signer(private_key_from(hashlib.blake2b(name.encode(), digest_size=32).digest()), CLUSTER)
+    return Ed25519Signer(private_key_from(hashlib.blake2b(name.encode(), digest_size=32).digest()), CLUSTER, grant)
 
 
 OPERATOR = signer_of("operator")
+GRANTED_UNTIL_S = EPOCH // SECOND + 90 * 86_400
 Judge = Callable[[Endpoint, Endpoint, Prng], list[int]]
 """(from, to, prng) -> the delays in microseconds after which copies arrive; an empty list is a loss."""
 
@@ -103,9 +105,14 @@ class Cluster:
         skews_us: Mapping[int, int] | None = None,
         engine_type: type[Engine] = Engine,
         wildcard: bool = False,
+        ca: Ed25519Signer | None = None,
+        grants: Mapping[int, Grant | None] | None = None,
     ) -> None:
         """`authors` and `skews_us` (how far a node's clock is ahead) are by node index; others have the default. With
-        `wildcard` no node knows its own address: it listens on all."""
+        `wildcard` no node knows its own address: it listens on all. With a `ca` every node has its grant, unless
+        `grants` has another, or None."""
+        self.ca = ca
+        self.grants = grants or {}
         self.wildcard = wildcard
         self.seed = seed
         self.judge = judge
@@ -139,7 +146,8 @@ class Cluster:
             config=self.config,
             site=f"site-{index}",
             endpoint=("" if self.wildcard else self.endpoint(index)[0], self.endpoint(index)[1]),
-            signer=signer_of(f"node {index}"),
+            signer=self.signer(index),
+            ca_key=self.ca.public_key if self.ca else None,
             verifier=Ed25519Verifier(CLUSTER),
             seal=self.seal(),
             authors=self.authors.get(index, [author_id_of(OPERATOR.public_key)]),
@@ -147,6 +155,13 @@ class Cluster:
             now=self.clock(index),
             strategy=self.strategy() if self.strategy else None,
         )
+
+    def signer(self, index: int) -> Ed25519Signer:
+        name = f"node {index}"
+        if self.ca is None or index in self.grants:
+            return signer_of(name, self.grants.get(index))
+        public_key = signer_of(name).public_key
+        return signer_of(name, sign_grant(self.ca, public_key, Role.NODE, f"site-{index}", GRANTED_UNTIL_S))
 
     @staticmethod
     def endpoint(index: int) -> Endpoint:

@@ -13,18 +13,16 @@ from lattice.certificates import (
     Authority,
     Certificate,
     CertificateError,
-    Revocations,
-    Role,
     issue,
     make_authority,
     make_request,
     private_pem,
     read_certificate,
     read_request,
-    revoke,
 )
 from lattice.errors import UntrustedError
-from lattice.identity import node_id_of, private_key_from, public_key_of
+from lattice.grants import Grants, Role
+from lattice.identity import Ed25519Verifier, node_id_of, private_key_from, public_key_of
 from lattice.types import SECOND, Micros
 
 NOW = Micros(1_800_000_000 * SECOND)
@@ -43,17 +41,17 @@ def node_certificate(
 
 def refusal(certificate: bytes, authority: Authority = CA, now: Micros = NOW, role: Role | None = Role.NODE) -> str:
     with pytest.raises(UntrustedError) as refused:
-        authority.judge(certificate, role, None, now)
+        authority.judge(certificate, role, now)
     return refused.value.reason
 
 
 def test_a_certificate_says_what_it_was_issued_for() -> None:
-    certificate = CA.judge(node_certificate().der, Role.NODE, None, NOW)
+    certificate = CA.judge(node_certificate().der, Role.NODE, NOW)
     assert (certificate.cluster, certificate.name, certificate.role) == ("edge", "ams", Role.NODE)
     assert certificate.node == node_id_of(public_key_of(NODE_KEY)), "the key decides who it is"
     assert certificate.not_before < NOW < certificate.not_after <= NOW + 30 * DAY
     assert read_certificate(certificate.pem) == certificate
-    assert Authority(CA.pem).judge(certificate.der, None, None, NOW) == certificate
+    assert Authority(CA.pem).judge(certificate.der, None, NOW) == certificate
 
 
 def test_what_is_refused_and_why() -> None:
@@ -70,23 +68,19 @@ def test_what_is_refused_and_why() -> None:
 def test_the_moment_is_judged_to_the_second() -> None:
     certificate = node_certificate()
     for moment in (certificate.not_before, certificate.not_after):
-        assert CA.judge(certificate.der, Role.NODE, None, moment) == certificate
+        assert CA.judge(certificate.der, Role.NODE, moment) == certificate
     assert refusal(certificate.der, now=Micros(certificate.not_before - 1)) == "certificate not yet valid"
     assert refusal(certificate.der, now=Micros(certificate.not_after + 1)) == "certificate expired"
 
 
-def test_a_revoked_one_is_refused_from_then_on() -> None:
-    first, second = node_certificate(serial=7), node_certificate(serial=8)
-    listed = revoke(CA, CA_KEY, None, [7], NOW)
-    assert (listed.number, listed.serials) == (1, frozenset({7}))
-    with pytest.raises(UntrustedError, match="certificate revoked: node 'ams', serial 7"):
-        CA.judge(first.der, Role.NODE, listed, NOW)
-    assert CA.judge(second.der, Role.NODE, listed, NOW) == second
-    later = revoke(CA, CA_KEY, listed, [8, 7], NOW)
-    assert (later.number, later.serials) == (2, frozenset({7, 8}))
-    assert CA.revocations(later.pem) == later
-    with pytest.raises(CertificateError, match="this cluster's CA did not sign"):
-        make_authority(OTHER_KEY, "edge", NOW).revocations(later.pem)
+def test_a_certificate_holds_the_grant_that_rows_and_ops_show() -> None:
+    certificate = node_certificate()
+    grants = Grants(CA.public_key, Ed25519Verifier("edge"))
+    assert certificate.grant is not None
+    assert certificate.grant.until_s * SECOND == certificate.not_after
+    grants.check_node(certificate.node, certificate.public_key, "ams", certificate.grant, NOW)
+    with pytest.raises(UntrustedError, match="bad grant"):
+        grants.check_node(certificate.node, certificate.public_key, "fra", certificate.grant, NOW)
 
 
 def test_nothing_outlives_the_ca_and_only_its_key_issues() -> None:
@@ -121,42 +115,31 @@ def test_no_altered_byte_is_believed(data: st.DataObject) -> None:
     at = data.draw(st.integers(0, len(der) - 1))
     der[at] ^= data.draw(st.integers(1, 255))
     with pytest.raises(UntrustedError):
-        CA.judge(bytes(der), Role.NODE, None, NOW)
+        CA.judge(bytes(der), Role.NODE, NOW)
 
 
 @pytest.mark.filterwarnings("ignore:Parsed a")  # the library complains of some of what it parses; we refuse it
-@pytest.mark.parametrize("what", ["CA", "request", "list"])
+@pytest.mark.parametrize("what", ["CA", "request"])
 def test_no_single_altered_byte_is_believed_or_raises_something_else(what: str) -> None:
     """The library raises half a dozen ways, some of them late."""
-    listed = revoke(CA, CA_KEY, None, [7, 8], NOW)
     label, pem, read = {
         "CA": (b"CERTIFICATE", CA.pem, Authority),
         "request": (b"CERTIFICATE REQUEST", make_request(NODE_KEY, "ams"), read_request),
-        "list": (b"X509 CRL", listed.pem, CA.revocations),
     }[what]
     der = base64.b64decode(b"".join(pem.splitlines()[1:-1]))
     for at in range(len(der)):
         for flip in (1, 0x80, 0xFF):
             altered = der[:at] + bytes([der[at] ^ flip]) + der[at + 1 :]
             text = b"-----BEGIN %s-----\n%s-----END %s-----\n" % (label, base64.encodebytes(altered), label)
-            try:
-                found = read(text)
-            except CertificateError:
-                continue
-            # A list names its algorithm a second time, outside of what is signed, where nobody reads it.
-            assert isinstance(found, Revocations)
-            assert (found.number, found.serials) == (listed.number, listed.serials)
+            with pytest.raises(CertificateError):
+                read(text)
 
 
 @given(st.binary(max_size=400))
 def test_hostile_bytes_are_no_certificate(data: bytes) -> None:
     assert refusal(data) == "bad certificate"
-    for pem in (data, b"-----BEGIN CERTIFICATE-----\n" + data, b"-----BEGIN X509 CRL-----\n" + data):
+    for pem in (data, b"-----BEGIN CERTIFICATE-----\n" + data):
         with pytest.raises(CertificateError):
             Authority(pem)
         with pytest.raises(CertificateError):
-            CA.revocations(pem)
-        with pytest.raises(CertificateError):
             read_request(pem)
-    with pytest.raises(CertificateError, match="larger than"):
-        CA.revocations(b"x" * 2_000_000)

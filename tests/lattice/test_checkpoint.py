@@ -402,6 +402,7 @@ class KeyedVerifier:
 class KeyedSigner:
     def __init__(self, key: bytes) -> None:
         self.public_key = key
+        self.grant = None
 
     def sign(self, purpose: bytes, payload: bytes) -> bytes:
         return blake2b(purpose + payload, key=self.public_key, digest_size=64).digest()

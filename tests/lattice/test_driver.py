@@ -12,6 +12,7 @@ import pytest
 import trio
 
 from lattice.authoring import compose
+from lattice.certificates import Certificate
 from lattice.config import Config
 from lattice.driver import INBOX_MAX, Driver
 from lattice.engine import Engine
@@ -46,7 +47,13 @@ class Node:
     """One driver on loopback, and what it notified of."""
 
     def __init__(
-        self, name: str, transport: Transport, store: RecordStore | None, check_store_s: float = CHECK_INTERVAL_S
+        self,
+        name: str,
+        transport: Transport,
+        store: RecordStore | None,
+        check_store_s: float = CHECK_INTERVAL_S,
+        certificate: Certificate | None = None,
+        ca_key: bytes | None = None,
     ) -> None:
         self.transport = transport
         self.notified: list[Notification] = []
@@ -55,7 +62,8 @@ class Node:
             config=QUICK,
             site=name,
             endpoint=transport.endpoint,
-            signer=signer_of(name),
+            signer=signer_of(name, certificate.grant if certificate else None),
+            ca_key=ca_key,
             verifier=Ed25519Verifier(CLUSTER),
             seal=Sealed(CLUSTER, KeyRing.of(SECRET)),
             authors=[author_id_of(OPERATOR.public_key)],
@@ -95,12 +103,17 @@ async def until(done: Callable[[], bool]) -> None:
 
 @asynccontextmanager
 async def running(
-    name: str, store: RecordStore | None = None, host: str = "127.0.0.1", check_store_s: float = CHECK_INTERVAL_S
+    name: str,
+    store: RecordStore | None = None,
+    host: str = "127.0.0.1",
+    check_store_s: float = CHECK_INTERVAL_S,
+    certificate: Certificate | None = None,
+    ca_key: bytes | None = None,
 ) -> AsyncIterator[Node]:
     transport = await bind(host, 0)
     try:
         async with trio.open_nursery() as nursery:
-            node = Node(name, transport, store, check_store_s)
+            node = Node(name, transport, store, check_store_s, certificate, ca_key)
             await nursery.start(node.driver.run)
             yield node
             nursery.cancel_scope.cancel()

@@ -45,7 +45,7 @@ def forged(**changed: object) -> bytes:
     """A row with some fields replaced, whatever they are, well signed."""
     names = [
         "format", "public_key", "incarnation", "seq", "issued_ms", "lease_ms", "site", "endpoint", "isolated",
-        "reports", "applied", "area",
+        "reports", "applied", "area", "grant",
     ]  # fmt: skip
     fields = dict(zip(names, canonical.array(canonical.unpack(GOOD.row.payload(), ROW_BYTES_MAX), "row"), strict=True))
     payload = canonical.pack(list((fields | changed).values()))  # type: ignore[arg-type]
@@ -54,7 +54,7 @@ def forged(**changed: object) -> bytes:
 
 REPORT = ("fra", 1, 0, 0, 0, 0, 0, False)
 BAD: dict[str, dict[str, object]] = {
-    "another format": {"format": 2},
+    "another format": {"format": 3},
     "a short key": {"public_key": bytes(31)},
     "incarnation 0": {"incarnation": 0},
     "seq 0": {"seq": 0},
@@ -72,6 +72,9 @@ BAD: dict[str, dict[str, object]] = {
     "too many regions": {"reports": [(f"r{n:03}", *REPORT[1:]) for n in range(REGIONS_MAX + 1)]},
     "a policy twice": {"applied": [("default", bytes(16))] * 2},
     "a short version": {"applied": [("default", bytes(15))]},
+    "a grant of one field": {"grant": (5,)},
+    "a grant without an end": {"grant": (None, bytes(64))},
+    "a short signature": {"grant": (5, bytes(63))},
 }
 
 

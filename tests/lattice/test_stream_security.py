@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 import trio
 
-from lattice.certificates import Authority, Certificate, Revocations, Role, issue, make_authority, private_pem, revoke
-from lattice.identity import node_id_of, private_key_from, public_key_of
+from lattice.certificates import Authority, Certificate, issue, make_authority, private_pem
+from lattice.events import PeerDiscovered, RevocationsSubmitted
+from lattice.grants import Role, sign_revocation
+from lattice.identity import Ed25519Signer, node_id_of, private_key_from, public_key_of
 from lattice.key_ring import KeyRing
 from lattice.seal import Sealed
 from lattice.stream_security import StreamSecurity
@@ -23,7 +25,7 @@ from tests.lattice.cluster import CLUSTER
 from tests.lattice.test_driver import SECRET, Node, running, until
 
 DAY = 86_400 * SECOND
-CA_KEY, FOREIGN_KEY, PEER_KEY = (private_key_from(name * 32) for name in (b"c", b"f", b"p"))
+CA_KEY, FOREIGN_KEY, PEER_KEY, REVOKED_KEY = (private_key_from(name * 32) for name in (b"c", b"f", b"p", b"r"))
 
 
 def wall_clock() -> Micros:
@@ -40,31 +42,42 @@ def node_key(name: str) -> bytes:
 
 
 def certified(
-    key: bytes, *, ca_key: bytes = CA_KEY, role: Role = Role.NODE, serial: int = 1, at_days: int = 0, days: int = 30
+    key: bytes,
+    *,
+    ca_key: bytes = CA_KEY,
+    role: Role = Role.NODE,
+    serial: int = 1,
+    at_days: int = 0,
+    days: int = 30,
+    name: str = "ams",
 ) -> Certificate:
     return issue(
         authority(ca_key),
         ca_key,
         public_key=public_key_of(key),
         role=role,
-        name="ams",
+        name=name,
         serial=serial,
         now=Micros(wall_clock() + at_days * DAY),
         days=days,
     )
 
 
-def security(
-    directory: Path, key: bytes, certificate: Certificate | None = None, revoked: Revocations | None = None
-) -> StreamSecurity:
-    return StreamSecurity(authority(), certificate or certified(key), key, revoked, directory)
+def security(directory: Path, key: bytes, certificate: Certificate | None = None) -> StreamSecurity:
+    return StreamSecurity(authority(), certificate or certified(key), key, directory)
 
 
 @asynccontextmanager
-async def secured(name: str, directory: Path, revoked: Revocations | None = None) -> AsyncIterator[Node]:
-    async with running(name) as node:
-        node.driver.secure(security(directory, node_key(name), revoked=revoked))
+async def secured(name: str, directory: Path) -> AsyncIterator[Node]:
+    certificate = certified(node_key(name), name=name)
+    async with running(name, certificate=certificate, ca_key=public_key_of(CA_KEY)) as node:
+        node.driver.secure(security(directory, node_key(name)))
         yield node
+
+
+def revocation_of(key: bytes) -> RevocationsSubmitted:
+    ca = Ed25519Signer(CA_KEY, CLUSTER)
+    return RevocationsSubmitted((sign_revocation(ca, node_id_of(public_key_of(key))).data,))
 
 
 def frame_of(key: bytes) -> bytes:
@@ -82,7 +95,7 @@ async def call(node: Node, context: ssl.SSLContext | None, content: bytes) -> No
 
 
 def peer_context(directory: Path, key: bytes, certificate: Certificate) -> ssl.SSLContext:
-    return StreamSecurity(authority(), certificate, key, None, directory)._client
+    return StreamSecurity(authority(), certificate, key, directory)._client
 
 
 def refusals(node: Node) -> dict[str, int]:
@@ -106,18 +119,20 @@ PEERS = {
     "not yet valid": ({"at_days": 2}, "tls: certificate is not yet valid"),
     "an operator's": ({"role": Role.OPERATOR}, "certificate of another role"),
     "a viewer's": ({"role": Role.VIEWER}, "certificate of another role"),
-    "revoked": ({"serial": 66}, "certificate revoked"),
+    "revoked": ({}, "certificate revoked"),
 }
 
 
 @pytest.mark.parametrize("peer", PEERS)
 async def test_a_certificate_that_is_not_good_enough(peer: str, tmp_path: Path) -> None:
     options, reason = PEERS[peer]
-    revoked = revoke(authority(), CA_KEY, None, [66], wall_clock())
-    certificate = certified(PEER_KEY, **options)  # type: ignore[arg-type]
-    async with secured("ams", tmp_path, revoked) as ams:
+    key = REVOKED_KEY if reason == "certificate revoked" else PEER_KEY
+    certificate = certified(key, **options)  # type: ignore[arg-type]
+    async with secured("ams", tmp_path) as ams:
+        await ams.driver.submit(revocation_of(REVOKED_KEY))
+        await until(lambda: len(ams.driver.view().revoked) == 1)
         before = ams.driver.view()
-        await call(ams, peer_context(tmp_path, PEER_KEY, certificate), frame_of(PEER_KEY))
+        await call(ams, peer_context(tmp_path, key, certificate), frame_of(key))
         await until(lambda: refusals(ams) == {f"frame rejected: {reason}": 1})
         assert ams.driver.view() is before
 
@@ -156,15 +171,18 @@ async def test_other_ways_in(tmp_path: Path) -> None:
 
 async def test_a_node_without_a_certificate_gets_nothing_across_and_both_say_so(tmp_path: Path) -> None:
     async with secured("ams", tmp_path) as ams, running("fra") as fra:
-        await ams.meets(fra)
+        await ams.driver.submit(PeerDiscovered(fra.transport.endpoint))
+        await until(lambda: len(fra.driver.view().members) == 2)
         await fra.publish("edition 1\n", "region x {}\n" * 1_000)
         await until(lambda: sum(refusals(ams).values()) > 0)
         assert ams.driver.view().policies == ()
+        assert len(ams.driver.view().members) == 1
+        assert ams.driver.counters()["row rejected: not granted"] > 0
 
 
 async def test_the_caller_judges_too(tmp_path: Path) -> None:
     """A node does not hand its frames to whoever listens at a peer's address."""
-    async with secured("ams", tmp_path) as ams, running("fra") as fra:
+    async with secured("ams", tmp_path) as ams, secured("fra", tmp_path) as fra:
         impostor = security(tmp_path, node_key("fra"), certified(node_key("fra"), role=Role.VIEWER))
         fra.driver.secure(impostor)
         await ams.meets(fra)
@@ -182,8 +200,8 @@ async def test_a_new_certificate_is_used_at_once_and_open_streams_go_on(tmp_path
         )
         frame = frame_of(PEER_KEY)
         await stream.send_all(frame[:30])
-        revoked = revoke(authority(), CA_KEY, None, [66], wall_clock())
-        ams.driver.secure(security(tmp_path, node_key("ams"), certified(node_key("ams"), serial=2), revoked))
+        await ams.driver.submit(revocation_of(PEER_KEY))
+        ams.driver.secure(security(tmp_path, node_key("ams"), certified(node_key("ams"), serial=2)))
         await stream.send_all(frame[30:])
         await until(
             lambda: ams.driver.counters().get("frame rejected: unknown message", 0) == 1

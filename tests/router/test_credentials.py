@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from pathlib import Path
 
 import pytest
 import trio
 
-from lattice.certificates import Role
+from lattice.events import LocalChange
+from lattice.grants import Role
 from lattice.identity import public_key_of
 from lattice.types import SECOND, Micros
+from router.cli import main
+from router.control.body import OPS_MEDIA_TYPE
 from router.credentials import Credentials
 from router.errors import StartError
 from router.journal import Journal
@@ -93,9 +97,11 @@ async def test_certified_nodes_share_a_policy_and_take_up_a_revocation(tmp_path:
             await until(lambda: members_of_both(ams, fra))
             assert await ams.publish(policy) == 200
             await until(lambda: has_policy(fra))
-            _, revoked = ca.revoke("fra", now())
-            replace_file(tmp_path / "ams" / "ca.crl", revoked.pem, 0o644)
-            await until(lambda: said(ams, "certificate", "1 revoked"))
+            ca.revoke(public_key_of(node_key_in(tmp_path / "fra" / "fra.state")))
+            shutil.copy(tmp_path / "ca" / "ca.revoked", tmp_path / "ams")
+            await until(lambda: said(ams, "revoked", "the key of fra's node"))
+            await until(lambda: said(fra, "revoked", "the key of this node"))
+            assert await members(ams) == 1
             assert await fra.publish(policy + "# " + "one more\n# " * 300 + "\n") == 200
             await until(lambda: refused_revoked(ams))
             (tmp_path / "ams" / "node.crt").write_text("junk")
@@ -108,6 +114,38 @@ async def has_policy(site: Site) -> bool:
 
 async def refused_revoked(site: Site) -> bool:
     return "frame rejected: certificate revoked" in (await site.view())["counters"]
+
+
+@pytest.mark.slow
+async def test_an_operator_with_a_certificate_publishes_until_it_is_revoked(tmp_path: Path) -> None:
+    """By the commands, against running nodes whose files never heard of that operator."""
+    ca = CaDir.create(tmp_path / "ca", "test", now())
+    policy = tmp_path / "shop.policy"
+    text = "edition 1\nregion fra {\n  at 50.11 8.68\n  endpoint 127.0.0.1:1\n}\n"
+    text += 'route a for "*" path "/**" { primary any }\n'
+
+    async def command(*arguments: str) -> int:
+        return await trio.to_thread.run_sync(main, list(arguments))
+
+    async with running(certified(tmp_path / "ams", ca, "ams")) as ams:  # noqa: SIM117  (the second needs the first)
+        async with running(certified(tmp_path / "fra", ca, "fra", seeds=(ams.bound.gossip,))) as fra:
+            await until(lambda: members_of_both(ams, fra))
+            control = ["--control", f"http://127.0.0.1:{fra.bound.control[1]}"]
+            eva = str(tmp_path / "eva")
+            issue = ["ca", "issue", "--ca", str(tmp_path / "ca"), "--role", "operator", "--name", "eva"]
+            assert await command(*issue, "--out", f"{eva}.crt") == 0
+            policy.write_text(text)
+            assert await command("policy", "publish", str(policy), "--key", f"{eva}.key", *control) == 0
+            await until(lambda: has_policy(ams))
+            assert await command("ca", "revoke", "--ca", str(tmp_path / "ca"), "eva", *control) == 0
+            await until(lambda: said(ams, "revoked", "an author"))
+            policy.write_text(text + "# and more\n")
+            assert await command("policy", "publish", str(policy), "--key", f"{eva}.key", *control) == 1
+            for site in (ams, fra):
+                view = await site.view()
+                assert len(view["revoked"]) == 1
+                assert view["policies"], "what was published before goes on serving"
+            assert (await ams.control("POST /v1/revocations", OPS_MEDIA_TYPE, b"\x91\xc4\x01x"))[0] == 422
 
 
 def test_files_that_do_not_belong_together_are_refused_at_the_start(tmp_path: Path) -> None:
@@ -129,6 +167,8 @@ def test_files_that_do_not_belong_together_are_refused_at_the_start(tmp_path: Pa
     replace_file(tmp_path / "ams" / "ca.crt", ca.authority.pem, 0o644)
     replace_file(tmp_path / "ams" / "node.crt", ca.issue(bytes(31) + b"\1", Role.NODE, "x", now()).pem, 0o644)
     refused("of another key than this node's")
+    replace_file(tmp_path / "ams" / "node.crt", ca.issue(public_key_of(key), Role.NODE, "fra", now()).pem, 0o644)
+    refused("for site 'fra', and this is 'ams'")
     (tmp_path / "ams" / "node.crt").unlink()
     refused("no such file; `edgelattice ca issue --role node --request ")
 
@@ -142,8 +182,12 @@ async def test_the_end_of_a_certificate_is_announced_14_days_before(
     clock = [Micros(begun)]
     credentials = Credentials(config, node_key_in(config.site.state_dir), lambda: clock[0])
     journal = Journal(lambda: clock[0])
+
+    async def submit(change: LocalChange) -> None:
+        raise AssertionError(f"no file has changed: {change}")
+
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(credentials.keep, lambda _: None, lambda _: None, journal)
+        nursery.start_soon(credentials.keep, lambda _: None, submit, lambda _: None, journal)
         for days, warnings in ((75, 0), (77, 1), (77, 1), (78, 2), (91, 3)):
             clock[0] = Micros(begun + days * DAY)
             await trio.sleep(2)

@@ -6,11 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from lattice.certificates import Authority, Role, read_certificate
+from lattice.certificates import Authority, read_certificate
+from lattice.grants import Role
 from lattice.identity import public_key_of
 from lattice.key_ring import KeyRing
 from lattice.types import Micros
 from router.cli import main
+from router.commands.operator import operator_of
+from router.commands.shared import CommandError
+from router.site.ca_dir import CaDir
 from router.site.key_file import read_key_ring, read_secret, write_secret
 from router.site.site_config import load_site_config
 from router.site.state_dir import node_key_in
@@ -103,7 +107,7 @@ def test_a_site_elsewhere_joins_by_bundle_request_and_certificate(
     certificate = read_certificate((iad / "node.crt").read_bytes())
     assert certificate.public_key == public_key_of(node_key_in(iad / "iad.state"))
     authority = Authority((ams / "ca.crt").read_bytes())
-    assert authority.judge(certificate.der, Role.NODE, None, Micros(certificate.not_before + 1)).name == "iad"
+    assert authority.judge(certificate.der, Role.NODE, Micros(certificate.not_before + 1)).name == "iad"
 
 
 def test_an_operator_is_made_shown_and_taken_back(
@@ -112,16 +116,65 @@ def test_an_operator_is_made_shown_and_taken_back(
     monkeypatch.chdir(tmp_path)
     assert main(["ca", "issue", "--ca", "ams", "--role", "operator", "--name", "eva"]) == 0
     key = public_key_of(read_secret(Path("eva.key"), "key")[0])
-    assert f'policy.authors names it: "{key.hex()}"' in capsys.readouterr().out
+    assert f"as long as eva.crt is beside the key; public key {key.hex()}" in capsys.readouterr().out
     assert main(["ca", "show", "eva.crt"]) == 0
     assert capsys.readouterr().out.startswith("operator eva of edge\n")
-    assert main(["ca", "revoke", "--ca", "ams", "eva"]) == 0
-    assert "(number 1) to every site" in capsys.readouterr().out
+    nobody = ["--control", "http://127.0.0.1:9"]
+    assert main(["ca", "revoke", "--ca", "ams", "eva", *nobody]) == 1
+    assert "which op of that operator shall be the last to count?" in capsys.readouterr().err
+    assert not Path("ams/ca.revoked").exists()
+    assert main(["ca", "revoke", "--ca", "ams", "eva", "--withdraw", *nobody]) == 1
+    told = capsys.readouterr()
+    assert f"revoked operator eva {key.hex()}\n" in told.out
+    assert "Copy ams/ca.revoked beside the ca.crt of any site that runs" in told.err
     assert main(["ca", "revoke", "--ca", "ams", "eva"]) == 1
     assert "'eva' is revoked already" in capsys.readouterr().err
+    assert main(["ca", "issue", "--ca", "ams", "--role", "operator", "--name", "max", "--key", "eva.key"]) == 2
+    assert "was revoked for good: make a new one" in capsys.readouterr().err
+    stranger = "ab" * 32
+    assert main(["ca", "revoke", "--ca", "ams", stranger, "--withdraw", *nobody]) == 1
+    assert f"revoked operator {stranger}\n" in capsys.readouterr().out
+    assert main(["ca", "revoke", "--ca", "ams", "nobody"]) == 1
+    assert "'nobody' was not issued here" in capsys.readouterr().err
+    assert len(CaDir(Path("ams")).revoked()) == 2
+    with Path("ams/ca.revoked").open("a") as file:
+        file.write("00ff\n")
+    assert main(["ca", "show", "--ca", "ams"]) == 2
+    assert "ams/ca.revoked: bad shape" in capsys.readouterr().err
+    lines = Path("ams/ca.revoked").read_text().splitlines()
+    Path("ams/ca.revoked").write_text("\n".join(lines[:2]))
     assert main(["ca", "show", "--ca", "ams"]) == 0
     shown = capsys.readouterr().out.splitlines()
     assert [line.endswith("revoked") for line in shown] == [False, False, True]
+
+
+def test_what_stands_beside_an_operator_s_key_is_looked_at(
+    ams: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for role, name in (("operator", "eva"), ("viewer", "max"), ("operator", "old")):
+        days = ["--days", "5"] if name == "old" else []
+        assert main(["ca", "issue", "--ca", "ams", "--role", role, "--name", name, *days]) == 0
+    operator = operator_of(Path("eva.key"))
+    assert operator.grant == read_certificate(Path("eva.crt").read_bytes()).grant is not None
+    assert operator_of(ams / "operator.key").grant is None, "that of `init` stands in policy.authors"
+    capsys.readouterr()
+    assert operator_of(Path("old.key")).grant is not None
+    assert "old.crt expires on " in capsys.readouterr().err
+    Path("later").write_text("")
+    monkeypatch.setattr("router.commands.operator.time.time_ns", lambda: 4 * 10**18)
+    assert operator_of(Path("old.key")).grant is None
+    assert "old.crt expired on " in capsys.readouterr().err
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CommandError, match="a viewer may not write policy"):
+        operator_of(Path("max.key"))
+    Path("eva.crt").write_bytes(Path("old.crt").read_bytes())
+    with pytest.raises(CommandError, match=r"of another key than eva\.key"):
+        operator_of(Path("eva.key"))
+    Path("eva.crt").write_text("junk")
+    with pytest.raises(CommandError, match="no certificate; remove it"):
+        operator_of(Path("eva.key"))
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 
 from lattice.authoring import compose
-from lattice.errors import LatticeError
+from lattice.errors import LatticeError, UntrustedError
 from lattice.identity import Ed25519Signer, Ed25519Verifier, author_id_of, node_id_of
 from lattice.key_ring import KeyId
 from lattice.policy_store import PolicyStore
@@ -112,6 +112,10 @@ class FakeTarget:
 
     def traffic(self) -> Traffic:
         return Traffic(requests=7, by_region=(("ams", 5), ("fra", 2)), errors=0, retries=1)
+
+    async def submit_revocations(self, revocations: tuple[bytes, ...]) -> None:
+        if revocations != (b"the CA's word",):
+            raise UntrustedError("bad revocation signature")
 
     def ejected(self) -> AbstractSet[Endpoint]:
         return frozenset({("127.1.0.2", 9001), ("::1", 9001)})

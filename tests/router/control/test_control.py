@@ -234,7 +234,7 @@ async def test_signed_ops_are_judged_by_the_target(app: Gate, target: FakeTarget
 async def test_what_is_no_list_of_ops_never_reaches_the_target(app: Gate, target: FakeTarget, body: bytes) -> None:
     answer = await ask(app, "/v1/policy", body=body, headers=OPS)
     assert answer.status == 422
-    assert "not a msgpack array of signed ops" in answer.json["error"]
+    assert "not a msgpack array of signed statements" in answer.json["error"]
 
 
 async def test_an_op_that_does_not_hold_is_refused(app: Gate, target: FakeTarget) -> None:

@@ -13,7 +13,7 @@ import trio
 import trio.testing
 import trustme
 
-from lattice.certificates import Role
+from lattice.grants import Role
 from lattice.identity import public_key_of
 from lattice.stream_security import StreamSecurity
 from lattice.types import SECOND, Endpoint, Level, Micros
@@ -135,7 +135,7 @@ async def test_without_a_file_of_its_own_a_site_shows_the_node_certificate(tmp_p
     authority = CaDir.create(tmp_path / "ca", "test", now)
     key = bytes(range(32))
     certificate = authority.issue(public_key_of(key), Role.NODE, "ams", now)
-    own = StreamSecurity(authority.authority, certificate, key, None, tmp_path)
+    own = StreamSecurity(authority.authority, certificate, key, tmp_path)
     CA.cert_pem.write_to_path(tmp_path / "upstreams.crt")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     CA.issue_cert(NAME).configure_cert(context)

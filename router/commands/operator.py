@@ -1,0 +1,58 @@
+"""Who publishes: a private key, and the certificate beside it if the cluster's CA made one."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lattice.certificates import CertificateError, date_text, read_certificate
+from lattice.grants import Role
+from lattice.identity import Grant, public_key_of
+from lattice.types import SECOND
+from router.commands.shared import EXIT_USAGE, CommandError, complain
+from router.site.key_file import KeyFileError, read_secret
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    private_key: bytes = field(repr=False)
+    grant: Grant | None
+    """None: the sites' own lists of authors must have the key."""
+
+
+def operator_of(key_file: Path) -> Operator:
+    """The operator of a key file. What is wrong with it, or its certificate, is a `CommandError`; less is said."""
+    try:
+        private_key, warning = read_secret(key_file, "operator's key")
+    except KeyFileError as error:
+        raise CommandError(str(error), EXIT_USAGE) from None
+    if warning is not None:
+        complain(f"warning: {warning}")
+    return Operator(private_key, _grant_beside(key_file, public_key_of(private_key)))
+
+
+def _grant_beside(key_file: Path, public_key: bytes) -> Grant | None:
+    path = key_file.with_suffix(".crt")
+    if path == key_file or not path.exists():
+        return None
+    try:
+        certificate = read_certificate(path.read_bytes())
+    except (OSError, CertificateError) as error:
+        raise CommandError(f"{path}: {error}; remove it, or have the CA issue it again", EXIT_USAGE) from None
+    if certificate.public_key != public_key:
+        raise CommandError(f"{path}: of another key than {key_file}; remove it, or issue it again", EXIT_USAGE)
+    if certificate.role is not Role.OPERATOR:
+        raise CommandError(
+            f"{path}: a {certificate.role} may not write policy; issue it with --role operator", EXIT_USAGE
+        )
+    if certificate.not_after < time.time_ns() // 1_000:
+        complain(
+            f"warning: {path} expired on {date_text(certificate.not_after)}; sites take what you publish only if "
+            f"policy.authors has the key. `edgelattice ca issue --role operator --key {key_file} --replace` renews it"
+        )
+        return None
+    left_days = (certificate.not_after - time.time_ns() // 1_000) // (86_400 * SECOND)
+    if left_days < 14:
+        complain(f"warning: {path} expires on {date_text(certificate.not_after)}")
+    return certificate.grant
