@@ -44,6 +44,8 @@ class Check:
     """Whether it is judged only at the end, when all faults are healed."""
     inputs: tuple[type, ...] | None = None
     """After which inputs `stepped` is to look; None is every one."""
+    of_view = True
+    """Whether what `looked` sees changes only with the view or the root: then it is not called again before they do."""
     effects: tuple[type, ...] = ()
     """Which effects `performed` is to see."""
 

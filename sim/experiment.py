@@ -22,6 +22,8 @@ from lattice.engine import Engine
 from lattice.events import Effect, Input, Notification
 from lattice.identity import author_id_of
 from lattice.types import MILLISECOND, SECOND
+from lattice.view import LatticeView
+from sim import inside
 from sim.changes import OPERATOR, publish
 from sim.checks import BrokenError, Check, Violation
 from sim.cluster import Cluster
@@ -91,6 +93,9 @@ class Looker:
         }
         self._hearing = [check for check in checks if type(check).heard is not Check.heard]
         self._looking = [check for check in checks if type(check).looked is not Check.looked]
+        self._anyhow = [check for check in self._looking if not check.of_view]
+        self._seen: dict[int, LatticeView] = {}
+        """By host, the view that was last looked at."""
         self._every = every
         self._count = 0
 
@@ -103,7 +108,9 @@ class Looker:
         self._count += 1
         if self._count % self._every == 0:
             view = host.engine.view()
-            for check in self._looking:
+            same = self._seen.get(host.index) is view and view.root == inside.root_of(host.engine)
+            self._seen[host.index] = view
+            for check in self._anyhow if same else self._looking:
                 check.looked(host, view)
 
     def heard(self, host: Host, notification: Notification) -> None:

@@ -314,6 +314,7 @@ class NoFork(Check):
 class Bounded(Check):
     name = "bounded"
     promise = "every queue and table of an engine stays within its named limit"
+    of_view = False
 
     def looked(self, host: Host, view: LatticeView) -> None:
         config = self.stage.cluster.maker.config

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import isqrt
 from typing import Final
 
@@ -225,6 +226,7 @@ def _chord(here: tuple[int, int, int], there: tuple[int, int, int]) -> int:
     return isqrt((here[0] - there[0]) ** 2 + (here[1] - there[1]) ** 2 + (here[2] - there[2]) ** 2)
 
 
+@lru_cache(maxsize=8)
 def _delays(fibre_factor_ppm: int) -> list[int]:
     """One-way delay by chord, in steps of 2^-13 of the earth's diameter (1.6 km)."""
     steps = 1 << _TABLE_BITS
