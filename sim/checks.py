@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from lattice.events import Effect, Input, Notification
 from lattice.view import LatticeView
+from router.decision.decide import Decision
 from sim.host import Host
 from sim.stage import Stage
 
@@ -64,6 +65,9 @@ class Check:
 
     def looked(self, host: Host, view: LatticeView) -> None:
         """Every so many events, at the host that just stepped."""
+
+    def routed(self, host: Host, decision: Decision) -> None:
+        """When a node's router has decided a user's request."""
 
     def pending(self) -> str | None:
         """For liveness: what is still missing, None when the promise is kept now."""

@@ -27,7 +27,6 @@ from lattice.events import (
     TimerFired,
 )
 from lattice.identity import node_id_of
-from lattice.seal import HEADER_BYTES
 from lattice.types import Endpoint, Micros, NodeId
 from sim.host import INBOX_MAX, STREAM_PORT, Host, Maker, endpoint_of
 from sim.journal import Journal
@@ -244,8 +243,11 @@ class Cluster:
         self._send(host, 1_000, frame, target.endpoint, stream=False)
 
     def _send(self, host: Host, ordinal: int, data: bytes, target: Endpoint, stream: bool) -> None:
+        seals = self.maker.seal
+        kind = seals.kind_of(data)
+        seals.sent(data)
         for sniffer in self.sniffers:
-            sniffer.sent(host, data[HEADER_BYTES + 1] if len(data) > HEADER_BYTES + 1 else 0, data)
+            sniffer.sent(host, kind, data)
         index = self._by_endpoint.get(target)
         if index is None:
             self.dropped["no such address"] += 1

@@ -28,9 +28,12 @@ from sim.changes import OPERATOR, publish
 from sim.checks import BrokenError, Check, Violation
 from sim.cluster import Cluster
 from sim.converged import start_cold, start_converged
+from sim.envelopes import Seals
 from sim.faults import KINDS
+from sim.frugality import FRUGALITY
 from sim.host import EngineMaker, Host, Maker
 from sim.journal import Journal, Lines
+from sim.laws import LAWS
 from sim.liveness import LIVENESS
 from sim.metrics import Metrics, percentile, seconds, summary
 from sim.network import Network
@@ -48,7 +51,8 @@ LOOK_SMALL = 10
 
 Progress = Callable[[int, int, int], None]
 """(virtual microseconds done, of how many at most, events)."""
-ALL_CHECKS: tuple[type[Check], ...] = (*SAFETY, *LIVENESS)
+ALWAYS: tuple[type[Check], ...] = (*SAFETY, *LAWS, *FRUGALITY)
+ALL_CHECKS: tuple[type[Check], ...] = (*ALWAYS, *LIVENESS)
 
 
 @dataclass(slots=True)
@@ -141,6 +145,7 @@ class Experiment:
             seed=name,
             authors=(author_id_of(KeyedSigner(OPERATOR).public_key),),
             engine_type=engine_type,
+            seal=Seals(scenario.seal == "sealed"),
             strategy=strategy or _strategy(scenario),
         )
         network = Network(topology, scenario.link, name)
@@ -151,10 +156,11 @@ class Experiment:
         self.metrics = Metrics(self.stage)
         self.timeline = scenario.timeline(name)
         off = set(scenario.checks.off)
-        self.safety: list[Check] = [check(self.stage, EPOCH) for check in SAFETY if check.name not in off]
+        self.safety: list[Check] = [check(self.stage, EPOCH) for check in ALWAYS if check.name not in off]
         self.liveness: list[Check] = [check(self.stage, EPOCH) for check in LIVENESS if check.name not in off]
         self.every = scenario.checks.every or _every(count)
         looker = Looker([*self.safety, *self.liveness], self.every)
+        self.stage.routed += [check.routed for check in self.safety if type(check).routed is not Check.routed]
         self.cluster.watchers.append(looker)
         self.cluster.listeners.append(looker)
         self.acts: list[list[object]] = []
@@ -281,6 +287,12 @@ class Experiment:
             if felt.answered * 1_000_000 < felt.requests * checks.availability_min_ppm:
                 evidence = f"{felt.answered} of {felt.requests} requests were answered"
                 raise BrokenError(Violation("availability", now, "", evidence))
+        detection = self._detection()
+        if checks.detect_within_us is not None and detection is not None:
+            slowest = detection["all_max_s"]
+            assert isinstance(slowest, float)
+            if slowest * SECOND > checks.detect_within_us:
+                raise BrokenError(Violation("detect-within", now, "", f"a crash was known to all after {slowest} s"))
         if checks.converge_within_us is not None:
             for change in self.stage.changes:
                 delays = change.delays_us(host.index for host in self.cluster.living())

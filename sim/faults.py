@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from lattice.prng import Prng
-from sim import changes, host_faults, liars, wire_faults
+from sim import changes, host_faults, keys, liars, wire_faults
 from sim.quantities import Section
 from sim.stage import Stage
 
@@ -68,6 +68,6 @@ KINDS: Final[Mapping[str, Kind]] = {
     "lie-replayed": Kind("nodes send again what they once received", liars.read_replayed),
     "lie-garbage": Kind("nodes send bytes that are no message", liars.read_garbage),
     "lie-overfull": Kind("nodes send filters that claim everything", liars.read_overfull),
-    "key-rotation": Kind("keys rotate while the cluster runs (not built yet)", host_faults.not_yet),
-    "version-mix": Kind("two protocol versions side by side (not built yet)", host_faults.not_yet),
+    "key-rotation": Kind("keys are added, used and removed, node by node", keys.read_rotation, is_fault=False),
+    "version-mix": Kind("nodes of the next version among those of this one", keys.read_versions),
 }  # fmt: skip

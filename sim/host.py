@@ -20,8 +20,9 @@ from lattice.prng import Prng
 from lattice.seal import Seal
 from lattice.types import AuthorId, Endpoint, Micros, NodeId
 from sim.draws import PPM
+from sim.envelopes import Seals
 from sim.scheduler import EPOCH
-from sim.signing import KeyedSigner, KeyedVerifier, TaggedSeal
+from sim.signing import KeyedSigner, KeyedVerifier
 from sim.topology import Place
 
 PORT: Final = 7_946
@@ -30,7 +31,6 @@ STREAM_PORT: Final = 49_152
 INBOX_MAX: Final = 2_048
 """Datagrams that wait for a busy or stopped process; the kernel drops the rest. Linux holds some 280 of 750 bytes by
 default (`rmem_default` 212,992), servers are set to hold ten times that."""
-CLUSTER: Final = "sim"
 
 Disk = dict[tuple[str, bytes], bytes]
 Distort = Callable[[Sequence[Effect]], Sequence[Effect]]
@@ -138,7 +138,7 @@ class Maker:
     verifier: Verifier = field(default_factory=KeyedVerifier)
     engine_type: EngineMaker = Engine
     strategy: Callable[[], Strategy] | None = None
-    seal: Callable[[], Seal] = lambda: TaggedSeal(CLUSTER)
+    seal: Seals = field(default_factory=Seals)
 
     def engine(self, index: int, life: int, place: Place, signer: KeyedSigner, now: Micros) -> Engine:
         return self.engine_type(
@@ -147,7 +147,7 @@ class Maker:
             endpoint=endpoint_of(index),
             signer=signer,
             verifier=self.verifier,
-            seal=self.seal(),
+            seal=self.seal(index),
             authors=self.authors,
             prng=Prng.seeded(f"{self.seed}/node/{index}/{life}"),
             now=now,

@@ -269,10 +269,3 @@ def read_leave(section: Section) -> Leave:
 
 def read_join(section: Section) -> Join:
     return Join(section.take("nodes", selector, Selector("late")), section.take("over", any_duration, SECOND))
-
-
-def not_yet(section: Section) -> Leave:
-    """A fault that the engine cannot be put to yet."""
-    section.note("do", "is not built yet: the engine has neither rotating keys nor two versions to mix")
-    section.take("nodes", selector, ONE)
-    return Leave(Selector("count", 0))

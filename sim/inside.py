@@ -21,8 +21,9 @@ from lattice.membership import Member, MemberState
 from lattice.policy_ops import OpId
 from lattice.probe import RELAYS_MAX
 from lattice.roster import Roster
+from lattice.seal import Seal
 from lattice.spreading import WANTED_MAX, WRITERS_MAX
-from lattice.types import AuthorId, Endpoint, Level, Micros, NodeId
+from lattice.types import AuthorId, CellId, Endpoint, Level, Micros, NodeId
 from sim.overlay import Overlay
 
 ROW_PURPOSE = b"row"
@@ -41,6 +42,20 @@ def row_of(engine: Engine) -> SignedRow | None:
 
 def held_rows(engine: Engine) -> list[SignedRow]:
     return engine._health.table.rows()
+
+
+def empty_table(engine: Engine) -> HealthTable:
+    """Another table of the kind that this engine joins rows in."""
+    return type(engine._health.table)()
+
+
+def cells_in(engine: Engine, shards: Sequence[int]) -> list[CellId]:
+    return engine._cells.ids_in(shards)
+
+
+def seal_of(engine: Engine) -> Seal:
+    """The engine's own envelope: for whoever speaks in its name."""
+    return engine._out._seal
 
 
 def present_nodes(engine: Engine) -> list[NodeId]:

@@ -19,9 +19,8 @@ from lattice.types import SECOND, Level, Micros
 from lattice.wire import Delta, Digest, Message, Rumour, WireCell
 from sim import inside
 from sim.changes import LEVELS
-from sim.host import CLUSTER, Host
+from sim.host import Host
 from sim.quantities import Section, choice, some_duration, text
-from sim.signing import TaggedSeal
 from sim.stage import Selector, Stage, selector
 
 ONE = Selector("count", 1)
@@ -87,7 +86,7 @@ class Noise:
         for host in self._hosts:
             if not host.alive:
                 continue
-            seal = TaggedSeal(CLUSTER)
+            seal = inside.seal_of(host.engine)
             for message in self.compose(stage, host, prng):
                 target = cluster.hosts[prng.below(len(cluster.hosts))]
                 if isinstance(message, bytes):
@@ -136,7 +135,7 @@ def garbage(stage: Stage, host: Host, prng: Prng) -> list[Message | bytes]:
     if own is None:
         return [noise]
     body = wire.encode(Rumour((WireCell(CellKind.ROW, own.data),)))
-    frame = TaggedSeal(CLUSTER).close(host.node, body[: prng.below(len(body))], Micros(stage.cluster.now))
+    frame = inside.seal_of(host.engine).close(host.node, body[: prng.below(len(body))], Micros(stage.cluster.now))
     return [noise, frame]
 
 

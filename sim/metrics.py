@@ -109,6 +109,9 @@ class Metrics:
         if self._idle_bytes is not None and self.idle_until is None:
             self.idle_until = now
             self._idle_bytes += self.total_bytes()
+            stage = self._stage
+            stage.idle_us = now - self.idle_from
+            stage.idle_bytes_per_node_s = self.idle_bytes_per_node_s(len(stage.cluster.hosts))
 
     @property
     def messages(self) -> dict[str, int]:

@@ -98,6 +98,8 @@ class CheckSettings:
     availability_min_ppm: int | None = None
     idle_bytes_max: int | None = None
     """Per node and second."""
+    detect_within_us: int | None = None
+    """From a crash for good until everybody has called it down."""
     converge_within_us: int | None = None
     """The p100 of every change; None is not checked."""
 
@@ -124,6 +126,8 @@ class Scenario:
     topology: TopologySettings
     link: LinkSettings
     config: Config
+    seal: str
+    """ "tagged" (a cheap stand-in) or "sealed" (the real envelope)."""
     strategy: str
     fanout: int
     """Of the strategy `random`."""
@@ -268,6 +272,7 @@ def _read(path: Path, table: dict[str, object], problems: list[Problem]) -> Scen
     topology = _topology(top.section("topology"), path)
     link = _link(top.section("link"))
     protocol = top.section("protocol")
+    seal = protocol.take("seal", choice("tagged", "sealed"), "tagged")
     strategy = protocol.take("strategy", choice(*STRATEGIES), "default")
     fanout = protocol.take("fanout", number(1, 1_000), 4)
     degree = protocol.take("degree", number(1, 1_000), 6)
@@ -285,10 +290,12 @@ def _read(path: Path, table: dict[str, object], problems: list[Problem]) -> Scen
             step = read_step(section, index)
             if step is not None and step.at_us > duration_us:
                 section.note("at", f"{duration_text(step.at_us)} is after the end, {duration_text(duration_us)}")
+            if step is not None and step.do == "key-rotation" and seal != "sealed":
+                section.note("do", "needs keys to rotate", 'set protocol.seal = "sealed"')
     top.close()
     return Scenario(
-        path.stem, purpose, duration_us, settle_us, topology, link, config, strategy, fanout, degree, regions, users,
-        swarm, checks, sweep, expect, table, str(path),
+        path.stem, purpose, duration_us, settle_us, topology, link, config, seal, strategy, fanout, degree, regions,
+        users, swarm, checks, sweep, expect, table, str(path),
     )  # fmt: skip
 
 
@@ -438,6 +445,7 @@ def _checks(section: Section) -> CheckSettings:
         false_positives_max=section.take("false_positives_max", number(0, 10_000_000), None),
         availability_min_ppm=section.take("availability_min", share, None),
         idle_bytes_max=section.take("idle_bytes_max", number(0, 1_000_000_000), None),
+        detect_within_us=section.take("detect_within", some_duration, None),
         converge_within_us=section.take("converge_within", some_duration, None),
     )
     section.close()

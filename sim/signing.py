@@ -5,7 +5,8 @@ has no key cannot sign, altered bytes do not verify, and frames are as long as i
 16-byte tag, as AES-GCM does, so that a frame that was altered on the way is refused. That tag is MurmurHash3: nobody
 here forges envelopes (liars hold the cluster's key), and it is made and checked for every packet.
 
-What this cannot find: mistakes in the use of the real primitives. `seal = "sealed"` and the tests of the lattice do.
+What this cannot find: mistakes in the use of the real primitives. `protocol.seal = "sealed"`, which takes the real
+envelope, and the tests of the lattice do.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from mmh3 import mmh3_x64_128_digest
 
 from lattice.errors import WireError
 from lattice.identity import SIGNATURE_BYTES
-from lattice.seal import HEADER_BYTES, TAG_BYTES, Plain
+from lattice.seal import HEADER_BYTES, TAG_BYTES, VERSION, Plain
 from lattice.types import Micros, NodeId
 
+CLUSTER: Final = "sim"
 MESSAGES: Final = (
     "?",
     "Ping",
@@ -83,8 +85,9 @@ def _signature(secret: bytes, purpose: bytes, payload: bytes) -> bytes:
 class TaggedSeal(Plain):
     """A plain envelope with a tag, as long as a sealed one."""
 
-    def __init__(self, cluster: str) -> None:
+    def __init__(self, cluster: str, version: int = VERSION) -> None:
         super().__init__(cluster)
+        self._prefix = bytes([version]) + self._prefix[1:]
         self._key = int.from_bytes(blake2b(cluster.encode(), digest_size=4, person=b"sim seal").digest(), "big")
 
     def close(self, sender: NodeId, body: bytes, now: Micros) -> bytes:
@@ -101,5 +104,5 @@ class TaggedSeal(Plain):
 
 def message_name(frame: bytes) -> str:
     """The type of the message in a frame that a `TaggedSeal` or `Plain` closed; "?" when the frame is no such thing."""
-    kind = frame[HEADER_BYTES + 1] if len(frame) > HEADER_BYTES + 1 else 0
+    kind = frame[HEADER_BYTES + 1] if len(frame) > HEADER_BYTES + 1 and frame[0] < 0x80 else 0
     return MESSAGES[kind] if kind < len(MESSAGES) else "?"

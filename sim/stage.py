@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from lattice.authoring import Publication
 from lattice.prng import Prng
 from lattice.types import SECOND, VersionId
+from router.decision.decide import Decision
 from sim.cluster import Cluster
 from sim.host import Host
 from sim.network import Rule
@@ -87,6 +88,15 @@ class Stage:
         self.policy_blocks: Callable[[int], list[str]] | None = None
         """What version n of the policy says, when users go by it."""
         self.seed = cluster.maker.seed
+        self.seals = cluster.maker.seal
+        self.rotations = 0
+        self.keys_in_order = True
+        """Every node takes part in every rotation of keys."""
+        self.idle_us = 0
+        self.idle_bytes_per_node_s: int | None = None
+        """What the time before the first act came to; None when there was none."""
+        self.routed: list[Callable[[Host, Decision], object]] = []
+        """Who wants to see every decision for a user."""
 
     def prng(self, name: str) -> Prng:
         """The stream of one fault or change."""
@@ -147,9 +157,14 @@ class Stage:
         self._wire_faults -= 1
         self._wire_quiet_from = self.cluster.now + AFTERMATH_US
 
+    @property
+    def wire_is_sound(self) -> bool:
+        """Whether no fault acts, or lately acted, on the wire."""
+        return not self._wire_faults and self._wire_quiet_from <= self.cluster.now
+
     def sound(self, host: Host) -> bool:
         """Whether the host runs, and nothing is or was lately done to it or to the wire."""
         now = self.cluster.now
-        if self._wire_faults or self._wire_quiet_from > now or self._quiet_from.get(host.index, 0) > now:
+        if not self.wire_is_sound or self._quiet_from.get(host.index, 0) > now:
             return False
         return host.alive and not host.paused and not self.touched[host.index]

@@ -125,6 +125,8 @@ class Users:
         clock = host.read_clock(now)
         decision = router.decide(client, clock)
         assert decision is not None, f"there is a policy for {HOST}"
+        for see in stage.routed:
+            see(host, decision)
         counts = self.by_second.setdefault((now - self._start) // SECOND, [0, 0, 0])
         felt.requests += 1
         counts[0] += 1

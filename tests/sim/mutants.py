@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from lattice.cells import Cell, CellKind
+from lattice.digest import Bloom
 from lattice.engine import Engine
 from lattice.events import (
     DatagramReceived,
@@ -15,11 +16,19 @@ from lattice.events import (
     LocalUpdate,
     Notify,
     PolicyChanged,
+    RegionChanged,
+    Rejected,
     Restored,
+    SendDatagram,
+    SendStream,
     SetTimer,
     TimerFired,
 )
+from lattice.health import SignedRow
+from lattice.health_table import HealthTable, Offer
+from lattice.key_ring import KeyRing
 from lattice.membership import MemberState, MemberUpdate
+from lattice.seal import Sealed
 from lattice.types import AuthorId, CellId, Endpoint, Level, Micros, NodeId, VersionId
 from lattice.view import LatticeView
 from lattice.wire import Compare, Digest
@@ -223,3 +232,90 @@ class HoardsCells(Engine):
     def _on_message(self, *given: Any, **named: Any) -> Any:
         if not isinstance(given[0], Compare | Digest):  # else it would try to give it away
             super()._on_message(*given, **named)
+
+
+class Storms(Engine):
+    def handle(self, event: Input, now: Micros) -> list[Effect]:
+        effects = super().handle(event, now)
+        if isinstance(event, TimerFired):
+            effects = [*effects, *[SendStream(bytes(60_000), self._us.endpoint)] * 80]
+        return effects
+
+
+class Chatters(Engine):
+    def handle(self, event: Input, now: Micros) -> list[Effect]:
+        effects = super().handle(event, now)
+        if isinstance(event, TimerFired):
+            effects = [*effects, *[SendDatagram(bytes(1_000), self._us.endpoint)] * 4]
+        return effects
+
+
+class AnswersNoise(Engine):
+    """Tells whoever sent it what was wrong with it."""
+
+    def handle(self, event: Input, now: Micros) -> list[Effect]:
+        effects = super().handle(event, now)
+        refused = [one for one in effects if isinstance(one, Notify) and isinstance(one.notification, Rejected)]
+        if refused and isinstance(event, DatagramReceived):
+            effects = [*effects, SendDatagram(b"what was that?", event.source)]
+        return effects
+
+
+class HidesCells(Engine):
+    """Its filters show nothing, so peers send it everything again and again."""
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        self._reconciliation._reconciler._digest = self._empty  # type: ignore[method-assign]  # the planted mistake
+
+    @staticmethod
+    def _empty(shards: tuple[int, ...], salt: int, answer_salt: int) -> Digest:
+        return Digest(shards, salt, Bloom.of([], 1, salt), answer_salt)
+
+
+class DropsOldKeys(Engine):
+    """As soon as it seals with another key it no longer opens the one before."""
+
+    def handle(self, event: Input, now: Micros) -> list[Effect]:
+        seal = self._seal
+        if isinstance(seal, Sealed) and len(seal.ring.keys) > 1 and seal.ring.used.label != "first":
+            seal.rekey(KeyRing((seal.ring.used,)))
+        return super().handle(event, now)
+
+
+class KeepsTheLast(HealthTable):
+    """Whatever came last is the observer's row."""
+
+    def offer(self, signed: SignedRow, age_us: int, now: Micros) -> Offer:
+        self._floors.pop(signed.observer, None)
+        return super().offer(signed, age_us, now)
+
+
+class JoinsByArrival(Engine):
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        self._health.table = KeepsTheLast()
+
+
+class ForgetsPolicy(Engine):
+    def handle(self, event: Input, now: Micros) -> list[Effect]:
+        if isinstance(event, Restored):
+            event = Restored(tuple(record for record in event.records if record[0] != "op"))
+        return super().handle(event, now)
+
+
+class KeepsNewsToItself(Engine):
+    """Its router never hears that a region changed."""
+
+    def handle(self, event: Input, now: Micros) -> list[Effect]:
+        return [one for one in super().handle(event, now) if not self._hides(one)]
+
+    def _hides(self, effect: Effect) -> bool:
+        return isinstance(effect, Notify) and isinstance(effect.notification, RegionChanged)
+
+
+class TellsOnlyBadNews(KeepsNewsToItself):
+    """Its router never hears that a region is well again."""
+
+    def _hides(self, effect: Effect) -> bool:
+        return super()._hides(effect) and effect.notification.new < Level.DOWN  # type: ignore[union-attr]

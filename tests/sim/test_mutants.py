@@ -16,6 +16,8 @@ PUBLISH = {"at": "1s", "do": "publish", "nodes": "node 0"}
 DOWN = {"at": "2s", "do": "health", "region": "ashburn", "level": "down"}
 CRASH = {"at": "2s", "for": "2s", "do": "crash", "nodes": "node 1"}
 GONE = {"at": "1s", "do": "crash", "nodes": "node 1"}
+BACK = {"at": "5s", "do": "health", "region": "ashburn", "level": "healthy"}
+ROTATION = {"at": "1s", "do": "key-rotation", "over": "2s"}
 SHORT = "2s"
 
 
@@ -47,6 +49,15 @@ PLANTED = [
     Planted("bounded", mutants.DialsWithoutLimit, table(duration="20s")),
     Planted("replay-is-nothing", mutants.CountsFrames, table(link={"duplicate": "20%"})),
     Planted("view-agrees", mutants.ShowsAnotherRoot, table()),
+    Planted("no-storm", mutants.Storms, table(duration="3s", settle=SHORT)),
+    Planted("quiet-when-idle", mutants.Chatters, table({"at": "4s", "do": "publish"})),
+    Planted("silent-to-noise", mutants.AnswersNoise, table({"at": "1s", "do": "lie-garbage", "nodes": "node 2"})),
+    Planted("digest-shows-all", mutants.HidesCells, table({"at": "1s", "for": "3s", "do": "halves"}, PUBLISH)),
+    Planted("keys-open", mutants.DropsOldKeys, table(ROTATION, protocol={"seal": "sealed"})),
+    Planted("joins-agree", mutants.JoinsByArrival, table(DOWN)),
+    Planted("restart-is-same", mutants.ForgetsPolicy, table(PUBLISH, CRASH)),
+    Planted("no-black-hole", mutants.KeepsNewsToItself, table(DOWN, users={"rate": 50})),
+    Planted("never-starved", mutants.TellsOnlyBadNews, table(DOWN, BACK, regions={"count": 1}, users={"rate": 50})),
     Planted("all-know-all", mutants.NeverCallsAgain, table({"at": "1s", "for": "20s", "do": "halves"}, duration="25s")),
     Planted("same-policy", mutants.IgnoresOps, table(PUBLISH, settle=SHORT)),
     Planted("last-policy-wins", mutants.IgnoresOps, table(PUBLISH, settle=SHORT)),
@@ -78,10 +89,10 @@ def test_every_check_has_its_mutant() -> None:
 
 @pytest.mark.parametrize(
     ("bound", "value"),
-    [("converge_within", "1ms"), ("idle_bytes_max", 1), ("false_positives_max", 0)],
+    [("converge_within", "1ms"), ("detect_within", "1ms"), ("idle_bytes_max", 1), ("false_positives_max", 0)],
 )
 def test_a_bound_of_the_scenario_can_fail(bound: str, value: object) -> None:
-    changes: list[dict[str, object]] = [dict(DOWN)]
+    changes: list[dict[str, object]] = [dict(GONE) if bound == "detect_within" else dict(DOWN)]
     if bound == "false_positives_max":
         changes = [{"at": "1s", "for": "8s", "do": "isolate", "nodes": 1}]
     result = run(table(*changes, duration="40s", checks={bound: value}))

@@ -56,7 +56,7 @@ def complaints(tmp_path: Path, text: str, *sets: str) -> str:
         (GOOD.replace('"1s"', "1"), "line 5: timeline[0].at = 1: expected a duration"),
         (GOOD.replace('"1s"', '"9h"'), "timeline[0].at: 9h is after the end, 30s"),
         (GOOD.replace("halves", "halfs"), "did you mean halves?"),
-        (GOOD.replace("halves", "key-rotation"), "is not built yet"),
+        (GOOD.replace("halves", "key-rotation"), "needs keys to rotate"),
         (GOOD.replace('purpose = "a test"', ""), "purpose: is missing"),
         (GOOD + '[link]\nloss = "300%"\n', "line 8: link.loss = "),
         (GOOD + "[link]\nloss = 3\n", 'write "3%" in quotes'),

@@ -1,0 +1,73 @@
+"""The envelopes of a run: the cheap stand-in, or the real one with its keys.
+
+With `protocol.seal = "sealed"` every process seals with AES-256-GCM under the ring of keys that its host's key file
+holds, and keeps real replay windows; so keys can rotate (`sim.keys`). A process of another version speaks another
+envelope, which nobody of this one opens.
+"""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+
+from lattice.key_ring import KeyRing
+from lattice.seal import HEADER_BYTES, VERSION, Seal, Sealed
+from lattice.types import Micros, NodeId
+from sim.signing import CLUSTER, TaggedSeal
+
+
+def cluster_secret(name: str) -> bytes:
+    """A cluster key, by name."""
+    return blake2b(name.encode(), digest_size=32, person=b"sim cluster key").digest()
+
+
+class SpokenSeal(Sealed):
+    """The real envelope, and which kind of message each frame holds: the simulation counts them, and cannot read."""
+
+    def __init__(self, cluster: str, ring: KeyRing, version: int, kinds: dict[bytes, int]) -> None:
+        super().__init__(cluster, ring)
+        self._prefix = bytes([self._prefix[0] - VERSION + version]) + self._prefix[1:]
+        self._kinds = kinds
+
+    def close(self, sender: NodeId, body: bytes, now: Micros) -> bytes:
+        frame = super().close(sender, body, now)
+        self._kinds[frame] = body[1] if len(body) > 1 else 0
+        return frame
+
+
+class Seals:
+    """Makes every process's envelope, and remembers what each host's key file and version are."""
+
+    def __init__(self, sealed: bool = False) -> None:
+        self.sealed = sealed
+        self.rings: dict[int, KeyRing] = {}
+        self.versions: dict[int, int] = {}
+        self.first = KeyRing.of(cluster_secret("first"))
+        self._kinds: dict[bytes, int] = {}
+        self._made: dict[int, Sealed] = {}
+
+    def __call__(self, index: int) -> Seal:
+        version = self.versions.get(index, VERSION)
+        if not self.sealed:
+            return TaggedSeal(CLUSTER, version)
+        self._made[index] = SpokenSeal(CLUSTER, self.ring_of(index), version, self._kinds)
+        return self._made[index]
+
+    def rekey(self, index: int, ring: KeyRing) -> None:
+        """A host's key file is another: a running process takes it up at once, one that is down when it starts."""
+        self.rings[index] = ring
+        self._made[index].rekey(ring)
+
+    def ring_of(self, index: int) -> KeyRing:
+        """What a host's key file holds."""
+        return self.rings.get(index, self.first)
+
+    def kind_of(self, frame: bytes) -> int:
+        """The number of the message in a frame that was just closed; 0 when it is none."""
+        if self.sealed:
+            return self._kinds.get(frame, 0)
+        return frame[HEADER_BYTES + 1] if len(frame) > HEADER_BYTES + 1 else 0
+
+    def sent(self, frame: bytes) -> None:
+        """The frame is on its way: nobody asks any more."""
+        if self.sealed:
+            self._kinds.pop(frame, None)

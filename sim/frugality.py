@@ -1,0 +1,148 @@
+"""Promises about cost and caution: what nodes send when nothing happens, when much happens, and when noise comes in.
+
+Each is proven by a planted mistake that trips it (`tests/sim/test_mutants.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from lattice import wire
+from lattice.digest import Bloom
+from lattice.events import (
+    DatagramReceived,
+    Effect,
+    Input,
+    Notification,
+    Notify,
+    Rejected,
+    SendDatagram,
+    SendStream,
+    StreamFrameReceived,
+)
+from lattice.prng import Prng
+from lattice.seal import HEADER_BYTES, TAG_BYTES
+from lattice.types import SECOND, CellId
+from sim import inside
+from sim.checks import Check
+from sim.host import Host
+from sim.stage import Stage
+
+STORM_BYTES_MAX: Final = 4_000_000
+"""What a node may send in one second, whatever happens: sixty whole answers of `delta_bytes_max`."""
+QUIET_BYTES_MAX: Final = 2_000
+"""What upkeep may cost a node a second (the goal for any size of cluster; Serf's calculator gives 41,000)."""
+QUIET_US: Final = 2 * SECOND
+"""Less than so long a quiet time says nothing."""
+QUIET_LOSS_PPM_MAX: Final = 10_000
+FALSE_PPM_MAX: Final = 9_200
+"""Twice the share of absent cells that `lattice.digest` is made for: 0.46 %."""
+STRANGERS: Final = 64
+"""So many ids that no node holds are looked up in each filter."""
+STRANGERS_MIN: Final = 20_000
+"""With fewer of them the share is chance."""
+DIGEST: Final = 6
+"""A Digest's number on the wire."""
+
+
+class NoStorm(Check):
+    name = "no-storm"
+    promise = f"no node sends more than {STORM_BYTES_MAX // 1_000_000} MB within a second, in whatever trouble"
+    effects = (SendDatagram, SendStream)
+
+    def __init__(self, stage: Stage, start: int) -> None:
+        super().__init__(stage, start)
+        self._sent: dict[int, tuple[int, int]] = {}
+
+    def performed(self, host: Host, effect: Effect) -> None:
+        assert isinstance(effect, SendDatagram | SendStream)
+        second = self.stage.cluster.scheduler.now // SECOND
+        when, sent = self._sent.get(host.index, (second, 0))
+        sent = (sent if when == second else 0) + len(effect.data)
+        self._sent[host.index] = (second, sent)
+        if sent > STORM_BYTES_MAX:
+            raise self.broken(host, f"{sent} bytes in less than a second")
+
+
+class Quiet(Check):
+    name = "quiet-when-idle"
+    promise = (
+        f"while nothing happens, a node sends {QUIET_BYTES_MAX} bytes a second at most (links that lose up to 1 %)"
+    )
+
+    def finished(self) -> None:
+        idle, length_us = self.stage.idle_bytes_per_node_s, self.stage.idle_us
+        link = self.stage.cluster.network.settings
+        if idle is None or length_us < QUIET_US or link.loss_ppm + link.burst_loss_ppm > QUIET_LOSS_PPM_MAX:
+            return
+        if idle > QUIET_BYTES_MAX:
+            raise self.broken(None, f"{idle} bytes a node and second over {length_us / SECOND:.1f} s")
+
+
+class SilentToNoise(Check):
+    name = "silent-to-noise"
+    promise = "a frame that is refused is answered with nothing: no byte out for a byte that nobody vouches for"
+    inputs = (DatagramReceived, StreamFrameReceived)
+
+    def stepped(self, host: Host, event: Input, effects: Sequence[Effect]) -> None:
+        refused = any(
+            isinstance(effect, Notify)
+            and isinstance(effect.notification, Rejected)
+            and effect.notification.what in {"datagram", "frame"}
+            for effect in effects
+        )
+        if refused:
+            sent = [effect for effect in effects if isinstance(effect, SendDatagram | SendStream)]
+            if sent:
+                raise self.broken(host, f"{sum(len(one.data) for one in sent)} bytes in answer to a refused frame")
+
+
+class DigestsShowAll(Check):
+    name = "digest-shows-all"
+    promise = (
+        "a filter shows every cell its sender holds in the shards it names, and "
+        f"{FALSE_PPM_MAX / 10_000:.2f} % of others at most"
+    )
+    effects = (SendDatagram,)
+
+    def __init__(self, stage: Stage, start: int) -> None:
+        super().__init__(stage, start)
+        self._prng = Prng.seeded("digest strangers")
+        self.asked = 0
+        self.shown = 0
+
+    def performed(self, host: Host, effect: Effect) -> None:
+        assert isinstance(effect, SendDatagram)
+        if self.stage.seals.sealed or self.stage.seals.kind_of(effect.data) != DIGEST or not host.honest:
+            return  # what is sealed for good only its reader sees into
+        digest = wire.decode(effect.data[HEADER_BYTES:-TAG_BYTES], len(effect.data))
+        assert isinstance(digest, wire.Digest)
+        hidden = digest.bloom.missing(inside.cells_in(host.engine, digest.shards), digest.salt)
+        if hidden:
+            raise self.broken(host, f"{len(hidden)} cells that it holds are not in its filter")
+        self._ask(digest.bloom, digest.salt)
+
+    def _ask(self, bloom: Bloom, salt: int) -> None:
+        strangers = [CellId(self._prng.token().to_bytes(8, "big") * 2) for _ in range(STRANGERS)]
+        self.asked += STRANGERS
+        self.shown += STRANGERS - len(bloom.missing(strangers, salt))
+
+    def finished(self) -> None:
+        if self.asked >= STRANGERS_MIN and self.shown * 1_000_000 > self.asked * FALSE_PPM_MAX:
+            raise self.broken(None, f"{self.shown} of {self.asked} absent cells look present")
+
+
+class KeysOpen(Check):
+    name = "keys-open"
+    promise = "while keys rotate in order, no frame is refused for its key"
+
+    def heard(self, host: Host, notification: Notification) -> None:
+        if not isinstance(notification, Rejected) or not notification.reason.startswith("unknown key"):
+            return
+        in_order = self.stage.keys_in_order and self.stage.wire_is_sound
+        if in_order and not self.stage.cluster.network.settings.corrupt_ppm:
+            raise self.broken(host, f"a frame from {notification.source}: {notification.reason}")
+
+
+FRUGALITY: tuple[type[Check], ...] = (NoStorm, Quiet, SilentToNoise, DigestsShowAll, KeysOpen)
