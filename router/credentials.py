@@ -62,7 +62,8 @@ class Credentials:
         """What clients of `http.tls_listen` are shown; None without."""
         if config.http.tls_listen:
             try:
-                self.server_tls = ServerTls(config.tls.certificates, config.tls.minimum)
+                protocols = ("h2", "http/1.1") if config.http.http2 else ("http/1.1",)
+                self.server_tls = ServerTls(config.tls.certificates, config.tls.minimum, protocols)
             except ServerTlsError as error:
                 raise StartError(f"tls.certificates: {error}") from None
         try:

@@ -106,6 +106,8 @@ class HttpPart:
     listen: tuple[Endpoint, ...]
     tls_listen: tuple[Endpoint, ...]
     """Where clients speak TLS; `tls` says with which certificates."""
+    http2: bool
+    """Whether HTTP/2 is offered there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -364,8 +366,9 @@ def _read_http(section: Section) -> HttpPart:
         section.note("listen", "expected at least one address:port")
     _refuse_repeated(section, "listen", listen)
     _refuse_repeated(section, "tls_listen", (*listen, *tls_listen))
+    http2 = section.take("http2", truth, True)
     section.close()
-    return HttpPart(listen, tls_listen)
+    return HttpPart(listen, tls_listen, http2)
 
 
 def _read_tls(section: Section, directory: Path, *, needed: bool) -> TlsPart:

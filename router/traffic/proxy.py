@@ -22,6 +22,7 @@ from router.cache.turn import SiteCache
 from router.traffic.exchange import After, Exchange, refuse
 from router.traffic.forwarded import Steered, client_address, own_response
 from router.traffic.http1 import RequestHead
+from router.traffic.http2 import Http2Connection
 from router.traffic.nested_epoll import NestedEpoll, Wake
 from router.traffic.plane import Plane
 from router.traffic.proxy_limits import ProxyLimits
@@ -67,6 +68,7 @@ class Proxy:
         pool = UpstreamPool(limits, self._nest, addresses)
         self._plane = Plane(router, site, limits, pool, self._nest, fast=fast, cache=cache)
         self._open: set[Client] = set()
+        self._http2: set[Http2Connection] = set()
         self._by_address: Counter[str] = Counter()
         self._accepting = trio.CancelScope()
         self._drained = trio.Event()
@@ -128,6 +130,9 @@ class Proxy:
         for client in self._open:
             if client.idle_since is not None:
                 _rouse(client)
+        for connection in self._http2:
+            connection.go_away()
+            connection.rouse()
         with trio.move_on_after(grace_us / 1e6):
             while self._open:
                 self._emptied = trio.Event()
@@ -216,9 +221,10 @@ class Proxy:
             if client.secure and not await self._shake(client):
                 after = None
                 return
-            while (after := await self._serve_request(client)) is _KEEP:
-                if self._plane.fast and self._nest.current is None:
-                    await self._nest.become_fiber()
+            if isinstance(client.sock, ssl.SSLSocket) and client.sock.selected_alpn_protocol() == "h2":
+                after = await self._serve_http2(client)
+            else:
+                after = await self._serve_http1(client)
             if after is After.CLOSE:
                 await client.linger(self._limits.linger_timeout_us, self._limits.linger_bytes_max)
         except* Exception:  # noqa: BLE001 -- a bug met by one connection must not take all others down
@@ -234,6 +240,20 @@ class Proxy:
                 del self._by_address[client.address]
             if not self._open:
                 self._emptied.set()
+
+    async def _serve_http2(self, client: Client) -> After:
+        connection = Http2Connection(self._plane, client)
+        self._http2.add(connection)
+        try:
+            return await connection.run()
+        finally:
+            self._http2.discard(connection)
+
+    async def _serve_http1(self, client: Client) -> After | None:
+        while (after := await self._serve_request(client)) is _KEEP:
+            if self._plane.fast and self._nest.current is None:
+                await self._nest.become_fiber()
+        return after
 
     async def _shake(self, client: Client) -> bool:
         """The TLS handshake; who fails it is counted by why."""
