@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import select
-import shutil
 import signal
 import socket
 import subprocess
@@ -23,17 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lattice.types import Endpoint
-from tests.bench.proxy_rivals import (
-    RIVALS,
-    BenchError,
-    Fleet,
-    Running,
-    free_port,
-    installed,
-    start_ours,
-    stop,
-    wait_listening,
-)
+from tests.bench.proxy_rivals import BenchError, Fleet, Running, free_port, start_ours, stop, wait_listening
+from tests.bench.rivals import RIVALS, contenders
 
 MODES = {
     "crash": signal.SIGKILL,
@@ -42,6 +32,7 @@ MODES = {
     "half": signal.SIGUSR2,
     "slow": signal.SIGHUP,
 }
+KEYS = ("failed", "slow", "max_ms", "p99_ms", "ms_to_standby")
 SLOW_SECONDS = 0.1
 TIMEOUT_SECONDS = 5.0
 REGIONS = ("fra", "iad")
@@ -67,6 +58,8 @@ class Load:
         self._idle: list[socket.socket] = []
         self._busy: dict[int, tuple[socket.socket, float, bytearray]] = {}
         self.answers: list[Answer] = []
+        self.late = 0.0
+        """By how much the latest request left after its time: the load's own share of the greatest latencies."""
 
     def run(self, at: float, act: object) -> float:
         """Run to the end; `act()` is called at second `at`. Returns when that was."""
@@ -81,6 +74,7 @@ class Load:
                 acted = time.monotonic()
             while sent < self._total and began + sent / self._rate <= now:
                 self._send(began + sent / self._rate)
+                self.late = max(self.late, time.monotonic() - began - sent / self._rate)
                 sent += 1
             due = began + sent / self._rate if sent < self._total else now + 0.05
             for fd, _ in self._epoll.poll(max(0.0, min(due - time.monotonic(), 0.05))):
@@ -173,7 +167,7 @@ def play(name: str, mode: str, rate: int, seconds: float, at: float) -> dict[str
                 contender.stop()
             for backend in [backend for many in backends.values() for backend in many]:
                 stop(backend)
-    return figures(load.answers, failed_at)
+    return {**figures(load.answers, failed_at), "load_late_ms": round(load.late * 1e3, 1)}
 
 
 def figures(answers: Sequence[Answer], failed_at: float) -> dict[str, float | int | None]:
@@ -200,10 +194,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--modes", default=",".join(MODES))
     parser.add_argument("--only", default="", help="names, comma-separated")
     options = parser.parse_args(argv)
-    names = options.only.split(",") if options.only else ["ours", *installed()]
-    if "nginx" in names and not shutil.which("nginx"):
-        print("failover: nginx is not installed", file=sys.stderr)
-        return 2
+    names = contenders(options.only)
     result: dict[str, dict[str, dict[str, float | int | None]]] = {name: {} for name in names}
     try:
         for mode in options.modes.split(","):
@@ -212,12 +203,17 @@ def main(argv: Sequence[str]) -> int:
                 if not options.json:
                     print(
                         f"{name:8} {mode:6} failed {one['failed']:5} slow {one['slow']:5} p99 {one['p99_ms']:7} ms "
-                        f"max {one['max_ms']:7} ms to standby {one['ms_to_standby']} ms",
+                        f"max {one['max_ms']:7} ms to standby {one['ms_to_standby']} ms  slow after 1 s "
+                        f"{one['slow_after_1s']}, before {one['slow_before']}, load late by {one['load_late_ms']} ms",
                         flush=True,
                     )
     except BenchError as error:
         print(f"failover: {error}", file=sys.stderr)
         return 1
     if options.json:
-        print(json.dumps(result))
+        shown = {
+            name: {mode: {key: one[key] for key in KEYS} for mode, one in modes.items()}
+            for name, modes in result.items()
+        }
+        print(json.dumps(shown))
     return 0

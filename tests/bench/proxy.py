@@ -1,7 +1,8 @@
 """CPU per proxied keep-alive GET, requests a second and latency, beside the rivals that are installed.
 
 Every contender is one worker in front of the same nginx backend, and gets the same load from wrk, in turns: ours,
-rival, rival, ours, … so that a noisy machine is noisy for all. Medians of the rounds; ratios are what to look at.
+rival, rival, ours, … so that a noisy machine is noisy for all. Medians of the rounds; ratios are what to look at. Then
+the same over TLS on the clients' side, and last the relay of TCP mode (`python -m tests.bench relay`).
 """
 
 from __future__ import annotations
@@ -14,20 +15,17 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
-from tests.bench.proxy_rivals import (
-    RIVALS,
-    BenchError,
-    Fleet,
-    Running,
-    installed,
-    start_backend,
-    start_ours,
-    stop,
-)
+import trustme
+
+from lattice.types import Endpoint
+from tests.bench import relay
+from tests.bench.proxy_rivals import BenchError, Fleet, Running, start_backend, start_ours, stop
+from tests.bench.rivals import RIVALS, contenders
 
 _UNIT_MS = {"us": 0.001, "ms": 1.0, "s": 1000.0}
 
@@ -40,12 +38,21 @@ class Round:
     errors: int
 
 
-def measure(running: Running, seconds: float, connections: int) -> Round:
+def measure(
+    running: Running, seconds: float, connections: int, scheme: str = "http", endpoint: Endpoint | None = None
+) -> Round:
     """One wrk run."""
-    url = f"http://{running.endpoint[0]}:{running.endpoint[1]}/some/path?and=query"
+    host, port = endpoint or running.endpoint
     before = running.cpu_seconds()
     done = subprocess.run(
-        ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--latency", url],
+        [
+            "wrk",
+            "-t1",
+            f"-c{connections}",
+            f"-d{seconds:g}s",
+            "--latency",
+            f"{scheme}://{host}:{port}/a/path?and=query",
+        ],
         capture_output=True,
         text=True,
         check=True,
@@ -71,43 +78,52 @@ def _found(pattern: str, text: str) -> str:
     return match[1]
 
 
-def run(rounds: int, seconds: float, connections: int, names: Sequence[str]) -> dict[str, object]:
+def in_turns(
+    running: Sequence[Running], rounds: int, seconds: float, connections: int, *, tls: bool
+) -> dict[str, list[Round]]:
+    """Every contender's rounds, after a second to warm up."""
+
+    def once(one: Running, length: float) -> Round:
+        return measure(one, length, connections, *(("https", one.tls) if tls else ()))
+
+    results: dict[str, list[Round]] = {one.name: [] for one in running}
+    for one in running:
+        once(one, 1)
+    for turn in range(rounds):
+        for one in running if turn % 2 == 0 else reversed(running):
+            results[one.name].append(once(one, seconds))
+    return results
+
+
+Results: TypeAlias = Mapping[str, Sequence[Round]]
+
+
+def run(rounds: int, seconds: float, connections: int, names: Sequence[str]) -> tuple[Results, Results]:
+    """Plain and over TLS."""
     with tempfile.TemporaryDirectory(prefix="bench-") as text:
         directory = Path(text)
+        certificate = directory / "certificate.pem"
+        certificate.touch(0o600)
+        trustme.CA().issue_cert("localhost", "127.0.0.1").private_key_and_cert_chain_pem.write_to_path(certificate)
         endpoint, backend = start_backend(directory, "backend")
-        contenders: list[Running] = []
+        running: list[Running] = []
         try:
-            fleet = Fleet([("fra", [endpoint])])
-            if "ours" in names:
-                contenders.append(start_ours(directory, fleet))
-            contenders += [RIVALS[name](directory, fleet) for name in names if name in RIVALS]
-            results: dict[str, list[Round]] = {running.name: [] for running in contenders}
-            for running in contenders:
-                measure(running, 1, connections)  # warm
-            for turn in range(rounds):
-                for running in contenders if turn % 2 == 0 else reversed(contenders):
-                    results[running.name].append(measure(running, seconds, connections))
+            fleet = Fleet([("fra", [endpoint])], certificate=certificate)
+            running.extend(
+                start_ours(directory, fleet) if name == "ours" else RIVALS[name](directory, fleet) for name in names
+            )
+            plain = in_turns(running, rounds, seconds, connections, tls=False)
+            secure = in_turns(running, rounds, seconds, connections, tls=True)
         finally:
-            for running in contenders:
-                running.stop()
+            for one in running:
+                one.stop()
             stop(backend)
-    rps = {name: statistics.median(one.rps for one in many) for name, many in results.items()}
-    cpu = {name: round(statistics.median(one.cpu_us for one in many), 1) for name, many in results.items()}
+    return plain, secure
+
+
+def medians(results: Results, what: str, digits: int) -> dict[str, float]:
     return {
-        "rounds": rounds,
-        "seconds": seconds,
-        "connections": connections,
-        "rps": rps,
-        "cpu_us_per_request": cpu,
-        "cpu_us_rounds": {name: [round(one.cpu_us, 1) for one in many] for name, many in results.items()},
-        "p99_ms": {name: statistics.median(one.p99_ms for one in many) for name, many in results.items()},
-        "errors": {name: sum(one.errors for one in many) for name, many in results.items()},
-        "ratio_haproxy": round(rps["ours"] / rps["haproxy"], 3) if {"ours", "haproxy"} <= rps.keys() else None,
-        "tls": {},  # no TLS termination yet
-        "l4_cpu_s_per_gb": {},  # no TCP mode yet
-        "cpu_ratio": {
-            name: round(cpu["ours"] / cpu[name], 2) for name in cpu if "ours" in cpu and name != "ours" and cpu[name]
-        },
+        name: round(statistics.median(getattr(one, what) for one in many), digits) for name, many in results.items()
     }
 
 
@@ -117,28 +133,51 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--connections", type=int, default=32)
+    parser.add_argument("--relay-rounds", type=int, default=5, help="of the TCP mode's relay; 0 leaves it out")
     parser.add_argument("--only", default="", help="names, comma-separated")
     options = parser.parse_args(argv)
     if not (shutil.which("wrk") and shutil.which("nginx")):
         print("proxy: needs wrk (load) and nginx (backend): apt-get install wrk nginx-light", file=sys.stderr)
         return 2
-    names = options.only.split(",") if options.only else ["ours", *installed()]
     try:
-        result = run(options.rounds, options.seconds, options.connections, names)
+        plain, secure = run(options.rounds, options.seconds, options.connections, contenders(options.only))
+        relayed = relay.run(options.relay_rounds)["l4_cpu_s_per_gb"] if options.relay_rounds else {}
     except BenchError as error:
         print(f"proxy: {error}", file=sys.stderr)
         return 1
-    print(json.dumps(result) if options.json else table(result))
+    rps = medians(plain, "rps", 0)
+    result = {
+        "rps": rps,
+        "cpu_us_per_request": medians(plain, "cpu_us", 1),
+        "p99_ms": medians(plain, "p99_ms", 2),
+        "ratio_haproxy": round(rps["ours"] / rps["haproxy"], 3) if {"ours", "haproxy"} <= rps.keys() else None,
+        "tls": medians(secure, "cpu_us", 1),
+        "l4_cpu_s_per_gb": relayed,
+    }
+    errors = {name: sum(one.errors for one in (*plain[name], *secure[name])) for name in plain}
+    if any(errors.values()):
+        print(f"proxy: not all answers were good: {errors}", file=sys.stderr)
+    print(json.dumps(result) if options.json else table(result, plain, secure))
     return 0
 
 
-def table(result: dict[str, object]) -> str:
-    lines = [f"{'':10} {'req/s':>9} {'CPU us':>8} {'p99 ms':>8} {'errors':>7}"]
-    rps, cpu, p99, errors = (result[key] for key in ("rps", "cpu_us_per_request", "p99_ms", "errors"))
-    assert isinstance(rps, dict)
-    assert isinstance(cpu, dict)
-    assert isinstance(p99, dict)
-    assert isinstance(errors, dict)
-    lines += [f"{name:10} {rps[name]:9.0f} {cpu[name]:8.1f} {p99[name]:8.2f} {errors[name]:7d}" for name in rps]
-    lines.append(f"ours / rival, CPU: {result['cpu_ratio']}; requests/s, ours / haproxy: {result['ratio_haproxy']}")
+def table(result: Mapping[str, object], plain: Results, secure: Results) -> str:
+    """Columns of figures, each beside ours divided by it."""
+    columns = {
+        "req/s": medians(plain, "rps", 0),
+        "CPU us": medians(plain, "cpu_us", 1),
+        "p99 ms": medians(plain, "p99_ms", 2),
+        "TLS CPU us": medians(secure, "cpu_us", 1),
+    }
+    lines = [f"{'':10}" + "".join(f"{title:>12}{'ours/it':>9}" for title in columns)]
+    for name in plain:
+        cells = [
+            f"{figures[name]:12g}{figures['ours'] / figures[name]:9.2f}"
+            if figures.get("ours") and figures[name]
+            else f"{figures[name]:12g}{'':9}"
+            for figures in columns.values()
+        ]
+        lines.append(f"{name:10}" + "".join(cells))
+    spread = {name: [round(one.cpu_us, 1) for one in many] for name, many in plain.items()}
+    lines += [f"CPU us of each round: {spread}", f"TCP relay, CPU s/GB: {result['l4_cpu_s_per_gb']}"]
     return "\n".join(lines)

@@ -7,7 +7,6 @@ idempotent requests, standbys. A rival that is not installed is left out, and sa
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -42,6 +41,8 @@ class Running:
     endpoint: Endpoint
     process: subprocess.Popen[bytes]
     log: IO[bytes] | None = None
+    tls: Endpoint | None = None
+    """The same over TLS, when the fleet has a certificate."""
 
     def cpu_seconds(self) -> float:
         """CPU time of the process and its children so far."""
@@ -57,7 +58,7 @@ class Running:
 
 @dataclass
 class Fleet:
-    """Regions in order of preference: name and endpoints."""
+    """Regions in order of preference: name and endpoints; and what contenders show to clients who want TLS."""
 
     regions: list[tuple[str, list[Endpoint]]] = field(default_factory=list)
     route: str = ""
@@ -66,6 +67,8 @@ class Fleet:
     """What our route does when no region is well."""
     probe: str = '"/healthz"'
     """What our probes ask for."""
+    certificate: Path | None = None
+    """A PEM file with the key and the chain."""
 
     @property
     def primary(self) -> list[Endpoint]:
@@ -174,11 +177,12 @@ listen = "127.0.0.1:0"
 mdns = false
 [http]
 listen = ["127.0.0.1:0"]
+tls_listen = [{'"127.0.0.1:0"' if fleet.certificate else ""}]
 [control]
 listen = "127.0.0.1:0"
 [policy]
 authors = ["{public_key_of(author_key).hex()}"]
-{extra}"""
+{_our_tls(fleet)}{extra}"""
     )
     log = (home / "log").open("wb")
     code = "import sys; from router.cli import main; sys.exit(main())"
@@ -188,15 +192,17 @@ authors = ["{public_key_of(author_key).hex()}"]
         stderr=log,
     )
     try:
-        endpoint = _serving(process, author_key, fleet, via)
+        endpoint, tls = _serving(process, author_key, fleet, via)
     except BenchError as error:
         stop(process)
         raise BenchError(f"{error}\n{(home / 'log').read_text()}") from error
-    return Running("ours", endpoint, process, log)
+    return Running("ours", endpoint, process, log, tls)
 
 
-def _serving(process: subprocess.Popen[bytes], author_key: bytes, fleet: Fleet, via: str) -> Endpoint:
-    """Where our node serves, once it does by this fleet's policy."""
+def _serving(
+    process: subprocess.Popen[bytes], author_key: bytes, fleet: Fleet, via: str
+) -> tuple[Endpoint, Endpoint | None]:
+    """Where our node serves, and where over TLS, once it does by this fleet's policy."""
     assert process.stdout is not None
     words = dict(word.partition("=")[::2] for word in process.stdout.readline().decode().split()[1:])
     if via not in words:
@@ -214,9 +220,14 @@ def _serving(process: subprocess.Popen[bytes], author_key: bytes, fleet: Fleet, 
         except ControlError:
             view = None
         if view is not None and sum(region.effective == "HEALTHY" for region in view.regions) == len(fleet.regions):
-            return host, int(port)
+            tls_host, _, tls_port = words.get("https", "").rpartition(":")
+            return (host, int(port)), (tls_host, int(tls_port)) if tls_port else None
         time.sleep(0.1)
     raise BenchError("our node does not find every region healthy:")
+
+
+def _our_tls(fleet: Fleet) -> str:
+    return f'[[tls.certificates]]\nchain = "{fleet.certificate}"\n' if fleet.certificate else ""
 
 
 def policy_text(fleet: Fleet) -> str:
@@ -236,8 +247,10 @@ def policy_text(fleet: Fleet) -> str:
 
 
 def start_nginx(directory: Path, fleet: Fleet) -> Running:
-    home, port = directory / "nginx", free_port()
+    home, port, tls_port = directory / "nginx", free_port(), free_port()
     home.mkdir()
+    pem = fleet.certificate
+    tls = f"listen 127.0.0.1:{tls_port} ssl; ssl_certificate {pem}; ssl_certificate_key {pem};" if pem else ""
     servers = "".join(f"server {endpoint_text(e)} max_fails=1 fail_timeout=1s; " for e in fleet.primary)
     servers += "".join(f"server {endpoint_text(e)} backup max_fails=1 fail_timeout=1s; " for e in fleet.standbys)
     (home / "nginx.conf").write_text(
@@ -251,6 +264,7 @@ http {{
   upstream up {{ {servers} keepalive 64; keepalive_requests 100000000; }}
   server {{
     listen 127.0.0.1:{port} backlog=2048;
+    {tls}
     location / {{
       proxy_pass http://up; proxy_http_version 1.1; proxy_set_header Connection "";
       proxy_set_header Host $host; proxy_set_header X-Forwarded-For $remote_addr;
@@ -262,14 +276,15 @@ http {{
 """
     )
     process = subprocess.Popen(["nginx", "-p", str(home), "-c", "nginx.conf"], stderr=subprocess.DEVNULL)
-    running = Running("nginx", ("127.0.0.1", port), process)
+    running = Running("nginx", ("127.0.0.1", port), process, tls=("127.0.0.1", tls_port) if pem else None)
     wait_listening(running.endpoint, "nginx")
     return running
 
 
 def start_haproxy(directory: Path, fleet: Fleet) -> Running:
-    home, port = directory / "haproxy", free_port()
+    home, port, tls_port = directory / "haproxy", free_port(), free_port()
     home.mkdir()
+    pem = fleet.certificate
     checks = "check inter 250ms fall 3 observe layer7 error-limit 3 on-error mark-down"
     servers = "".join(f"  server p{i} {endpoint_text(e)} {checks}\n" for i, e in enumerate(fleet.primary))
     servers += "".join(f"  server s{i} {endpoint_text(e)} {checks} backup\n" for i, e in enumerate(fleet.standbys))
@@ -290,6 +305,7 @@ defaults
   http-reuse always
 frontend in
   bind 127.0.0.1:{port}
+  {f"bind 127.0.0.1:{tls_port} ssl crt {pem}" if pem else ""}
   option forwardfor
   default_backend up
 backend up
@@ -299,13 +315,6 @@ backend up
     )
     log = (home / "log").open("wb")
     process = subprocess.Popen(["haproxy", "-f", str(home / "haproxy.cfg")], stdout=log, stderr=log)
-    running = Running("haproxy", ("127.0.0.1", port), process, log)
+    running = Running("haproxy", ("127.0.0.1", port), process, log, ("127.0.0.1", tls_port) if pem else None)
     wait_listening(running.endpoint, "haproxy")
     return running
-
-
-RIVALS = {"nginx": start_nginx, "haproxy": start_haproxy}
-
-
-def installed() -> list[str]:
-    return [name for name in RIVALS if shutil.which(name)]
