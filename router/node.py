@@ -186,7 +186,7 @@ class Node:
 
     def decided_under(self) -> tuple[object, int]:
         """What equal requests are decided alike under: a table, and who is ejected or half open."""
-        return self._table, self._health.masked_epoch
+        return self._table, self._health.mask.epoch
 
     def steer(self, request: Request) -> Decision:
         """As `decide`, for a request that is about to be sent."""

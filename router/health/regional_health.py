@@ -46,20 +46,16 @@ class RegionalHealth:
 
     def __init__(self) -> None:
         self._regions: dict[str, _Region] = {}
-        self._mask = EjectionMask()
+        self.mask = EjectionMask()
+        """To be read: evidence changes it."""
 
     @property
     def ejected(self) -> AbstractSet[Endpoint]:
         """The live set that `decide` tests."""
-        return self._mask.ejected
-
-    @property
-    def masked_epoch(self) -> int:
-        """Grows whenever `ejected`, or who is half open, changes."""
-        return self._mask.epoch
+        return self.mask.ejected
 
     def counters(self) -> dict[str, int]:
-        return {f"ejections {name.replace('_', ' ')}": count for name, count in self._mask.counters.items()}
+        return {f"ejections {name.replace('_', ' ')}": count for name, count in self.mask.counters.items()}
 
     def configure(self, program: Program) -> None:
         """Take the regions of a policy. What is known of an endpoint that stays, under rules that stay, survives."""
@@ -75,7 +71,7 @@ class RegionalHealth:
             if known is not None:
                 self._regions[name].signal = known.signal
                 self._regions[name].signal_received = known.signal_received
-        self._mask.retain(endpoint for region in self._regions.values() for endpoint in region.graders)
+        self.mask.retain(endpoint for region in self._regions.values() for endpoint in region.graders)
 
     # --- evidence in; each says whether an endpoint was taken out of use or back into use
 
@@ -84,12 +80,12 @@ class RegionalHealth:
         self._observe(region, endpoint, sample, now)
         # Whoever refused and now answers is back. Whoever kept users waiting may answer probes all the while: that
         # ejection ends by its term, with one user's request as the trial.
-        refused = self._mask.why(endpoint) == _EJECTS[Outcome.REFUSED]
-        return sample.ok and refused and self._mask.lift(endpoint)
+        refused = self.mask.why(endpoint) == _EJECTS[Outcome.REFUSED]
+        return sample.ok and refused and self.mask.lift(endpoint)
 
     def answered_as_usual(self, attempt: Attempt, latency_us: int, now: Micros) -> bool:
         """Take a success into account if all that it can change is figures; else nothing changes: see `answered`."""
-        if attempt.endpoint in self._mask.ejected:
+        if attempt.endpoint in self.mask.ejected:
             return False
         region = self._regions.get(attempt.region)
         grader = region.graders.get(attempt.endpoint) if region is not None else None
@@ -104,30 +100,30 @@ class RegionalHealth:
         self._observe(attempt.region, attempt.endpoint, sample, now)
         why = _EJECTS.get(outcome)
         if why is not None:
-            return self._mask.eject(attempt.endpoint, now, why)
-        return ok and attempt.endpoint in self._mask.ejected and self._mask.lift(attempt.endpoint)
+            return self.mask.eject(attempt.endpoint, now, why)
+        return ok and attempt.endpoint in self.mask.ejected and self.mask.lift(attempt.endpoint)
 
     def _suspect(self, attempt: Attempt, outcome: Outcome, now: Micros) -> bool:
         """Out of use at once, but no sample: what is suspected only now is for probes and trials to confirm."""
         if outcome is Outcome.OUTRUN:  # nothing new, but a trial that had to be rescued is lost
-            return attempt.endpoint in self._mask.ejected and self._mask.eject(attempt.endpoint, now, "late on trial")
-        ejected = self._mask.ejected
+            return attempt.endpoint in self.mask.ejected and self.mask.eject(attempt.endpoint, now, "late on trial")
+        ejected = self.mask.ejected
         others = (name for name in self._regions if name != attempt.region)
         if not any(endpoint not in ejected for name in others for endpoint in self._regions[name].graders):
             return False  # a suspicion never takes the last resort away
         region = self._regions.get(attempt.region)
         whole = region is not None and outcome is Outcome.HUNG
         endpoints = sorted(region.graders) if region is not None and whole else [attempt.endpoint]
-        fresh = [self._mask.eject(endpoint, now, _EJECTS[outcome]) for endpoint in endpoints]  # every one of them
+        fresh = [self.mask.eject(endpoint, now, _EJECTS[outcome]) for endpoint in endpoints]  # every one of them
         return any(fresh)
 
     def admit(self, endpoint: Endpoint, now: Micros) -> None:
         """A request is about to go there: if the endpoint is half open, this is its trial."""
-        self._mask.admit(endpoint, now)
+        self.mask.admit(endpoint, now)
 
     def expire(self, now: Micros) -> tuple[Endpoint, ...]:
         """Half-open what has been ejected for its term."""
-        return self._mask.expire(now)
+        return self.mask.expire(now)
 
     def signalled(self, signal: RegionSignal, now: Micros) -> bool:
         """A region's word about itself. False when no region of the policy has that name, or it is older than known."""

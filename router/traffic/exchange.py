@@ -45,6 +45,7 @@ from router.traffic.forwarded import (
     has_passed,
     own_response,
     response_for_client,
+    server_timing,
 )
 from router.traffic.http1 import RequestHead, ResponseHead
 from router.traffic.message_body import LAST_CHUNK, FramingError, LengthBody, UntilClose, chunk, response_framing
@@ -121,6 +122,9 @@ class Exchange:
     _writing = False  # a write to the client has begun and not ended
     _ends_at = math.inf  # by the policy's total timeout
     _turn: Turn | None = None  # at the cache
+    _began = 0.0  # when its head was there
+    _waits_since = 0.0  # when it became the upstream's turn
+    _waited = 0.0  # how long it was
     # of the attempt under way:
     _uploaded = False  # the upstream has the whole request
     _answered = False  # some byte of a response came
@@ -153,7 +157,7 @@ class Exchange:
         plane, client = self._plane, self._client
         if self._body is not NO_BODY and (refused := await self._take_body()) is not None:
             return refused
-        now = self._nest.time()
+        now = self._began = self._nest.time()
         course = client.course
         if (
             course is None
@@ -181,7 +185,7 @@ class Exchange:
         if course.window.in_flight >= course.window.limit:
             return await self._try_each(course.decision, None)
         self._tried.add(course.attempt.endpoint)
-        result = await self._attempt(course)
+        result = await self._attempt(course, now)
         return result if isinstance(result, Ending) else await self._try_each(course.decision, result)
 
     def _set_course(self, decision: Decision, epoch: object, now: float) -> Course:
@@ -316,7 +320,8 @@ class Exchange:
                 reason = f"{attempt.tier}: {lost.attempt.region} {lost.outcome.name}"
             tried.add(attempt.endpoint)
             self._begin_again()
-            result = await self._attempt(Course(plane, self._head, self._client, decision, attempt, reason))
+            course = Course(plane, self._head, self._client, decision, attempt, reason)
+            result = await self._attempt(course, self._nest.time())
             if isinstance(result, Ending):
                 return result
             lost = result
@@ -345,9 +350,9 @@ class Exchange:
 
     # --- one attempt
 
-    async def _attempt(self, course: Course) -> Ending | Lost:
+    async def _attempt(self, course: Course, began: float) -> Ending | Lost:
         plane, attempt, window, body = self._plane, course.attempt, course.window, self._body
-        began = now = self._nest.time()
+        now = began
         burdens = not (self._head.websocket or self._head.fields.may_wait)  # these wait for hours, and burden nobody
         window.in_flight += burdens
         upstream: Upstream | None = None
@@ -370,6 +375,7 @@ class Exchange:
             if left or not body.complete:
                 return await self._converse(leg, left)
             self._uploaded = True
+            self._waits_since = plane.clock()
             self._deadline = min(now + self._terms.first_byte_timeout_us / 1e6, self._ends_at)
             if burdens:
                 plane.sent(leg, course.watched, now)
@@ -392,7 +398,7 @@ class Exchange:
             return await self._answer(503, "out of connections", "shed_503")
 
     def _land(self, leg: Leg) -> None:
-        if leg.watched is not None:
+        if leg.awaited and leg.watched is not None:
             leg.watched.dropped(leg)
         self._plane.pool.release(leg.upstream, self._nest.time())
 
@@ -486,7 +492,9 @@ class Exchange:
                     raise ConnectionResetError("closed before the first byte")
                 now = self._nest.time()
                 if leg.watched is not None:
+                    leg.awaited = False
                     leg.watched.heard(leg, Micros(int(now * 1e6)))
+                self._waited += now - self._waits_since
                 self._answered = True
                 reader = leg.upstream.reader
                 reader.receive(data)
@@ -516,7 +524,19 @@ class Exchange:
                 leg.upstream.reusable = head.status == 304 and head.keep_alive and not leg.upstream.reader.rest
                 return await self._answer_stored(stored)
             head = with_status(head, turn.status.field(plane.site))
-        return await self._relay(leg, head)
+        upstream = leg.upstream
+        data, upstream.reader.rest = upstream.reader.rest, b""
+        if len(data) != head.content_length or (data and self._head.method == b"HEAD") or head.status == 304:
+            return await self._relay(leg, head, data)
+        # The usual answer: it is all there, and leaves in one write.
+        self._relaying = self._flushed = True
+        keep = self._keeps()
+        upstream.reusable = head.keep_alive and self._uploaded
+        if turn is not None:
+            turn.take(data)
+            turn.whole()
+        await self._to_client(self._head_for_client(head, leg.steered, chunked=False, keep=keep) + data)
+        return self._relayed(leg, head, keep=keep)
 
     def _has_another(self) -> bool:
         """Whether a gateway error need not be the client's answer: another can be asked, and the budget has it."""
@@ -692,19 +712,10 @@ class Exchange:
             if data is not None:
                 return data
 
-    async def _relay(self, leg: Leg, head: ResponseHead) -> Ending:
+    async def _relay(self, leg: Leg, head: ResponseHead, data: bytes) -> Ending:
+        """Pass on an answer of any framing as it comes; `data` is what came of it behind its head."""
         upstream = leg.upstream
         self._relaying = True
-        data, upstream.reader.rest = upstream.reader.rest, b""
-        if len(data) == head.content_length and not (data and self._head.method == b"HEAD") and head.status != 304:
-            keep = self._keeps()
-            upstream.reusable = head.keep_alive and self._uploaded
-            self._flushed = True
-            if self._turn is not None:
-                self._turn.take(data)
-                self._turn.whole()
-            await self._to_client(self._head_for_client(head, leg.steered, chunked=False, keep=keep) + data)
-            return self._relayed(leg, head, keep=keep)
         framing = response_framing(head, self._head.method)
         unbounded = not framing.complete and not isinstance(framing, LengthBody)
         chunked = unbounded and self._head.minor == 1
@@ -793,18 +804,19 @@ class Exchange:
 
     def _head_for_client(self, head: ResponseHead, steered: Steered, *, chunked: bool, keep: bool) -> bytes:
         connection = b"close" if not keep else b"keep-alive" if self._head.minor == 0 else b""
+        edge_us = int((self._plane.clock() - self._began - self._waited) * 1e6)
         known = head.fields.for_client
         if known is not None and known[0] is steered and known[1] == connection and not chunked:
-            return known[2]
+            return known[2] + server_timing(edge_us)
         framing = b""
         if chunked:
             framing = b"Transfer-Encoding: chunked\r\n"
         elif head.content_length is not None and head.status != 204:
             framing = b"Content-Length: %d\r\n" % head.content_length
-        rendered = response_for_client(head, steered, framing, connection, self._plane.date())
+        rendered = response_for_client(head, steered, framing, connection, self._plane.date())[:-2]
         if head.fields.dated and not chunked:
             head.fields.for_client = steered, connection, rendered
-        return rendered
+        return rendered + server_timing(edge_us)
 
     # --- what all of them need
 

@@ -65,7 +65,7 @@ class Fields(tuple[Field, ...]):
     dated: bool = False
     """There is a Date; known once rendered."""
     for_client: tuple[object, bytes, bytes] | None = None
-    """A response's whole head as it was last written, with what it depends on: how it was steered, and Connection."""
+    """A response's head but its end as it was last written, with what it depends on: how it was steered, Connection."""
     chosen: tuple[frozenset[bytes], tuple[tuple[str, str], ...]] | None = None
     """Names that `asking` was asked for, and what is there of them."""
     hops: frozenset[bytes] | None = None

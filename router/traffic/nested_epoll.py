@@ -185,6 +185,10 @@ class NestedEpoll:
         """The fiber that runs now; None when whoever asks is run by trio."""
         self.fibers: set[Fiber] = set()
 
+    def clock(self) -> float:
+        """Now, in trio's seconds."""
+        return self._clock()
+
     def time(self) -> float:
         """Now, in trio's seconds; for a fiber, the moment when it was resumed."""
         return self._clock() if self.current is None else self._now

@@ -75,7 +75,7 @@ class Course:
 class Leg:
     """One endpoint that was asked, and our connection to it."""
 
-    __slots__ = ("attempt", "began", "hung", "steered", "upstream", "watched")
+    __slots__ = ("attempt", "awaited", "began", "hung", "steered", "upstream", "watched")
 
     def __init__(self, attempt: Attempt, steered: Steered, began: float, upstream: Upstream) -> None:
         self.attempt = attempt
@@ -83,6 +83,7 @@ class Leg:
         self.began = began
         self.upstream = upstream
         self.watched: Watched[Leg] | None = None
+        self.awaited = True  # no byte has come
         self.hung = False  # it was nudged because its endpoint hangs, not only because it is late
 
 
@@ -114,6 +115,8 @@ class Plane:
         self.watch: HangWatch[Leg] = HangWatch()
         self.terms = TermsBook(limits)
         self.regions: dict[str, Concurrency] = {}
+        self.clock = nest.clock
+        """The time now, whoever asks; `nest.time` may be a little older, and costs less."""
         self._watch_alarm = trio.CancelScope()
         self._watch_due = -math.inf
         self._date: tuple[int, bytes] = (0, b"")

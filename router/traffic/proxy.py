@@ -309,7 +309,18 @@ class Proxy:
                     await client.readable(max(0, int((deadline - now) * 1e6)))
                 except trio.TooSlowError:
                     raise BadRequestError(408, "head timeout") from None
-            elif not client.ready and not await self._is_first_byte_there(client):
+            elif client.ready:
+                pass
+            elif (fiber := self._nest.current) is not None and not self._plane.draining:
+                client.idle_since = self._nest.time()
+                client.read_waiter = fiber
+                wake = await fiber.park()
+                client.idle_since = None
+                if wake is not _READY:  # roused, to look whether it is time to close
+                    client.read_waiter = None
+                    if client.is_quiet():
+                        return None
+            elif not await self._is_first_byte_there(client):
                 return None
             try:
                 data = client.receive_now()
@@ -325,7 +336,7 @@ class Proxy:
                 return None
 
     async def _is_first_byte_there(self, client: Client) -> bool:
-        """Wait between two requests. False if it is time to close, and no byte has come to be answered first.
+        """Wait between two requests as a task. False if it is time to close, and no byte has come to be answered first.
 
         No cancel scope: one sweep looks after all who are idle, and wakes them as a closing socket wakes its reader.
         """
@@ -333,13 +344,7 @@ class Proxy:
             return not client.is_quiet()
         client.idle_since = self._nest.time()
         try:
-            if (fiber := self._nest.current) is None:
-                await trio.lowlevel.wait_readable(client.sock)
-            else:
-                client.read_waiter = fiber
-                if await fiber.park() is not _READY:
-                    client.read_waiter = None
-                    return not client.is_quiet()
+            await trio.lowlevel.wait_readable(client.sock)
         except trio.ClosedResourceError:
             return not client.is_quiet()
         finally:
