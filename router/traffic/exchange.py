@@ -25,6 +25,7 @@ from __future__ import annotations
 import enum
 import logging
 import math
+from collections.abc import Set
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
@@ -118,6 +119,7 @@ class Exchange:
 
     _body: RequestBody = NO_BODY
     _planned: Attempt | None = None
+    _tried: Set[Endpoint] = frozenset()
     _flushed = False  # some byte of the final response went to the client
     _writing = False  # a write to the client has begun and not ended
     _ends_at = math.inf  # by the policy's total timeout
@@ -143,7 +145,6 @@ class Exchange:
         self._limits = plane.limits
         self._client = client
         self._head = head
-        self._tried: set[Endpoint] = set()
         if head.chunked or head.content_length:
             self._body = RequestBody(client, head, plane.limits)
 
@@ -184,7 +185,7 @@ class Exchange:
             self._ends_at = now + terms.total_timeout_us / 1e6
         if course.window.in_flight >= course.window.limit:
             return await self._try_each(course.decision, None)
-        self._tried.add(course.attempt.endpoint)
+        self._tried = course.tried
         result = await self._attempt(course, now)
         return result if isinstance(result, Ending) else await self._try_each(course.decision, result)
 
@@ -196,7 +197,8 @@ class Exchange:
         if course is None or course.decision is not decision or course.fields is not head.fields:
             attempt = decision.attempts[0]
             course = client.course = Course(plane, head, client, decision, attempt, decision.reason)
-        course.head = head
+        if course.head is not head:
+            course.take(head)
         course.epoch = epoch
         course.until = now + EXPECTED_AGAIN_SECONDS
         return course
@@ -302,8 +304,8 @@ class Exchange:
 
     async def _try_each(self, decision: Decision, lost: Lost | None) -> Ending:
         """Go on after the first attempt was lost, or could not be made because its region is full."""
-        plane, tried, terms = self._plane, self._tried, self._terms
-        while len(tried) < terms.attempts_max:
+        plane, terms = self._plane, self._terms
+        while len(self._tried) < terms.attempts_max:
             if lost is not None and not lost.may_retry(repeatable=self._repeatable, replayable=self._body.replayable):
                 break
             attempt = self._next(decision, afresh=lost is not None)
@@ -318,7 +320,7 @@ class Exchange:
                     break
                 plane.counters["retries"] += 1
                 reason = f"{attempt.tier}: {lost.attempt.region} {lost.outcome.name}"
-            tried.add(attempt.endpoint)
+            self._tried |= {attempt.endpoint}
             self._begin_again()
             course = Course(plane, self._head, self._client, decision, attempt, reason)
             result = await self._attempt(course, self._nest.time())
@@ -327,7 +329,8 @@ class Exchange:
             lost = result
         if lost is None:
             return await self._fail(503, "every region is full", "shed_503")
-        text = f"{lost.attempt.region}: {lost.outcome.value}, after {len(tried)} of {len(decision.attempts)} endpoints"
+        count = f"{len(self._tried)} of {len(decision.attempts)} endpoints"
+        text = f"{lost.attempt.region}: {lost.outcome.value}, after {count}"
         return await self._fail(lost.status, text, f"failed_{lost.status}")
 
     def _begin_again(self) -> None:
@@ -353,7 +356,7 @@ class Exchange:
     async def _attempt(self, course: Course, began: float) -> Ending | Lost:
         plane, attempt, window, body = self._plane, course.attempt, course.window, self._body
         now = began
-        burdens = not (self._head.websocket or self._head.fields.may_wait)  # these wait for hours, and burden nobody
+        burdens = course.burdens
         window.in_flight += burdens
         upstream: Upstream | None = None
         try:
@@ -365,9 +368,8 @@ class Exchange:
                 upstream = opened
                 now = self._nest.time()
             leg = self._leg = Leg(attempt, course.steered, began, upstream)
-            head = b"%b %b HTTP/1.1\r\n%b" % (self._head.method, self._head.target, course.lines)
             try:
-                left = upstream.send_now(head if body is NO_BODY else head + body.in_hand())
+                left = upstream.send_now(course.request if body is NO_BODY else course.request + body.in_hand())
             except OSError:
                 # A response may still lie in the socket (a refusal sent before the reset): reading finds it.
                 self._arm(self._terms.first_byte_timeout_us)
@@ -668,7 +670,7 @@ class Exchange:
         if not (self._terms.retries if late.hung else self._terms.hedges).spend(plane.now()):
             plane.counters["hedges_denied"] += 1
             return None
-        self._tried.add(attempt.endpoint)
+        self._tried |= {attempt.endpoint}
         plane.counters["hedges"] += 1
         began = self._nest.time()
         reason = f"{attempt.tier}: {late.attempt.region} {'HUNG' if late.hung else 'LATE'}"
@@ -684,9 +686,8 @@ class Exchange:
         except ExhaustedError:
             return None
         leg = Leg(attempt, course.steered, began, upstream)
-        head = b"%b %b HTTP/1.1\r\n%b" % (self._head.method, self._head.target, course.lines)
         try:
-            left = upstream.send_now(head + self._body.in_hand())
+            left = upstream.send_now(course.request + self._body.in_hand())
         except OSError:
             self._lose_leg(leg, Outcome.RESET)
             left = b"all"

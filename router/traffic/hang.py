@@ -54,8 +54,10 @@ class Latencies:
 
     def add(self, latency_us: int) -> None:
         bits = latency_us.bit_length()
-        bucket = min(4 * bits + (latency_us >> (bits - 3) & 3 if bits >= 3 else 0), _BUCKETS - 1)
-        self._counts[bucket] += 1
+        if bits < 3:
+            self._counts[4 * bits] += 1
+        else:  # the octave, and the two bits below its own
+            self._counts[min(4 * bits + (latency_us >> bits - 3 & 3), _BUCKETS - 1)] += 1
         self._total += 1
         self._fresh += 1
         if self._total >= SAMPLES_MAX:

@@ -43,7 +43,7 @@ EVENTS_MAX: Final = 32
 
 _READ: Final = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
 _OVER: Final = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
-_WRITABLE: Final = select.EPOLLOUT
+_OVER_OR_WRITABLE: Final = _OVER | select.EPOLLOUT
 _NOT_WRITABLE: Final = ~select.EPOLLOUT
 
 FiberBody = Coroutine[Any, Any, None]
@@ -113,7 +113,7 @@ class Fiber:
 
     def resume(self, wake: Wake | None) -> None:
         nest = self._nest
-        outer, nest.current = nest.current, self
+        outer, nest.current = nest.current, self  # a fiber may start another
         nest._now = nest._clock()
         self._tick += 1
         try:
@@ -281,7 +281,7 @@ class NestedEpoll:
             self._epoll.close()
 
     async def _keep_polling(self) -> None:
-        poll, fd = self._epoll.poll, self._epoll.fileno()
+        poll, fd, members = self._epoll.poll, self._epoll.fileno(), self._members
         while True:
             if self._queue:
                 await trio.lowlevel.checkpoint()
@@ -292,27 +292,24 @@ class NestedEpoll:
             while True:
                 events = poll(0, EVENTS_MAX)
                 for number, mask in events:
-                    self._dispatch(number, mask)
+                    member = members.get(number)
+                    if member is None:
+                        continue
+                    if mask & _NOT_WRITABLE:
+                        member.ready = True
+                        if mask & _OVER:
+                            member.over = True
+                        if (fiber := member.read_waiter) is not None:
+                            member.read_waiter = None
+                            fiber.resume(_READY)
+                    if member.write_waiter is not None and mask & _OVER_OR_WRITABLE:
+                        fiber, member.write_waiter = member.write_waiter, None
+                        fiber.resume(_READY)
                 if self._queue:
                     self._run_queue()
                 if not events or self._clock() >= until:
                     break
             self._serving = False
-
-    def _dispatch(self, number: int, mask: int) -> None:
-        member = self._members.get(number)
-        if member is None:
-            return
-        if mask & _NOT_WRITABLE:
-            member.ready = True
-            if mask & _OVER:
-                member.over = True
-            if (fiber := member.read_waiter) is not None:
-                member.read_waiter = None
-                fiber.resume(_READY)
-        if member.write_waiter is not None and mask & (_WRITABLE | _OVER):
-            fiber, member.write_waiter = member.write_waiter, None
-            fiber.resume(_READY)
 
     def enqueue(self, fiber: Fiber, tick: int, wake: Wake) -> None:
         self._queue.append((fiber, tick, wake))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
+from collections.abc import Set
 from email.utils import formatdate
 from functools import lru_cache, partial
 from typing import Final
 
 import trio
 
-from lattice.types import Micros
+from lattice.types import Endpoint, Micros
 from router.cache.turn import SiteCache
 from router.decision.decide import Attempt, Decision
 from router.traffic.concurrency import Concurrency
@@ -40,13 +41,16 @@ class Course:
 
     __slots__ = (
         "attempt",
+        "burdens",
         "decision",
         "epoch",
         "fields",
         "head",
         "lines",
+        "request",
         "steered",
         "terms",
+        "tried",
         "until",
         "watched",
         "window",
@@ -59,6 +63,9 @@ class Course:
         self.epoch: object = None
         """Under which it was decided, for `head`."""
         self.head = head
+        self.tried: Set[Endpoint] = frozenset((attempt.endpoint,))
+        self.burdens = not (head.websocket or head.fields.may_wait)
+        """These wait for hours, and burden nobody."""
         self.until = 0.0
         """From then on the standbys are to be told again that they are (`UpstreamPool.expect`)."""
         self.fields: Fields = head.fields
@@ -70,6 +77,14 @@ class Course:
         self.watched: Watched[Leg] = plane.watch.endpoint(attempt.region, attempt.endpoint)
         self.lines: bytes = lines_for_upstream(head, client.address, attempt.endpoint, self.steered, client.scheme)
         """The head for the upstream, after its request line."""
+        self.request = b""
+        """All of it, for `head`."""
+        self.take(head)
+
+    def take(self, head: RequestHead) -> None:
+        """From now on for this head, of the same fields."""
+        self.head = head
+        self.request = b"%b %b HTTP/1.1\r\n%b" % (head.method, head.target, self.lines)
 
 
 class Leg:

@@ -106,6 +106,7 @@ def start_envoy(directory: Path, fleet: Fleet) -> Running:
         "type": "STATIC",
         "connect_timeout": "1s",
         "load_assignment": {"cluster_name": "up", "endpoints": endpoints},
+        "circuit_breakers": {"thresholds": [{"max_connections": 4096, "max_requests": 4096, "max_retries": 1000}]},
         "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
         "health_checks": [
             {
@@ -155,9 +156,9 @@ def start_caddy(directory: Path, fleet: Fleet) -> Running:
     }}
   }}
 """
-    sites = f"http://127.0.0.1:{ports[0]} {{{handler}}}\n"
+    sites = f"http://:{ports[0]} {{{handler}}}\n"
     if fleet.certificate:
-        sites += f"https://127.0.0.1:{ports[1]} {{\n  tls {fleet.certificate} {fleet.certificate}{handler}}}\n"
+        sites += f"https://:{ports[1]} {{\n  tls {fleet.certificate} {fleet.certificate}{handler}}}\n"
     (home / "Caddyfile").write_text("{\n  admin off\n  auto_https off\n  log {\n level ERROR\n }\n}\n" + sites)
     environment = {"GOMAXPROCS": "1", "HOME": str(home), "XDG_DATA_HOME": str(home), "XDG_CONFIG_HOME": str(home)}
     return _start("caddy", home, ports, ["run", "--config", "Caddyfile", "--adapter", "caddyfile"], environment)
