@@ -40,7 +40,6 @@ from lattice.policy_content import (
     head_write,
     parse_head,
     parse_manifest,
-    version_write,
 )
 from lattice.policy_ops import GENESIS, NAMESPACE, OpId, SignedOp, client_id_of, hlc_ms, open_op
 from lattice.types import AuthorId, VersionId
@@ -92,6 +91,7 @@ class PolicyStore:
         self._carried: dict[AuthorId, set[tuple[str, str]]] = {}
         self._heads: dict[str, dict[AuthorId, list[Head]]] = {}
         self._complete: set[str] = set()
+        self._manifests: dict[VersionId, Manifest] = {}
 
     # --- reading
 
@@ -150,7 +150,8 @@ class PolicyStore:
                 assert manifest is not None, "the version of a complete head is here"
                 for block in manifest.blocks:
                     kept["blocks", block.hex()] = Write("blocks", block.hex(), self._contents["blocks"][block.hex()])
-                kept["versions", manifest.version.hex()] = version_write(manifest)
+                version = last.version.hex()
+                kept["versions", version] = Write("versions", version, self._contents["versions"][version])
             kept["heads", last.key] = head_write(last)
         return tuple(kept.values())
 
@@ -397,8 +398,14 @@ class PolicyStore:
         )
 
     def _manifest(self, version: VersionId) -> Manifest | None:
+        known = self._manifests.get(version)
+        if known is not None:
+            return known
         value = self._contents["versions"].get(version.hex())
-        return None if value is None else parse_manifest(value)
+        if value is None:
+            return None
+        manifest = self._manifests[version] = parse_manifest(value)
+        return manifest
 
     def _is_complete(self, head: Head) -> bool:
         if head.key in self._complete or head.version == NOTHING:

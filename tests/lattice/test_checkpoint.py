@@ -418,7 +418,8 @@ def test_after_many_overwrites_and_deletes_the_store_holds_no_more_than_twice_wh
     who = author_id_of(signer.public_key)
     store = PolicyStore([who], KeyedVerifier())
     statements = [[f"route r{number} of p{policy} {'x' * 160} 0\n" for number in range(5)] for policy in range(10)]
-    now_ms, checkpoints, heaviest, heaviest_between = NOW_MS, 0, 0.0, 0.0
+    now_ms, checkpoints, heaviest, heaviest_between, live = NOW_MS, 0, 0.0, 0.0, 0
+    sampled = max(1, overwrites // 20_000)
     for number in range(overwrites):
         policy = prng.below(10)
         chain, now_ms = store.chain(who), now_ms + 1
@@ -439,14 +440,15 @@ def test_after_many_overwrites_and_deletes_the_store_holds_no_more_than_twice_wh
             ).ops
         for op in ops:
             store.admit(op.data)
-        live = sum(len(write.value) + len(write.key) for write in store.live(who))
-        heaviest_between = max(heaviest_between, store.weight(who) / max(live, SLACK_BYTES // 2))
         if is_due(store, who):
             checkpoints += 1
             for op in compose_checkpoint(signer, store.chain(who), store.live(who), now_ms):
                 store.admit(op.data)
                 heaviest = max(heaviest, store.weight(who) / max(live, SLACK_BYTES // 2))
             assert store.take_void()
+        if number % sampled == 0:
+            live = sum(len(write.value) + len(write.key) for write in store.live(who))
+            heaviest_between = max(heaviest_between, store.weight(who) / max(live, SLACK_BYTES // 2))
     for op in compose_checkpoint(signer, store.chain(who), store.live(who), now_ms + 1):
         store.admit(op.data)
     live = sum(len(write.value) + len(write.key) for write in store.live(who))
@@ -455,10 +457,8 @@ def test_after_many_overwrites_and_deletes_the_store_holds_no_more_than_twice_wh
         f"times that between checkpoints, {heaviest:.2f} while one comes in; {checkpoints} checkpoints"
     )
     assert store.weight(who) <= 2 * live
-    assert heaviest_between <= 3.5, (
-        "of bare keys and values; in ops they weigh some 1.3 times that, and twice that is due"
-    )
-    assert heaviest <= 5
+    assert heaviest_between <= 2, "of bare keys and values: in ops these weigh some 1.3 times that, 1.35 times is due"
+    assert heaviest <= 4.5
     assert len(store._doc.get_update()) <= 2 * live
     assert len(store.policies()) >= 5
 
