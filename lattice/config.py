@@ -67,6 +67,10 @@ class Config:
     """And at once: a publish of a hundred statements goes out whole."""
     reconcile_delay_us: int = 30 * MILLISECOND
     """How long unequal roots may stand before a reconciliation begins: rumours in flight often end it first."""
+    reconcile_quiet_us: int = 100 * MILLISECOND
+    """And for so long no rumour must have brought news: longer than a hop, and than a repair of one."""
+    reconcile_patience_us: int = SECOND
+    """But where rumours never cease, a reconciliation begins all the same."""
     delta_bytes_max: int = 64 * 1024
     """At most so much in answer to one filter; the rest follows in the next round."""
 

@@ -386,23 +386,26 @@ class Engine:
         if isinstance(message, Ack):
             self._take_cells(message.cells, sender, source, push=False)
             self._learn_own_endpoint(sender, message.seen_as)
+            incarnation = self._swim.incarnation
             self._swim.hear(message.updates, sender)
+            if self._swim.incarnation != incarnation:  # it held us as gone: here is the proof that we are not
+                self._out.send(Rumour(self._health.our_row()), source)
             self._swim.on_ack(message, sender)
             if sender == message.subject:
                 self._reconciliation.compare(sender, message.root)
                 self._reconciliation.soon(sender)
             return
         match message:
+            case IHave():
+                self._spreading.on_i_have(message, sender)
+            case Rumour(cells):
+                self._take_cells(cells, sender, source, push=True)
             case PingReq():
                 self._swim.on_ping_req(message, source)
             case Nack():
                 self._swim.on_nack(message, sender)
             case News(updates):
                 self._swim.hear(updates, sender)
-            case Rumour(cells):
-                self._take_cells(cells, sender, source, push=True)
-            case IHave():
-                self._spreading.on_i_have(message, sender)
             case Graft():
                 self._spreading.on_graft(message, source)
             case Compare():
@@ -434,6 +437,8 @@ class Engine:
             return False
         fresh: list[Cell] = []
         heirs: list[Cell] = []
+        came_back: list[Cell] = []
+        away = sender is not None and not self._is_present(sender)
         for cell in sorted(cells, key=_admission_order):
             try:
                 admitted = self._admit(cell, sender, source)
@@ -442,12 +447,21 @@ class Engine:
                     self._reconciliation.refuse(_cell_id(cell))
                 self._out.reject(cell.kind.name.lower(), error, source)
             else:
+                if away and admitted and admitted[0].place[0] == sender:
+                    came_back += admitted
+                    continue
                 fresh += admitted[:1]
                 heirs += admitted[1:]
-        if push:
+        if push and fresh:
+            if sender is not None:
+                self._reconciliation.stirred()
             self._spreading.push(fresh, sender)
+        if push and heirs:
             self._spreading.push(heirs, self.node if sender else None)  # these came earlier, and from somebody else
-        return bool(fresh)
+        if came_back:  # its own trees do not reach those whom we see: it, or the network, was away
+            self._spreading.push(came_back, None)
+            self._swim.hurry()
+        return bool(fresh or came_back)
 
     def _admit(self, cell: WireCell, sender: NodeId | None, source: Endpoint | None) -> list[Cell]:
         """Judge one cell; what it brought in, itself first. Raises `LatticeError` with nothing changed."""
@@ -595,6 +609,10 @@ class Engine:
             for member in self._swim.members.all()
         ]
         return tuple(sorted([us, *others], key=lambda member: (member.site, member.node)))
+
+
+def _kind(cell: WireCell) -> CellKind:
+    return cell.kind
 
 
 def _node(argument: str) -> NodeId:

@@ -15,6 +15,7 @@ that are gone stay in the table (and are called again, so that a long partition 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import IntEnum
 
@@ -84,6 +85,15 @@ class Membership:
     def all(self) -> list[Member]:
         """By id."""
         return [self._members[node] for node in sorted(self._members)]
+
+    def at(self, endpoints: Iterable[Endpoint]) -> dict[Endpoint, list[Member]]:
+        """The members at each of these, by id."""
+        wanted = set(endpoints)
+        found: dict[Endpoint, list[Member]] = {}
+        for member in self._members.values():
+            if member.endpoint in wanted:
+                found.setdefault(member.endpoint, []).append(member)
+        return {endpoint: sorted(members, key=lambda member: member.node) for endpoint, members in found.items()}
 
     def present(self) -> list[NodeId]:
         """Ids of members that are alive or suspect, sorted."""

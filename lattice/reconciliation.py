@@ -11,7 +11,7 @@ from lattice.antientropy import Reconciler
 from lattice.cells import Cell, CellIndex
 from lattice.outbox import Outbox
 from lattice.swim import Swim
-from lattice.types import CellId, Endpoint, NodeId
+from lattice.types import CellId, Endpoint, Micros, NodeId
 from lattice.wire import Compare, Digest
 
 
@@ -24,6 +24,12 @@ class Reconciliation:
         self._swim = swim
         self._reconciler = Reconciler(cells, out.prng)
         self._roots: dict[NodeId, bytes] = {}
+        self._waiting_since: dict[NodeId, Micros] = {}
+        self._stirred = Micros(0)
+
+    def stirred(self) -> None:
+        """A rumour brought news: more of it may be on its way."""
+        self._stirred = self._out.now
 
     def compare(self, peer: NodeId, root: bytes) -> None:
         """A member's root, as it just said."""
@@ -39,7 +45,15 @@ class Reconciliation:
             self._out.timers.set_earlier(f"reconcile {peer.hex()}", self._out.after(wait_us))
 
     def begin(self, peer: NodeId) -> None:
-        """The moment is over."""
+        """The moment is over. While rumours bring news it is too early: what we would ask for is on its way."""
+        config, now = self._out.config, self._out.now
+        quiet_at = self._stirred + config.reconcile_quiet_us
+        if quiet_at > now and peer in self._roots:
+            patience_over = self._waiting_since.setdefault(peer, now) + config.reconcile_patience_us
+            if patience_over > now:
+                self._out.timers.set(f"reconcile {peer.hex()}", Micros(min(quiet_at, patience_over)))
+                return
+        self._waiting_since.pop(peer, None)
         member = self._swim.members.get(peer)
         root = self._roots.pop(peer, None)
         if member is not None and member.present and root is not None and root != self._cells.root():
@@ -69,4 +83,5 @@ class Reconciliation:
     def forget(self, peer: NodeId) -> None:
         """There is nothing to begin."""
         if self._roots.pop(peer, None) is not None:
+            self._waiting_since.pop(peer, None)
             self._out.timers.cancel(f"reconcile {peer.hex()}")

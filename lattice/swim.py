@@ -45,6 +45,8 @@ NACK_PERCENT = 80
 """A nack is sent no later than this share of the time that whoever asks will wait (the paper's 80 %)."""
 REDIALS_AT_ONCE = 3
 """A restarted node calls so many of the peers it knew at once; one answer brings it all the others."""
+REDIALS_ON_RETURN = 1
+"""And when a member that was away is met, so many of those that still are, from both sides: their number doubles."""
 TELLINGS = 5
 """How often an accuser tells the accused within the shortest suspicion: a link that loses a quarter of all datagrams
 loses so many in a row once in a thousand times."""
@@ -212,6 +214,11 @@ class Swim:
             self._out.timers.set("stale peers", self._out.after(self._out.config.forget_us))
         self._arm_dials()
 
+    def hurry(self) -> None:
+        """A member that was away has called, or answered: what kept it away kept others, too. Call a few of them."""
+        self._dials.hurry(REDIALS_ON_RETURN, self._out.now)
+        self._arm_dials()
+
     def on_stale_peers(self) -> None:
         """Peers of an earlier life that were not met in this one: their records go."""
         for node in self._restored:
@@ -225,12 +232,14 @@ class Swim:
             self._out.timers.set("dial", max(due, self._out.now))
 
     def on_dial(self) -> None:
-        here = {self.endpoint_of(node) for node in self.members.present()}
-        for endpoint in self._dials.due(self._out.now, self._out.prng):
-            if endpoint in here:
+        due = self._dials.due(self._out.now, self._out.prng)
+        there = self.members.at(due)
+        for endpoint in due:
+            members = there.get(endpoint, ())
+            if any(member.present for member in members):
                 self._dials.drop(endpoint)
             else:
-                claims = tuple(self._claim(member) for member in self.members.all() if member.endpoint == endpoint)[:1]
+                claims = tuple(self._claim(member) for member in members[:1])
                 nonce = self._out.prng.token()
                 self._calls[nonce] = None
                 if len(self._calls) > CALLS_MAX:

@@ -13,12 +13,15 @@ from collections.abc import Mapping, Sequence
 from heapq import heapify
 
 from lattice.antientropy import SALTS_MAX
-from lattice.cells import Cell, CellIndex, CellKind
+from lattice.cells import CellIndex
+from lattice.dialing import Standing
 from lattice.engine import Engine
 from lattice.health import SignedRow
+from lattice.health_plane import row_cell
 from lattice.health_table import HealthTable, HeldRow, Placement
 from lattice.membership import Member, MemberState
 from lattice.policy_ops import OpId
+from lattice.prng import Prng
 from lattice.probe import RELAYS_MAX
 from lattice.roster import Roster
 from lattice.seal import Seal
@@ -153,6 +156,10 @@ class Crowd:
         # Until it has started, its trees know only itself: its first row is on no way to anybody.
         engine._roster = Roster.of(engine.node, [(self.members[engine.node].area, engine.node)])
 
+    def remember(self, gone: Sequence[Member]) -> None:
+        """Members that everybody here holds as down."""
+        self.members.update((member.node, member) for member in gone)
+
     def gather(self, engine: Engine) -> None:
         """The trees of a started engine know everybody."""
         roster = Roster(engine.node, self._roster.places)
@@ -177,9 +184,7 @@ class Base:
         for signed in rows:
             offer = self.table.offer(signed, 0, now)
             assert offer.placement is Placement.NEW, "one row a node"
-            worst = max((report.level for report in signed.row.reports), default=Level.UNKNOWN)
-            urgency = 0 if worst >= Level.FAILING else 2
-            self.cells.add(Cell(signed.cell, CellKind.ROW, signed.data, urgency, (signed.observer, signed.row.seq)))
+            self.cells.add(row_cell(signed))
             if offer.expires <= until:
                 self.leases.append((offer.expires, f"lease {signed.observer.hex()}"))
 
@@ -220,6 +225,27 @@ def graft(engine: Engine, base: Base, row_due: Micros) -> None:
     engine._spreading._announcements.clear()
     engine._health.conclude(base.table.regions())
     engine._deadline = timers.earliest()
+
+
+def lose(engine: Engine, gone: Sequence[Member], prng: Prng) -> None:
+    """Make a grafted engine call members that it has held as down for long, and not count their votes."""
+    now, longest_us = engine._out.now, engine._config.redial_max_us
+    dials = engine._swim._dials
+    for member in prng.shuffled(gone):
+        engine._health.table.mute(member.node, True)
+        if dials.add(member.endpoint, now, prng.below(longest_us), Standing.KNOWN):
+            dials._dials[member.endpoint].wait_us = longest_us
+    engine._health.conclude(engine._health.table.regions())
+    engine._swim._arm_dials()
+
+
+def settle(engine: Engine) -> None:
+    """Give a grafted engine tables of its own: what it handles then costs what it costs in life."""
+    members, table, cells = engine._swim.members, engine._health.table, engine._cells
+    members._members = dict(members._members.items())
+    table._rows = dict(table._rows.items())
+    table._floors = dict(table._floors.items())
+    cells._shards = [dict(shard.items()) for shard in cells._shards]
 
 
 def earliest_timer(engine: Engine) -> Micros | None:

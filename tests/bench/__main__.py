@@ -8,6 +8,8 @@ import sys
 SUBJECTS = {
     "decide": "tests.bench.decide",
     "failover": "tests.bench.failover",
+    "gossip": "tests.bench.gossip",
+    "heal": "tests.bench.heal",
     "http-cache": "tests.bench.http_cache",
     "proxy": "tests.bench.proxy",
     "relay": "tests.bench.relay",
