@@ -90,7 +90,7 @@ def array(
 
 
 def integer(value: object, what: str, low: int = 0, high: int = INTEGER_MAX) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
+    if type(value) is not int:  # a bool is one, too
         raise MalformedError("bad shape", f"{what}: expected an integer, got {type(value).__name__}")
     if not low <= value <= high:
         raise MalformedError("bad shape", f"{what}: {value} is not within {low}..{high}")

@@ -58,7 +58,7 @@ class CellIndex:
         return self._count
 
     def __contains__(self, cell: CellId) -> bool:
-        return cell in self._shards[shard_of(cell)]
+        return cell in self._shards[cell[0] * SHARDS // 256]
 
     def get(self, cell: CellId) -> Cell:
         return self._shards[shard_of(cell)][cell]

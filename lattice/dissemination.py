@@ -20,9 +20,11 @@ A node whose list differs computes a slightly different tree; what that misses, 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from hashlib import blake2b
 from math import gcd
-from typing import Protocol
+from struct import Struct
+from typing import Final, Protocol
 
 from lattice.prng import Prng
 from lattice.roster import Roster
@@ -91,8 +93,8 @@ class Tree:
         if came_from is None:
             for area in sorted(roster.areas):
                 nodes = roster.areas[area]
-                order = _Order(rumour, 0, len(nodes))
-                hops.update((nodes[order.index_at(place)], None) for place in range(min(RELAYS, len(nodes))))
+                step, start = _permutation(rumour, 0, len(nodes))
+                hops.update((nodes[index], None) for index in _indexes_at(step, start, len(nodes), 0, RELAYS))
         near, position = roster.our_area, roster.our_area_position
         hops.update((node, None) for node in _children(rumour, 0, self._degree, near, position, RELAYS))
         return [node for node in hops if node not in (origin, came_from, roster.us)]
@@ -109,22 +111,36 @@ def _children(
     rumour: CellId, tree: int, degree: int, nodes: Sequence[NodeId], position: int, roots: int
 ) -> list[NodeId]:
     """The children of `nodes[position]` in a heap-ordered forest of `roots` trees over a permutation of `nodes`."""
-    order = _Order(rumour, tree, len(nodes))
-    first = order.place_of(position) * degree + roots
-    return [nodes[order.index_at(place)] for place in range(first, min(first + degree, len(nodes)))]
+    count = len(nodes)
+    step, start = _permutation(rumour, tree, count)
+    first = (position * step + start) % count * degree + roots
+    return [nodes[index] for index in _indexes_at(step, start, count, first, first + degree)] if first < count else []
 
 
-class _Order:
-    """A permutation of 0..count-1 that a rumour's id seeds: ``place -> (place × step + start) mod count``."""
+def _permutation(rumour: CellId, tree: int, count: int) -> tuple[int, int]:
+    """(step, start) of the permutation of 0..count-1 that a rumour's id seeds: ``(index × step + start) % count``."""
+    seeds = _seeds(rumour, tree // _TREES_PER_HASH)
+    at = tree % _TREES_PER_HASH * 2
+    draw = seeds[at]
+    while gcd(step := (draw >> 32) % count, count) != 1:  # six in ten are coprime
+        draw = draw * _LCG + 1 & _MASK
+    return step, seeds[at + 1] % count
 
-    def __init__(self, rumour: CellId, tree: int, count: int) -> None:
-        seed = int.from_bytes(blake2b(rumour, digest_size=16, salt=tree.to_bytes(8, "big")).digest(), "big")
-        steps = (seed >> shift for shift in range(32, 120, 8))
-        step = next((step for step in steps if gcd(step, count) == 1), 1)
-        self._step, self._start, self._count = step % count, seed % 2**32 % count, count
 
-    def index_at(self, place: int) -> int:
-        return (place * self._step + self._start) % self._count
+def _indexes_at(step: int, start: int, count: int, first: int, end: int) -> list[int]:
+    """Which indexes have the places from `first` up to `end`. (Most nodes are leaves, and never need the inverse.)"""
+    inverse = pow(step, -1, count)
+    return [(place - start) * inverse % count for place in range(first, min(end, count))]
 
-    def place_of(self, index: int) -> int:
-        return (index - self._start) * pow(self._step, -1, self._count) % self._count
+
+_LCG: Final = 6_364_136_223_846_793_005
+"""Knuth's (MMIX): further draws from one seed; with an odd increment all 2^64 come up, so one that is coprime does."""
+_MASK: Final = 2**64 - 1
+_TREES_PER_HASH: Final = 5
+_SEEDS: Final = Struct(">" + "QI" * _TREES_PER_HASH)
+
+
+@lru_cache(maxsize=8)
+def _seeds(rumour: CellId, block: int) -> tuple[int, ...]:
+    """Seeds of five trees: those of a rumour's payload and of its announcements are wanted one after the other."""
+    return _SEEDS.unpack(blake2b(rumour, digest_size=_SEEDS.size, salt=block.to_bytes(8, "big")).digest())

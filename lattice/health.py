@@ -9,8 +9,9 @@ tombstones.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import blake2b
-from itertools import pairwise
+from operator import ge
 
 from lattice import canonical
 from lattice.errors import MalformedError, UntrustedError
@@ -193,28 +194,47 @@ def _parse(payload: bytes) -> Row:
         site=site,
         endpoint=canonical.endpoint(fields[7], "endpoint"),
         isolated=canonical.boolean(fields[8], "isolated"),
-        reports=tuple(_parse_report(item) for item in canonical.array(fields[9], "reports", length_max=REGIONS_MAX)),
-        applied=tuple(_parse_applied(item) for item in canonical.array(fields[10], "applied", length_max=POLICIES_MAX)),
+        reports=tuple([_parse_report(item) for item in canonical.array(fields[9], "reports", length_max=REGIONS_MAX)]),
+        applied=tuple(
+            [_parse_applied(item) for item in canonical.array(fields[10], "applied", length_max=POLICIES_MAX)]
+        ),
         area=canonical.text(fields[11], "area", NAME_LENGTH_MAX),
         grant=read_grant(fields[12], site),
     )
-    for what, names in (("reports", [r.region for r in row.reports]), ("applied", [a[0] for a in row.applied])):
-        if any(left >= right for left, right in pairwise(names)):
-            raise MalformedError("bad shape", f"{what} are not sorted by name, or name one twice")
+    _check_names("reports", [report.region for report in row.reports])
+    _check_names("applied", [policy for policy, _ in row.applied])
     return row
 
 
+def _check_names(what: str, names: list[str]) -> None:
+    if any(map(ge, names, names[1:])):
+        raise MalformedError("bad shape", f"{what} are not sorted by name, or name one twice")
+
+
 def _parse_report(item: object) -> Report:
-    fields = canonical.array(item, "report", length=8)
+    return _report_from(*canonical.array(item, "report", length=8))
+
+
+@lru_cache(maxsize=8_192, typed=True)  # typed: True is no 1. Of a changed row most reports are those of the last one
+def _report_from(
+    region: object,
+    level: object,
+    latency: object,
+    errors: object,
+    saturation: object,
+    since_ms: object,
+    evidence: object,
+    overrules: object,
+) -> Report:
     return Report(
-        region=canonical.text(fields[0], "region", NAME_LENGTH_MAX),
-        level=Level(canonical.integer(fields[1], "level", 0, int(Level.DOWN))),
-        latency_bucket=canonical.integer(fields[2], "latency", 0, 255),
-        errors_bucket=canonical.integer(fields[3], "errors", 0, 255),
-        saturation_bucket=canonical.integer(fields[4], "saturation", 0, 255),
-        since_ms=canonical.integer(fields[5], "since_ms"),
-        evidence_bucket=canonical.integer(fields[6], "evidence", 0, 255),
-        overrules=canonical.boolean(fields[7], "overrules"),
+        region=canonical.text(region, "region", NAME_LENGTH_MAX),
+        level=Level(canonical.integer(level, "level", 0, int(Level.DOWN))),
+        latency_bucket=canonical.integer(latency, "latency", 0, 255),
+        errors_bucket=canonical.integer(errors, "errors", 0, 255),
+        saturation_bucket=canonical.integer(saturation, "saturation", 0, 255),
+        since_ms=canonical.integer(since_ms, "since_ms"),
+        evidence_bucket=canonical.integer(evidence, "evidence", 0, 255),
+        overrules=canonical.boolean(overrules, "overrules"),
     )
 
 

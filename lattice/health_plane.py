@@ -36,6 +36,12 @@ class Self:
     grant: Grant | None = None
 
 
+def row_cell(signed: SignedRow) -> Cell:
+    """A row as it is replicated: what says that a region is failing goes first."""
+    bad = any(report.level >= Level.FAILING for report in signed.row.reports)
+    return Cell(signed.cell, CellKind.ROW, signed.data, 0 if bad else 2, (signed.observer, signed.row.seq))
+
+
 class HealthPlane:
     """Rows, verdicts and outlooks."""
 
@@ -158,7 +164,6 @@ class HealthPlane:
     def place(self, signed: SignedRow, age_us: int, source: Endpoint | None) -> Cell | None:
         """Join a verified row; its cell if it is the observer's row from now on."""
         before = self.table.get(signed.observer)
-        said = {report.region: report.level for report in before.signed.row.reports} if before else {}
         superseded = before.signed.cell if before else None
         offer = self.table.offer(signed, age_us, self._out.now)
         if offer.placement is Placement.EQUIVOCATION:
@@ -172,26 +177,29 @@ class HealthPlane:
             return None
         if superseded is not None:
             self._cells.discard(superseded)
-        worst = max((report.level for report in signed.row.reports), default=Level.UNKNOWN)
-        urgency = 0 if worst >= Level.FAILING else 2
-        cell = Cell(signed.cell, CellKind.ROW, signed.data, urgency, (signed.observer, signed.row.seq))
+        cell = row_cell(signed)
         self._cells.add(cell)
         self.records.touch(signed.observer)
         self._out.timers.set(f"lease {signed.observer.hex()}", offer.expires)
-        self._doubt(signed, said)
+        self._doubt(signed, before.signed.row if before else None)
         self.conclude(offer.regions)
         return cell
 
-    def _doubt(self, signed: SignedRow, said: dict[str, Level]) -> None:
+    def _doubt(self, signed: SignedRow, before: Row | None) -> None:
         """Tell the router when a peer newly finds a region worse than we do: it will look for itself."""
-        if signed.row.isolated or signed.observer == self._out.node or self.table.is_barred(signed.row):
+        row = signed.row
+        bad = [report for report in row.reports if report.level >= Level.FAILING]
+        if not bad or row.isolated or signed.observer == self._out.node:
             return
         if not self._speaking:
             return  # an earlier life has heard it, or it is too late to look
-        for report in signed.row.reports:
-            news = report.level >= Level.FAILING and report.level > said.get(report.region, Level.UNKNOWN)
+        if self.table.is_barred(signed.observer, row.incarnation):
+            return
+        said = {report.region: report.level for report in before.reports} if before else {}
+        for report in bad:
+            news = report.level > said.get(report.region, Level.UNKNOWN)
             if news and report.level > self._outlook(report.region).own:
-                self._out.notify(RegionDoubted(report.region, signed.row.site, report.level))
+                self._out.notify(RegionDoubted(report.region, row.site, report.level))
 
     def lease_over(self, observer: NodeId, present: bool) -> None:
         """The row's time is up. While its observer is known to be there, it stands on."""

@@ -16,7 +16,6 @@ from lattice.health import LEASE_MS_MAX, Row, SignedRow
 from lattice.quantise import lower_edge
 from lattice.types import NEVER, SECOND, Micros, NodeId
 from lattice.verdict import Tally
-from lattice.view import Witness
 
 
 class Placement(Enum):
@@ -151,8 +150,9 @@ class HealthTable:
         held = self._rows.get(observer)
         return self._revoice(observer, held.signed.row) if held else set()
 
-    def is_barred(self, row: Row) -> bool:
-        return row.incarnation <= self._barred.get(row.observer, 0)
+    def is_barred(self, observer: NodeId, incarnation: int) -> bool:
+        """Whether the observer's rows of this incarnation do not vote."""
+        return incarnation <= self._barred.get(observer, 0)
 
     def age_ms(self, observer: NodeId, now: Micros) -> int:
         """How old our copy of a row is, for whoever we send it to."""
@@ -160,17 +160,21 @@ class HealthTable:
 
     def _revoice(self, observer: NodeId, before: Row | None) -> set[str]:
         row = self._rows[observer].signed.row
-        if observer in self._muted or row.isolated or self.is_barred(row):
+        if observer in self._muted or row.isolated or self.is_barred(observer, row.incarnation):
             return self._silence(observer, row) | (self._silence(observer, before) if before else set())
-        told = set()
+        changed = set()
         for report in row.reports:
-            told.add(report.region)
+            tally = self.tally(report.region)
             saturation_ppm = lower_edge(report.saturation_bucket)
-            self.tally(report.region).hear(Witness(observer, row.site, report.level, report.since_ms, saturation_ppm))
-        gone = {report.region for report in before.reports} - told if before else set()
-        for region in sorted(gone):
-            self.tally(region).forget(observer)
-        return told | gone
+            if tally.hear(observer, row.site, report.level, report.since_ms, saturation_ppm) or not tally:
+                changed.add(report.region)
+        if before is not None:
+            told = {report.region for report in row.reports}
+            for report in before.reports:
+                if report.region not in told:
+                    self.tally(report.region).forget(observer)
+                    changed.add(report.region)
+        return changed
 
     def _silence(self, observer: NodeId, row: Row) -> set[str]:
         for report in row.reports:

@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
+from struct import Struct
 from typing import Final, Protocol
 
 from cryptography.exceptions import InvalidTag
@@ -44,6 +45,7 @@ _COUNTER_AT: Final = _SENDER_AT + 16
 HEADER_BYTES: Final = _COUNTER_AT + 8
 TAG_BYTES: Final = 16
 OVERHEAD_BYTES: Final = HEADER_BYTES + TAG_BYTES
+_FIELDS: Final = Struct(f">{_KEY_AT}s{KEY_ID_BYTES}s{RING_TAG_BYTES}s16sQ")
 SENDERS_CACHED_MAX: Final = 20_000
 
 COUNTER_MAX: Final = 2**63 - 1
@@ -103,9 +105,9 @@ class Plain:
         self._counter = max(self._counter, counter)
 
     def reserve(self, now: Micros) -> int | None:
-        self._start(now)
-        if self._counter + RESERVED_COUNTERS // 2 < self._reserved:
+        if self._counter + RESERVED_COUNTERS // 2 < self._reserved and self._started:
             return None
+        self._start(now)
         self._reserved = self._counter + RESERVED_COUNTERS
         return self._reserved
 
@@ -178,7 +180,8 @@ class Sealed(Plain):
         """From the next frame on, seal with and open with the keys of `ring`. What was heard stays heard."""
         self._ring = ring
         self._secrets = {key.id: key.secret for key in ring.keys}
-        self._keys = ring.used.id + ring.tag
+        self._used = ring.used.id
+        self._keys = self._used + ring.tag
         self._ciphers.clear()
         self._heard.clear()
 
@@ -194,38 +197,44 @@ class Sealed(Plain):
     def close(self, sender: NodeId, body: bytes, now: Micros) -> bytes:
         header = self._header(sender, now)
         nonce = b"\0\0\0\0" + header[_COUNTER_AT:]
-        return header + self._cipher(self._ring.used.id, sender).encrypt(nonce, body, header)
+        return header + self._cipher(self._used, sender).encrypt(nonce, body, header)
 
     def open(self, frame: bytes) -> tuple[NodeId, int, bytes]:
-        self._check(frame, OVERHEAD_BYTES)
-        key, sender = KeyId(frame[_KEY_AT:_RING_AT]), NodeId(frame[_SENDER_AT:_COUNTER_AT])
-        if key not in self._secrets:
-            raise WireError("unknown key", f"{key.hex()}, this node has {', '.join(k.hex() for k in self._secrets)}")
-        counter = frame[_COUNTER_AT:HEADER_BYTES]
+        if len(frame) < OVERHEAD_BYTES or not frame.startswith(self._prefix):
+            self._check(frame, OVERHEAD_BYTES)
+        header = frame[:HEADER_BYTES]
+        _, key, keys, sender, count = _FIELDS.unpack(header)
+        cipher = self._ciphers.get((key, sender)) or self._cipher(key, sender)
         try:
-            body = self._cipher(key, sender).decrypt(b"\0\0\0\0" + counter, frame[HEADER_BYTES:], frame[:HEADER_BYTES])
+            body = cipher.decrypt(b"\0\0\0\0" + header[_COUNTER_AT:], frame[HEADER_BYTES:], header)
         except InvalidTag:
             raise WireError("wrong key", "sealed with another secret, or altered on the way") from None
-        count = int.from_bytes(counter, "big")
         if count > COUNTER_MAX:
             raise WireError("bad counter", f"{count}, at most {COUNTER_MAX}")
         self._windows.admit(sender, count)
-        self._note(sender, key, frame[_KEY_AT:_SENDER_AT])
+        self._note(sender, key, key + keys)
         return sender, count, body
 
     def _note(self, sender: NodeId, key: KeyId, keys: bytes) -> None:
-        if sender not in self._last and len(self._last) >= SENDERS_CACHED_MAX:
-            longest = next(iter(self._last))
-            del self._last[longest]
-            self._heard.pop(longest, None)
-        self._last[sender] = keys
-        frames = self._heard.setdefault(sender, {})
+        if self._last.get(sender) != keys:
+            if sender not in self._last and len(self._last) >= SENDERS_CACHED_MAX:
+                longest = next(iter(self._last))
+                del self._last[longest]
+                self._heard.pop(longest, None)
+            self._last[sender] = keys
+        frames = self._heard.get(sender)
+        if frames is None:
+            frames = self._heard[sender] = {}
         frames[key] = frames.get(key, 0) + 1
 
     def _cipher(self, key: KeyId, sender: NodeId) -> AESGCM:
         cipher = self._ciphers.get((key, sender))
         if cipher is None:
-            secret = self._secrets[key]
+            secret = self._secrets.get(key)
+            if secret is None:
+                raise WireError(
+                    "unknown key", f"{key.hex()}, this node has {', '.join(k.hex() for k in self._secrets)}"
+                )
             derived = blake2b(sender, key=secret, digest_size=32, person=b"edgelattice seal").digest()
             if len(self._ciphers) >= SENDERS_CACHED_MAX:
                 self._ciphers.clear()  # forged sender ids may fill it; deriving again costs a microsecond

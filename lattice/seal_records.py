@@ -31,6 +31,7 @@ class SealRecords:
 
     def __init__(self, seal: Seal, persist: Persist) -> None:
         self._seal = seal
+        self._remembers = seal.windows is not None
         self._persist = persist
         self._due = Micros(0)
         self._reserved: int | None = None
@@ -52,7 +53,7 @@ class SealRecords:
         The first reservation of a life holds all frames back. Later ones are made when half of the last is left, so
         they have the time of half a million frames to become durable.
         """
-        if self._seal.windows is None:
+        if not self._remembers:
             return
         reserved = self._seal.reserve(now)
         if reserved is not None:

@@ -61,8 +61,7 @@ class Spreading:
                 continue
             for peer in self._strategy.next_hops(cell.id, writer, came_from, roster, self._out.prng):
                 by_peer.setdefault(peer, []).append(cell)
-            for peer in self._strategy.announce_to(cell.id, came_from, roster):
-                self._announce(peer, cell.id)
+            self._announce(self._strategy.announce_to(cell.id, came_from, roster), cell.id)
         for peer in sorted(by_peer):
             for batch in self.batches(by_peer[peer]):
                 self._out.send(Rumour(batch), self._endpoint_of(peer))
@@ -81,11 +80,14 @@ class Spreading:
 
     # --- announcing, and asking
 
-    def _announce(self, peer: NodeId, cell: CellId) -> None:
-        self._announcements.setdefault(peer, []).append(cell)
-        if len(self._announcements[peer]) >= IDS_MAX:
-            self._send_announcement(peer)
-        self._out.timers.set_earlier("announce", self._out.after(self._out.config.announce_delay_us))
+    def _announce(self, peers: Iterable[NodeId], cell: CellId) -> None:
+        for peer in peers:
+            ids = self._announcements.setdefault(peer, [])
+            ids.append(cell)
+            if len(ids) >= IDS_MAX:
+                self._send_announcement(peer)
+        if self._announcements:
+            self._out.timers.set_earlier("announce", self._out.after(self._out.config.announce_delay_us))
 
     def on_announce(self) -> None:
         """The moment is over: send what has gathered."""

@@ -15,7 +15,7 @@ the quorum-th vote past the honest ones in either direction.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from lattice.types import Level, NodeId
 from lattice.view import Witness
@@ -36,19 +36,19 @@ def verdict_of(votes: Iterable[Level]) -> Level:
     return _conclude(counts)
 
 
-def _conclude(counts: list[int]) -> Level:
-    voters = sum(counts[Level.HEALTHY :])
+def _conclude(counts: Sequence[int]) -> Level:
+    _, healthy, degraded, failing, down = counts
+    voters = healthy + degraded + failing + down
+    if voters >= SITES_MIN:
+        needed = quorum(voters)
+        if down >= needed:
+            return Level.DOWN
+        if down + failing >= needed:
+            return Level.FAILING
+        return Level.DEGRADED if down + failing + degraded >= needed else Level.HEALTHY
     if voters == 0:
         return Level.UNKNOWN
-    if voters < SITES_MIN:
-        lone = max(level for level in Level if counts[level] and level != Level.UNKNOWN)
-        return min(lone, Level.DEGRADED)
-    reached = 0
-    for level in (Level.DOWN, Level.FAILING, Level.DEGRADED):
-        reached += counts[level]
-        if reached >= quorum(voters):
-            return level
-    return Level.HEALTHY
+    return Level.HEALTHY if healthy else Level.DEGRADED
 
 
 class Tally:
@@ -63,25 +63,33 @@ class Tally:
         """How many voices there are."""
         return len(self._voices)
 
-    def hear(self, witness: Witness) -> None:
-        """Take this as the node's only voice from now on."""
-        if self._voices.get(witness.node) == witness:
-            return
-        self.forget(witness.node)
-        if witness.level == Level.UNKNOWN:
-            return
-        self._voices[witness.node] = witness
-        site = self._sites.setdefault(witness.site, {})
-        self._recount(site, witness.node, witness.level)
+    def hear(self, node: NodeId, site: str, level: Level, since_ms: int, saturation_ppm: int = 0) -> bool:
+        """Take this as the node's only voice from now on. Whether that changed anything."""
+        known = self._voices.get(node)
+        if known is not None and (known.level, known.since_ms, known.site, known.saturation_ppm) == (
+            level,
+            since_ms,
+            site,
+            saturation_ppm,
+        ):
+            return False
+        if level is Level.UNKNOWN:
+            return self.forget(node)
+        self.forget(node)
+        self._voices[node] = Witness(node, site, level, since_ms, saturation_ppm)
+        self._recount(self._sites.setdefault(site, {}), node, level)
+        return True
 
-    def forget(self, node: NodeId) -> None:
-        """The node has no voice any more."""
+    def forget(self, node: NodeId) -> bool:
+        """The node has no voice any more. Whether it had one."""
         witness = self._voices.pop(node, None)
-        if witness is not None:
-            site = self._sites[witness.site]
-            self._recount(site, node, None)
-            if not site:
-                del self._sites[witness.site]
+        if witness is None:
+            return False
+        site = self._sites[witness.site]
+        self._recount(site, node, None)
+        if not site:
+            del self._sites[witness.site]
+        return True
 
     def _recount(self, site: dict[NodeId, Level], node: NodeId, level: Level | None) -> None:
         if site:

@@ -38,6 +38,8 @@ UPDATES_MAX: Final = 64
 CELLS_MAX: Final = 1_024
 IDS_MAX: Final = 64
 AGE_MS_MAX: Final = LEASE_MS_MAX
+_CELL_BYTES_MAX: Final = max(ROW_BYTES_MAX, OP_BYTES_MAX, PROOF_BYTES_MAX)
+_KIND_MAX: Final = int(max(CellKind))
 
 
 @record
@@ -145,10 +147,12 @@ def _fields(message: Message) -> canonical.Value:
         updates, cells = _updates(message.updates), _cells(message.cells)
         return (2, message.nonce, message.subject, message.root, message.seen_as, updates, cells)
     match message:
-        case PingReq(nonce, subject, target):
-            return (3, nonce, subject, target)
+        case IHave(ids):
+            return (9, b"".join(ids))
         case Rumour(carried):
             return (4, _cells(carried))
+        case PingReq(nonce, subject, target):
+            return (3, nonce, subject, target)
         case Compare(salt, fingerprints):
             return (5, salt, b"".join(fingerprints))
         case Digest(shards, salt, bloom, answer_salt):
@@ -157,8 +161,6 @@ def _fields(message: Message) -> canonical.Value:
             return (7, root, _cells(carried))
         case Leave(incarnation):
             return (8, incarnation)
-        case IHave(ids):
-            return (9, b"".join(ids))
         case Graft(ids):
             return (10, b"".join(ids))
         case Nack(nonce, subject):
@@ -189,7 +191,11 @@ def decode(body: bytes, bytes_max: int) -> Message:
 
 
 def _parse(kind: int, fields: tuple[object, ...]) -> Message:
-    match kind:
+    match kind:  # the frequent first
+        case 9:
+            return IHave(_read_ids(_exactly(fields, 2)[1]))
+        case 4:
+            return Rumour(_read_cells(_exactly(fields, 2)[1]))
         case 1:
             _, nonce, root, updates, cells = _exactly(fields, 5)
             return Ping(_nonce(nonce), _root(root), _read_updates(updates), _read_cells(cells))
@@ -206,8 +212,6 @@ def _parse(kind: int, fields: tuple[object, ...]) -> Message:
         case 3:
             _, nonce, subject, target = _exactly(fields, 4)
             return PingReq(_nonce(nonce), _node(subject), canonical.endpoint(target, "target"))
-        case 4:
-            return Rumour(_read_cells(_exactly(fields, 2)[1]))
         case 5:
             _, salt, joined = _exactly(fields, 3)
             prints = canonical.blob(joined, "fingerprints", length=SHARDS * FINGERPRINT_BYTES)
@@ -221,8 +225,6 @@ def _parse(kind: int, fields: tuple[object, ...]) -> Message:
             return Delta(_root(root), _read_cells(cells))
         case 8:
             return Leave(canonical.integer(_exactly(fields, 2)[1], "incarnation", 1))
-        case 9:
-            return IHave(_read_ids(_exactly(fields, 2)[1]))
         case 10:
             return Graft(_read_ids(_exactly(fields, 2)[1]))
         case 11:
@@ -267,7 +269,9 @@ def _read_ids(value: object) -> tuple[CellId, ...]:
     joined = canonical.blob(value, "ids", length_max=IDS_MAX * 16)
     if not joined or len(joined) % 16:
         raise WireError("bad shape", f"{len(joined)} bytes are not whole ids of 16")
-    return tuple(CellId(joined[at : at + 16]) for at in range(0, len(joined), 16))
+    if len(joined) == 16:
+        return (CellId(joined),)
+    return tuple([CellId(joined[at : at + 16]) for at in range(0, len(joined), 16)])
 
 
 def _read_updates(value: object) -> tuple[MemberUpdate, ...]:
@@ -295,7 +299,7 @@ def _read_cells(value: object) -> tuple[WireCell, ...]:
 def _read_cell(item: object) -> WireCell:
     kind, data, age_ms = canonical.array(item, "cell", length=3)
     return WireCell(
-        CellKind(canonical.integer(kind, "cell kind", 1, int(max(CellKind)))),
-        canonical.blob(data, "cell", length_max=max(ROW_BYTES_MAX, OP_BYTES_MAX, PROOF_BYTES_MAX)),
+        CellKind(canonical.integer(kind, "cell kind", 1, _KIND_MAX)),
+        canonical.blob(data, "cell", length_max=_CELL_BYTES_MAX),
         canonical.integer(age_ms, "age_ms", 0, AGE_MS_MAX),
     )

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from heapq import heappop, heappush
 
@@ -32,6 +32,7 @@ from lattice.events import (
     TimerFired,
 )
 from lattice.prng import Prng
+from lattice.seal import Seal
 from lattice.types import MILLISECOND, SECOND, Endpoint, Micros
 from sim import inside
 from sim.signing import KeyedSigner, KeyedVerifier, TaggedSeal
@@ -64,7 +65,14 @@ class Link:
 class World:
     """Engines that know each other, and the wire between them."""
 
-    def __init__(self, count: int, config: Config, link: Link, seed: str) -> None:
+    def __init__(
+        self,
+        count: int,
+        config: Config,
+        link: Link,
+        seed: str,
+        seal: Callable[[], Seal] = lambda: TaggedSeal(CLUSTER),
+    ) -> None:
         self.now = EPOCH
         self.link = link
         self.prng = Prng.seeded(f"{seed}/wire")
@@ -87,7 +95,7 @@ class World:
                 endpoint=self.endpoint(index),
                 signer=KeyedSigner(f"node {index}"),
                 verifier=verifier,
-                seal=TaggedSeal(CLUSTER),
+                seal=seal(),
                 authors=[],
                 prng=Prng.seeded(f"{seed}/{index}"),
                 now=self.now,

@@ -28,7 +28,7 @@ def scenario(strategy: Callable[[], Strategy] = Tree) -> str:
     """Six nodes on a bad wire: a region dies, two policies, a crash, a restart without disk. The journal's digest."""
     cluster = Cluster(6, seed="scripted", judge=lossy, strategy=strategy)
     cluster.introduce_all()
-    cluster.run(3 * SECOND)
+    cluster.run_until(cluster.all_know_all, 30 * SECOND)
     for index in range(6):
         cluster.observe(index, fra=Level.HEALTHY, iad=Level.HEALTHY, nrt=Level.DEGRADED)
     cluster.run(2 * SECOND)

@@ -249,7 +249,7 @@ def _proofs_without_limit(patch: Patch) -> None:
 
 
 def _quarantine_is_not_enforced(patch: Patch) -> None:
-    patch.setattr(HealthTable, "is_barred", lambda self, row: False)
+    patch.setattr(HealthTable, "is_barred", lambda self, observer, incarnation: False)
 
 
 def _evidence_is_the_pair(patch: Patch) -> None:

@@ -27,7 +27,7 @@ def test_the_tally_kept_is_the_verdict_defined(moves: list[Witness | NodeId]) ->
     tally, voices = Tally(), dict[NodeId, Witness]()
     for move in moves:
         if isinstance(move, Witness):
-            tally.hear(move)
+            tally.hear(move.node, move.site, move.level, move.since_ms)
             voices[move.node] = move
         else:
             tally.forget(move)
@@ -69,11 +69,11 @@ def test_a_lone_voice_is_never_worse_than_degraded(level: Level) -> None:
 def test_a_site_is_one_vote_however_many_nodes_it_runs() -> None:
     tally = Tally()
     for number in range(9):
-        tally.hear(Witness(NodeId(bytes([number]) * 16), "ams", Level.DOWN, 0))
+        tally.hear(NodeId(bytes([number]) * 16), "ams", Level.DOWN, 0)
     assert tally.verdict() == Level.DEGRADED
-    tally.hear(Witness(NodeId(b"x" * 16), "bos", Level.HEALTHY, 0))
+    tally.hear(NodeId(b"x" * 16), "bos", Level.HEALTHY, 0)
     assert tally.verdict() == Level.HEALTHY
-    tally.hear(Witness(NodeId(b"y" * 16), "cpt", Level.DOWN, 0))
+    tally.hear(NodeId(b"y" * 16), "cpt", Level.DOWN, 0)
     assert tally.verdict() == Level.DOWN
 
 
