@@ -611,10 +611,6 @@ class Engine:
         return tuple(sorted([us, *others], key=lambda member: (member.site, member.node)))
 
 
-def _kind(cell: WireCell) -> CellKind:
-    return cell.kind
-
-
 def _node(argument: str) -> NodeId:
     return NodeId(bytes.fromhex(argument))
 

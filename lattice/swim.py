@@ -33,7 +33,7 @@ from lattice.rtt import RttTable
 from lattice.suspicion import Suspicion
 from lattice.token_bucket import TokenBuckets
 from lattice.twins import Moves, OwnTwin
-from lattice.types import SECOND, Endpoint, Micros, NodeId
+from lattice.types import MILLISECOND, SECOND, Endpoint, Micros, NodeId
 from lattice.wire import Ack, Leave, Message, Nack, News, Ping, PingReq, WireCell
 
 INCARNATION_LEAP_MAX = 2**32
@@ -45,6 +45,8 @@ NACK_PERCENT = 80
 """A nack is sent no later than this share of the time that whoever asks will wait (the paper's 80 %)."""
 REDIALS_AT_ONCE = 3
 """A restarted node calls so many of the peers it knew at once; one answer brings it all the others."""
+GREETING_PACE_US = 50 * MILLISECOND
+"""Members that come back are pinged, one in so long: hundreds may, when a partition ends."""
 REDIALS_ON_RETURN = 1
 """And when a member that was away is met, so many of those that still are, from both sides: their number doubles."""
 TELLINGS = 5
@@ -89,6 +91,7 @@ class Swim:
         self._moves = Moves()
         self._leaving = False
         self._stalled: Micros | None = None
+        self._greets_at = Micros(0)
 
     def start(self) -> None:
         """Take the next incarnation and begin to probe."""
@@ -187,6 +190,10 @@ class Swim:
             self._out.persist("peer", observer, canonical.pack(member.endpoint))
             self._dials.drop(member.endpoint)
         lifted = known is not None and known.state == MemberState.SUSPECT and member.state == MemberState.ALIVE
+        if changed and known is not None and self._out.now >= self._greets_at:
+            # It is back, or we are: if we are what was away, its answer says that it holds us as gone.
+            self._greets_at = self._out.after(GREETING_PACE_US)
+            self._ping(observer, self._out.prng.token())
         if changed or lifted:
             self._tell(member)
 
