@@ -25,6 +25,7 @@ class CellKind(IntEnum):
     OP = 2
     EVIDENCE = 3
     REVOCATION = 4
+    PURGE = 5
 
 
 @dataclass(frozen=True, slots=True)

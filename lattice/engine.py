@@ -42,6 +42,8 @@ from lattice.events import (
     PeerDiscovered,
     PolicyApplied,
     PolicyChanged,
+    Purged,
+    PurgesSubmitted,
     RecordsLost,
     RevocationsSubmitted,
     SeedsResolved,
@@ -59,6 +61,7 @@ from lattice.own_address import OwnAddress
 from lattice.policy_ops import OpId, SignedOp, op_id_of
 from lattice.policy_store import PolicyStore
 from lattice.prng import Prng
+from lattice.purges import Purges, open_purge, purge_id_of
 from lattice.reconciliation import Reconciliation
 from lattice.roster import Roster
 from lattice.row_records import ROW_TABLE, restored_row
@@ -98,6 +101,7 @@ REFUSED_FOR_GOOD = frozenset(
         "grant expired",
         "key revoked",
         "not granted",
+        "purge is over",
     }
 )
 """Why a well-signed cell will be refused again: there is no sense in having it sent again."""
@@ -148,6 +152,7 @@ class Engine:
         self._seal_records = SealRecords(seal, self._out.persist)
         self._cells = CellIndex()
         self._policy = PolicyStore(authors, verifier, self._grants)
+        self._purges = Purges(self._policy.check_author)
         self._health = HealthPlane(
             self._out,
             self._cells,
@@ -306,6 +311,12 @@ class Engine:
                     self._health.issue()
                 case "lease":
                     self._health.lease_over(_node(argument), self._is_present(_node(argument)))
+                case "purge":
+                    for cell in self._purges.forget(self._out.now):
+                        self._cells.discard(cell)
+                        self._out.stale_view = True
+                    if (end := self._purges.next_end()) is not None:
+                        self._out.timers.set("purge", end)
                 case "overrule":
                     self._health.conclude([argument])
                 case "announce":
@@ -338,6 +349,8 @@ class Engine:
                     self._health.issue_within(0)
             case RevocationsSubmitted(revocations):
                 self._take_cells([WireCell(CellKind.REVOCATION, data) for data in revocations], None, None, push=True)
+            case PurgesSubmitted(purges):
+                self._take_cells([WireCell(CellKind.PURGE, data) for data in purges], None, None, push=True)
             case LoopLagged():
                 self._swim.on_stall()
             case RecordsLost():
@@ -474,6 +487,21 @@ class Engine:
                 return self._admit_proof(cell.data)
             case CellKind.REVOCATION:
                 return self._admit_revocation(cell.data)
+            case CellKind.PURGE:
+                return self._admit_purge(cell.data)
+
+    def _admit_purge(self, data: bytes) -> list[Cell]:
+        purge = open_purge(data, self._verifier)
+        if self._grants.is_revoked(purge.author):
+            raise UntrustedError("author revoked", purge.author.hex())
+        if not self._purges.take(purge, self._out.now):
+            return []
+        cell = Cell(purge.cell, CellKind.PURGE, data, 1, (purge.author, purge.at_ms))
+        self._cells.add(cell)
+        self._out.timers.set_earlier("purge", purge.ends)
+        self._out.stale_view = True
+        self._out.notify(Purged(purge.host, purge.path, purge.author))
+        return [cell]
 
     def _admit_revocation(self, data: bytes) -> list[Cell]:
         revocation = self._grants.open_revocation(data)
@@ -621,6 +649,8 @@ def _admission_order(cell: WireCell) -> tuple[bool, CellKind]:
 
 
 def _cell_id(cell: WireCell) -> CellId:
+    if cell.kind is CellKind.PURGE:
+        return purge_id_of(cell.data)
     return row_id_of(cell.data) if cell.kind is CellKind.ROW else CellId(op_id_of(cell.data))
 
 

@@ -68,6 +68,13 @@ class RevocationsSubmitted:
 
 
 @record
+class PurgesSubmitted:
+    """An operator's words that what is cached of some paths is wrong, as signed."""
+
+    purges: tuple[bytes, ...]
+
+
+@record
 class LeaveRequested:
     """The node is about to stop: tell the peers, so that they need not find out."""
 
@@ -92,6 +99,7 @@ LocalChange: TypeAlias = (
     | PolicyApplied
     | Certified
     | RevocationsSubmitted
+    | PurgesSubmitted
     | LeaveRequested
     | LoopLagged
     | RecordsLost
@@ -217,11 +225,20 @@ class KeyRevoked:
 
 
 @record
+class Purged:
+    """What was cached of these paths until now is not to be used any more."""
+
+    host: str
+    path: str
+    author: AuthorId
+
+
+@record
 class Rejected:
     """Something was refused and counted; state is unchanged."""
 
     what: str
-    """"datagram", "frame", "row" or "op"."""
+    """"datagram", "frame", or the kind of a cell."""
     reason: str
     source: Endpoint | None
 
@@ -236,6 +253,7 @@ Notification: TypeAlias = (
     | OpAccepted
     | EquivocationProven
     | KeyRevoked
+    | Purged
     | Rejected
 )
 

@@ -28,7 +28,7 @@ import pycrdt
 
 from lattice.errors import LatticeError, MalformedError, OpError
 from lattice.grants import Grants
-from lattice.identity import Verifier
+from lattice.identity import Grant, Verifier, author_id_of
 from lattice.policy_chains import Chains
 from lattice.policy_content import (
     NOTHING,
@@ -207,8 +207,7 @@ class PolicyStore:
         """
         signed = open_op(data, self._verifier)
         op = signed.op
-        if op.author not in self._authors:
-            self._grants.check_author(op.author, op.public_key, op.grant, hlc_ms(op.hlc))
+        self.check_author(op.public_key, op.grant, hlc_ms(op.hlc))
         if signed.op.namespace != NAMESPACE:
             raise OpError("unknown namespace", signed.op.namespace)
         if signed.id in self._chains.ops:
@@ -235,6 +234,12 @@ class PolicyStore:
             self._apply(accepted)
         self._policies = self._view()
         return accepted
+
+    def check_author(self, public_key: bytes, grant: Grant | None, date_ms: int) -> None:
+        """Raise `UntrustedError` unless this key might write policy at that date."""
+        author = author_id_of(public_key)
+        if author not in self._authors:
+            self._grants.check_author(author, public_key, grant, date_ms)
 
     def revoke(self, author: AuthorId, seq: int, op: OpId) -> None:
         """The CA has taken the author's key back: this op is its last that counts. `take_void` has what goes by it."""

@@ -29,6 +29,7 @@ TRACEBACK_ENVIRONMENT = "EDGELATTICE_TRACEBACK"
 
 COMMANDS: Final = {
     "ca": "router.commands.ca:ca",
+    "cache": "router.commands.cache:cache",
     "decide": "router.commands.decide:decide",
     "demo": "router.demo.command:demo",
     "explain": "router.commands.explain:explain",

@@ -43,6 +43,8 @@ from lattice.events import (
     PeerDiscovered,
     PolicyApplied,
     PolicyChanged,
+    Purged,
+    PurgesSubmitted,
     RegionChanged,
     RegionDoubted,
     Rejected,
@@ -87,7 +89,9 @@ from router.journal import Journal
 from router.listening import bound_endpoint, cannot_listen, listen
 from router.location import Locations
 from router.policy import PolicyError
+from router.policy.paths import PathPattern
 from router.policy.probe import ProbeKind
+from router.policy.values import BadValueError, read_host_pattern, read_path_pattern
 from router.policy_keeper import InForce, compile_text, complaint, load_grammar
 from router.seeding import Seeding
 from router.site.config_reader import endpoint_text
@@ -301,12 +305,24 @@ class Node:
                     text += ": peers do not listen to it any more; it goes on by its own evidence"
                 self._journal.note("revoked", text)
                 log.warning("%s", text)
+            case Purged(host, path, author):
+                self._forget_cached(host, path, author)
             case Rejected("op", "from the future", _):
                 self._complain_of_clock()
             case Rejected(what, reason, source):
                 log.debug("%s from %s refused: %s", what, source and endpoint_text(source), reason)
             case _:
                 pass
+
+    def _forget_cached(self, host: str, path: str, author: AuthorId) -> None:
+        try:
+            pattern = PathPattern.compiled(read_path_pattern(path))
+            dropped = self._proxy.purge(read_host_pattern(host), pattern)
+        except BadValueError as error:  # by an author of another edition
+            log.warning("a purge by %s is not understood: %s", short(author), error.message)
+            return
+        text = f"{short(author)} purged {host} {path}: {dropped} responses dropped"
+        self._journal.note("purge", text)
 
     def _on_disk(self, text: str) -> None:
         self._journal.note("disk", text)
@@ -504,6 +520,12 @@ class Node:
 
     async def submit_revocations(self, revocations: tuple[bytes, ...]) -> None:
         answer = await self._driver.call(RevocationsSubmitted(revocations))
+        refused = [note for note in answer.notifications if isinstance(note, Rejected)]
+        if refused:
+            raise LatticeError("refused", refused[0].reason)
+
+    async def submit_purges(self, purges: tuple[bytes, ...]) -> None:
+        answer = await self._driver.call(PurgesSubmitted(purges))
         refused = [note for note in answer.notifications if isinstance(note, Rejected)]
         if refused:
             raise LatticeError("refused", refused[0].reason)

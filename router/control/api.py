@@ -10,6 +10,7 @@ is a 4xx with `{"error", "path", "remedy"}` or diagnostics, and is counted under
     GET  /v1/policy/versions?policy=           the versions that stand: more than one after concurrent publishes
     GET  /v1/policy/ops                        every signed op, for whoever shortens a chain: msgpack
     POST /v1/revocations                       keys that the CA takes back, each as it signed it: msgpack
+    POST /v1/purges                            what is cached of some paths is wrong, as its author signed it: msgpack
     GET  /v1/keys                              the cluster's keys by id, and which peers lag behind
     POST /update                               a health signal
     GET  /snapshot                             the signals, as folded in
@@ -102,6 +103,7 @@ def control_app(target: ControlTarget, host_names: Collection[str] = ()) -> Gate
         Route("/v1/policy/versions", handlers.versions, methods=["GET"]),
         Route("/v1/policy/ops", handlers.ops, methods=["GET"]),
         Route("/v1/revocations", handlers.revocations, methods=["POST"]),
+        Route("/v1/purges", handlers.purges, methods=["POST"]),
         Route("/v1/keys", handlers.keys, methods=["GET"]),
         Route("/update", handlers.update, methods=["POST"]),
         Route("/snapshot", handlers.snapshot, methods=["GET"]),
@@ -196,6 +198,12 @@ class _Handlers:
         _media_type(request, (OPS_MEDIA_TYPE,))
         await self._target.submit_revocations(_decode_ops(await _body(request, OPS_BYTES_MAX)))
         return json_response(RevokedBody([key.hex() for key in self._target.view().revoked]))
+
+    async def purges(self, request: HttpRequest) -> Response:
+        _query(request)
+        _media_type(request, (OPS_MEDIA_TYPE,))
+        await self._target.submit_purges(_decode_ops(await _body(request, OPS_BYTES_MAX)))
+        return Response(status_code=204)
 
     async def keys(self, request: HttpRequest) -> Response:
         _query(request)

@@ -101,6 +101,9 @@ class ControlClient:
         body = msgspec.msgpack.encode(revocations)
         return self._decode(self.ask("/v1/revocations", None, body, OPS_MEDIA_TYPE), RevokedBody)
 
+    def submit_purges(self, purges: list[bytes]) -> None:
+        self.ask("/v1/purges", None, msgspec.msgpack.encode(purges), OPS_MEDIA_TYPE)
+
     def publish_text(self, policy: str, text: str, message: str = "") -> PublishedBody:
         """Let the node sign; it must hold an author key."""
         query = {"policy": policy, "message": message}

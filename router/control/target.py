@@ -224,6 +224,10 @@ class ControlTarget(Protocol):
         """Take the CA's word on keys that it takes back, and pass it on. Raises `LatticeError` for what is none."""
         ...
 
+    async def submit_purges(self, purges: tuple[bytes, ...]) -> None:
+        """Forget what is cached of some paths, and pass it on. Raises `LatticeError` for what no author signed."""
+        ...
+
     def warnings(self) -> Sequence[str]:
         """What whoever keeps this node should do something about, in words."""
         ...

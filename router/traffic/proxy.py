@@ -18,7 +18,9 @@ from typing import Final
 import trio
 
 from lattice.types import SECOND, Endpoint, Micros
+from router.cache.store import Purge
 from router.cache.turn import SiteCache
+from router.policy.paths import PathPattern
 from router.traffic.exchange import After, Exchange, refuse
 from router.traffic.forwarded import Steered, client_address, own_response
 from router.traffic.http1 import RequestHead
@@ -90,6 +92,15 @@ class Proxy:
     def configure(self, names: Mapping[Endpoint, str], tls: UpstreamTls | None) -> None:
         """See `UpstreamPool.configure`; may be called at any time."""
         self._plane.pool.configure(names, tls)
+
+    def purge(self, host: str, path: PathPattern) -> int:
+        """Drop what is cached of these paths, now and when it is still on its way; how many responses were there."""
+        plane = self._plane
+        if plane.cache is None:
+            return 0
+        dropped = plane.cache.store.purge(Purge(host, path, plane.wall_ms()))
+        plane.cache.counters["purged"] += dropped
+        return dropped
 
     @property
     def connections(self) -> int:

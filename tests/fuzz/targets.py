@@ -23,6 +23,7 @@ from lattice.membership import MemberState, MemberUpdate
 from lattice.policy_content import Manifest, block_write, head_key, parse_head, parse_manifest, version_write
 from lattice.policy_ops import GENESIS, open_op
 from lattice.policy_store import ChainHead, PolicyStore
+from lattice.purges import open_purge, sign_purge
 from lattice.seal import Plain
 from lattice.types import CellId, Micros, NodeId
 from lattice.wire import Ack, Compare, Delta, Digest, Graft, IHave, Leave, Message, Ping, PingReq, Rumour, WireCell
@@ -108,6 +109,9 @@ TARGETS: dict[str, Target] = {
     "open_row": Target(lambda data: open_row(data, HoldsAll()), tuple(row.data for row in _ROWS)),
     "open_proof": Target(lambda data: open_proof(data, HoldsAll()), (prove(*_ROWS).data,)),
     "open_revocation": Target(Grants(bytes(32), HoldsAll()).open_revocation, (sign_revocation(OPERATOR, NODE).data,)),
+    "open_purge": Target(
+        lambda data: open_purge(data, HoldsAll()), (sign_purge(OPERATOR, NOW_MS, "*", "/img/**").data,)
+    ),
     "open_op": Target(lambda data: open_op(data, HoldsAll()), _ops()),
     "PolicyStore.admit": Target(_admit, _ops()),
     "yrs_gate.walk": Target(

@@ -117,6 +117,10 @@ class FakeTarget:
         if revocations != (b"the CA's word",):
             raise UntrustedError("bad revocation signature")
 
+    async def submit_purges(self, purges: tuple[bytes, ...]) -> None:
+        if purges != (b"an author's word",):
+            raise UntrustedError("bad purge signature")
+
     def ejected(self) -> AbstractSet[Endpoint]:
         return frozenset({("127.1.0.2", 9001), ("::1", 9001)})
 

@@ -237,6 +237,14 @@ async def test_what_is_no_list_of_ops_never_reaches_the_target(app: Gate, target
     assert "not a msgpack array of signed statements" in answer.json["error"]
 
 
+async def test_purges_are_judged_by_the_target(app: Gate) -> None:
+    good, forged = (msgspec.msgpack.encode([word]) for word in (b"an author's word", b"nobody's"))
+    assert (await ask(app, "/v1/purges", body=good, headers=OPS)).status == 204
+    refused = await ask(app, "/v1/purges", body=forged, headers=OPS)
+    assert (refused.status, refused.json["error"]) == (422, "bad purge signature")
+    assert (await ask(app, "/v1/purges", body=good, headers=JSON)).status == 415
+
+
 async def test_an_op_that_does_not_hold_is_refused(app: Gate, target: FakeTarget) -> None:
     forged = bytearray(ops_of(POLICY)[0])
     forged[-1] ^= 1
