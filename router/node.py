@@ -76,10 +76,11 @@ from router.control.target import (
     standing_at,
 )
 from router.credentials import Credentials
-from router.decision.decide import Attempt, Decision, Request, decide
+from router.decision.decide import Attempt, Decision, Request
 from router.decision.plan import RouteTable, SitePlace, plan
 from router.decision.program import Program
 from router.decision.request import NO_NEEDS, Needs
+from router.decision.seen import SeenClients
 from router.health.damping import RegionDamping
 from router.health.health_check import HealthChecker, ProbeTarget
 from router.health.probe_once import ProbeResult, probe_once
@@ -145,6 +146,7 @@ class Node:
         self._level_due: dict[str, int] = {}
         self._in_force: InForce | None = None
         self._table: RouteTable | None = None
+        self._seen = SeenClients()
         self._planned_with: tuple[Mapping[str, int], Mapping[str, int]] = {}, {}
         self._damping = RegionDamping()
         self._replan_at: int | None = None
@@ -182,7 +184,7 @@ class Node:
             return NO_POLICY
         if self._locations is not None and table.program.needs.place:
             request = self._locations.located(request)
-        return decide(table, request, self._health.ejected)
+        return self._seen.decide(table, request, self._health.ejected)
 
     @property
     def needs(self) -> Needs:

@@ -21,7 +21,7 @@ from router.policy.settings import NO_SETTINGS, Settings
 from router.policy.syntax import Deny
 from router.policy.zones import Client, read_client
 
-__all__ = ["ATTEMPTS_MAX", "REGION_ATTEMPTS_MAX", "Attempt", "Decision", "Request", "decide"]
+__all__ = ["ATTEMPTS_MAX", "REGION_ATTEMPTS_MAX", "Attempt", "Decision", "Request", "Settled", "decide", "settle"]
 
 ATTEMPTS_MAX = 8
 """Endpoints a decision lists. Each costs a connection: who has met eight dead ones should answer, not search."""
@@ -56,11 +56,35 @@ class Decision(NamedTuple):
     """Retry, hedge, timeouts and affinity, for the data plane to keep."""
 
 
+class Settled(NamedTuple):
+    """A decision that was made once, and under which ejections it, or its stand-in, still is what would be decided."""
+
+    decision: Decision
+    first: Endpoint | None
+    """Of its attempts; None when it has none."""
+    others: frozenset[Endpoint]
+    """The rest of its attempts, and those of the stand-in."""
+    stand_in: Decision | None
+    """What is decided when only `first` is ejected; None when that must be worked out."""
+
+    def under(self, ejected: AbstractSet[Endpoint]) -> Decision | None:
+        """The decision while these are ejected; None when it must be worked out."""
+        if ejected and not self.others.isdisjoint(ejected):
+            return None
+        return self.stand_in if self.first in ejected else self.decision
+
+
 def decide(table: RouteTable, request: Request, ejected: AbstractSet[Endpoint]) -> Decision:
     """Decide one request. `ejected` holds the endpoints not to be tried, whatever their region's level."""
-    program = table.program
     client = read_client(request.client)
-    zone = program.addresses.zone_of(client)
+    return settle(table, request, ejected, client, table.program.addresses.zone_of(client))[0]
+
+
+def settle(
+    table: RouteTable, request: Request, ejected: AbstractSet[Endpoint], client: Client | None, zone: str
+) -> tuple[Decision, Settled | None]:
+    """Decide for a client whose address is read and whose zone by address is known; and say how long that holds."""
+    program = table.program
     if not zone and program.geo is not None:
         zone = program.geo.zone_of(request)
     path = request.path
@@ -71,13 +95,12 @@ def decide(table: RouteTable, request: Request, ejected: AbstractSet[Endpoint]) 
         if pattern is None or pattern.matches(path):
             break
     else:
-        return Decision("", zone, None, None, "", NO_ROUTE, NO_ROUTE_STATUS, ())
+        return Decision("", zone, None, None, "", NO_ROUTE, NO_ROUTE_STATUS, ()), None
     choose = table.choosers[index]
     number = NO_RULE if choose is None else choose(request, zone, client)
-    usual = table.usual.get((index, number, zone))
-    if usual is not None and (not ejected or usual[0].isdisjoint(ejected)):
-        decision: Decision = usual[1]
-        return decision
+    settled: Settled | None = table.usual.get((index, number, zone))
+    if settled is not None and (found := settled.under(ejected)) is not None:
+        return found, settled
     return _decide(table, request, ejected, client, zone, index, number)
 
 
@@ -89,7 +112,7 @@ def _decide(
     zone: str,
     index: int,
     number: int,
-) -> Decision:
+) -> tuple[Decision, Settled | None]:
     """The decision on a rule of a route, or on the route's own tiers; remembered when it is everybody's."""
     route = table.program.routes[index]
     rule, lanes = "", table.layout.lane_of[index]
@@ -100,25 +123,52 @@ def _decide(
             assert chosen_rule.refuse is not None, "a rule without lanes refuses"
             reason = f"denied: {chosen_rule.refuse.reason or rule}"
             refused = Decision(route.name, zone, None, None, "", reason, chosen_rule.refuse.status, (), rule)
-            table.usual[index, number, zone] = frozenset(), refused
-            return refused
+            always = table.usual[index, number, zone] = Settled(refused, None, frozenset(), None)
+            return refused, always
         lanes = of_rule
     lane = table.lanes[lanes[zone]]
     if lane.classes or lane.settings.stick or lane.candidates[0].weight:
-        return _decide_for_user(lane, route.name, zone, rule, request, client, ejected)
+        decision = _decide_for_user(lane, route.name, zone, rule, request, client, ejected)
+        return decision, _settled(decision, None) if _is_clear(lane, ejected) else None
+    if not ejected and (alike := _alike(lane)) is not None:
+        decision = _on_lane(lane, route.name, zone, rule, alike[:ATTEMPTS_MAX], lane.options[0])
+        stand_in = None
+        if len(alike) > 1:
+            stand_in = _on_lane(lane, route.name, zone, rule, alike[1:], lane.options[1])
+        usual = table.usual[index, number, zone] = _settled(decision, stand_in)
+        return decision, usual
     attempts, chosen = _attempts(lane.options, client, request.client, ejected)
-    proposed = lane.candidates[0].region
     if chosen is None:
-        return _without(lane, route.name, zone, proposed, rule, request, client, ejected)
-    reason = lane.reason(chosen)
-    decision = Decision(
-        route.name, zone, proposed, chosen.region, chosen.tier, reason, 0, attempts, rule, lane.settings
-    )
-    if all(len(option.attempts) == 1 for option in lane.options):
-        endpoints = frozenset(option.attempts[0].endpoint for option in lane.options)
-        if endpoints.isdisjoint(ejected):
-            table.usual[index, number, zone] = endpoints, decision
-    return decision
+        proposed = lane.candidates[0].region
+        return _without(lane, route.name, zone, proposed, rule, request, client, ejected), None
+    decision = _on_lane(lane, route.name, zone, rule, attempts, chosen)
+    return decision, _settled(decision, None) if _is_clear(lane, ejected) else None
+
+
+def _on_lane(lane: Lane, route: str, zone: str, rule: str, attempts: tuple[Attempt, ...], chosen: Option) -> Decision:
+    proposed, reason = lane.candidates[0].region, lane.reason(chosen)
+    return Decision(route, zone, proposed, chosen.region, chosen.tier, reason, 0, attempts, rule, lane.settings)
+
+
+def _alike(lane: Lane) -> tuple[Attempt, ...] | None:
+    """The attempts, one more than a decision has, when every client gets them in this order; else None."""
+    ahead = lane.options[: ATTEMPTS_MAX + 1]
+    attempts = tuple([option.attempts[0] for option in ahead if len(option.attempts) == 1])
+    return attempts if len(attempts) == len(ahead) > 0 else None
+
+
+def _is_clear(lane: Lane, ejected: AbstractSet[Endpoint]) -> bool:
+    """Whether nothing that could be tried is ejected: only then does a decision outlive other ejections."""
+    return not ejected or not any(attempt.endpoint in ejected for option in lane.options for attempt in option.attempts)
+
+
+def _settled(decision: Decision, stand_in: Decision | None) -> Settled | None:
+    if not decision.attempts:
+        return None
+    first, *others = [attempt.endpoint for attempt in decision.attempts]
+    if stand_in is not None:
+        others.append(stand_in.attempts[-1].endpoint)
+    return Settled(decision, first, frozenset(others), stand_in)
 
 
 def _attempts(

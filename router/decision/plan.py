@@ -64,8 +64,7 @@ class Attempt(NamedTuple):
     endpoint: Endpoint
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(NamedTuple):
     """A region that policy allows in a lane, before anything is known of its health."""
 
     region: str
@@ -74,8 +73,7 @@ class Candidate:
     """Within its tier; 0 when the tier has no weights."""
 
 
-@dataclass(frozen=True, slots=True)
-class Option:
+class Option(NamedTuple):
     """A candidate with its level: what `decide` walks through. Every lane that holds the candidate shares it."""
 
     region: str
@@ -92,8 +90,7 @@ class Option:
     """Whether a time window says to avoid the region now."""
 
 
-@dataclass(frozen=True, slots=True)
-class Lane:
+class Lane(NamedTuple):
     """The answer for the clients of one zone on one route, or on one rule of it."""
 
     candidates: tuple[Option, ...]
@@ -119,10 +116,10 @@ class Lane:
 
     def reason(self, chosen: Option) -> str:
         """Why `chosen` was taken. It is when every option before it is ejected; all else policy preferred is worse."""
-        if chosen is self.candidates[0]:
-            return f"panic: {chosen.tier}" if self.panicked else chosen.tier
-        ejected = self.options[: self.options.index(chosen)]
         outcome = f"panic: {chosen.tier}" if self.panicked else chosen.tier
+        if chosen is self.candidates[0]:
+            return outcome
+        ejected = self.options[: self.options.index(chosen)]
         return self._reason(outcome, self.candidates[: self.candidates.index(chosen)], ejected)
 
     def lost(self, outcome: str) -> str:
@@ -173,9 +170,9 @@ class RouteTable:
     """For each route: which of the rules that hold now a request passes; None when none holds."""
     valid_until: int | None
     """When the next time window opens or closes, in microseconds since the epoch: plan anew then."""
-    usual: dict[tuple[int, int, str], tuple[frozenset[Endpoint], Any]] = field(default_factory=dict, repr=False)
-    """What `decide` remembers: by route, rule and zone, the decision that all clients get while none of these endpoints
-    is ejected. A decision is a function of the table, so remembering it changes no answer."""
+    usual: dict[tuple[int, int, str], Any] = field(default_factory=dict, repr=False)
+    """What `decide` remembers: by route, rule and zone, the `Settled` decision that all clients get. A decision is a
+    function of the table, so remembering it changes no answer."""
 
     def lane(self, route: int, zone: str) -> Lane:
         return self.lanes[self.layout.lane_of[route][zone]]
@@ -200,6 +197,7 @@ def plan(
     avoided = {name for name, region in program.regions.items() if any(each.open_at(now) for each in region.avoid)}
     options = [_option(program, one, known[one.region], one.region in avoided) for one in layout.candidates]
     classes = [_class(program, option) for option in options]
+    weighted = {number for number, one in enumerate(layout.candidates) if one.weight}
     lanes = []
     for numbers, otherwise, settings in layout.lanes:
         serving = [number for number in numbers if classes[number] < _OUT]
@@ -216,7 +214,9 @@ def plan(
                 tuple([options[number] for number in serving]),
                 otherwise,
                 settings,
-                _by_class(serving, ranks, options) if settings.stick or spilling or _weighted(candidates) else (),
+                _by_class(serving, ranks, options)
+                if settings.stick or spilling or (weighted and not weighted.isdisjoint(numbers))
+                else (),
                 spilling,
                 panicked,
             )
@@ -237,10 +237,6 @@ def _rules_at(program: Program, now: int) -> tuple[tuple[Chooser | None, ...], i
                 active.append(number)
         choosers.append(chooser(route, tuple(active)) if active else None)
     return tuple(choosers), min((edge for edge in edges if edge is not None), default=None)
-
-
-def _weighted(candidates: tuple[Option, ...]) -> bool:
-    return any(option.weight for option in candidates)
 
 
 def _by_class(

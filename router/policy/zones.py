@@ -2,12 +2,14 @@
 
 CIDR blocks are nested or disjoint, never half overlapping. So the line of all addresses falls into stretches, each with
 one innermost block; `AddressIndex` keeps the first address of every stretch, sorted, and whose stretch it is. A look-up
-is one bisection of integers whatever prefix lengths are in use; a trie in Python would walk a node a bit.
+is one bisection of integers whatever prefix lengths are in use; a trie in Python would walk a node a bit. With many
+stretches a bisection mostly waits for memory, so a directory by the upper bits says within which few of them to look.
 An IPv4-mapped IPv6 client (::ffff:192.0.2.1) is the IPv4 client it maps (RFC 4291 2.5.5.2).
 """
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,6 +20,8 @@ from router.policy.syntax import ZONE_NOWHERE, Network, Zone
 
 ADDRESSES_REMEMBERED_MAX = 4_096
 """IPv6 addresses whose reading is remembered: reading one in Python costs more than the rest of a decision."""
+DIRECTORY_BITS_MAX = 18
+"""A directory of 2 MiB at most. Blocks lie close together in a part of the address space, IPv6 ones above all."""
 _OCTETS = {str(octet): octet for octet in range(256)}
 _MAPPED_PREFIX = 0xFFFF
 
@@ -51,10 +55,14 @@ class AddressIndex:
 
     starts: tuple[int, ...]
     owners: tuple[str, ...]
+    shift: int
+    """How many lower bits of an address the directory ignores."""
+    first: array[int]
+    """For every value of the upper bits, and one beyond: the index of the first stretch that begins there or later."""
 
     @classmethod
-    def of(cls, blocks: Iterable[tuple[Network, str]]) -> AddressIndex:
-        """From blocks of one family and their owners, in any order; no block twice."""
+    def of(cls, blocks: Iterable[tuple[Network, str]], size: int = 32) -> AddressIndex:
+        """From blocks of one family and their owners, in any order; no block twice. `size`: an address's, in bits."""
         ordered = sorted(blocks, key=lambda pair: (int(pair[0].network_address), pair[0].prefixlen))
         stretches: dict[int, str] = {0: ZONE_NOWHERE}
         nested: list[tuple[int, str]] = []  # (first address after the block, owner) from the outermost in
@@ -71,10 +79,18 @@ class AddressIndex:
             nested.append((start + network.num_addresses, owner))
         close_until(1 << 128)
         starts = sorted(stretches)
-        return cls(tuple(starts), tuple(stretches[start] for start in starts))
+        bits = min(len(starts).bit_length(), DIRECTORY_BITS_MAX)
+        shift = size - bits
+        first, number = array("l"), 0
+        for upper in range((1 << bits) + 1):
+            while number < len(starts) and starts[number] < upper << shift:
+                number += 1
+            first.append(number)
+        return cls(tuple(starts), tuple(stretches[start] for start in starts), shift, first)
 
     def owner(self, address: int) -> str:
-        return self.owners[bisect_right(self.starts, address) - 1]
+        upper = address >> self.shift
+        return self.owners[bisect_right(self.starts, address, self.first[upper], self.first[upper + 1]) - 1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +105,7 @@ class ZoneIndex:
         blocks = [(cidr.network, zone.name) for zone in zones for cidr in zone.cidrs]
         return cls(
             ipv4=AddressIndex.of(block for block in blocks if block[0].version == 4),
-            ipv6=AddressIndex.of(block for block in blocks if block[0].version == 6),
+            ipv6=AddressIndex.of((block for block in blocks if block[0].version == 6), 128),
         )
 
     def zone_of(self, client: Client | None) -> str:
