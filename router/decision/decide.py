@@ -129,20 +129,16 @@ def _decide(
     lane = table.lanes[lanes[zone]]
     if lane.classes or lane.settings.stick or lane.candidates[0].weight:
         decision = _decide_for_user(lane, route.name, zone, rule, request, client, ejected)
-        return decision, _settled(decision, None) if _is_clear(lane, ejected) else None
-    if not ejected and (alike := _alike(lane)) is not None:
-        decision = _on_lane(lane, route.name, zone, rule, alike[:ATTEMPTS_MAX], lane.options[0])
-        stand_in = None
-        if len(alike) > 1:
-            stand_in = _on_lane(lane, route.name, zone, rule, alike[1:], lane.options[1])
-        usual = table.usual[index, number, zone] = _settled(decision, stand_in)
-        return decision, usual
+        return decision, _settled(decision) if _is_clear(lane, ejected) else None
+    if not ejected and (usual := _plain(lane, route.name, zone, rule)) is not None:
+        table.usual[index, number, zone] = usual
+        return usual.decision, usual
     attempts, chosen = _attempts(lane.options, client, request.client, ejected)
     if chosen is None:
         proposed = lane.candidates[0].region
         return _without(lane, route.name, zone, proposed, rule, request, client, ejected), None
     decision = _on_lane(lane, route.name, zone, rule, attempts, chosen)
-    return decision, _settled(decision, None) if _is_clear(lane, ejected) else None
+    return decision, _settled(decision) if _is_clear(lane, ejected) else None
 
 
 def _on_lane(lane: Lane, route: str, zone: str, rule: str, attempts: tuple[Attempt, ...], chosen: Option) -> Decision:
@@ -150,25 +146,34 @@ def _on_lane(lane: Lane, route: str, zone: str, rule: str, attempts: tuple[Attem
     return Decision(route, zone, proposed, chosen.region, chosen.tier, reason, 0, attempts, rule, lane.settings)
 
 
-def _alike(lane: Lane) -> tuple[Attempt, ...] | None:
-    """The attempts, one more than a decision has, when every client gets them in this order; else None."""
+def _plain(lane: Lane, route: str, zone: str, rule: str) -> Settled | None:
+    """What everybody gets while nothing is ejected, and the stand-in; None when the order depends on who asks."""
     ahead = lane.options[: ATTEMPTS_MAX + 1]
-    attempts = tuple([option.attempts[0] for option in ahead if len(option.attempts) == 1])
-    return attempts if len(attempts) == len(ahead) > 0 else None
+    if not ahead:
+        return None
+    attempts = []
+    for option in ahead:
+        if len(option.attempts) != 1:
+            return None
+        attempts.append(option.attempts[0])
+    decision = _on_lane(lane, route, zone, rule, tuple(attempts[:ATTEMPTS_MAX]), ahead[0])
+    first, *others = [attempt.endpoint for attempt in attempts]
+    stand_in = _on_lane(lane, route, zone, rule, tuple(attempts[1:]), ahead[1]) if others else None
+    return Settled(decision, first, frozenset(others), stand_in)
 
 
 def _is_clear(lane: Lane, ejected: AbstractSet[Endpoint]) -> bool:
-    """Whether nothing that could be tried is ejected: only then does a decision outlive other ejections."""
+    """Whether something may serve and nothing of it is ejected: only then does a decision outlive other ejections."""
+    if not lane.options:
+        return False
     return not ejected or not any(attempt.endpoint in ejected for option in lane.options for attempt in option.attempts)
 
 
-def _settled(decision: Decision, stand_in: Decision | None) -> Settled | None:
+def _settled(decision: Decision) -> Settled | None:
     if not decision.attempts:
         return None
     first, *others = [attempt.endpoint for attempt in decision.attempts]
-    if stand_in is not None:
-        others.append(stand_in.attempts[-1].endpoint)
-    return Settled(decision, first, frozenset(others), stand_in)
+    return Settled(decision, first, frozenset(others), None)
 
 
 def _attempts(

@@ -119,6 +119,12 @@ class Lane(NamedTuple):
         outcome = f"panic: {chosen.tier}" if self.panicked else chosen.tier
         if chosen is self.candidates[0]:
             return outcome
+        if (
+            len(self.options) > 1
+            and chosen is self.options[1] is self.candidates[1]
+            and (self.options[0] is self.candidates[0])
+        ):
+            return f"{outcome}: {self.options[0].region} ejected"
         ejected = self.options[: self.options.index(chosen)]
         return self._reason(outcome, self.candidates[: self.candidates.index(chosen)], ejected)
 

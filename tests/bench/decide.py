@@ -3,8 +3,8 @@
 The clock's own cost (measured in the same run) is taken off single calls. Numbers are of this machine and this moment.
 *Seen* is a client whose last request was the same (`SeenClients`, as a node has it); *flip* runs from the ejection of
 the chosen endpoint to the end of the next decision, of a seen client and of a cold one. What takes milliseconds is
-measured in CPU time, since others may want the machine. With --rivals, one rule is put to cel-python, cedarpy and regopy
-too (`policy_rivals`).
+measured in CPU time, since others may want the machine. With --rivals, one rule is put to cel-python, cedarpy and
+regopy too (`policy_rivals`).
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 from random import Random
 
 from hypothesis import given
+from hypothesis import settings as profile
 from hypothesis import strategies as st
 
 from lattice.types import Endpoint, Level
@@ -20,6 +21,7 @@ from tests.router.policy.policy_strategies import all_levels, endpoints_of, site
 from tests.router.policy.rule_strategies import moments, saturations, some_requests, whole_policies
 
 
+@profile(max_examples=min(60, profile().max_examples))
 @given(
     whole_policies(), whole_policies(), st.lists(all_levels, min_size=2, max_size=2), sites, moments, saturations,
     st.integers(0, 1 << 32),
