@@ -126,17 +126,18 @@ class Engine:
         prng: Prng,
         now: Micros,
         area: str = "",
+        at_e6: tuple[int, int] | None = None,
         ca_key: bytes | None = None,
         strategy: Strategy | None = None,
     ) -> None:
         """`endpoint` is where peers reach us; an empty host means that the first peer to answer tells us. `area` is
-        the group of near sites that ours belongs to (`roster.area_of`); `ca_key` the public key of the cluster's CA,
-        without which any key may speak as a node, and `signer` then has no grant to show."""
+        the group of near sites that ours belongs to (`roster.area_of`), `at_e6` where ours is; `ca_key` the public key
+        of the cluster's CA, without which any key may speak as a node, and `signer` then has no grant to show."""
         self.node = node_id_of(signer.public_key)
         self._config = config
         self._verifier = verifier
         self._seal = seal
-        self._us = Self(site, area, endpoint, {}, signer.grant)
+        self._us = Self(site, area, endpoint, {}, signer.grant, at_e6)
         self._grants = Grants(ca_key, verifier)
         self._own_address = OwnAddress(endpoint[0])
         self._started = False
@@ -565,7 +566,7 @@ class Engine:
         host = signed.row.endpoint[0] or (source[0] if source and sender == signed.observer else "")
         known = members.get(signed.observer)
         self._swim.meet(signed.row, signed.observer, (host, signed.row.endpoint[1]))
-        if known is None or known.area != signed.row.area:
+        if known is None or known.area != signed.row.group:
             self._roster = None
         return [placed]
 
@@ -620,11 +621,11 @@ class Engine:
         return self._roster
 
     def _view_members(self) -> tuple[MemberView, ...]:
-        applied: dict[NodeId, tuple[tuple[str, VersionId], ...]] = {
-            signed.observer: signed.row.applied for signed in self._health.table.rows()
-        }
+        rows = {signed.observer: signed.row for signed in self._health.table.rows()}
         ours = tuple(sorted(self._us.applied.items()))
-        us = MemberView(self.node, self._us.site, self._us.endpoint, "alive", self._swim.incarnation, ours)
+        us = MemberView(
+            self.node, self._us.site, self._us.endpoint, "alive", self._swim.incarnation, ours, self._us.at_e6
+        )
         others = [
             MemberView(
                 member.node,
@@ -632,7 +633,8 @@ class Engine:
                 member.endpoint,
                 member.state.name.lower(),
                 member.incarnation,
-                applied.get(member.node, ()),
+                rows[member.node].applied if member.node in rows else (),
+                rows[member.node].at_e6 if member.node in rows else None,
             )
             for member in self._swim.members.all()
         ]

@@ -8,6 +8,7 @@ tombstones.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
@@ -27,6 +28,7 @@ NAME_LENGTH_MAX = 64
 LEASE_MS_MAX = 8 * 3_600_000
 """What the rows of 20,000 members need, which are refreshed every 104 minutes: see `Config.row_refresh_for`."""
 _PURPOSE = b"row"
+_PLACE = re.compile(r"(-?[0-9]{1,9}),(-?[0-9]{1,9})")
 _FORMAT = 2
 """1 had no grant."""
 
@@ -91,9 +93,23 @@ class Row:
     reports: tuple[Report, ...]
     applied: tuple[tuple[str, VersionId], ...]
     area: str = ""
-    """The group of near sites that the observer's site belongs to (`roster.area_of`)."""
+    """The group of near sites that the observer's site belongs to (`roster.area_of`) and, behind an @ where the site
+    says it, its place: "3,0@52370000,4900000"."""
     grant: Grant | None = None
     """The CA's word that this node may speak for this site, where there is a CA (`grants`)."""
+
+    @property
+    def group(self) -> str:
+        """The area alone."""
+        return self.area.partition("@")[0]
+
+    @property
+    def at_e6(self) -> tuple[int, int] | None:
+        """Latitude and longitude in millionths of a degree; None when the row says none, or nonsense."""
+        place = _PLACE.fullmatch(self.area.partition("@")[2])
+        if place is None or abs(int(place[1])) > 90_000_000 or abs(int(place[2])) > 180_000_000:
+            return None
+        return int(place[1]), int(place[2])
 
     @property
     def observer(self) -> NodeId:

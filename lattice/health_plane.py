@@ -34,6 +34,7 @@ class Self:
     endpoint: Endpoint
     applied: dict[str, VersionId]
     grant: Grant | None = None
+    at_e6: tuple[int, int] | None = None
 
 
 def row_cell(signed: SignedRow) -> Cell:
@@ -147,7 +148,7 @@ class HealthPlane:
             isolated=self.isolated,
             reports=tuple(report for report in reports if report is not None),
             applied=tuple(sorted(self._us.applied.items())),
-            area=self._us.area,
+            area=self._us.area if self._us.at_e6 is None else "{}@{},{}".format(self._us.area, *self._us.at_e6),
             grant=self._us.grant,
         )
         placed = self.place(sign_row(row, self._signer), 0, None)

@@ -178,7 +178,7 @@ class Swim:
         known = self.members.get(observer)
         if known is not None and not endpoint[0]:
             endpoint = known.endpoint
-        changed = self.members.introduce(observer, row.site, row.area, endpoint, row.incarnation, self._out.now)
+        changed = self.members.introduce(observer, row.site, row.group, endpoint, row.incarnation, self._out.now)
         member = self.members.get(observer)
         assert member is not None, "there was room"
         if known is None or known.incarnation < member.incarnation:

@@ -55,6 +55,8 @@ class MemberView:
     incarnation: int
     applied: tuple[tuple[str, VersionId], ...]
     """Which version of each policy the node says is in force there, by its own signed row."""
+    at_e6: tuple[int, int] | None = None
+    """Where its site is, in millionths of a degree; None when it does not say."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,6 +70,7 @@ from router.control.target import (
     RefusalError,
     RegionSignal,
     RegionSnapshot,
+    RegionSteering,
     Standing,
     Traffic,
     head_at,
@@ -185,6 +186,9 @@ class Node:
         if self._locations is not None and table.program.needs.place:
             request = self._locations.located(request)
         return self._seen.decide(table, request, self._health.ejected)
+
+    def located(self, request: Request) -> Request:
+        return self._locations.located(request) if self._locations is not None and self.needs.place else request
 
     @property
     def needs(self) -> Needs:
@@ -465,6 +469,32 @@ class Node:
             errors=sum(counters[ending] for ending in _ERROR_ENDINGS),
             retries=counters["retries"],
         )
+
+    def steering(self) -> Sequence[RegionSteering]:
+        if self._in_force is None or self._table is None:
+            return ()
+        now, program, levels = self._clock.now(), self._in_force.program, self._table.levels
+        reasons, rtt_us = self._health.reasons(now), self._trips.rtt_us()
+        saturation_ppm = {region.region: region.saturation_ppm for region in self.view().regions}
+        found = []
+        for name, health in program.health.items():
+            damper = self._damping[name]
+            returns = damper.returns_at(now)
+            found.append(
+                RegionSteering(
+                    region=name,
+                    planned=levels[name],
+                    reason=reasons.get(name, "no evidence"),
+                    recover_after_us=health.recover_after_us,
+                    penalty=damper.penalty(now),
+                    suppress=health.damp.suppress if health.damp else None,
+                    suppressed=damper.suppressed(now),
+                    returns_ms=None if returns is None else returns // MILLISECOND,
+                    saturation_ppm=saturation_ppm.get(name, 0),
+                    rtt_us=rtt_us.get(name),
+                )
+            )
+        return found
 
     def ejected(self) -> AbstractSet[Endpoint]:
         return self._health.ejected
@@ -767,6 +797,7 @@ def _driver(
         prng=Prng(random.SystemRandom().random),
         now=clock.now(),
         area=area_of(*config.site.at_e6) if config.site.at_e6 else "",
+        at_e6=config.site.at_e6,
         ca_key=credentials.ca_key,
     )
     driver = Driver(engine, transport, state.store, clock, on_notification, engine_config.frame_bytes_max, say)

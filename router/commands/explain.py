@@ -1,17 +1,23 @@
-"""`edgelattice explain`: why a live node sends a request where it does."""
+"""`edgelattice explain`: why a live node sends a request where it does, or another site would."""
 
 from __future__ import annotations
 
+import re
 import time
+from collections.abc import Mapping
 
 import click
+import msgspec
 
 from lattice.types import Endpoint, Level
-from router.commands.policy_tools import policy_table, read_headers, show_explanation
-from router.commands.shared import CommandError, client_for, control_option
-from router.control.body import DEFAULT_POLICY, ViewBody
-from router.control.client import ControlError
-from router.decision.program import compile_policy
+from router.commands.policy_tools import moment_us, place_at, read_headers, show_explanation
+from router.commands.shared import EXIT_USAGE, CommandError, client_for, control_option
+from router.control.body import DEFAULT_POLICY, RegionBody, SteeringBody, ViewBody
+from router.control.client import ControlClient, ControlError
+from router.decision.explanation import explain as explained_by
+from router.decision.explanation import plain_explanation
+from router.decision.plan import RouteTable, SitePlace, plan
+from router.decision.program import Program, compile_policy
 from router.decision.request import Request
 from router.policy import PolicyError, parse
 
@@ -22,10 +28,12 @@ from router.policy import PolicyError, parse
 @click.option("--path", default="/", show_default=True)
 @click.option("--method", default="GET", show_default=True)
 @click.option("--header", "headers", multiple=True, metavar="'NAME: VALUE'", help="May be repeated.")
-@click.option("--country", default="", help="The user's country, where zones or rules ask for it.")
+@click.option("--country", default="", help="The user's country; else where the node's database has the address.")
 @click.option("--continent", default="")
 @click.option("--asn", default=0)
-@click.option("--at", "place", default="0 0", metavar="'LAT LON'", help="Where the deciding site is.")
+@click.option(
+    "--at", "at", metavar="SITE", help="The deciding site's name, or \"LAT LON\"; the node's own unless given."
+)
 @click.option("--time", "moment", metavar="ISO8601", help="When; now unless given.")
 @click.option("--json", "as_json", is_flag=True)
 @control_option
@@ -38,37 +46,124 @@ def explain(
     country: str,
     continent: str,
     asn: int,
-    place: str,
+    at: str | None,
     moment: str | None,
     as_json: bool,
     control: str | None,
 ) -> None:
     """Say which rule decides a request, what each tier keeps and why, by a node's policy and view.
 
-    The decision is worked out here, from the policy in force there and the levels and ejections it knows.
+    The decision is worked out here, from the policy in force there and what it knows. For another site it is by that
+    site's own word on each region and the verdict; what it ejected this instant, and the round trips it measured, only
+    it knows.
 
     \b
-        edgelattice explain --client 203.0.113.7 --host shop.example.com --path /cart --at "52.3 4.8"
+        edgelattice explain --client 203.0.113.7 --host shop.example.com --path /cart --at fra
     """
     node = client_for(control)
     try:
         text, view = node.policy_text(DEFAULT_POLICY), node.view()
         program = compile_policy(parse(text, DEFAULT_POLICY))
+        request = Request(client, host, path, method, read_headers(headers), country, continent, asn)
+        if program.needs.place and not (country or continent or asn):
+            request = _located(node, request)
     except ControlError as error:
         raise CommandError(str(error)) from None
     except PolicyError as error:
         raise CommandError(f"the node's policy is not known to this version: {error}") from None
-    levels = {region.region: Level[region.effective] for region in view.regions if region.region in program.regions}
-    table = policy_table(program, place, levels, moment)
-    request = Request(client, host, path, method, read_headers(headers), country, continent, asn)
-    show_explanation(table, request, as_json, frozenset(_endpoints(view)))
+    site = _site(view, at)
+    ours = site.name == view.site
+    table = _table(program, view, site, moment)
+    ejected = frozenset(_endpoints(view)) if ours else frozenset()
     if as_json:
+        body = {
+            "site": site.name,
+            "explanation": plain_explanation(explained_by(table, request, ejected)),
+            "regions": [_state(region, _steering(view).get(region.region)) for region in view.regions],
+        }
+        click.echo(msgspec.json.encode(body))
         return
+    show_explanation(table, request, as_json=False, ejected=ejected)
+    click.echo(f"  decided at {site.name}")
     for region in view.regions:
-        if levels.get(region.region, Level.HEALTHY) > Level.HEALTHY:
-            since = time.strftime("%H:%M:%SZ", time.gmtime(region.since_ms // 1_000))
-            witnesses = ", ".join(sorted({witness.site for witness in region.witnesses}))
-            click.echo(f"  {region.region} {region.effective} since {since}: {region.reason} (witnesses {witnesses})")
+        if region.region in program.regions:
+            _show_state(region, _steering(view).get(region.region))
+
+
+def _located(node: ControlClient, request: Request) -> Request:
+    seen = node.decide(request.client, request.host, request.path, request.method)
+    return request._replace(country=seen.country, continent=seen.continent, asn=seen.asn)
+
+
+def _site(view: ViewBody, at: str | None) -> SitePlace:
+    """The site that decides. Raises `CommandError` for a name that no member has."""
+    if at is not None and re.match(r"[-+0-9. ,]+\Z", at):
+        return place_at(at)
+    name = at or view.site
+    places = {member.site: member.at_e6 for member in view.members if member.at_e6 is not None}
+    known = sorted({member.site for member in view.members})
+    if name not in known:
+        raise CommandError(f"--at {name}: the node knows no such site; it knows {', '.join(known)}", EXIT_USAGE)
+    if name in places:
+        return SitePlace(name, *places[name])
+    if name != view.site:
+        raise CommandError(f'--at {name}: that site does not say where it is; give "LAT LON"', EXIT_USAGE)
+    return SitePlace(name, 0, 0, placed=False)
+
+
+def _table(program: Program, view: ViewBody, site: SitePlace, moment: str | None) -> RouteTable:
+    steering = _steering(view)
+    levels: dict[str, Level] = {}
+    for region in view.regions:
+        levels[region.region] = Level[region.effective]
+        if site.name == view.site and region.region in steering:
+            levels[region.region] = Level[steering[region.region].planned]
+        elif site.name != view.site:
+            own = [Level[witness.level] for witness in region.witnesses if witness.site == site.name]
+            levels[region.region] = max([Level[region.verdict], *own])
+    measured = {name: state.rtt_us for name, state in steering.items() if state.rtt_us is not None}
+    return plan(
+        program,
+        {name: level for name, level in levels.items() if name in program.regions},
+        site,
+        moment_us(moment),
+        {name: state.saturation_ppm for name, state in steering.items()},
+        measured if site.name == view.site else {},
+    )
+
+
+def _steering(view: ViewBody) -> Mapping[str, SteeringBody]:
+    return {state.region: state for state in view.steering}
+
+
+def _state(region: RegionBody, steering: SteeringBody | None) -> dict[str, object]:
+    own = {} if steering is None else msgspec.to_builtins(steering)
+    return {**msgspec.to_builtins(region), **{f"own_{k}" if k == "reason" else k: v for k, v in own.items()}}
+
+
+def _show_state(region: RegionBody, steering: SteeringBody | None) -> None:
+    """What is known of a region that is not simply well."""
+    planned = steering.planned if steering else region.effective
+    quiet = steering is None or not (steering.suppressed or steering.penalty)
+    if region.effective == planned == "HEALTHY" and quiet:
+        return
+    witnesses = ", ".join(sorted({f"{w.site} {w.level}" for w in region.witnesses})) or "none"
+    since = _clock(region.since_ms)
+    click.echo(f"  {region.region} {region.effective} since {since} by {region.reason}; witnesses: {witnesses}")
+    if steering is None:
+        return
+    if region.own != "HEALTHY":
+        after = f"{steering.recover_after_us / 1e6:g}s"
+        click.echo(f"    measured here {region.own}: {steering.reason}; better again after {after} of success")
+    if steering.suppress is not None and steering.penalty:
+        held = f", held at {planned}" if steering.suppressed else ""
+        click.echo(f"    damping {steering.penalty} of {steering.suppress}{held}")
+    if steering.returns_ms is not None:
+        click.echo(f"    returns no earlier than {_clock(steering.returns_ms)} (damping, cooldown)")
+
+
+def _clock(at_ms: int) -> str:
+    return time.strftime("%H:%M:%SZ", time.gmtime(at_ms // 1_000))
 
 
 def _endpoints(view: ViewBody) -> list[Endpoint]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import msgspec
 from lattice.types import Endpoint, Level
 from router.commands.policy_files import compiled, policy_text
 from router.commands.shared import EXIT_FAILED, EXIT_USAGE, CommandError, complain
-from router.decision.explanation import explain
+from router.decision.explanation import explain, plain_explanation
 from router.decision.plan import RouteTable, SitePlace, plan
 from router.decision.program import Program
 from router.decision.request import Request
@@ -177,7 +177,7 @@ def show_explanation(
 ) -> None:
     explained = explain(table, request, ejected)
     if as_json:
-        click.echo(msgspec.json.encode(explained))
+        click.echo(msgspec.json.encode(plain_explanation(explained)))
         return
     decision = explained.decision
     click.echo(f"{decision.region or f'deny {decision.status}'}   {decision.reason}")
@@ -205,25 +205,28 @@ def _table(program: Program, site: str, assignments: tuple[str, ...], moment: st
             known[region] = read_level(level)
         except BadValueError as error:
             raise CommandError(f"--set {assignment}: {error.message}", EXIT_USAGE) from None
-    return policy_table(program, site, known, moment)
+    return plan(program, known, place_at(site), moment_us(moment))
 
 
-def policy_table(program: Program, site: str, levels: Mapping[str, Level], moment: str | None) -> RouteTable:
-    """The table of a site at "LAT LON" at a moment, now unless given. Raises `CommandError`."""
-    latitude, _, longitude = site.replace(",", " ").strip().partition(" ")
+def place_at(text: str) -> SitePlace:
+    """The place "LAT LON". Raises `CommandError`."""
+    latitude, _, longitude = text.replace(",", " ").strip().partition(" ")
     try:
-        place = SitePlace(
+        return SitePlace(
             "here",
             read_coordinate(latitude or "x", LATITUDE_E6_MAX, "latitude"),
             read_coordinate(longitude.strip() or "x", LONGITUDE_E6_MAX, "longitude"),
         )
     except BadValueError as error:
-        raise CommandError(f"site {site!r}: {error.message}; expected {error.expected}", EXIT_USAGE) from None
+        raise CommandError(f"site {text!r}: {error.message}; expected {error.expected}", EXIT_USAGE) from None
+
+
+def moment_us(moment: str | None) -> int:
+    """Microseconds since the epoch: of a moment as ISO 8601, or of now. Raises `CommandError`."""
     try:
-        now = read_moment(moment) if moment else time.time_ns() // 1_000
+        return read_moment(moment) if moment else time.time_ns() // 1_000
     except ValueError as error:
         raise CommandError(f"--time: {error}", EXIT_USAGE) from None
-    return plan(program, levels, place, now)
 
 
 def _recorded(log: Path, host: str) -> Iterator[Request | None]:

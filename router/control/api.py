@@ -147,7 +147,8 @@ class _Handlers:
         if not _METHOD.fullmatch(method):
             raise _bad_query("method", method, "an HTTP method")
         asked = Request(client=client, host=query["host"], path=query["path"], method=method.upper())
-        return json_response(decision_body(self._target.decide(asked)))
+        asked = self._target.located(asked)
+        return json_response(decision_body(self._target.decide(asked), asked))
 
     async def publish(self, request: HttpRequest) -> Response:
         query = _query(request, optional=("policy", "message"))

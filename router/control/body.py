@@ -24,9 +24,10 @@ from router.control.target import (
     Published,
     RegionSignal,
     RegionSnapshot,
+    RegionSteering,
     Standing,
 )
-from router.decision.decide import Decision
+from router.decision.decide import Decision, Request
 from router.policy.errors import PolicyError
 from router.site.config_reader import endpoint_text
 
@@ -60,6 +61,21 @@ class RegionBody(msgspec.Struct, frozen=True):
     witnesses: list[WitnessBody]
 
 
+class SteeringBody(msgspec.Struct, frozen=True):
+    """What the node makes of a region; see `RegionSteering`."""
+
+    region: str
+    planned: str
+    reason: str
+    recover_after_us: int
+    penalty: int
+    suppress: int | None
+    suppressed: bool
+    returns_ms: int | None
+    saturation_ppm: int
+    rtt_us: int | None
+
+
 class MemberBody(msgspec.Struct, frozen=True):
     node: str
     site: str
@@ -67,6 +83,8 @@ class MemberBody(msgspec.Struct, frozen=True):
     state: str
     incarnation: int
     applied: dict[str, str]
+    at_e6: tuple[int, int] | None = None
+    """Latitude and longitude of its site in millionths of a degree."""
 
 
 class PolicyBody(msgspec.Struct, frozen=True):
@@ -127,6 +145,7 @@ class ViewBody(msgspec.Struct, frozen=True):
     """What somebody should do something about: a certificate that ends."""
     quarantined: list[QuarantineBody] = []
     forked: list[ForkBody] = []
+    steering: list[SteeringBody] = []
     revoked: list[str] = []
     """Ids of the nodes and authors whose keys the CA has taken back."""
 
@@ -155,6 +174,10 @@ class DecisionBody(msgspec.Struct, frozen=True):
     reason: str
     status: int
     attempts: list[AttemptBody]
+    country: str = ""
+    """Where the node's location database has the client, if the policy asks; so the next two."""
+    continent: str = ""
+    asn: int = 0
 
 
 class PublishedBody(msgspec.Struct, frozen=True):
@@ -317,11 +340,27 @@ def view_body(target: ControlTarget, own_counters: dict[str, int]) -> ViewBody:
             for caught in view.quarantined
         ],
         forked=[ForkBody(fork.author.hex(), fork.seq, [op.hex() for op in fork.evidence]) for fork in view.forks],
+        steering=[_steering(region) for region in target.steering()],
         revoked=[key.hex() for key in view.revoked],
     )
 
 
-def decision_body(decision: Decision) -> DecisionBody:
+def _steering(region: RegionSteering) -> SteeringBody:
+    return SteeringBody(
+        region=region.region,
+        planned=region.planned.name,
+        reason=region.reason,
+        recover_after_us=region.recover_after_us,
+        penalty=region.penalty,
+        suppress=region.suppress,
+        suppressed=region.suppressed,
+        returns_ms=region.returns_ms,
+        saturation_ppm=region.saturation_ppm,
+        rtt_us=region.rtt_us,
+    )
+
+
+def decision_body(decision: Decision, request: Request) -> DecisionBody:
     return DecisionBody(
         route=decision.route,
         zone=decision.zone,
@@ -334,6 +373,9 @@ def decision_body(decision: Decision) -> DecisionBody:
             AttemptBody(attempt.region, attempt.tier, attempt.level.name, endpoint_text(attempt.endpoint))
             for attempt in decision.attempts
         ],
+        country=request.country,
+        continent=request.continent,
+        asn=request.asn,
     )
 
 
@@ -435,6 +477,7 @@ def _member(member: MemberView) -> MemberBody:
         state=member.state,
         incarnation=member.incarnation,
         applied={policy: version.hex() for policy, version in member.applied},
+        at_e6=member.at_e6,
     )
 
 

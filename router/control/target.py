@@ -148,6 +148,29 @@ class RegionSnapshot:
 
 
 @dataclass(frozen=True, slots=True)
+class RegionSteering:
+    """What this node makes of a region beside the lattice's levels: hysteresis, damping, distance, fullness."""
+
+    region: str
+    planned: Level
+    """The level that decisions are made with: the agreed one, damped."""
+    reason: str
+    """Why the level that this node itself measured is what it is."""
+    recover_after_us: int
+    """How long it must be clean before this node finds it better, and what is DOWN takes part again."""
+    penalty: int
+    """Of flap damping, now."""
+    suppress: int | None
+    """Above which the region is held; None without damping."""
+    suppressed: bool
+    returns_ms: int | None
+    """When damping or cooldown lets it back at the earliest; None when neither holds it."""
+    saturation_ppm: int
+    rtt_us: int | None
+    """As probes measured it; None before they have."""
+
+
+@dataclass(frozen=True, slots=True)
 class KeyState:
     """One of the cluster's keys that this node has; never the key itself."""
 
@@ -188,6 +211,14 @@ class ControlTarget(Protocol):
 
     def decide(self, request: Request) -> Decision:
         """What this node would do with that request now. Counts nothing and sends nothing."""
+        ...
+
+    def located(self, request: Request) -> Request:
+        """With the client's country, continent and ASN, where the policy asks for them and this node knows."""
+        ...
+
+    def steering(self) -> Sequence[RegionSteering]:
+        """Every region of the policy in force, by name."""
         ...
 
     def traffic(self) -> Traffic: ...

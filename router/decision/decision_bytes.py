@@ -13,20 +13,22 @@ from router.decision.decide import Decision
 from router.policy.json_form import plain
 
 
+def plain_decision(decision: Decision) -> dict[str, object]:
+    """The decision as JSON has it."""
+    return {
+        "route": decision.route,
+        "zone": decision.zone,
+        "rule": decision.rule,
+        "proposed": decision.proposed,
+        "region": decision.region,
+        "tier": decision.tier,
+        "reason": decision.reason,
+        "status": decision.status,
+        "attempts": [[one.region, one.tier, one.level.name, *one.endpoint] for one in decision.attempts],
+        "settings": plain(decision.settings),
+    }
+
+
 def decision_bytes(decision: Decision) -> bytes:
     """The canonical encoding of a decision."""
-    return json.dumps(
-        {
-            "route": decision.route,
-            "zone": decision.zone,
-            "rule": decision.rule,
-            "proposed": decision.proposed,
-            "region": decision.region,
-            "tier": decision.tier,
-            "reason": decision.reason,
-            "status": decision.status,
-            "attempts": [[one.region, one.tier, one.level.name, *one.endpoint] for one in decision.attempts],
-            "settings": plain(decision.settings),
-        },
-        separators=(",", ":"),
-    ).encode("ascii")
+    return json.dumps(plain_decision(decision), separators=(",", ":")).encode("ascii")

@@ -6,10 +6,11 @@ Computed from the same table that decided, so it cannot tell another story; as p
 from __future__ import annotations
 
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from lattice.types import Endpoint, Level, Micros
 from router.decision.decide import Decision, decide
+from router.decision.decision_bytes import plain_decision
 from router.decision.plan import Lane, Option, RouteTable, standing
 from router.decision.request import Request, key_bytes
 from router.health.damping import RegionDamping
@@ -42,6 +43,19 @@ class Explanation:
     affinity: str
     """The key that told the user apart, as written; "" without affinity."""
     valid_until: int | None
+
+
+def plain_explanation(explanation: Explanation) -> dict[str, object]:
+    """The explanation as JSON has it."""
+    tiers = [{"tier": tier, "regions": [asdict(kept) for kept in regions]} for tier, regions in explanation.tiers]
+    return {
+        "decision": plain_decision(explanation.decision),
+        "where": explanation.where,
+        "tested": explanation.tested,
+        "tiers": tiers,
+        "affinity": explanation.affinity,
+        "valid_until": explanation.valid_until,
+    }
 
 
 def explain(

@@ -156,6 +156,17 @@ class RegionalHealth:
         known = self._regions.get(region)
         return self._grade(region, known, now).level if known else Level.UNKNOWN
 
+    def reasons(self, now: Micros) -> dict[str, str]:
+        """Why each region's level here is what it is, in a few words; by region."""
+        return {name: self._reason(name, self._regions[name], now) for name in sorted(self._regions)}
+
+    def _reason(self, name: str, region: _Region, now: Micros) -> str:
+        level = self._grade(name, region, now).level
+        graders = [grader for grader in region.graders.values() if grader.level(now) is level]
+        if graders:
+            return graders[0].reason
+        return "no evidence" if level is Level.UNKNOWN else "by its own word"
+
     def snapshot(self, now: Micros) -> tuple[RegionSnapshot, ...]:
         """Each region's metrics: its own fresh word where there is one, else what was measured from here."""
         return tuple(self._shown(name, self._regions[name], now) for name in sorted(self._regions))

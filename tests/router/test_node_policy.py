@@ -7,8 +7,10 @@ import os
 from functools import partial
 from pathlib import Path
 
+import pytest
 import trio
 
+from router.cli import main
 from router.site.config_reader import endpoint_text
 from router.site.site_config import load_site_config
 from tests.router.mmdb_writer import database
@@ -146,3 +148,60 @@ async def test_a_full_region_spills_as_it_says_itself(tmp_path: Path) -> None:
 async def tell(site: Site, signal: dict[str, object]) -> None:
     status, answer = await site.control("POST /update", "application/json", json.dumps(signal).encode())
     assert status == 204, answer
+
+
+async def test_explain_asks_a_live_node_for_itself_and_for_another_site(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    backends = [Backend("fra"), Backend("iad")]
+    rules = """route shop for "shop.test" {
+      rule eu { when header("x-zone") in "eu" primary fra secondary any }
+      primary nearest
+      secondary any
+    }
+    """
+
+    async def explained(site: Site, *options: str) -> str:
+        command = ["explain", "--client", "198.51.100.7", "--host", "shop.test", *options]
+        at = ["--control", f"http://{endpoint_text(site.bound.control)}"]
+        status = await trio.to_thread.run_sync(main, [*command, *at])
+        told = capsys.readouterr()
+        assert status == 0, told.err
+        return told.out
+
+    async with trio.open_nursery() as regions:
+        for backend in backends:
+            await regions.start(backend.run)
+        async with running(site_config(tmp_path / "ams", "ams")) as ams:
+            config = site_config(tmp_path / "nyc", "nyc", seeds=(ams.bound.gossip,), author=False)
+            config.path.write_text(config.path.read_text().replace("52.37 4.90", "38.9 -77.0"))
+            async with running(load_site_config(config.path)) as nyc:
+                text = text_of(backends, rules).replace("at 40 8", "at 38 -77")
+                text = text.replace("recover after", "damp penalty 1000 cooldown 2s recover after")
+                assert await ams.publish(text) == 200
+                await until(lambda: _is(partial(level, nyc, "fra"), "HEALTHY"))
+                assert (await explained(ams)).startswith("fra   primary\n")
+                assert (await explained(ams, "--at", "nyc")).startswith("iad   primary\n"), "the other site's place"
+                assert "default:" in await explained(ams, "--header", "X-Zone: eu"), "file and line"
+                backends[0].kill()
+                await until(partial(_is, partial(level, ams, "fra"), "DOWN"))
+                said = await explained(ams, "--header", "X-Zone: eu", "--at", "ams")
+                assert said.startswith("iad   secondary: fra DOWN\n")
+                assert "fra DOWN since" in said
+                assert "better again after 0.3s of success" in said
+                assert "damping 1000 of 2500" in said
+                body = json.loads(await explained(ams, "--json", "--header", "X-Zone: eu"))
+                (fra,) = [region for region in body["regions"] if region["region"] == "fra"]
+                assert (body["site"], fra["planned"], fra["penalty"] > 900) == ("ams", "DOWN", True)
+                assert {witness["site"] for witness in fra["witnesses"]} <= {"ams", "nyc"}
+                assert body["explanation"]["decision"]["rule"] == "eu"
+                regions.start_soon(backends[0].run)
+                await until(partial(_is, partial(level, ams, "fra"), "HEALTHY"))
+                assert "returns no earlier than" in await explained(ams), "cooldown still holds it"
+                status = await trio.to_thread.run_sync(
+                    main, ["explain", "--client", "::1", "--host", "h", "--at", "atlantis", "--control",
+                           f"http://{endpoint_text(ams.bound.control)}"],
+                )  # fmt: skip
+                assert status == 2
+                assert "knows no such site; it knows ams, nyc" in capsys.readouterr().err
+        regions.cancel_scope.cancel()

@@ -90,8 +90,9 @@ def test_a_node_that_knows_nothing_yet(view: ViewBody) -> None:
 
 
 def test_a_decision_as_people_see_it() -> None:
-    decision = FakeTarget().decide(Request("127.0.0.1", "a", "/"))
-    assert shown(decision_screen(decision_body(decision))) == [
+    request = Request("127.0.0.1", "a", "/")
+    decision = FakeTarget().decide(request)
+    assert shown(decision_screen(decision_body(decision, request))) == [
         "region    ams:HEALTHY",
         "reason    secondary: fra DOWN",
         "route     everything",

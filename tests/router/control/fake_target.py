@@ -22,6 +22,7 @@ from router.control.target import (
     RefusalError,
     RegionSignal,
     RegionSnapshot,
+    RegionSteering,
     Standing,
     Traffic,
     head_at,
@@ -112,6 +113,25 @@ class FakeTarget:
 
     def traffic(self) -> Traffic:
         return Traffic(requests=7, by_region=(("ams", 5), ("fra", 2)), errors=0, retries=1)
+
+    def located(self, request: Request) -> Request:
+        return request
+
+    def steering(self) -> Sequence[RegionSteering]:
+        return [
+            RegionSteering(
+                "fra",
+                Level.DOWN,
+                "3 failures in a row, refused",
+                2 * SECOND,
+                1_830,
+                2_500,
+                False,
+                NOW_MS + 60_000,
+                0,
+                11_000,
+            )
+        ]
 
     async def submit_revocations(self, revocations: tuple[bytes, ...]) -> None:
         if revocations != (b"the CA's word",):
