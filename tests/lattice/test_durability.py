@@ -144,7 +144,10 @@ def test_a_node_that_does_not_wait_for_its_disk_is_caught(tmp_path: Path, ledger
 
 def test_killed_at_any_moment(tmp_path: Path, ledger: Ledger) -> None:
     path, chance = tmp_path / "state.sqlite", random.Random(3)
-    for _ in range(6):
+    lives = 0
+    while lives < 6 or len(ledger.acked) <= 20 or len(ledger.rows) < 3:  # a machine that is busy gets less done in each
+        lives += 1
+        assert lives <= 100, (len(ledger.acked), len(ledger.rows))
         run = _start(path, 0, ledger.port)
         assert run.stdout is not None
         first = run.stdout.readline()
@@ -153,8 +156,6 @@ def test_killed_at_any_moment(tmp_path: Path, ledger: Ledger) -> None:
         rest, _ = run.communicate(timeout=60)
         ledger.read(first + rest)
         ledger.check(path)
-    assert len(ledger.acked) > 20
-    assert len(ledger.rows) >= 3
 
 
 @pytest.fixture
