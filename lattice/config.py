@@ -77,6 +77,8 @@ class Config:
     redial_us: int = SECOND
     """First wait before an endpoint that did not answer is tried again; doubles up to `redial_max_us`."""
     redial_max_us: int = 30 * SECOND
+    rows_kept: bool = True
+    """Whether others' rows outlive a restart. A simulation of thousands would keep millions of them in one memory."""
     forget_us: int = 24 * 3600 * SECOND
     """A member that has been gone so long is forgotten (Serf's `reconnect_timeout`: 24 h)."""
 

@@ -65,7 +65,7 @@ class HealthPlane:
         self._members = members
         self._push = push
         self.table = HealthTable()
-        self.records = RowRecords(self.table, out.node, out.persist)
+        self.records = RowRecords(self.table, out.node, out.persist, out.config.rows_kept)
         self._bench = Bench()
         self.isolated = False
         self._seq = 0

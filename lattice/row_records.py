@@ -25,16 +25,17 @@ _RECORD_BYTES_MAX = ROW_BYTES_MAX + SIGNATURE_BYTES + 32
 class RowRecords:
     """Which rows of a table are not written down yet, or not as they are now."""
 
-    def __init__(self, table: HealthTable, us: NodeId, persist: Persist) -> None:
+    def __init__(self, table: HealthTable, us: NodeId, persist: Persist, kept: bool) -> None:
         self._table = table
         self._us = us
+        self._kept = kept
         self._persist = persist
         self._unsaved: dict[NodeId, None] = {}
         self._due = Micros(0)
 
     def touch(self, observer: NodeId) -> None:
         """The observer has another row than before, or none."""
-        if observer != self._us:
+        if self._kept and observer != self._us:
             self._unsaved[observer] = None
 
     def before(self, now: Micros) -> None:

@@ -376,7 +376,7 @@ def _link(section: Section) -> LinkSettings:
 
 def _config(section: Section) -> Config:
     """Every field of the engine's own configuration, durations without their unit's suffix."""
-    base = Config()
+    base = Config(rows_kept=False)  # a thousand nodes would keep a million rows
     durations: dict[str, int] = {}
     numbers: dict[str, int] = {}
     switches: dict[str, bool] = {}

@@ -12,7 +12,7 @@ from lattice.identity import private_key_from
 from lattice.store import Store
 from lattice.types import VersionId
 from router.errors import StartError
-from router.site.key_file import KeyFileError, read_secret, write_secret
+from router.site.key_file import KeyFileError, read_secret, replace_file, write_secret
 
 
 class LastGood:
@@ -31,9 +31,7 @@ class LastGood:
 
     def write(self, version: VersionId) -> None:
         """All or nothing. Raises OSError."""
-        fresh = self._path.with_name(self._path.name + ".new")
-        fresh.write_text(version.hex() + "\n", "ascii")
-        fresh.replace(self._path)
+        replace_file(self._path, f"{version.hex()}\n".encode("ascii"), 0o600)
 
 
 class StateDir:
