@@ -8,14 +8,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import mmh3
 import pytest
+import trio
 
-from lattice import digest, equivocation, policy_content, policy_store, verdict
+from lattice import (
+    canonical,
+    digest,
+    engine,
+    equivocation,
+    grants,
+    health_table,
+    policy_content,
+    policy_store,
+    store,
+    verdict,
+)
 from lattice.antientropy import Reconciler
 from lattice.digest import Bloom
+from lattice.engine import Engine
 from lattice.errors import MalformedError
 from lattice.health import SignedRow
 from lattice.health_table import HealthTable, Offer
@@ -25,16 +40,21 @@ from lattice.policy_content import Head
 from lattice.policy_ops import SignedOp
 from lattice.policy_store import PolicyStore
 from lattice.types import CellId, Micros
+from lattice.writer import Writer
 from lattice.yrs_gate import Write
 from tests.lattice import (
     test_antientropy,
     test_checkpoint,
     test_digest,
+    test_driver,
+    test_engine_grants,
     test_equivocation,
+    test_grants,
     test_health_table,
     test_laws,
     test_policy_content,
     test_policy_store,
+    test_store,
     test_verdict,
 )
 from tests.lattice.cluster import reliable
@@ -257,6 +277,53 @@ def _evidence_is_the_pair(patch: Patch) -> None:
     patch.setattr(equivocation.Equivocation, "id", property(lambda self: CellId(self.data[-16:])))
 
 
+def _a_grant_for_any_site(patch: Patch) -> None:
+    """What the CA signs does not say for which site it is."""
+    patch.setattr(grants, "_granted", lambda key, role, name, until_s: canonical.pack((key, role.value, until_s)))
+
+
+def _a_grant_has_no_end(patch: Patch) -> None:
+    patch.setattr(health_table, "_ends", lambda row, born: Micros(born + row.lease_ms * 1_000))
+
+
+def _a_pin_counts_places_only(patch: Patch) -> None:
+    """A revoked author's ops are told by their place, not by what leads up to the op that the CA names."""
+    patch.setattr(Chains, "pin", _pin_without_hashes)
+
+
+def _pin_without_hashes(self: Chains, author: Any, pin: Any) -> list[SignedOp]:
+    self._pins[author] = (pin[0], bytes(16))  # type: ignore[assignment]
+    return []
+
+
+def _revocations_are_not_kept(patch: Patch) -> None:
+    patch.setattr(engine, "REVOKED_TABLE", "elsewhere")
+    patch.setattr(Engine, "_on_restored", _restored_without("elsewhere"))
+
+
+def _restored_without(table: str) -> Callable[[Engine, Any], None]:
+    restored = Engine._on_restored
+    return lambda self, records: restored(self, [record for record in records if record[0] != table])
+
+
+def _disk_is_not_waited_for(patch: Patch) -> None:
+    patch.setattr(Writer, "holds", lambda self, ticket: False)
+
+
+def _a_lost_record_is_not_missed(patch: Patch) -> None:
+    patch.setattr(store, "_total", lambda database: 0)
+    patch.setattr(store, "_MODULUS", 1)
+
+
+def _slow_disk() -> None:
+    trio.run(test_driver.test_a_slow_disk_delays_what_depends_on_it_and_nothing_else)
+
+
+def _stale_records() -> None:
+    with TemporaryDirectory() as folder:
+        test_store.test_a_record_that_is_gone_or_older_than_the_others_is_missed(Path(folder))
+
+
 def _forged_evidence() -> None:
     for data in test_equivocation.FORGED.values():
         test_equivocation.test_nothing_but_two_contradicting_signed_rows_is_a_proof(data)
@@ -339,6 +406,21 @@ BUGS = {
     "any two rows are evidence": Planted(_any_two_rows_are_evidence, _forged_evidence),
     "proofs without limit": Planted(_proofs_without_limit, test_equivocation.test_the_bench_is_a_bounded_join),
     "quarantine is not enforced": Planted(_quarantine_is_not_enforced, _silenced),
+    "a grant for any site": Planted(_a_grant_for_any_site, test_engine_grants.test_another_s_grant_is_of_no_use),
+    "a grant has no end": Planted(
+        _a_grant_has_no_end,
+        test_engine_grants.test_a_vote_ends_with_the_grant_and_a_new_certificate_brings_it_back,
+    ),
+    "a pin counts places only": Planted(
+        _a_pin_counts_places_only,
+        test_grants.test_a_revoked_author_s_chain_counts_up_to_the_op_that_the_ca_names_in_any_order,
+    ),
+    "revocations are not kept": Planted(
+        _revocations_are_not_kept,
+        test_engine_grants.test_a_revocation_crosses_a_partition_outlives_a_restart_and_greets_newcomers,
+    ),
+    "the disk is not waited for": Planted(_disk_is_not_waited_for, _slow_disk),
+    "a lost record is not missed": Planted(_a_lost_record_is_not_missed, _stale_records),
     "evidence is the pair, not the fact": Planted(
         _evidence_is_the_pair, test_equivocation.test_which_pair_proves_it_does_not_matter
     ),
