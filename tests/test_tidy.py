@@ -139,3 +139,21 @@ h = 1  # %s: finish
 def test_every_edge_in_the_contracts_is_there() -> None:
     missing = [edge for edge in edges() if not (ROOT / f"{edge}.py").exists() and not (ROOT / edge).is_dir()]
     assert missing == []
+
+
+@pytest.mark.parametrize("path", sources("lattice"))
+def test_nothing_hostile_is_decompressed(path: str) -> None:
+    """What a peer sends is as large as it is: a thousand bytes that grow to a billion cannot be sent to a node."""
+    tree = ast.parse((ROOT / path).read_text())
+    imported = {
+        name.partition(".")[0]
+        for node in ast.walk(tree)
+        for name in (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module or ""]
+            if isinstance(node, ast.ImportFrom)
+            else []
+        )
+    }
+    assert not imported & {"bz2", "gzip", "lzma", "zipfile", "tarfile", "zlib", "zstandard", "brotli", "lz4", "snappy"}

@@ -14,7 +14,7 @@ import trio
 from lattice.authoring import compose
 from lattice.certificates import Certificate
 from lattice.config import Config
-from lattice.driver import INBOX_MAX, Driver
+from lattice.driver import INBOX_MAX, Answer, Driver
 from lattice.engine import Engine
 from lattice.events import (
     HealthObserved,
@@ -85,6 +85,17 @@ class Node:
     async def meets(self, other: Node) -> None:
         await self.driver.submit(PeerDiscovered(other.transport.endpoint))
         await until(lambda: len(self.driver.view().members) == 2 == len(other.driver.view().members))
+
+    async def try_to_publish(self, *blocks: str) -> Answer:
+        ops = compose(
+            OPERATOR,
+            self.engine.policy.chain(author_id_of(OPERATOR.public_key)),
+            "default",
+            blocks,
+            message="",
+            now_ms=self.clock.now() // 1_000,
+        ).ops
+        return await self.driver.call(OpsSubmitted(tuple(op.data for op in ops)))
 
     async def publish(self, *blocks: str, durable: bool = True) -> bytes:
         chain = self.engine.policy.chain(author_id_of(OPERATOR.public_key))
@@ -207,6 +218,31 @@ async def test_nothing_is_sent_before_the_first_reservation_of_counters_is_durab
         assert {table for table, _ in store.disk} >= {"self"}
 
 
+async def test_what_was_lost_comes_from_the_peers(tmp_path: Path) -> None:
+    path = tmp_path / "state.sqlite"
+    async with running("fra") as fra:
+        store = Store(path)
+        async with running("ams", store) as ams:
+            await ams.meets(fra)
+            version = await ams.publish("edition 1\n", "region x {}\n" * 50)
+            await until(lambda: len(fra.driver.view().policies) == 1)
+            life = ams.driver.view().members[0].incarnation
+        store.close()
+        content = bytearray(path.read_bytes())
+        content[100 : len(content) // 2] = bytes(len(content) // 2 - 100)
+        path.write_bytes(bytes(content))
+        store = Store(path)
+        assert store.replaced is not None
+        async with running("ams", store) as ams:
+            assert any("is damaged" in told and "the peers have the rest" in told for told in ams.told)
+            await ams.meets(fra)
+            await until(lambda: [policy.version for policy in ams.driver.view().policies] == [version])
+            await until(lambda: ams.driver.view().root == fra.driver.view().root)
+            ours = [member for member in ams.driver.view().members if member.node == ams.engine.node]
+            assert ours[0].incarnation > life, "a peer's memory corrects what the disk forgot"
+        store.close()
+
+
 def kinds_in(path: Path) -> set[str]:
     with closing(sqlite3.connect(path)) as reader:
         return {kind for (kind,) in reader.execute("SELECT DISTINCT kind FROM records")}
@@ -262,7 +298,10 @@ async def test_a_stranger_with_another_secret_is_not_heard() -> None:
             )
             assert len(signer_node) == 16
             stranger.sendto(frame, ams.transport.endpoint)
-        await until(lambda: ams.driver.counters().get("datagram rejected: unknown key", 0) == 1)
+            await until(lambda: ams.driver.counters().get("datagram rejected: unknown key", 0) == 1)
+            stranger.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                stranger.recv(65_536)  # and gets no answer to tell whether anybody is there
 
 
 async def test_virtual_time_drives_it_too(autojump_clock: trio.testing.MockClock) -> None:

@@ -30,6 +30,7 @@ from lattice.store import Store
 from lattice.wire import decode
 from tests.lattice.cluster import CLUSTER
 from tests.lattice.publishing import WHO
+from tests.lattice.test_driver import running, until
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
@@ -176,6 +177,29 @@ def _fill(filler: Path) -> None:
     with filler.open("wb", buffering=0) as file:
         while True:
             file.write(bytes(4_096))
+
+
+async def test_a_node_on_a_full_disk_goes_on_and_writes_when_there_is_room(small_disk: Path) -> None:
+    """A real file system without a byte left, under a real driver."""
+    store = Store(small_disk / "state.sqlite")
+    async with running("ams", store) as ams, running("fra") as fra:
+        await ams.meets(fra)
+        await ams.publish("edition 1\n")
+        with pytest.raises(OSError, match="No space"):
+            _fill(small_disk / "filler")
+        versions, durable = 1, True
+        while durable:  # sqlite's log may have room left for some
+            durable = (await ams.try_to_publish(f"edition 1\n# {versions}\n" + "# more\n" * 1_000)).durable
+            versions += 1
+        assert "database or disk is full" in (ams.driver.trouble() or "")
+        last = ams.driver.view().policies[0].version
+        await until(lambda: [policy.version for policy in fra.driver.view().policies] == [last])
+        (small_disk / "filler").unlink()
+        await until(lambda: ams.driver.trouble() is None and ams.driver.counters()["store: records waiting"] == 0)
+        held = set(ams.driver.policy.ops())
+    assert {value for table, _, value in store.read() if table == "op"} == held
+    assert store.damage() is None
+    store.close()
 
 
 def test_a_full_disk_refuses_the_batch_whole_and_takes_the_next_when_there_is_room(small_disk: Path) -> None:
