@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
+from lattice.antientropy import most_urgent_first
 from lattice.cells import Cell, CellIndex
 from lattice.dissemination import Strategy
 from lattice.outbox import Outbox
@@ -63,7 +64,7 @@ class Spreading:
                 by_peer.setdefault(peer, []).append(cell)
             self._announce(self._strategy.announce_to(cell.id, came_from, roster), cell.id)
         for peer in sorted(by_peer):
-            for batch in self.batches(by_peer[peer]):
+            for batch in self.batches(most_urgent_first(by_peer[peer])):
                 self._out.send(Rumour(batch), self._endpoint_of(peer))
 
     def _may_pass(self, writer: bytes) -> bool:
@@ -133,7 +134,7 @@ class Spreading:
             self._out.timers.set("graft", min(wanted.due for wanted in self._wanted.values()))
 
     def on_graft(self, graft: Graft, source: Endpoint) -> None:
-        held = self._affordable(self._cells.get(cell) for cell in graft.ids if cell in self._cells)
+        held = self._affordable(most_urgent_first(self._cells.get(cell) for cell in graft.ids if cell in self._cells))
         for batch in self.batches(held):
             self._out.send(Rumour(batch), source)
 

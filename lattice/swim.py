@@ -39,6 +39,8 @@ from lattice.wire import Ack, Leave, Message, Nack, News, Ping, PingReq, WireCel
 INCARNATION_LEAP_MAX = 2**32
 """How far ahead a claim about us may be: a node that lost its disk was not started so often, and one unsigned word
 must not use up the numbers that a row may carry."""
+CLOCK_UNSET_BEFORE_US = 1_704_067_200 * SECOND
+"""2024-01-01: a clock that says less was never set."""
 CALLS_MAX = 1_024
 """So many nonces of calls to endpoints are remembered, to know our own voice by."""
 NACK_PERCENT = 80
@@ -53,6 +55,12 @@ TELLINGS = 5
 """How often an accuser tells the accused within the shortest suspicion: a link that loses a quarter of all datagrams
 loses so many in a row once in a thousand times."""
 CONFLICT_TOLD_US = 60 * SECOND
+
+
+def incarnation_at(now: Micros) -> int:
+    """The least that a life begun now takes: the date in seconds, so that one which lost its disk takes no number of an
+    earlier one, and signs nothing under it that contradicts what that one signed. 0 where the clock was never set."""
+    return now // SECOND if now >= CLOCK_UNSET_BEFORE_US else 0
 
 
 class Swim:
@@ -95,7 +103,7 @@ class Swim:
 
     def start(self) -> None:
         """Take the next incarnation and begin to probe."""
-        self.raise_incarnation(self.incarnation + 1)
+        self.raise_incarnation(max(self.incarnation + 1, incarnation_at(self._out.now)))
         self._out.timers.set("swim", self._out.after(self._out.prng.below(self._out.config.swim_interval_us) + 1))
 
     def raise_incarnation(self, incarnation: int) -> None:

@@ -26,6 +26,7 @@ from lattice.probe import RELAYS_MAX
 from lattice.roster import Roster
 from lattice.seal import Seal
 from lattice.spreading import WANTED_MAX, WRITERS_MAX
+from lattice.swim import incarnation_at
 from lattice.types import AuthorId, CellId, Endpoint, Level, Micros, NodeId
 from sim.overlay import Overlay
 
@@ -170,7 +171,7 @@ class Crowd:
 
 def member_record(engine: Engine, site: str, area: str, endpoint: Endpoint, now: Micros) -> Member:
     """How others will know this engine once it has started."""
-    return Member(engine.node, site, area, endpoint, 1, MemberState.ALIVE, now)
+    return Member(engine.node, site, area, endpoint, max(1, incarnation_at(now)), MemberState.ALIVE, now)
 
 
 class Base:

@@ -8,6 +8,7 @@ from lattice.config import Config
 from lattice.events import LocalUpdate, MemberChanged, PeerDiscovered, Restored, SeedsResolved, TimerFired
 from lattice.own_address import OwnAddress
 from lattice.prng import Prng
+from lattice.swim import incarnation_at
 from lattice.types import MILLISECOND, SECOND, Endpoint, Level
 from tests.lattice.cluster import EPHEMERAL_PORT, Cluster, Judge, cut, one_way_loss, reliable, signer_of
 
@@ -267,7 +268,7 @@ def test_what_is_damaged_on_disk_is_counted_and_passed_over() -> None:
     engine.handle(Restored(records), cluster.now)
     engine.handle(TimerFired(), cluster.now)
     assert sum(count for name, count in engine.counters().items() if name.startswith("restore: ")) == 4
-    assert engine.view().members[0].incarnation == 1
+    assert engine.view().members[0].incarnation == incarnation_at(cluster.now)
 
 
 # --- partitions

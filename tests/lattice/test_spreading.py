@@ -1,0 +1,232 @@
+"""What one node sends on: bounded for each writer, in company, the urgent first, and nothing twice."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import pytest
+
+from lattice import antientropy, spreading, wire
+from lattice.cells import Cell, CellKind
+from lattice.config import Config
+from lattice.engine import Engine
+from lattice.events import DatagramReceived, LocalUpdate, PeerDiscovered, SendDatagram
+from lattice.seal import HEADER_BYTES
+from lattice.types import MILLISECOND, SECOND, Level
+from lattice.wire import Delta, IHave, Message, Rumour
+from tests.lattice.cluster import Cluster, cut
+
+
+def settled(count: int, config: Config | None = None) -> Cluster:
+    cluster = Cluster(count, config=config)
+    cluster.introduce_all()
+    cluster.run_until(lambda: cluster.all_know_all() and cluster.equal(), 10 * SECOND)
+    return cluster
+
+
+def counted(cluster: Cluster) -> Counter[str]:
+    return sum((Counter(engine.counters()) for engine in cluster.engines), Counter())
+
+
+def sent(engine: Engine, cluster: Cluster, event: DatagramReceived | LocalUpdate) -> list[Message]:
+    """What one input makes a node of a plain cluster send, by datagram."""
+    effects = engine.handle(event, cluster.now)
+    frames = [effect.data for effect in effects if isinstance(effect, SendDatagram)]
+    return [wire.decode(frame[HEADER_BYTES:], 1 << 16) for frame in frames]
+
+
+# --- no storm
+
+
+def test_one_sick_node_is_passed_on_at_a_bounded_rate_and_the_others_as_ever() -> None:
+    """It changes its mind 100 times a second for ten seconds: burst + rate × time of it travel, the rest is joined."""
+    config = Config(rumours_per_s=5, rumours_burst=20)
+    cluster = settled(6, config)
+    before = counted(cluster)
+    for number in range(1_000):
+        cluster.observe(0, fra=Level.DOWN if number % 2 else Level.FAILING, iad=Level.HEALTHY)
+        cluster.run(10 * MILLISECOND)
+        if number == 500:
+            cluster.observe(3, nrt=Level.DOWN, iad=Level.HEALTHY)
+            cluster.run(10 * MILLISECOND)
+            assert all(engine._health.table.tally("nrt") for engine in cluster.engines), "others are heard at once"
+    during = counted(cluster) - before
+    assert during["rumours over a writer's rate"] >= 900
+    assert during["out Rumour"] <= 6 * (20 + 5 * 11) * 2, "of a thousand changes, to five others"
+    cluster.run(3 * SECOND)
+    assert cluster.equal(), "and what was not passed on, anti-entropy brought"
+
+
+def test_a_storm_is_one_without_the_bound() -> None:
+    cluster = settled(6, Config(rumours_per_s=1_000_000, rumours_burst=1_000_000))
+    before = counted(cluster)
+    for number in range(300):
+        cluster.observe(0, fra=Level.DOWN if number % 2 else Level.FAILING, iad=Level.HEALTHY)
+        cluster.run(10 * MILLISECOND)
+    assert (counted(cluster) - before)["out Rumour"] >= 300 * 5
+
+
+# --- company
+
+
+def test_cells_with_the_same_next_hops_share_datagrams() -> None:
+    cluster = settled(2)
+    ops, _ = cluster.composed(0, *(f"route r{number} {{ {'x' * 900} }}\n" for number in range(3)))
+    several, _ = cluster.composed(0, *(f"route s{number} {{}}\n" for number in range(9)))
+    assert len(ops) > 3, "a statement of a KiB is an op of its own"
+    assert len(several) < 9, "small ones share an op"
+    before = counted(cluster)
+    cluster.publish(0, *(f"route r{number} {{ {'x' * 300} }}\n" for number in range(12)))
+    cluster.run(100 * MILLISECOND)
+    during = counted(cluster) - before
+    assert during["in Rumour"] * 1_000 <= sum(len(op) for op in cluster.engines[0].policy.ops()) * 2
+
+
+@pytest.mark.parametrize(("delay_us", "few"), [(20 * MILLISECOND, True), (1, False)])
+def test_announcements_to_one_peer_wait_for_company(delay_us: int, few: bool) -> None:
+    cluster = settled(2, Config(announce_delay_us=delay_us))
+    cluster.run(SECOND)
+    cluster.judge = lambda source, target, prng: []  # nothing arrives, so nothing is answered
+    before = cluster.engines[0].counters()["out IHave"]
+    for number in range(10):
+        cluster.publish(0, f"route r{number} {{}}\n")
+        cluster.run(MILLISECOND)
+    cluster.run(30 * MILLISECOND)
+    announced = cluster.engines[0].counters()["out IHave"] - before
+    assert announced == 1 if few else announced >= 8
+
+
+# --- the urgent first
+
+
+def first_datagrams(cluster: Cluster, count: int) -> list[CellKind | str]:
+    """What the first deltas bring an empty newcomer, cell by cell: what kind, and of rows, how bad."""
+    brought: list[CellKind | str] = []
+    index = len(cluster.engines) - 1
+    cluster.restart(index, disk_lost=True)
+    give = cluster.give
+
+    def listen(node: int, event: object) -> object:
+        if node == index and isinstance(event, DatagramReceived):
+            message = wire.decode(event.data[HEADER_BYTES:], 1 << 16)
+            if isinstance(message, Delta) and len(brought) < count:
+                brought.extend("bad row" if b"\xa4dead\x04" in cell.data else cell.kind for cell in message.cells)
+        return give(node, event)  # type: ignore[arg-type]
+
+    cluster.give = listen  # type: ignore[method-assign, assignment]
+    cluster.judge = cut(([index], range(1, index)))  # it knows one peer, and hears of the others from that
+    cluster.give(index, LocalUpdate(PeerDiscovered(cluster.endpoint(0))))
+    cluster.run_until(lambda: len(brought) >= count, 5 * SECOND)
+    return brought[:count]
+
+
+def joined_by_an_empty_node() -> list[CellKind | str]:
+    cluster = settled(4)
+    for number in range(40):
+        cluster.publish(0, f"route r{number} {{ {'x' * 300} }}\n")
+    cluster.run(SECOND)
+    cluster.crash(3)
+    cluster.observe(1, dead=Level.DOWN, iad=Level.HEALTHY)
+    cluster.observe(2, iad=Level.HEALTHY)
+    cluster.run(5 * SECOND)
+    return first_datagrams(cluster, 30)
+
+
+def test_an_empty_node_hears_of_what_is_down_in_its_first_datagram() -> None:
+    brought = joined_by_an_empty_node()
+    assert brought[0] == "bad row", "before 40 ops, and before the rows that say all is well"
+    assert brought[-1] is CellKind.OP
+
+
+def test_it_would_not_if_nothing_were_sorted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The planted bug that shows that the test above can fail."""
+    monkeypatch.setattr(
+        antientropy, "most_urgent_first", lambda cells: sorted(cells, key=lambda cell: (-cell.urgency, cell.id))
+    )
+    assert joined_by_an_empty_node()[0] != "bad row"
+
+
+def test_rumours_of_one_moment_go_the_urgent_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = settled(2)
+    ops = enumerate(ops_of(cluster))
+    mixed = [Cell(cell.id, cell.kind, cell.data, 2 - number % 3, cell.place) for number, cell in ops]
+    order: list[int] = []
+
+    def look(self: spreading.Spreading, cells: Sequence[Cell]) -> list[tuple[wire.WireCell, ...]]:
+        order.extend(cell.urgency for cell in cells)
+        return []
+
+    monkeypatch.setattr(spreading.Spreading, "batches", look)
+    cluster.engines[0]._spreading.push(mixed, None)
+    assert order == sorted(cell.urgency for cell in mixed)
+    assert len(set(order)) == 3
+
+
+def ops_of(cluster: Cluster) -> list[Cell]:
+    cluster.publish(0, *(f"route r{number} {{ {'x' * 800} }}\n" for number in range(6)))
+    index = cluster.engines[0]._cells
+    cells = [index.get(cell) for cell in index.ids_in(range(16))]
+    return [cell for cell in cells if cell.kind is CellKind.OP]
+
+
+# --- back-propagation and redundancy (BP and RR of Enes et al., 2019)
+
+
+def test_of_a_rumour_only_what_is_new_is_passed_on_and_never_to_where_it_came_from() -> None:
+    cluster = settled(12)
+    ops, _ = cluster.composed(0, *(f"route r{number} {{ {'x' * 800} }}\n" for number in range(2)))
+    one, two = (op.data for op in ops[:2])
+    peer, passed_on = cluster.engines[2], Counter[bytes]()
+    for engine in (cluster.engines[index] for index in range(12) if index != 2):
+        first = sent(engine, cluster, DatagramReceived(frame(peer, cluster, (one,)), cluster.endpoint(2)))
+        both = DatagramReceived(frame(peer, cluster, (one, two)), cluster.endpoint(2))
+        second = sent(engine, cluster, both)
+        assert set(rumoured(first)) <= {one}
+        assert set(rumoured(second)) <= {two}, "what the receiver had is not passed on with what it had not"
+        assert not [message for message in sent(engine, cluster, both) if isinstance(message, Rumour | IHave)]
+        passed_on.update(rumoured(first) + rumoured(second))
+    assert set(passed_on) == {one, two}, "else nothing was shown"
+
+
+def rumoured(messages: list[Message]) -> list[bytes]:
+    return [cell.data for message in messages if isinstance(message, Rumour) for cell in message.cells]
+
+
+def frame(peer: Engine, cluster: Cluster, ops: tuple[bytes, ...]) -> bytes:
+    cells = tuple(wire.WireCell(CellKind.OP, op) for op in ops)
+    return cluster.seal().close(peer.node, wire.encode(Rumour(cells)), cluster.now)
+
+
+# --- rumours first
+
+
+@pytest.mark.parametrize(("quiet_us", "premature"), [(100 * MILLISECOND, False), (0, True)])
+def test_while_rumours_bring_news_nothing_is_compared(quiet_us: int, premature: bool) -> None:
+    """What a comparison would ask for is on its way: to ask all the same brings it twice."""
+    config = Config(reconcile_quiet_us=quiet_us, reconcile_delay_us=4 * MILLISECOND)
+    cluster = settled(8, config)
+    cluster.judge = lambda source, target, prng: [MILLISECOND + prng.below(30 * MILLISECOND)]
+    before = counted(cluster)["reconciliations begun"]
+    for number in range(90):
+        cluster.publish(0, f"route r{number} {{}}\n")
+        cluster.run(20 * MILLISECOND)
+    begun = counted(cluster)["reconciliations begun"] - before
+    pings = 8 * 1_800 * MILLISECOND // config.swim_interval_us
+    assert (begun > pings // 2) if premature else (begun <= pings // 2)
+
+
+def test_where_rumours_never_cease_patience_ends() -> None:
+    """A node that one rumour missed gets it, though others go on bringing news."""
+    cluster = settled(4, Config(reconcile_patience_us=SECOND))
+    cluster.judge = cut(([3], [0, 1, 2]))
+    missed = cluster.publish(0, "route missed {}\n", policy="missed")
+    cluster.run(100 * MILLISECOND)
+    cluster.judge = lambda source, target, prng: [MILLISECOND]
+    engine = cluster.engines[3]
+    for number in range(80):
+        cluster.publish(1, f"route r{number} {{}}\n") if number % 2 else cluster.observe(
+            2, fra=Level.DOWN if number % 4 else Level.FAILING, iad=Level.HEALTHY
+        )
+        cluster.run(50 * MILLISECOND)
+    assert missed in {policy.version for policy in engine.view().policies}
