@@ -495,7 +495,7 @@ class Exchange:
                 now = self._nest.time()
                 if leg.watched is not None:
                     leg.awaited = False
-                    leg.watched.heard(leg, Micros(int(now * 1e6)))
+                    leg.watched.heard(leg, plane.listened_us(now))
                 self._waited += now - self._waits_since
                 self._answered = True
                 reader = leg.upstream.reader

@@ -9,6 +9,9 @@ Latencies lie in a histogram of quarter octaves that forgets: when it is full, a
 edge of its bucket, so at most a fifth too great; it is trusted from twenty samples on, and before that only a second of
 silence counts.
 
+`now` is the time that we could listen in: whoever owns the clock takes out the time in which this process was itself
+kept from running, for then a silence says nothing of anybody else, and asks only once all that arrived before is heard.
+
 Requests that are expected to be silent (event streams, long polls) must not be entered.
 """
 
@@ -168,12 +171,6 @@ class HangWatch(Generic[FlightT]):
                 del of_region[endpoint]
             if not of_region:
                 del self._regions[region], self._latencies[region]
-
-    def excuse(self, now: Micros) -> None:
-        """Every silence begins anew: we could not have heard anything."""
-        for of_region in self._regions.values():
-            for watched in of_region.values():
-                watched.told_at = now
 
     def suspects(self, now: Micros) -> tuple[Suspicion[FlightT], ...]:
         """Who must be given up now. The same silence is told again only after another term of it."""

@@ -28,8 +28,8 @@ from router.traffic.upstream_pool import Upstream, UpstreamPool
 
 _WATCH_SECONDS: Final = 0.005
 """Between two looks for hangs, at least."""
-_STALL_SECONDS: Final = 0.02
-"""A look that comes so late says more about this process than about any region."""
+_STALL_SECONDS: Final = 0.005
+"""A look that comes so late says that this process was kept from running: neither could it have heard anything."""
 
 
 class Course:
@@ -134,6 +134,7 @@ class Plane:
         """The time now, whoever asks; `nest.time` may be a little older, and costs less."""
         self._watch_alarm = trio.CancelScope()
         self._watch_due = -math.inf
+        self._slept = 0.0
         self._date: tuple[int, bytes] = (0, b"")
         self._steered = lru_cache(maxsize=1024)(partial(Steered, site))
 
@@ -150,35 +151,43 @@ class Plane:
     def now(self) -> Micros:
         return Micros(int(self.nest.time() * 1e6))
 
+    def listened_us(self, now: float) -> Micros:
+        """The watch's time: without what we slept through."""
+        return Micros(int((now - self._slept) * 1e6))
+
     def sent(self, leg: Leg, watched: Watched[Leg], now: float) -> None:
         """The leg's first byte is awaited from now on."""
         leg.watched = watched
-        watched.sent(leg, Micros(int(now * 1e6)))
+        watched.sent(leg, self.listened_us(now))
         if now < self._watch_due - LATE_US_MIN / 1e6 and (due := now + watched.late_us() / 1e6) < self._watch_due:
             self._watch_due = self._watch_alarm.deadline = due
 
     async def keep_watch(self) -> None:
         """Tell of hangs, and nudge who waits for them or is late."""
+        listened = Micros(0)
         while True:
             due = self.watch.next_due()
-            self._watch_due = math.inf if due is None else max(due / 1e6, self.nest.time() + _WATCH_SECONDS)
+            soonest = self.nest.clock() + _WATCH_SECONDS
+            self._watch_due = math.inf if due is None else max(due / 1e6 + self._slept, soonest)
             with trio.CancelScope(deadline=self._watch_due) as self._watch_alarm:
                 await trio.sleep_forever()
-            if self.nest.time() - self._watch_alarm.deadline > _STALL_SECONDS:
-                # It was us who kept everybody waiting: what has arrived meanwhile is not even read yet.
+            overslept = self.nest.clock() - self._watch_due
+            if overslept > _STALL_SECONDS:
                 self.counters["stalls"] += 1
-                self.watch.excuse(self.now())
-                continue
-            now = self.now()
-            for suspicion in self.watch.suspects(now):
-                outcome = Outcome.HUNG if suspicion.endpoint is None else Outcome.SILENT
-                self.counters[f"hang.{suspicion.region}"] += 1
-                self.router.observed(suspicion.flights[0].attempt, outcome, suspicion.silence_us)
-                for leg in suspicion.flights:
-                    leg.hung = True
-                    _nudge(leg)
-            for leg in list(self.watch.late(now)):
+                self._slept += overslept
+            listened = max(listened, self.listened_us(self.nest.heard_until()))
+            self._judge(listened)
+
+    def _judge(self, listened: Micros) -> None:
+        for suspicion in self.watch.suspects(listened):
+            outcome = Outcome.HUNG if suspicion.endpoint is None else Outcome.SILENT
+            self.counters[f"hang.{suspicion.region}"] += 1
+            self.router.observed(suspicion.flights[0].attempt, outcome, suspicion.silence_us)
+            for leg in suspicion.flights:
+                leg.hung = True
                 _nudge(leg)
+        for leg in list(self.watch.late(listened)):
+            _nudge(leg)
 
     def wall_ms(self) -> int:
         """Now, by the clock that HTTP's dates are of."""

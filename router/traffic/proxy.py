@@ -374,7 +374,7 @@ class Proxy:
     async def _sweep(self) -> None:
         while True:
             await trio.sleep(_SWEEP_SECONDS)
-            self._plane.watch.forget_idle(Micros(self._plane.now() - _FORGET_US))
+            self._plane.watch.forget_idle(Micros(self._plane.listened_us(self._nest.time()) - _FORGET_US))
             oldest = self._nest.time() - self._limits.idle_timeout_us / 1e6
             for client in self._open:
                 if client.idle_since is not None and client.idle_since <= oldest:

@@ -101,18 +101,6 @@ def test_what_nobody_waits_for_any_more_is_no_silence() -> None:
     assert world.suspects() == ()
 
 
-def test_what_we_could_not_have_heard_is_excused() -> None:
-    world = World()
-    for name in "abc":
-        world.send(name)
-    world.passes(SECOND)
-    world.watch.excuse(world.now)
-    assert world.suspects() == ()
-    assert list(world.watch.late(world.now)) == []
-    world.passes(50 * MILLISECOND)
-    assert len(world.suspects()) == 1
-
-
 def test_who_is_late_is_asked_once() -> None:
     world = World(latency_us=40 * MILLISECOND)
     world.send("a")

@@ -7,7 +7,7 @@ import trio.testing
 
 from lattice.types import MILLISECOND
 from router.decision.decide import Decision, Request
-from router.traffic.hang import SAMPLES_MIN
+from router.traffic.hang import SAMPLES_MIN, WAITING_MIN
 from router.traffic.proxy import Outcome, ProxyLimits
 from tests.router.traffic.upstreams import GET, FixedRouter, Script, Stage, Wire, answer, listen, post, proxied, serving
 
@@ -153,4 +153,32 @@ async def test_hedges_end_with_their_budget(autojump_clock: trio.testing.MockClo
             assert (await wire.ask(GET)).one(b"X-Edge-Reason") == b"secondary: region0 LATE"
             assert (await wire.ask(GET)).one(b"X-Edge-Reason") == b"secondary: region0 TIMEOUT"
             assert stage.proxy.counters["hedges_denied"] == 1
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_stall_of_ours_is_no_silence_of_theirs(mock_clock: trio.testing.MockClock) -> None:
+    async with trio.open_nursery() as nursery:
+        first = await listen(nursery, hanging_after(SAMPLES_MIN))
+        second = await listen(nursery, serving(answer(b"second")))
+        async with proxied(
+            Ejecting(first.endpoint, second.endpoint), ProxyLimits(hedge_share_pct=0, hedge_spare=0)
+        ) as stage:
+            await warm(stage)
+            async with trio.open_nursery() as users:
+                for _ in range(WAITING_MIN):
+                    wire = await stage.client()
+                    await wire.send(GET)
+                    users.start_soon(wire.response)
+                while stage.proxy.connections < 1 + WAITING_MIN:
+                    await trio.testing.wait_all_tasks_blocked()
+                await trio.testing.wait_all_tasks_blocked(0.02)
+                mock_clock.jump(1.0)  # nobody was woken meanwhile
+                await trio.testing.wait_all_tasks_blocked(0.01)
+                assert stage.proxy.counters["stalls"] == 1
+                assert Outcome.HUNG not in [outcome for _, outcome in stage.router.told]
+                for _ in range(30):
+                    mock_clock.jump(0.004)
+                    await trio.testing.wait_all_tasks_blocked(0.001)
+                assert stage.router.told.count(("region0", Outcome.HUNG)) == 1, "what goes on is one"
+                assert stage.proxy.counters["stalls"] == 1
         nursery.cancel_scope.cancel()

@@ -167,3 +167,21 @@ async def test_the_end_of_the_loop_ends_every_fiber() -> None:
     near, far = socket.socketpair()
     with near, far, pytest.raises(OSError, match="no more sockets"):
         nest.join(near.fileno(), Connection.__new__(Connection))
+
+
+async def test_what_lies_unread_bounds_what_was_heard() -> None:
+    nest = NestedEpoll()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(nest.run)
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            Connection(ours, nest)
+            await trio.testing.wait_all_tasks_blocked()
+            before = nest.clock()
+            assert nest.heard_until() >= before, "all is quiet: everything was heard"
+            theirs.send(b"x")
+            assert nest.heard_until() <= before, "a byte lies there that nobody has seen"
+            await trio.testing.wait_all_tasks_blocked()
+            assert nest.heard_until() >= nest.clock() - 1e-3
+            nest.leave(ours.fileno())
+        nursery.cancel_scope.cancel()
