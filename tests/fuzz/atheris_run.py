@@ -11,7 +11,7 @@ from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(include=["lattice"]):
+with atheris.instrument_imports(include=["lattice", "router.traffic"]):
     from tests.fuzz.targets import TARGETS
 
 

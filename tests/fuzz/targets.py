@@ -28,9 +28,15 @@ from lattice.seal import Plain
 from lattice.types import CellId, Micros, NodeId
 from lattice.wire import Ack, Compare, Delta, Digest, Graft, IHave, Leave, Message, Ping, PingReq, Rumour, WireCell
 from lattice.yrs_gate import walk
+from router.traffic.forwarded import Steered, request_for_upstream
+from router.traffic.http1 import RequestReader, ResponseReader, parse_request
+from router.traffic.message_body import ChunkedBody, FramingError
+from router.traffic.strict import BadRequestError, BadResponseError
 from tests.lattice.cluster import CLUSTER, OPERATOR
 from tests.lattice.strategies import signed_row
 from tests.lattice.yrs_bytes import HAZARDS
+from tests.router.traffic.bad_requests import BAD_BODIES, BAD_HEADS, get
+from tests.router.traffic.odd_requests import ODD
 
 FRAME_BYTES_MAX = 1 << 16
 CLIENT = 5
@@ -48,15 +54,16 @@ class HoldsAll:
 
 @dataclass(frozen=True)
 class Target:
-    """One decoder. Whatever it is given, it returns or raises a `LatticeError`."""
+    """One decoder. Whatever it is given, it returns or raises one of its `refusals`."""
 
     decode: Callable[[bytes], object]
     seeds: tuple[bytes, ...]
+    refusals: tuple[type[Exception], ...] = (LatticeError,)
 
     def __call__(self, data: bytes) -> object:
         try:
             return self.decode(data)
-        except LatticeError as error:
+        except self.refusals as error:
             return error
 
 
@@ -99,6 +106,43 @@ def _admit(data: bytes) -> object:
         raise
 
 
+def _request_head(data: bytes) -> object:
+    """What is let in is let in again as we write it, and means the same."""
+    reader = RequestReader()
+    reader.receive(data)
+    head = reader.next_head()
+    if head is not None and not head.websocket:
+        written = request_for_upstream(head, "192.0.2.1", ("192.0.2.2", 80), Steered("ams", "fra", "primary"))
+        again = parse_request(written)
+        assert (again.method, again.target, again.chunked) == (head.method, head.target, head.chunked)
+        assert (again.content_length or 0) == (head.content_length or 0)
+        reader.receive(data)  # behind the rest: equal bytes on one connection, by the shorter way
+        reader.next_head()
+    return head
+
+
+def _response_head(data: bytes) -> object:
+    reader = ResponseReader()
+    reader.receive(data)
+    return reader.next_head()
+
+
+def _chunks(data: bytes) -> object:
+    """Cut anywhere, a body is the same body."""
+    whole, halves = ChunkedBody(), ChunkedBody()
+    payload, surplus = whole.feed(data)
+    first, early = halves.feed(data[: len(data) // 2])
+    if halves.complete:
+        assert (first, early + data[len(data) // 2 :]) == (payload, surplus)
+        return payload
+    second, late = halves.feed(data[len(data) // 2 :])
+    assert (first + second, late, halves.complete) == (payload, surplus, whole.complete)
+    return payload
+
+
+_REQUESTS = (get(b"Host: h"), *(odd.raw for odd in ODD.values()), *(raw for _, raw in BAD_HEADS.values()))
+_BODIES = tuple(raw.partition(b"\r\n\r\n")[2] for _, raw in BAD_BODIES.values())
+
 _MANIFEST = Manifest("p", (bytes(16),), b"", WHO, "why", NOW_MS)
 _ROWS = tuple(signed_row(0, 1, 1, variant) for variant in range(2))
 _HEAD = canonical.pack((1, bytes(16), NOW_MS, (head_key("p", WHO, 1),)))
@@ -121,5 +165,16 @@ TARGETS: dict[str, Target] = {
     "canonical.unpack": Target(lambda data: canonical.unpack_canonical(data, FRAME_BYTES_MAX), _messages()),
     "Bloom.from_bytes": Target(Bloom.from_bytes, (bytes(BLOCK_BYTES), Bloom.of([CellId(bytes(16))], 9, 1).data)),
     "parse_manifest": Target(parse_manifest, (_MANIFEST.packed(),)),
+    "request head": Target(_request_head, _REQUESTS, (BadRequestError,)),
+    "response head": Target(
+        _response_head,
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n",
+            b"HTTP/1.0 204 \r\n\r\n",
+            b"HTTP/1.1 101 S\r\nUpgrade: a\r\n\r\n",
+        ),
+        (BadResponseError,),
+    ),
+    "chunks": Target(_chunks, (b"5;a=b\r\nhello\r\n0\r\nA: b\r\n\r\n", *_BODIES), (FramingError,)),
     "parse_head": Target(lambda data: parse_head(head_key("p", WHO, 3), data), (_HEAD,)),
 }
