@@ -234,7 +234,7 @@ async def test_what_was_lost_comes_from_the_peers(tmp_path: Path) -> None:
         store = Store(path)
         assert store.replaced is not None
         async with running("ams", store) as ams:
-            assert any("is damaged" in told and "the peers have the rest" in told for told in ams.told)
+            await until(lambda: any("is damaged" in said and "the peers have the rest" in said for said in ams.told))
             await ams.meets(fra)
             await until(lambda: [policy.version for policy in ams.driver.view().policies] == [version])
             await until(lambda: ams.driver.view().root == fra.driver.view().root)
