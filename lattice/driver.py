@@ -120,6 +120,10 @@ class Driver:
     def view(self) -> LatticeView:
         return self._engine.view()
 
+    def is_revoked(self, key: NodeId) -> bool:
+        """Whether the CA has taken this key back."""
+        return self._engine.is_revoked(key)
+
     @property
     def policy(self) -> PolicyStore:
         """For whoever composes a publish. Read only."""

@@ -54,6 +54,8 @@ class Role(StrEnum):
     """May advance rollouts."""
     VIEWER = "viewer"
     """May look."""
+    REGION = "region"
+    """May say how full and how well the region of that name is."""
 
 
 def sign_grant(ca: Signer, public_key: bytes, role: Role, name: str, until_s: int) -> Grant:
@@ -136,6 +138,13 @@ class Grants:
             raise UntrustedError("bad grant", f"site {site}")
         if grant.until_s * SECOND < now:
             raise UntrustedError("grant expired", f"site {site}")
+
+    def check_region(self, public_key: bytes, region: str, grant: Grant, now: Micros) -> None:
+        """Raise `UntrustedError` unless this key may speak for that region now."""
+        if self._ca_key is None or not self._holds(public_key, Role.REGION, region, grant):
+            raise UntrustedError("bad grant", f"region {region}")
+        if grant.until_s * SECOND < now:
+            raise UntrustedError("grant expired", f"region {region}")
 
     def check_author(self, author: AuthorId, public_key: bytes, grant: Grant | None, date_ms: int) -> None:
         """Raise `UntrustedError` unless this author might write policy at that date. That it is not revoked since is

@@ -37,6 +37,7 @@ COMMANDS: Final = {
     "keys": "router.commands.keys:keys",
     "policy": "router.commands.policy:policy",
     "run": "router.commands.run:run",
+    "signal": "router.commands.signal:signal",
     "sim": "router.commands.sim:sim",
     "status": "router.commands.status:status",
 }

@@ -66,6 +66,7 @@ from router.control.target import (
     KeysState,
     NodeEvent,
     PolicyHead,
+    Proof,
     Published,
     RefusalError,
     RegionSignal,
@@ -85,6 +86,7 @@ from router.decision.seen import SeenClients
 from router.health.damping import RegionDamping
 from router.health.health_check import HealthChecker, ProbeTarget
 from router.health.probe_once import ProbeResult, probe_once
+from router.health.region_word import RegionWords
 from router.health.regional_health import RegionalHealth
 from router.health.round_trips import RoundTrips
 from router.journal import Journal
@@ -152,6 +154,12 @@ class Node:
         self._damping = RegionDamping()
         self._replan_at: int | None = None
         self._driver = driver_of(self._on_notification, self._on_disk)
+        self._words = RegionWords(
+            credentials.ca_key,
+            Ed25519Verifier(config.cluster.name),
+            self._driver.is_revoked,
+            open_to_others=config.control.allow_remote,
+        )
         self._seeding = Seeding(config.gossip.seeds, config.gossip.listen[0], self._driver.submit)
         self._discovery: Discovery | None = None
         self._clock_told_at = -CLOCK_TOLD_US
@@ -540,12 +548,13 @@ class Node:
     def snapshot(self) -> Sequence[RegionSnapshot]:
         return self._health.snapshot(self._clock.now())
 
-    def update_signal(self, signal: RegionSignal) -> None:
+    def update_signal(self, signal: RegionSignal, proof: Proof | None) -> None:
         if not self._health.knows(signal.region):
             raise RefusalError(422, f"no policy in force names region {signal.region!r}", "see GET /policy")
         ahead_ms = signal.timestamp_ms - self._now_ms()
         if ahead_ms > SIGNAL_AHEAD_MS_MAX:
             raise RefusalError(422, f"the timestamp is {ahead_ms // 1_000} s in the future", "check the sender's clock")
+        self._words.judge(signal, proof, self._clock.now())
         if not self._health.signalled(signal, self._clock.now()):
             raise RefusalError(409, f"a later signal of region {signal.region!r} is known", "send a greater timestamp")
         self._tell()

@@ -28,6 +28,9 @@ from router.site.config_reader import NotExpected, site_name
 from router.site.key_file import KeyFileError, read_secret, replace_file, write_secret
 from router.site.site_init import SITE_FILE, InitError
 
+NO_CHAIN = {Role.NODE, Role.VIEWER, Role.REGION}
+"""Whose keys write no policy."""
+
 _ca_option = click.option(
     "--ca",
     "directory",
@@ -158,7 +161,7 @@ def revoke_command(directory: Path, which: str, control: str | None, withdraw: b
         client = client_for(control)
         revocations = []
         for public_key, issued in found.items():
-            seq, op = (0, bytes(16)) if issued.role == Role.NODE or withdraw else _last_op(client, public_key)
+            seq, op = (0, bytes(16)) if issued.role in NO_CHAIN or withdraw else _last_op(client, public_key)
             revocations.append(authority.revoke(public_key, seq, op))
             whose = f"{issued.role} {issued.name}".strip()
             click.echo(f"revoked {whose} {public_key.hex()}" + (f"; op {seq} is its last that counts" if seq else ""))

@@ -221,7 +221,10 @@ class _Handlers:
             raise BadRequestError(422, "update", what, path.rstrip("`") or "$") from None
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise BadRequestError(400, "json", f"not JSON: {error}") from None
-        self._target.update_signal(update.signal(self._target.view().now // 1_000))
+        if update.proof is not None and update.timestamp is None:
+            raise BadRequestError(422, "update", "a signed signal says when", "$.timestamp", "send the timestamp, too")
+        proof = None if update.proof is None else update.proof.proof(update.region)
+        self._target.update_signal(update.signal(self._target.view().now // 1_000), proof)
         self._counters["control_updates"] += 1
         return Response(status_code=204)
 

@@ -13,6 +13,8 @@ from typing import Annotated
 
 import msgspec
 
+from lattice.canonical import INTEGER_MAX
+from lattice.identity import Grant
 from lattice.policy_ops import OpId
 from lattice.policy_store import ChainHead
 from lattice.types import AuthorId, VersionId
@@ -21,6 +23,7 @@ from router.control.target import (
     ControlTarget,
     NodeEvent,
     PolicyHead,
+    Proof,
     Published,
     RegionSignal,
     RegionSnapshot,
@@ -260,6 +263,24 @@ class SnapshotBody(msgspec.Struct, frozen=True):
     regions: list[SnapshotRegionBody]
 
 
+class ProofBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """That a signal is its region's own word; all but `until` hexadecimal."""
+
+    key: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+    until: Annotated[int, msgspec.Meta(ge=0, le=INTEGER_MAX)]
+    grant: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{128}$")]
+    signature: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{128}$")]
+
+    @classmethod
+    def of(cls, proof: Proof) -> ProofBody:
+        grant = proof.grant
+        return cls(proof.public_key.hex(), grant.until_s, grant.signature.hex(), proof.signature.hex())
+
+    def proof(self, region: str) -> Proof:
+        grant = Grant(region, self.until, bytes.fromhex(self.grant))
+        return Proof(bytes.fromhex(self.key), grant, bytes.fromhex(self.signature))
+
+
 class UpdateBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`POST /update`. `error_rate` is a fraction, `timestamp` Unix seconds or milliseconds; both may be fractional."""
 
@@ -268,6 +289,7 @@ class UpdateBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     error_rate: Annotated[float, msgspec.Meta(ge=0, le=1)]
     capacity_pct: Annotated[float, msgspec.Meta(ge=0, le=100)] = 0.0
     timestamp: Annotated[float, msgspec.Meta(ge=0, le=1e15)] | None = None
+    proof: ProofBody | None = None
 
     def signal(self, now_ms: int) -> RegionSignal:
         """The signal in integers; one without a timestamp was taken at `now_ms`."""

@@ -17,9 +17,11 @@ from router.control.body import (
     ErrorBody,
     HeadBody,
     KeysBody,
+    ProofBody,
     PublishedBody,
     RevokedBody,
     StandingsBody,
+    UpdateBody,
     ViewBody,
 )
 
@@ -96,6 +98,10 @@ class ControlClient:
     def submit_ops(self, policy: str, ops: list[bytes]) -> PublishedBody:
         body = msgspec.msgpack.encode(ops)
         return self._decode(self.ask("/v1/policy", {"policy": policy}, body, OPS_MEDIA_TYPE), PublishedBody)
+
+    def update(self, update: UpdateBody, proof: ProofBody) -> None:
+        body = msgspec.json.encode(msgspec.structs.replace(update, proof=proof))
+        self.ask("/update", None, body, "application/json")
 
     def submit_revocations(self, revocations: list[bytes]) -> RevokedBody:
         body = msgspec.msgpack.encode(revocations)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from lattice.checkpoint import is_due
+from lattice.identity import Grant
 from lattice.key_ring import KeyId
 from lattice.policy_ops import hlc_ms
 from lattice.policy_store import ChainHead, PolicyStore
@@ -133,6 +134,16 @@ class RegionSignal:
     """Share of its capacity in use, 0 to 100."""
     timestamp_ms: int
     """Milliseconds since the Unix epoch by the sender's clock; it orders that sender's signals, nothing else."""
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """That a signal is its region's own word (`router.health.region_word`)."""
+
+    public_key: bytes
+    grant: Grant
+    """The CA's word that this key may speak for that region."""
+    signature: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,8 +282,11 @@ class ControlTarget(Protocol):
         """Sorted by region."""
         ...
 
-    def update_signal(self, signal: RegionSignal) -> None:
-        """Fold a signal into this node's grading. Raises `RefusalError` for a region that no policy names."""
+    def update_signal(self, signal: RegionSignal, proof: Proof | None) -> None:
+        """Fold a signal into this node's grading; `proof` shows that it is the region's own word.
+
+        Raises `RefusalError` for a region that no policy names, or a signal that does not come from where it must.
+        """
         ...
 
     async def publish_text(self, policy: str, text: str, message: str) -> Published:

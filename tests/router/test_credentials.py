@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from pathlib import Path
@@ -146,6 +147,40 @@ async def test_an_operator_with_a_certificate_publishes_until_it_is_revoked(tmp_
                 assert len(view["revoked"]) == 1
                 assert view["policies"], "what was published before goes on serving"
             assert (await ams.control("POST /v1/revocations", OPS_MEDIA_TYPE, b"\x91\xc4\x01x"))[0] == 422
+
+
+@pytest.mark.slow
+async def test_a_region_that_signs_is_believed_only_when_it_signs(tmp_path: Path) -> None:
+    ca = CaDir.create(tmp_path / "ca", "test", now())
+    text = "edition 1\nregion fra {\n  at 50.11 8.68\n  endpoint 127.0.0.1:1\n}\n"
+    text += 'route a for "*" path "/**" { primary any }\n'
+    async with running(certified(tmp_path / "ams", ca, "ams")) as ams:
+        assert await ams.publish(text) == 200
+        await until(lambda: has_policy(ams))
+        control = ["--control", f"http://127.0.0.1:{ams.bound.control[1]}"]
+        plain = {"region": "fra", "latency_ms": 5, "error_rate": 0, "capacity_pct": 10}
+
+        async def capacity() -> int:
+            _, snapshot = await ams.control("GET /snapshot")
+            shown: int = snapshot["regions"][0]["capacity_pct"]
+            return shown
+
+        assert (await ams.control("POST /update", "application/json", json.dumps(plain).encode()))[0] == 204
+        assert await capacity() == 10
+        for name in ("fra", "iad"):
+            issue = ["ca", "issue", "--ca", str(tmp_path / "ca"), "--role", "region", "--name", name]
+            assert await trio.to_thread.run_sync(main, [*issue, "--out", str(tmp_path / f"{name}.crt")]) == 0
+        say = ["signal", "--capacity-pct", "80", *control]
+        assert await trio.to_thread.run_sync(main, [*say, "--key", str(tmp_path / "fra.key")]) == 0
+        assert await capacity() == 80
+        status, answer = await ams.control("POST /update", "application/json", json.dumps(plain).encode())
+        assert (status, answer["error"]) == (403, "region 'fra' signs its word, and this is not signed")
+        assert await trio.to_thread.run_sync(main, [*say, "--key", str(tmp_path / "iad.key")]) == 1, "no such region"
+        assert await trio.to_thread.run_sync(main, [*say, "--key", str(tmp_path / "ca" / "ca.key")]) == 2
+        revoke = ["ca", "revoke", "--ca", str(tmp_path / "ca"), "fra", *control]
+        assert await trio.to_thread.run_sync(main, revoke) == 0
+        assert await trio.to_thread.run_sync(main, [*say, "--key", str(tmp_path / "fra.key")]) == 1
+        assert await capacity() == 80
 
 
 def test_files_that_do_not_belong_together_are_refused_at_the_start(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from router.control.target import (
     NodeEvent,
     PeerKeys,
     PolicyHead,
+    Proof,
     Published,
     RefusalError,
     RegionSignal,
@@ -96,6 +97,7 @@ class FakeTarget:
     def __init__(self, author_key: bytes | None = None) -> None:
         self.store = PolicyStore([AUTHOR], Ed25519Verifier(CLUSTER))
         self.signals: list[RegionSignal] = []
+        self.proofs: list[Proof] = []
         self.requests: list[Request] = []
         self.published: list[tuple[str, str, str]] = []
         self.fails = False
@@ -181,10 +183,11 @@ class FakeTarget:
             RegionSnapshot("fra", None, None, None, None, Level.UNKNOWN),
         ]
 
-    def update_signal(self, signal: RegionSignal) -> None:
+    def update_signal(self, signal: RegionSignal, proof: Proof | None) -> None:
         if signal.region not in {"ams", "fra"}:
             raise RefusalError(422, f"no policy names a region {signal.region!r}", "known: ams, fra")
         self.signals.append(signal)
+        self.proofs += [proof] if proof else []
 
     async def publish_text(self, policy: str, text: str, message: str) -> Published:
         if self._author_key is None:

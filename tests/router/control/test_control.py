@@ -10,11 +10,12 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lattice.identity import Grant
 from router.control.api import OPS_BYTES_MAX, OPS_MEDIA_TYPE, UPDATE_BYTES_MAX, control_app
 from router.control.body import EVENTS_MAX, DecisionBody, HeadBody, SnapshotBody, ViewBody, head_of
 from router.control.gate import Gate, host_allowed
 from router.control.server import serve_control
-from router.control.target import ControlTarget, NodeEvent
+from router.control.target import ControlTarget, NodeEvent, Proof
 from router.decision.decide import Request
 from router.errors import ListenError
 from router.listening import bound_endpoint, listen
@@ -187,6 +188,19 @@ async def test_a_signal_is_taken_in_seconds_or_milliseconds(
     assert signal.timestamp_ms == timestamp_ms
 
 
+SIGNED = (
+    '{"region":"fra","latency_ms":1,"error_rate":0,"timestamp":1,"proof":'
+    f'{{"key":"{"ab" * 32}","until":1,"grant":"{"cd" * 64}","signature":"{"ef" * 64}"}}}}'
+)
+
+
+async def test_the_proof_of_a_signed_signal_reaches_the_target(app: Gate, target: FakeTarget) -> None:
+    answer = await ask(app, "/update", body=SIGNED.encode(), headers=JSON)
+    assert answer.status == 204
+    (proof,) = target.proofs
+    assert proof == Proof(b"\xab" * 32, Grant("fra", 1, b"\xcd" * 64), b"\xef" * 64)
+
+
 @pytest.mark.parametrize(
     ("body", "status", "path", "said"),
     [
@@ -200,6 +214,10 @@ async def test_a_signal_is_taken_in_seconds_or_milliseconds(
         ('{"region":"fra","latency_ms":1,"error_rate":0,"x":1}', 422, "$", "unknown field `x`"),
         ('{"region":"fra","latency_ms":NaN,"error_rate":0}', 400, "", "not JSON"),
         ('{"region":"mars","latency_ms":1,"error_rate":0}', 422, "", "no policy names a region 'mars'"),
+        ('{"region":"fra","latency_ms":1,"error_rate":0,"timestamp":1,"proof":{}}', 422, "$.proof", "missing required"),
+        (SIGNED.replace('"timestamp":1,', ""), 422, "$.timestamp", "a signed signal says when"),
+        (SIGNED.replace('"until":1', '"until":-1'), 422, "$.proof.until", ">= 0"),
+        (SIGNED.replace("ab" * 32, "AB" * 32), 422, "$.proof.key", "regex"),
         ('{"region":"fra","latency_ms":1e999,"error_rate":0}', 422, "$.latency_ms", "out of range"),
     ],
 )

@@ -1,0 +1,62 @@
+"""`edgelattice signal`: a region says how it is."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+
+from lattice.certificates import CertificateError, read_certificate
+from lattice.grants import Role
+from lattice.identity import Ed25519Signer, public_key_of
+from router.commands.shared import EXIT_USAGE, CommandError, client_for, control_option
+from router.control.body import ProofBody, UpdateBody
+from router.control.client import ControlError
+from router.health.region_word import sign_signal
+from router.site.key_file import KeyFileError, read_secret
+
+
+@click.command()
+@click.option(
+    "--key",
+    "key_file",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="The region's key, with its certificate beside it: `ca issue --role region --name REGION` makes both.",
+)
+@click.option("--latency-ms", type=click.FloatRange(0), default=0.0, help="As the region measures it.")
+@click.option("--error-rate", type=click.FloatRange(0, 1), default=0.0, help="Share of requests that fail.")
+@click.option("--capacity-pct", type=click.FloatRange(0, 100), default=0.0, help="Share of its capacity in use.")
+@control_option
+def signal(key_file: Path, latency_ms: float, error_rate: float, capacity_pct: float, control: str | None) -> None:
+    """Say how a region is, signed with its own key.
+
+    It counts for 30 seconds, can make the region's level worse than what sites see, never better, and tells them how
+    full it is. A region that signs is believed only when it signs.
+
+    \b
+        edgelattice signal --key fra.key --capacity-pct 80 --control 127.0.0.1:8180
+    """
+    certificate_file = key_file.with_suffix(".crt")
+    try:
+        key, _ = read_secret(key_file, "region's key")
+        certificate = read_certificate(certificate_file.read_bytes())
+    except KeyFileError as error:
+        raise CommandError(str(error), EXIT_USAGE) from None
+    except OSError as error:
+        raise CommandError(f"{certificate_file}: {(error.strerror or '').lower()}", EXIT_USAGE) from None
+    except CertificateError as error:
+        raise CommandError(f"{certificate_file}: {error}", EXIT_USAGE) from None
+    if certificate.role is not Role.REGION or certificate.public_key != public_key_of(key) or certificate.grant is None:
+        raise CommandError(
+            f"{certificate_file}: not the certificate of a region with this key; "
+            "`edgelattice ca issue --role region --name REGION` makes one",
+            EXIT_USAGE,
+        )
+    update = UpdateBody(certificate.name, latency_ms, error_rate, capacity_pct, time.time_ns() // 1_000_000)
+    proof = sign_signal(Ed25519Signer(key, certificate.cluster, certificate.grant), update.signal(0))
+    try:
+        client_for(control).update(update, ProofBody.of(proof))
+    except ControlError as error:
+        raise CommandError(f"nothing was said: {error}") from None
