@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lattice.engine import Engine
-from lattice.events import Effect, Input, Restored
+from lattice.events import Effect, Input, Restored, TimerFired
 from lattice.health import SignedRow
 from lattice.types import Level, Micros
 from lattice.view import LatticeView
@@ -52,18 +52,23 @@ def _joined(engine: Engine, rows: Sequence[SignedRow], now: Micros) -> list[byte
 class RestartIsSame(Check):
     name = "restart-is-same"
     promise = "a process that restarts on the disk of the last one holds the same policy before it hears anything"
-    inputs = (Restored,)
+    inputs = (Restored, TimerFired)
+    """What lives begin with: on an empty disk there is nothing to restore."""
 
     def __init__(self, stage: Stage, start: int) -> None:
         super().__init__(stage, start)
         self._engines: dict[int, Engine] = {host.index: host.engine for host in stage.cluster.hosts}
 
     def stepped(self, host: Host, event: Input, effects: Sequence[Effect]) -> None:
-        before = self._engines.get(host.index)
-        self._engines[host.index] = host.engine
-        if before is None or before is host.engine or not host.began_whole:
+        before = self._engines[host.index]
+        if before is host.engine:
             return
-        if inside.content_hash(before) != inside.content_hash(host.engine):
+        self._engines[host.index] = host.engine
+        if (
+            isinstance(event, Restored)
+            and host.began_whole
+            and inside.content_hash(before) != inside.content_hash(host.engine)
+        ):
             raise self.broken(host, "its policy after the restart is not the one before it")
 
 

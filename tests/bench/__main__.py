@@ -13,6 +13,7 @@ SUBJECTS = {
     "http-cache": "tests.bench.http_cache",
     "proxy": "tests.bench.proxy",
     "relay": "tests.bench.relay",
+    "sim": "tests.bench.sim",
     "swim": "tests.bench.swim",
     "tunnels": "tests.bench.tunnels",
 }

@@ -1,0 +1,127 @@
+"""`python -m tests.bench sim [--json] [--quick] [--large]`: how fast the simulator is, and whether it tells the truth.
+
+Rates are events (inputs that an engine handled, real codec) over processor time of one core, cheap checks at every step
+as always. A machine's own speed is told beside them: a bare heap loop, an event of which is one push, one pop and one
+call. The swarm's thousand seeds are extrapolated from fewer, over all processors, as `sim soak` runs them. `--large`
+adds 10,000 nodes over 60 virtual seconds, which takes minutes and gigabytes.
+
+The truth: the same changes on five production processes over loopback, whose datagrams wait as long as the simulated
+links take (`tests.bench.sim_processes`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from heapq import heappop, heappush
+from multiprocessing import get_context
+
+from sim.experiment import Experiment
+from sim.scenario import load
+from tests.bench.sim_processes import on_processes, simulated
+
+LOOP_EVENTS = 300_000
+ONE_CHANGE = 'timeline=[{at="2s", do="publish"}]'
+
+
+def heap_loop_per_s() -> float:
+    """What this machine makes of the least that any simulator in Python does for an event."""
+    heap: list[tuple[int, int]] = [(index * 7_919 % 4_096, index) for index in range(4_096)]
+    heap.sort()
+    started = time.process_time()
+    for number in range(LOOP_EVENTS):
+        at, _ = heappop(heap)
+        heappush(heap, (at + 1 + number % 4_096, number))
+    return LOOP_EVENTS / (time.process_time() - started)
+
+
+def rate(nodes: int, seconds: int) -> dict[str, object]:
+    """One publish among so many nodes, over so many virtual seconds."""
+    sets = [f"topology.nodes={nodes}", f"duration={seconds}s", ONE_CHANGE]
+    wall, cpu = time.monotonic(), time.process_time()
+    result = Experiment(load("wan-1000", sets), "0").run()
+    wall, cpu = time.monotonic() - wall, time.process_time() - cpu
+    assert result.verdict == "held", result.violations
+    return {
+        "nodes": nodes,
+        "events": result.events,
+        "events_per_s": round(result.events / cpu),
+        "times_real_time": round(result.virtual_us / 1e6 / cpu, 2),
+        "cpu_s": round(cpu, 1),
+        "wall_s": round(wall, 1),
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+    }
+
+
+def one_seed(seed: int) -> str:
+    return Experiment(load("swarm"), str(seed)).run().verdict
+
+
+def apart(nodes: int, seconds: int) -> dict[str, object]:
+    """`rate` in a process of its own, so that its memory is its own."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(rate, nodes, seconds).result()
+
+
+def swarm(seeds: int) -> dict[str, object]:
+    """So many seeds of the five-node swarm on all processors."""
+    jobs = len(os.sched_getaffinity(0))
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        list(pool.map(one_seed, range(jobs)))  # imports are not measured
+        wall, cpu = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
+        verdicts = list(pool.map(one_seed, range(seeds), chunksize=4))
+        wall = time.monotonic() - wall
+    now = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu_s = now.ru_utime - cpu.ru_utime
+    return {
+        "seeds": seeds,
+        "held": verdicts.count("held"),
+        "wall_s": round(wall, 1),
+        "wall_s_per_1000": round(wall / seeds * 1_000, 1),
+        "cpu_s_per_1000": round(cpu_s / seeds * 1_000, 1),
+        "jobs": jobs,
+    }
+
+
+def truth(changes: int, seed: str = "0") -> dict[str, object]:
+    """The p50 of convergence in the simulator and on five processes."""
+    told, script, delays_us, places = simulated(changes, seed)
+    real = on_processes(script, delays_us, places, changes)
+    return {
+        "changes": changes,
+        "sim_p50_s": round(told.p50, 4),
+        "real_p50_s": round(real.p50, 4),
+        "real_over_sim": round(real.p50 / told.p50, 3),
+        "missing": real.missing,
+    }
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench sim", description=__doc__.splitlines()[0])
+    parser.add_argument("--json", action="store_true", help="one JSON object, nothing else")
+    parser.add_argument("--quick", action="store_true", help="a tenth of everything")
+    parser.add_argument("--large", action="store_true", help="10,000 nodes, 60 virtual seconds, too")
+    options = parser.parse_args(argv)
+    share = 10 if options.quick else 1
+    figures: dict[str, object] = {"heap_loop_per_s": round(heap_loop_per_s())}
+    steps = {
+        "nodes_100": partial(apart, 100, 60 // share),
+        "nodes_1000": partial(apart, 1_000, max(4, 20 // share)),
+        "swarm_5": partial(swarm, 100 // share),
+        "five_processes": partial(truth, 20 // share),
+    }
+    if options.large:
+        steps["nodes_10000"] = partial(apart, 10_000, 60)
+    for name, step in steps.items():
+        figures[name] = step()
+        if not options.json:
+            print(f"{name}: {figures[name]}", flush=True)
+    if options.json:
+        print(json.dumps(figures))
+    return 0
