@@ -78,12 +78,22 @@ def theory(nodes: int, loss_ppm: int) -> dict[str, object]:
     simulator: after some rounds a share of ``1 / (1 + (n + 1) e^(-c n rounds))`` has it, where
     ``c = fanout / n × (1 - loss) / 2``.
     """
-    reach = RandomFanout.fanout / nodes * (1 - loss_ppm / 1_000_000) / 2
-    times = {}
-    for share in (0.5, 0.99, 0.9999):
-        rounds = math.log((nodes + 1) * share / (1 - share)) / (reach * nodes)
-        times[f"serf_p{share * 100:g}_s"] = round(rounds * RandomFanout.interval_us / SECOND, 3)
+    times = {
+        f"serf_p{share * 100:g}_s": round(_serf_us(nodes, loss_ppm, share) / SECOND, 3) for share in (0.5, 0.99, 0.9999)
+    }
     return {"push_rounds": round(math.log2(nodes) + math.log(nodes), 1), **times, "least_messages": nodes - 1}
+
+
+def _serf_us(nodes: int, loss_ppm: int, share: float) -> float:
+    """When Serf's closed form has reached that share of the nodes."""
+    per_round = RandomFanout.fanout * (1 - loss_ppm / 1_000_000) / 2
+    return math.log((nodes + 1) * share / (1 - share)) / per_round * RandomFanout.interval_us
+
+
+def theory_curve(nodes: int, loss_ppm: int) -> list[tuple[int, float]]:
+    """Serf's closed form as a curve: (microseconds, share of nodes), from 1 % to 99.99 %."""
+    shares = [step / 100 for step in range(1, 100)] + [0.999, 0.9999]
+    return [(round(_serf_us(nodes, loss_ppm, share)), share) for share in shares]
 
 
 def table_lines(rows: Sequence[Row]) -> list[str]:

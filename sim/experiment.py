@@ -30,7 +30,7 @@ from sim.cluster import Cluster
 from sim.converged import start_cold, start_converged
 from sim.envelopes import Seals
 from sim.faults import KINDS
-from sim.frugality import FRUGALITY
+from sim.frugality import FRUGALITY, Quiet
 from sim.host import EngineMaker, Host, Maker
 from sim.journal import Journal, Lines
 from sim.laws import LAWS
@@ -77,6 +77,8 @@ class Result:
     announced: list[tuple[int, int, str, str]] = field(default_factory=list)
     by_second: dict[int, list[int]] = field(default_factory=dict)
     sites: list[tuple[str, str, int, int]] = field(default_factory=list)
+    regions: list[tuple[str, int, int, str]] = field(default_factory=list)
+    """(name, latitude, longitude, the truth about it at the end)."""
     learned: list[tuple[str, int, dict[int, int]]] = field(default_factory=list)
     """(change, when, by host when it learned)."""
     checks: list[tuple[str, str, str]] = field(default_factory=list)
@@ -156,6 +158,8 @@ class Experiment:
         self.metrics = Metrics(self.stage)
         self.timeline = scenario.timeline(name)
         off = set(scenario.checks.off)
+        if scenario.strategy in {"random", "flood"}:
+            off.add(Quiet.name)  # they are here to be compared, not to be frugal
         self.safety: list[Check] = [check(self.stage, EPOCH) for check in ALWAYS if check.name not in off]
         self.liveness: list[Check] = [check(self.stage, EPOCH) for check in LIVENESS if check.name not in off]
         self.every = scenario.checks.every or _every(count)
@@ -324,6 +328,10 @@ class Experiment:
             announced=[(at - EPOCH, host, kind, what) for at, host, kind, what in metrics.timeline],
             by_second=self.users.by_second if self.users else {},
             sites=[(place.name, place.group, place.latitude_e6, place.longitude_e6) for place in topology.places],
+            regions=[
+                (region.name, region.latitude_e6, region.longitude_e6, self.world.truth[region.name].name)
+                for region in self.world.regions.values()
+            ],
             learned=[(change.name, change.at - EPOCH, change.learned) for change in stage.changes],
             checks=[
                 (check.name, check.promise, _outcome(check, violations)) for check in (*self.safety, *self.liveness)

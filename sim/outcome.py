@@ -24,9 +24,9 @@ class Cost:
 
 
 def as_json(result: Result, cost: Cost) -> dict[str, object]:
-    """The object that `run --json` ends with."""
+    """The object that `run --json` ends with: these keys, and no others."""
     figures = result.figures
-    users = figures["users"]
+    users = figures["users"] if isinstance(figures["users"], Mapping) else {}
     return {
         "verdict": result.verdict,
         "scenario": result.scenario.name,
@@ -38,11 +38,22 @@ def as_json(result: Result, cost: Cost) -> dict[str, object]:
         "idle_bytes_per_node_s": figures["idle_bytes_per_node_s"],
         "bytes_by_type": figures["bytes_by_type"],
         "false_positives": figures["false_positives"],
-        "users": users if users is not None else {"availability": None, "locality": None, "misrouted": None},
+        "users": {key: users.get(key) for key in ("availability", "locality", "misrouted")},
         "events": result.events,
         "events_per_s": round(result.events / cost.wall_s) if cost.wall_s else None,
         "wall_s": round(cost.wall_s, 3),
         "peak_mb": cost.peak_mb,
+    }
+
+
+def in_full(result: Result, cost: Cost) -> dict[str, object]:
+    """The same and all else that was measured: what a run folder keeps."""
+    figures = result.figures
+    worst = slowest(result) or {}
+    said = as_json(result, cost)
+    return said | {
+        "slowest_change": worst.get("change"),
+        "users": figures["users"] or said["users"],
         "virtual_s": round(result.virtual_us / SECOND, 3),
         "changes": result.changes,
         "messages_by_type": figures["messages_by_type"],
@@ -68,7 +79,7 @@ def slowest(result: Result) -> Mapping[str, object] | None:
 
 def _convergence(result: Result) -> dict[str, object]:
     worst = slowest(result) or {}
-    return {key: worst.get(key) for key in ("change", "p50_s", "p90_s", "p99_s", "p100_s", "floor_s", "stretch_p99")}
+    return {key: worst.get(key) for key in ("p50_s", "p99_s", "p100_s", "floor_s", "stretch_p99")}
 
 
 def _copies(result: Result) -> float | None:

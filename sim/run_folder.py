@@ -7,6 +7,7 @@
     timeline.csv             what nodes announced: seconds, site, kind, what
     changes.csv              who learned of each change when
     users.csv                requests, answered, misrouted by second
+    story.json               all of it at once, for `report`
     report.html              the same for people, in one file
 """
 
@@ -18,20 +19,23 @@ from pathlib import Path
 
 from lattice.types import SECOND
 from sim.experiment import Result
-from sim.outcome import Cost, as_json, rerun_line, token_of
+from sim.outcome import Cost, in_full, rerun_line, token_of
 from sim.report import html
 from sim.scheduler import EPOCH
+from sim.story import Story, story_of
 from sim.toml_text import toml_text
 
 SCENARIO_FILE = "scenario.resolved.toml"
 RESULT_FILE = "result.json"
+STORY_FILE = "story.json"
+REPORT_FILE = "report.html"
 
 
 def write_folder(directory: Path, result: Result, cost: Cost, sets: list[str]) -> None:
     """Write everything; the directory is made if need be. Raises OSError."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / SCENARIO_FILE).write_text(toml_text(result.scenario.table))
-    said = as_json(result, cost)
+    said = in_full(result, cost)
     name, seed = result.scenario.name, result.seed
     said |= {"rerun": rerun_line(name, seed, sets), "token": token_of(name, seed, sets), "set": sets}
     said["acts"] = [
@@ -57,7 +61,17 @@ def write_folder(directory: Path, result: Result, cost: Cost, sets: list[str]) -
             writer = csv.writer(file)
             writer.writerow(["second", "requests", "answered", "misrouted"])
             writer.writerows((second, *counts) for second, counts in sorted(result.by_second.items()))
-    (directory / "report.html").write_text(html(result, cost, rerun_line(name, seed, sets)))
+    story = story_of(result, cost, sets)
+    (directory / STORY_FILE).write_text(story.to_json())
+    (directory / REPORT_FILE).write_text(html(story))
+
+
+def read_story(directory: Path) -> Story:
+    """What a run folder tells. Raises ValueError when it is none."""
+    try:
+        return Story.from_json((directory / STORY_FILE).read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{directory} is no run folder: {error}") from None
 
 
 def read_folder(directory: Path) -> tuple[Path, str, str]:

@@ -7,18 +7,42 @@ is finished is one line of JSON in the file of cases, so that a sweep that is ki
 from __future__ import annotations
 
 import json
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
+from typing import Any, Final
 
+from lattice.prng import Prng
 from sim.experiment import Experiment
 from sim.metrics import percentile
-from sim.outcome import Cost, as_json
+from sim.outcome import Cost, as_json, lines
 from sim.quantities import ConfigError, Problem
 from sim.scenario import load
 
 CASES_MAX = 1_000_000
+VALUES_MIN = 3
+RESAMPLES = 1_000
+
+
+FIGURES: Final[Mapping[str, tuple[str, ...]]] = {
+    "p50_s": ("convergence", "p50_s"),
+    "p99_s": ("convergence", "p99_s"),
+    "stretch": ("convergence", "stretch_p99"),
+    "copies": ("copies_per_node",),
+    "idle_bytes": ("idle_bytes_per_node_s",),
+    "false_positives": ("false_positives",),
+    "availability": ("users", "availability"),
+}
+"""What a sweep compares, and where a case has it."""
+
+
+def figure_of(case: Mapping[str, Any], name: str) -> float | None:
+    """One figure of one case; None when it was not measured."""
+    value: Any = case
+    for key in FIGURES[name]:
+        value = value[key]
+    return None if value is None else float(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,16 +94,26 @@ def run_case(case: Case) -> dict[str, Any]:
     return {"case": case.key, "set": list(case.sets), **as_json(result, Cost())}
 
 
-def finished(lines: Iterator[str]) -> dict[str, dict[str, Any]]:
+def finished(written: Iterator[str]) -> dict[str, dict[str, Any]]:
     """By key, the cases that a file of cases holds; a last line that was cut off is left out."""
     done = {}
-    for line in lines:
+    for line in written:
         try:
             case = json.loads(line)
             done[str(case["case"])] = case
         except (ValueError, KeyError, TypeError):
             continue
     return done
+
+
+def interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """The 95 % confidence interval of the median, by bootstrap (Efron, 1979): the percentiles of the medians of
+    resamples. The same values give the same interval. None with fewer than three."""
+    if len(values) < VALUES_MIN:
+        return None
+    prng = Prng.seeded(f"bootstrap {sorted(values)}")
+    medians = sorted(statistics.median(values[prng.below(len(values))] for _ in values) for _ in range(RESAMPLES))
+    return medians[RESAMPLES * 25 // 1_000], medians[RESAMPLES * 975 // 1_000 - 1]
 
 
 def summarise(done: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -91,14 +125,33 @@ def summarise(done: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     for sets, members in sorted(groups.items()):
         row: dict[str, Any] = {"set": " ".join(sets) or "-", "runs": len(members)}
         row["held"] = sum(member["verdict"] == "held" for member in members)
-        for name, values in {
-            "p50_s": [member["convergence"]["p50_s"] for member in members],
-            "p99_s": [member["convergence"]["p99_s"] for member in members],
-            "copies": [member["copies_per_node"] for member in members],
-            "idle_bytes": [member["idle_bytes_per_node_s"] for member in members],
-        }.items():
-            known = sorted(value for value in values if value is not None)
+        for name in FIGURES:
+            known = sorted(value for member in members if (value := figure_of(member, name)) is not None)
             row[f"{name} median"] = percentile(known, 50)
             row[f"{name} worst"] = known[-1] if known else None
+            row[f"{name} interval"] = interval(known)
         rows.append(row)
     return rows
+
+
+@dataclass(frozen=True, slots=True)
+class Soaked:
+    """What came of one seed of a soak."""
+
+    seed: int
+    verdict: str
+    acts: tuple[str, ...]
+    """Every kind of act that was done, as often as it was."""
+    dropped: Mapping[str, int]
+    lines: tuple[str, ...]
+    """What a person wants to know of a seed that did not hold."""
+
+
+def soak_seed(scenario: str, seed: int, sets: Sequence[str]) -> Soaked:
+    """One seed, in whatever process."""
+    found = load(scenario, sets)
+    result = Experiment(found, str(seed)).run()
+    said = tuple(lines(result, Cost())) if result.verdict != found.expect else ()
+    dropped = result.figures["dropped"]
+    assert isinstance(dropped, dict)
+    return Soaked(seed, result.verdict, tuple(what for _, _, what, _ in result.acts), dropped, said)

@@ -9,37 +9,30 @@ import json
 import resource
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
 from pathlib import Path
 
 import click
 
 from router.commands.shared import EXIT_USAGE, CommandError, complain
+from router.commands.sim_many import CASES_FILE, soak, sweep, write_sweep_page
+from router.commands.sim_options import EXIT_HELD, EXIT_VIOLATED, json_option, load_scenario, seed_option, set_option
+from router.commands.sim_plots import FORMATS
+from router.commands.sim_plots import export as export_plots
 from sim.baselines import ITEM_BYTES
 from sim.compare import baselines, ours, stretched, table_lines, theory
 from sim.difference import first_divergence
 from sim.experiment import ALL_CHECKS, Experiment, Result, ScenarioError
 from sim.faults import KINDS
 from sim.outcome import Cost, as_json, lines, read_token, rerun_line, token_of
-from sim.quantities import ConfigError
-from sim.run_folder import read_folder, write_folder
-from sim.scenario import Scenario, load, shipped
+from sim.report import html
+from sim.run_folder import REPORT_FILE, read_folder, read_story, write_folder
+from sim.scenario import Scenario, shipped
 from sim.shrink import shrink
-from sim.sweep import cases, finished, run_case, seeds_of, summarise
 from sim.toml_text import toml_text
 
 JOURNAL_FILE = "events.jsonl"
-EXIT_HELD = 0
-EXIT_VIOLATED = 1
 PROGRESS_EVERY_S = 0.5
 PLAIN_EVERY_S = 10.0
-
-set_option = click.option(
-    "--set", "sets", multiple=True, metavar="A.B=C", help="Override a key, as topology.nodes=50. Repeatable."
-)
-seed_option = click.option("--seed", default="0", show_default=True, help="Any word; the same one, the same history.")
-json_option = click.option("--json", "as_one", is_flag=True, help="One JSON object on standard output, nothing else.")
 
 
 @click.group()
@@ -74,7 +67,7 @@ def list_(as_one: bool) -> None:
 @set_option
 def validate(scenario: str, sets: tuple[str, ...]) -> None:
     """Check a scenario, by name or file, without running it."""
-    found = _load(scenario, sets)
+    found = load_scenario(scenario, sets)
     click.echo(f"{found.source}: {len(found.timeline('0'))} acts on {found.topology.nodes} nodes")
 
 
@@ -84,7 +77,7 @@ def validate(scenario: str, sets: tuple[str, ...]) -> None:
 def explain(scenario: str | None, sets: tuple[str, ...]) -> None:
     """A scenario after `extends` and overrides; without one, every act and every promise there is."""
     if scenario is not None:
-        click.echo(toml_text(_load(scenario, sets).table), nl=False)
+        click.echo(toml_text(load_scenario(scenario, sets).table), nl=False)
         return
     click.echo("Acts, for [[timeline]]:")
     for name, kind in KINDS.items():
@@ -105,7 +98,7 @@ def run(scenario: str, seed: str, sets: tuple[str, ...], as_one: bool, out: Path
     """Run a scenario, by name or file."""
     if journal and out is None:
         raise click.UsageError("--journal needs --out, where its file goes.")
-    found = _load(scenario, sets)
+    found = load_scenario(scenario, sets)
     result, cost = _run(found, seed, quiet=as_one, lines_to=out / JOURNAL_FILE if journal and out else None)
     if out is not None:
         try:
@@ -127,6 +120,26 @@ def run(scenario: str, seed: str, sets: tuple[str, ...], as_one: bool, out: Path
 
 
 @sim.command()
+@click.argument("directory", type=click.Path(path_type=Path, exists=True, file_okay=False), metavar="DIR")
+@click.option("--export", type=click.Choice(FORMATS), help="Pictures as files, too; needs edgelattice[plots].")
+def report(directory: Path, export: str | None) -> None:
+    """Write a run folder's report.html, or a sweep's index.html, again."""
+    if (directory / CASES_FILE).exists():
+        if export is not None:
+            raise click.UsageError("--export is for run folders: a sweep has its page only.")
+        click.echo(write_sweep_page(directory))
+        return
+    try:
+        story = read_story(directory)
+        (directory / REPORT_FILE).write_text(html(story))
+        written = [directory / REPORT_FILE, *(export_plots(story, directory, export) if export else ())]
+    except (ValueError, OSError) as error:
+        raise CommandError(str(error), EXIT_USAGE) from None
+    for path in written:
+        click.echo(path)
+
+
+@sim.command()
 @click.argument("what", metavar="DIR|TOKEN")
 @json_option
 def replay(what: str, as_one: bool) -> int:
@@ -141,7 +154,7 @@ def replay(what: str, as_one: bool) -> int:
             name, seed, sets = read_token(what)
     except ValueError as error:
         raise CommandError(f"{what}: {error}", EXIT_USAGE) from None
-    result, cost = _run(_load(name, sets), seed, quiet=as_one)
+    result, cost = _run(load_scenario(name, sets), seed, quiet=as_one)
     if as_one:
         click.echo(json.dumps(as_json(result, cost)))
     else:
@@ -160,11 +173,11 @@ def replay(what: str, as_one: bool) -> int:
 @json_option
 def compare(scenario: str, seed: str, sets: tuple[str, ...], as_one: bool) -> None:
     """One publish on a scenario's links: our engine beside what others do, and beside the theory."""
-    found = _load(scenario, sets)
+    found = load_scenario(scenario, sets)
     rows = []
     try:
         for name, strategy in (("ours", "default"), ("ours, random 4", "random")):
-            rows.append(ours(_load(scenario, [*sets, f"protocol.strategy={strategy}"]), seed, name))
+            rows.append(ours(load_scenario(scenario, [*sets, f"protocol.strategy={strategy}"]), seed, name))
         rows = stretched([*rows, *baselines(found, seed)])
     except ScenarioError as error:
         raise CommandError(f"{found.source}: {error}", EXIT_USAGE) from None
@@ -181,75 +194,6 @@ def compare(scenario: str, seed: str, sets: tuple[str, ...], as_one: bool) -> No
     click.echo("baselines carry neither membership nor signatures: their bytes are a lower bound")
 
 
-@sim.command()
-@click.argument("scenario")
-@click.option("--seeds", help="0:100 (the end is not in it), or a list as 3,7.  [default: the scenario's, or 0:10]")
-@click.option(
-    "--grid",
-    "axes",
-    multiple=True,
-    metavar="A.B=1,2",
-    help="An axis of the grid. Repeatable.  [default: the scenario's]",
-)
-@click.option("--jobs", type=click.IntRange(1, 256), default=None, help="Processes.  [default: one a processor]")
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, metavar="DIR")
-@set_option
-def sweep(
-    scenario: str, seeds: str | None, axes: tuple[str, ...], jobs: int | None, out: Path, sets: tuple[str, ...]
-) -> int:
-    """Run a grid of overrides times seeds. Started again with the same --out, it leaves out what is done."""
-    settings = _load(scenario, sets).sweep
-    try:
-        wanted = cases(scenario, seeds_of(seeds or settings.seeds), axes or settings.grid, sets)
-    except ConfigError as error:
-        raise CommandError(str(error), EXIT_USAGE) from None
-    out.mkdir(parents=True, exist_ok=True)
-    file = out / "cases.jsonl"
-    done = finished(iter(file.read_text().splitlines())) if file.exists() else {}
-    missing = [case for case in wanted if case.key not in done]
-    complain(f"{len(wanted)} cases, {len(wanted) - len(missing)} done before")
-    started = time.monotonic()
-    with file.open("a") as kept, ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        running = {pool.submit(run_case, case) for case in missing}
-        for count, future in enumerate(as_completed(running), 1):
-            case = future.result()
-            done[case["case"]] = case
-            kept.write("\n" * (file.stat().st_size > 0 and count == 1) + json.dumps(case) + "\n")
-            kept.flush()
-            _say_rate(started, count, len(missing))
-    rows = summarise([done[case.key] for case in wanted])
-    (out / "summary.json").write_text(json.dumps(rows, indent=2) + "\n")
-    for row in rows:
-        click.echo(", ".join(f"{name} {value}" for name, value in row.items() if value is not None))
-    broken = [done[case.key] for case in wanted if done[case.key]["verdict"] != "held"]
-    for case in broken[:10]:
-        complain(f"again: {rerun_line(scenario, case['seed'], case['set'])}")
-    return EXIT_VIOLATED if broken else EXIT_HELD
-
-
-@sim.command()
-@click.argument("scenario", default="swarm")
-@click.option("--budget", type=float, default=60.0, show_default=True, metavar="SECONDS", help="Real time to spend.")
-@click.option("--from", "first", type=int, default=0, show_default=True, help="First seed.")
-@set_option
-def soak(scenario: str, budget: float, first: int, sets: tuple[str, ...]) -> int:
-    """Seed after seed, until the time is spent or a promise is broken."""
-    found = _load(scenario, sets)
-    started = time.monotonic()
-    seed = first
-    while time.monotonic() - started < budget:
-        result, cost = _run(found, str(seed), quiet=True)
-        if result.verdict != found.expect:
-            for line in lines(result, cost):
-                click.echo(line)
-            complain(f"again: {rerun_line(scenario, str(seed), sets)}")
-            return EXIT_VIOLATED
-        seed += 1
-    spent = time.monotonic() - started
-    click.echo(f"{seed - first} seeds held, {first} to {seed - 1}, in {spent:.1f} s ({(seed - first) / spent:.1f}/s)")
-    return EXIT_HELD
-
-
 @sim.command(name="shrink")
 @click.argument("scenario")
 @seed_option
@@ -257,7 +201,7 @@ def soak(scenario: str, budget: float, first: int, sets: tuple[str, ...]) -> int
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Where the scenario goes.")
 def shrink_(scenario: str, seed: str, sets: tuple[str, ...], out: Path | None) -> int:
     """Make a run that breaks a promise as small as it can be and still break it."""
-    found = shrink(_load(scenario, sets), seed, complain)
+    found = shrink(load_scenario(scenario, sets), seed, complain)
     if found is None:
         complain("this run breaks no promise")
         return EXIT_HELD
@@ -286,22 +230,6 @@ def diff(one: Path, other: Path) -> int:
     for line in parted:
         click.echo(line)
     return EXIT_VIOLATED
-
-
-def _say_rate(started: float, count: int, of: int) -> None:
-    spent = time.monotonic() - started
-    text = f"{count} of {of} cases, {count / spent:.1f}/s, {spent / count * (of - count):.0f} s left"
-    if sys.stderr.isatty():
-        click.echo(f"\r\x1b[2K{text}" + ("\n" if count == of else ""), nl=False, err=True)
-    elif count == of or count % max(1, of // 10) == 0:
-        complain(text)
-
-
-def _load(scenario: str, sets: tuple[str, ...] | list[str]) -> Scenario:
-    try:
-        return load(scenario, sets)
-    except ConfigError as error:
-        raise CommandError(str(error), EXIT_USAGE) from None
 
 
 def _run(scenario: Scenario, seed: str, quiet: bool, lines_to: Path | None = None) -> tuple[Result, Cost]:
@@ -346,3 +274,7 @@ class _Progress:
     def clear(self) -> None:
         if self._terminal and self._said != self._started:
             click.echo("\r\x1b[2K", nl=False, err=True)
+
+
+sim.add_command(sweep)
+sim.add_command(soak)

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import csv
 import json
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from router.cli import main
 from sim.scenario import shipped
+
+KEYS = [
+    "verdict", "scenario", "nodes", "seed", "digest", "convergence", "copies_per_node", "idle_bytes_per_node_s",
+    "bytes_by_type", "false_positives", "users", "events", "events_per_s", "wall_s", "peak_mb",
+]  # fmt: skip
 
 
 def sim(*words: str) -> int:
@@ -28,6 +34,9 @@ def test_a_run_ends_with_one_object(capsys: pytest.CaptureFixture[str]) -> None:
     assert (said["verdict"], said["nodes"], said["seed"]) == ("held", 3, "0")
     assert said["events"] > 0
     assert said["wall_s"] > 0
+    assert list(said) == KEYS
+    assert list(said["convergence"]) == ["p50_s", "p99_s", "p100_s", "floor_s", "stretch_p99"]
+    assert list(said["users"]) == ["availability", "locality", "misrouted"]
 
 
 def test_a_run_folder_can_be_read_and_run_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -41,6 +50,9 @@ def test_a_run_folder_can_be_read_and_run_again(tmp_path: Path, capsys: pytest.C
     assert len((folder / "events.jsonl").read_text().splitlines()) >= said["events"]
     with (folder / "changes.csv").open() as file:
         assert {row["change"] for row in csv.DictReader(file)} >= {"frankfurt DOWN", "policy default v2"}
+    (folder / "report.html").write_text("lost")
+    assert sim("report", str(folder)) == 0
+    assert (folder / "report.html").read_text() == page
     capsys.readouterr()
     assert sim("replay", str(folder)) == 0
     assert said["digest"] in capsys.readouterr().out
@@ -68,6 +80,8 @@ def test_a_broken_promise_is_status_1_and_one_line_to_repeat_it(capsys: pytest.C
         (("validate", "nowhere.toml"), "there is no such file"),
         (("replay", "el1-xx"), "the token is damaged"),
         (("replay", "nothing"), "a token begins with"),
+        (("report", "."), "is no run folder"),
+        (("sweep", "smoke", "--out", "x", "--executor", "dask"), "--scheduler ADDRESS go together"),
     ],
 )
 def test_wrong_usage_is_status_2(words: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -87,3 +101,25 @@ def test_explain_shows_the_scenario_or_everything_there_is(capsys: pytest.Captur
 def test_validate(capsys: pytest.CaptureFixture[str]) -> None:
     assert sim("validate", "halves", "--set", "topology.nodes=9") == 0
     assert "4 acts on 9 nodes" in capsys.readouterr().out
+
+
+def test_a_soak_says_what_it_did_to_the_cluster(capsys: pytest.CaptureFixture[str]) -> None:
+    assert sim("soak", "--budget", "0.1", "--jobs", "2", "--set", "topology.nodes=3") == 0
+    said = capsys.readouterr().out
+    assert "seeds held, 0 to " in said
+    assert "faults: " in said
+    assert sim("soak", "--budget", "0.1", "--jobs", "1", "--from", "5", "--set", "checks.idle_bytes_max=1") == 1
+    assert "again: edgelattice sim run swarm --seed 5" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("form", ["png", "svg"])
+def test_pictures_are_exported_for_papers(form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert sim("run", "smoke", "--out", str(tmp_path), "--json") == 0
+    if find_spec("matplotlib") is None:
+        assert sim("report", str(tmp_path), "--export", form) == 2
+        assert "pip install 'edgelattice[plots]'" in capsys.readouterr().err
+        pytest.skip("matplotlib is not installed: the extra is `plots`")
+    assert sim("report", str(tmp_path), "--export", form) == 0
+    magic = {"png": b"\x89PNG", "svg": b"<?xml"}[form]
+    for name in ("propagation", "bytes"):
+        assert (tmp_path / f"{name}.{form}").read_bytes().startswith(magic)

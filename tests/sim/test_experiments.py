@@ -15,7 +15,7 @@ from sim.network import LinkSettings
 from sim.quantities import ConfigError
 from sim.scenario import from_table
 from sim.shrink import shrink
-from sim.sweep import finished, grid, seeds_of
+from sim.sweep import finished, grid, interval, seeds_of
 from sim.topology import Room
 from tests.sim.runs import table
 
@@ -85,6 +85,22 @@ def test_a_killed_sweep_loses_no_finished_case(tmp_path: Path, capsys: pytest.Ca
     assert len(finished(iter(file.read_text().splitlines()))) == 4
     rows = json.loads((tmp_path / "summary.json").read_text())
     assert [row["runs"] for row in rows] == [2, 2]
+    page = (tmp_path / "index.html").read_text()
+    assert "4 of 4 held" in page
+    assert "http" not in page, "the page fetches nothing"
+    (tmp_path / "index.html").unlink()
+    assert main(["sim", "report", str(tmp_path)]) == 0
+    assert (tmp_path / "index.html").read_text() == page
+
+
+def test_the_interval_of_a_median() -> None:
+    assert interval([1.0, 2.0]) is None
+    values = [float(value) for value in range(1, 101)]
+    low, high = interval(values) or (0.0, 0.0)
+    assert low < 50.5 < high
+    assert 10 < high - low < 35, "of a hundred uniform values: about 1.96 × 100 / (2 × sqrt 100) × 2, some 20"
+    assert interval(values) == (low, high)
+    assert interval([3.0] * 5) == (3.0, 3.0)
 
 
 def test_a_failure_shrinks_to_what_matters() -> None:

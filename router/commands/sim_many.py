@@ -1,0 +1,203 @@
+"""`edgelattice sim sweep` and `soak`: many runs, on all processors, or on a Dask cluster.
+
+A finished case is written down before the next is awaited, so a sweep that is killed loses none and goes on from there.
+Whatever has the interface of `concurrent.futures.Executor` can run the cases.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, as_completed, wait
+from contextlib import contextmanager
+from itertools import count
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import click
+
+from router.commands.shared import EXIT_USAGE, CommandError, complain
+from router.commands.sim_options import EXIT_HELD, EXIT_VIOLATED, load_scenario, set_option
+from sim.faults import KINDS
+from sim.outcome import rerun_line
+from sim.quantities import ConfigError
+from sim.sweep import Soaked, cases, finished, run_case, seeds_of, soak_seed, summarise
+from sim.sweep_report import html
+
+CASES_FILE = "cases.jsonl"
+SUMMARY_FILE = "summary.json"
+PAGE_FILE = "index.html"
+WAITING_PER_JOB = 2
+"""Seeds handed out ahead of each process, so that none waits for the next."""
+
+jobs_option = click.option(
+    "--jobs", type=click.IntRange(1, 256), default=None, help="Processes.  [default: one a processor]"
+)
+
+
+@click.command()
+@click.argument("scenario")
+@click.option("--seeds", help="0:100 (the end is not in it), or a list as 3,7.  [default: the scenario's, or 0:10]")
+@click.option(
+    "--grid",
+    "axes",
+    multiple=True,
+    metavar="A.B=1,2",
+    help="An axis of the grid. Repeatable.  [default: the scenario's]",
+)
+@jobs_option
+@click.option(
+    "--executor",
+    "kind",
+    type=click.Choice(("processes", "dask")),
+    default="processes",
+    show_default=True,
+    help="Where the cases run; dask needs edgelattice[dask], here and on its workers.",
+)
+@click.option("--scheduler", metavar="ADDRESS", help="Of the Dask cluster, as tcp://10.0.0.1:8786.")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, metavar="DIR")
+@set_option
+def sweep(
+    scenario: str,
+    seeds: str | None,
+    axes: tuple[str, ...],
+    jobs: int | None,
+    kind: str,
+    scheduler: str | None,
+    out: Path,
+    sets: tuple[str, ...],
+) -> int:
+    """Run a grid of overrides times seeds. Started again with the same --out, it leaves out what is done."""
+    if (kind == "dask") != (scheduler is not None):
+        raise click.UsageError("--executor dask and --scheduler ADDRESS go together.")
+    settings = load_scenario(scenario, sets).sweep
+    try:
+        wanted = cases(scenario, seeds_of(seeds or settings.seeds), axes or settings.grid, sets)
+    except ConfigError as error:
+        raise CommandError(str(error), EXIT_USAGE) from None
+    out.mkdir(parents=True, exist_ok=True)
+    file = out / CASES_FILE
+    done = finished(iter(file.read_text().splitlines())) if file.exists() else {}
+    missing = [case for case in wanted if case.key not in done]
+    complain(f"{len(wanted)} cases, {len(wanted) - len(missing)} done before")
+    started = time.monotonic()
+    with file.open("a") as kept, _executor(kind, jobs, scheduler) as pool:
+        running = {pool.submit(run_case, case) for case in missing}
+        for number, future in enumerate(as_completed(running), 1):
+            case = future.result()
+            done[case["case"]] = case
+            kept.write("\n" * (file.stat().st_size > 0 and number == 1) + json.dumps(case) + "\n")
+            kept.flush()
+            _say_rate(started, number, len(missing))
+    rows = summarise([done[case.key] for case in wanted])
+    (out / SUMMARY_FILE).write_text(json.dumps(rows, indent=2) + "\n")
+    for row in rows:
+        click.echo(", ".join(f"{name} {_said(value)}" for name, value in row.items() if value is not None))
+    click.echo(write_sweep_page(out))
+    broken = [done[case.key] for case in wanted if done[case.key]["verdict"] != "held"]
+    for case in broken[:10]:
+        complain(f"again: {rerun_line(scenario, case['seed'], case['set'])}")
+    return EXIT_VIOLATED if broken else EXIT_HELD
+
+
+def _said(value: object) -> str:
+    return f"{value[0]:g}–{value[1]:g}" if isinstance(value, tuple) else str(value)
+
+
+def write_sweep_page(directory: Path) -> Path:
+    """A sweep's folder as one page: every finished case in it."""
+    done = list(finished(iter((directory / CASES_FILE).read_text().splitlines())).values())
+    page = directory / PAGE_FILE
+    page.write_text(html(done[0]["scenario"] if done else "nothing", summarise(done), done))
+    return page
+
+
+@contextmanager
+def _executor(kind: str, jobs: int | None, scheduler: str | None) -> Iterator[Executor]:
+    """Something that runs cases. Raises `CommandError` when Dask is not installed or does not answer."""
+    if kind == "processes":
+        with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+            yield pool
+        return
+    try:
+        distributed: Any = importlib.import_module("distributed")
+    except ImportError:
+        raise CommandError("Dask is not installed: pip install 'edgelattice[dask]'", EXIT_USAGE) from None
+    try:
+        client = distributed.Client(scheduler, timeout="10s")
+    except OSError as error:
+        raise CommandError(f"no Dask scheduler at {scheduler}: {error}", EXIT_USAGE) from None
+    with client, client.get_executor(pure=False) as pool:
+        yield pool
+
+
+def _say_rate(started: float, number: int, of: int) -> None:
+    spent = time.monotonic() - started
+    text = f"{number} of {of} cases, {number / spent:.1f}/s, {spent / number * (of - number):.0f} s left"
+    if sys.stderr.isatty():
+        click.echo(f"\r\x1b[2K{text}" + ("\n" if number == of else ""), nl=False, err=True)
+    elif number == of or number % max(1, of // 10) == 0:
+        complain(text)
+
+
+@click.command()
+@click.argument("scenario", default="swarm")
+@click.option("--budget", type=float, default=60.0, show_default=True, metavar="SECONDS", help="Real time to spend.")
+@click.option("--from", "first", type=int, default=0, show_default=True, help="First seed.")
+@jobs_option
+@set_option
+def soak(scenario: str, budget: float, first: int, jobs: int | None, sets: tuple[str, ...]) -> int:
+    """Seed after seed, until the time is spent or a promise is broken."""
+    found = load_scenario(scenario, sets)
+    jobs = jobs or len(os.sched_getaffinity(0))
+    started = time.monotonic()
+    seeds = count(first)
+    held: list[Soaked] = []
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        waiting = {pool.submit(soak_seed, scenario, next(seeds), sets) for _ in range(jobs * WAITING_PER_JOB)}
+        while waiting:
+            done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+            for soaked in _results(done):
+                if soaked.verdict != found.expect:
+                    for line in soaked.lines:
+                        click.echo(line)
+                    complain(f"again: {rerun_line(scenario, str(soaked.seed), sets)}")
+                    pool.shutdown(cancel_futures=True)
+                    return EXIT_VIOLATED
+                held.append(soaked)
+                if time.monotonic() - started < budget:
+                    waiting.add(pool.submit(soak_seed, scenario, next(seeds), sets))
+    spent = time.monotonic() - started
+    last = max((soaked.seed for soaked in held), default=first)
+    click.echo(f"{len(held)} seeds held, {first} to {last}, in {spent:.1f} s ({len(held) / spent:.1f}/s)")
+    for line in _covered(found.swarm.kinds if found.swarm.faults_max else (), held):
+        click.echo(line)
+    return EXIT_HELD
+
+
+def _results(done: set[Future[Soaked]]) -> list[Soaked]:
+    return sorted((future.result() for future in done), key=lambda soaked: soaked.seed)
+
+
+def _covered(kinds: Sequence[str], held: Sequence[Soaked]) -> list[str]:
+    """What the seeds did to the cluster, and what they never did: a promise that nothing tried to break says little."""
+    done: Counter[str] = Counter()
+    dropped: Counter[str] = Counter()
+    for soaked in held:
+        done.update(what for what in soaked.acts if KINDS[what].is_fault)
+        dropped.update(soaked.dropped)
+    lines = []
+    if done:
+        lines.append("faults: " + ", ".join(f"{name} {number}" for name, number in sorted(done.items())))
+    never = sorted(set(kinds) - set(done))
+    if never:
+        lines.append("never:  " + ", ".join(never))
+    if dropped:
+        lines.append("drops:  " + ", ".join(f"{reason} {number:,}" for reason, number in sorted(dropped.items())))
+    return lines

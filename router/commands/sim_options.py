@@ -1,0 +1,28 @@
+"""What the commands of `edgelattice sim` share: options, exit statuses, and how a scenario is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import click
+
+from router.commands.shared import EXIT_USAGE, CommandError
+from sim.quantities import ConfigError
+from sim.scenario import Scenario, load
+
+EXIT_HELD = 0
+EXIT_VIOLATED = 1
+
+set_option = click.option(
+    "--set", "sets", multiple=True, metavar="A.B=C", help="Override a key, as topology.nodes=50. Repeatable."
+)
+seed_option = click.option("--seed", default="0", show_default=True, help="Any word; the same one, the same history.")
+json_option = click.option("--json", "as_one", is_flag=True, help="One JSON object on standard output, nothing else.")
+
+
+def load_scenario(scenario: str, sets: Sequence[str]) -> Scenario:
+    """A scenario by name or file. Raises `CommandError` with everything that is wrong."""
+    try:
+        return load(scenario, sets)
+    except ConfigError as error:
+        raise CommandError(str(error), EXIT_USAGE) from None

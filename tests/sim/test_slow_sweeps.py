@@ -1,0 +1,97 @@
+"""Sweeps as they are in life: killed in the midst of it, and on another machine's processes. And against real ones."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from sim.sweep import finished
+from tests.bench.sim_processes import on_processes, simulated
+
+pytestmark = pytest.mark.slow
+
+
+def sweep(out: Path, *words: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "router", "sim", "sweep", "smoke", "--seeds", "0:12", "--jobs", "2"]
+    command = [*command, "--set", "topology.nodes=4", "--out", str(out), *words]
+    return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+
+
+def kept(out: Path) -> dict[str, object]:
+    file = out / "cases.jsonl"
+    return dict(finished(iter(file.read_text().splitlines()))) if file.exists() else {}
+
+
+def test_a_sweep_killed_with_kill_9_goes_on_where_it_was(tmp_path: Path) -> None:
+    killed = sweep(tmp_path)
+    while len(kept(tmp_path)) < 3 and killed.poll() is None:
+        time.sleep(0.02)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.communicate()
+    before = kept(tmp_path)
+    assert 3 <= len(before) < 12, "it was killed in the midst of it"
+    again = sweep(tmp_path)
+    _, said = again.communicate(timeout=120)
+    assert again.returncode == 0, said
+    assert f"12 cases, {len(before)} done before" in said
+    after = kept(tmp_path)
+    assert len(after) == 12
+    assert all(after[key] == case for key, case in before.items()), "nothing finished was done again"
+
+
+def test_a_dask_cluster_runs_the_same_cases(tmp_path: Path) -> None:
+    if find_spec("distributed") is None:
+        pytest.skip("Dask is not installed: the extra is `dask`")
+    ports = tmp_path / "scheduler.json"
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    dask = [sys.executable, "-m", "distributed.cli"]
+    scheduler = subprocess.Popen(
+        [*dask[:2], "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard",
+         "--scheduler-file", str(ports)], **quiet,  # type: ignore[call-overload]
+    )  # fmt: skip
+    worker = None
+    try:
+        deadline = time.monotonic() + 30
+        while not ports.exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        address = json.loads(ports.read_text())["address"]
+        worker = subprocess.Popen(
+            [*dask[:2], "distributed.cli.dask_worker", address, "--nworkers", "1", "--nthreads", "1", "--no-dashboard",
+             "--local-directory", str(tmp_path)], **quiet,  # type: ignore[call-overload]
+        )  # fmt: skip
+        there = sweep(tmp_path / "there", "--executor", "dask", "--scheduler", address)
+        _, said = there.communicate(timeout=180)
+        assert there.returncode == 0, said
+        here = sweep(tmp_path / "here")
+        here.communicate(timeout=180)
+        assert kept(tmp_path / "there") == kept(tmp_path / "here"), "the same cases, digests and all"
+    finally:
+        for process in (worker, scheduler):
+            if process is not None:
+                process.terminate()
+                process.wait(timeout=30)
+
+
+def test_a_scheduler_that_does_not_answer_is_said(tmp_path: Path) -> None:
+    if find_spec("distributed") is None:
+        pytest.skip("Dask is not installed: the extra is `dask`")
+    nowhere = sweep(tmp_path, "--executor", "dask", "--scheduler", "tcp://127.0.0.1:9")
+    _, said = nowhere.communicate(timeout=120)
+    assert nowhere.returncode == 2
+    assert "no Dask scheduler at tcp://127.0.0.1:9" in said
+
+
+def test_five_real_processes_take_as_long_as_the_simulator_says() -> None:
+    """Row 61 of the test matrix: the same changes over the same distances, convergence p50 within 25 %."""
+    told, script, delays_us, places = simulated(6, "0")
+    real = on_processes(script, delays_us, places, 6)
+    assert (told.missing, real.missing) == (0, 0)
+    assert 0.75 < real.p50 / told.p50 < 1.25, f"real {real.p50:.4f} s, simulated {told.p50:.4f} s"
