@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 
 from rich.console import Console, ConsoleRenderable, Group
 from rich.table import Table
@@ -11,6 +12,12 @@ from rich.text import Text
 from router.control.body import DecisionBody, KeysBody, MemberBody, PolicyBody, RegionBody, ViewBody
 
 EVENTS_SHOWN = 8
+LOSSES_SHOWN = 12
+_LOSS = re.compile(
+    r"^(?!probe |void ops)(?=.*(reject|drop|refus|not (sent|read)|\bfull\b|\bover\b|beyond|too many|fail|shed"
+    r"|without an address|^restore: ))"
+)
+"""What a counter's name says when something was lost or kept out; probes fail as a matter of course."""
 ID_CHARS = 8
 """As `lattice.types.short`."""
 
@@ -30,6 +37,9 @@ def status_screen(view: ViewBody) -> ConsoleRenderable:
     parts.append(_policies(view) if view.policies else Text("No policy yet: edgelattice policy publish FILE --key KEY"))
     if view.quarantined or view.forked:
         parts.append(_caught(view))
+    losses = _losses(view)
+    if losses:
+        parts.append(_lost(losses))
     if view.events:
         parts.append(_events(view))
     return Group(*(line for part in parts for line in (part, Text(""))))
@@ -101,6 +111,8 @@ def _heading(view: ViewBody) -> Text:
         text.append("\nISOLATED: everything fails from here, so this node does not vote", "bold red")
     for warning in view.warnings:
         text.append(f"\n{warning}", "bold yellow")
+    if view.revoked:
+        text.append("\nrevoked: " + " ".join(key[:ID_CHARS] for key in view.revoked), "yellow")
     if view.ejected:
         text.append("\nejected here: " + " ".join(view.ejected), "yellow")
     return text
@@ -184,6 +196,21 @@ def _caught(view: ViewBody) -> Table:
             Text("what it published from there on counts for nothing", "bold red"),
             Text(" ".join(op[:ID_CHARS] for op in fork.evidence)),
         )
+    return table
+
+
+def _losses(view: ViewBody) -> list[tuple[str, int]]:
+    """The counters of what was refused or dropped, the greatest first."""
+    found = [(name, count) for name, count in view.counters.items() if count and _LOSS.search(name)]
+    return sorted(found, key=lambda counted: (-counted[1], counted[0]))
+
+
+def _lost(losses: Sequence[tuple[str, int]]) -> Table:
+    table = _table("Refused and dropped", "what", "how often")
+    for name, count in losses[:LOSSES_SHOWN]:
+        table.add_row(Text(name), Text(str(count)))
+    if len(losses) > LOSSES_SHOWN:
+        table.add_row(Text(f"and {len(losses) - LOSSES_SHOWN} more: --json has them", "dim"), Text(""))
     return table
 
 

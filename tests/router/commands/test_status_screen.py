@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 from dataclasses import replace
 
+import msgspec
 import pytest
 from rich.console import Console
 
@@ -77,6 +78,38 @@ def test_keys_that_said_two_things_are_shown_with_what_proves_it() -> None:
     ]
     assert [line.split()[-1] for line in lines[start + 2 : start + 5]] == ["22222222", "33333333", "bbbbbbbb"]
     assert "its key never votes again" in lines[start + 3]
+
+
+LOST = (
+    "datagram rejected: unknown key", "row rejected: not granted", "inbox full: datagram dropped",
+    "datagram dropped: source over its rate", "stream frames not sent: TooSlowError", "datagrams not read: OSError",
+    "rumours over a writer's rate", "announcements beyond the limit", "discovery: too many endpoints",
+    "store: writes failed", "restore: bad row signature", "sends without an address", "control_refused_host",
+    "frames dropped: the disk is too slow", "claims over the rate",
+)  # fmt: skip
+FINE = (
+    "in Ping",
+    "out Rumour",
+    "bytes out",
+    "rows known",
+    "void ops dropped",
+    "probe failed",
+    "store: records written",
+)
+
+
+def test_what_was_refused_or_dropped_is_shown_by_reason(view: ViewBody) -> None:
+    counters = {name: number for number, name in enumerate((*LOST, *FINE), 1)}
+    lines = shown(status_screen(msgspec.structs.replace(view, counters=counters, revoked=["ab" * 16])))
+    assert "revoked: abababab" in lines
+    table = lines[lines.index("Refused and dropped") + 2 :]
+    told = [line.rpartition("  ")[0].strip() for line in table[:12]]
+    assert told == list(LOST[::-1][:12]), "the most frequent first"
+    assert table[12] == "and 3 more: --json has them"
+    for name in LOST:
+        assert "Refused and dropped" in shown(status_screen(msgspec.structs.replace(view, counters={name: 1})))
+    for name in FINE:
+        assert "Refused and dropped" not in shown(status_screen(msgspec.structs.replace(view, counters={name: 1})))
 
 
 def test_a_node_that_knows_nothing_yet(view: ViewBody) -> None:
