@@ -32,7 +32,6 @@ from sim.host import INBOX_MAX, STREAM_PORT, Host, Maker, endpoint_of
 from sim.journal import Journal
 from sim.network import Network
 from sim.scheduler import ANY_LIFE, EPOCH, NOBODY, Act, Scheduler
-from sim.signing import KeyedSigner
 from sim.topology import Place
 
 TIMER: Final = TimerFired()
@@ -74,7 +73,7 @@ class Cluster:
         """(when, host) of every crash."""
         self._by_endpoint: dict[Endpoint, int] = {}
         for index, place in enumerate(network.topology.places):
-            signer = KeyedSigner(f"{maker.seed}/node {index}")
+            signer = maker.signer(index, place)
             engine = maker.engine(index, 0, place, signer, Micros(EPOCH))
             host = Host(index, place.name, endpoint_of(index), signer, node_id_of(signer.public_key), engine)
             self.hosts.append(host)

@@ -148,6 +148,7 @@ class Experiment:
             authors=(author_id_of(KeyedSigner(OPERATOR).public_key),),
             engine_type=engine_type,
             seal=Seals(scenario.seal == "sealed"),
+            certified=scenario.certified,
             strategy=strategy or _strategy(scenario),
         )
         network = Network(topology, scenario.link, name)

@@ -65,6 +65,7 @@ KINDS: Final[Mapping[str, Kind]] = {
     "lie-health": Kind("nodes report a region as they do not see it", liars.read_health),
     "lie-equivocation": Kind("nodes sign two rows under one version", liars.read_equivocation),
     "lie-forged": Kind("nodes send rows in others' names, with bad signatures", liars.read_forged),
+    "lie-invented": Kind("nodes make up sites, each of which calls every region down", liars.read_invented),
     "lie-replayed": Kind("nodes send again what they once received", liars.read_replayed),
     "lie-garbage": Kind("nodes send bytes that are no message", liars.read_garbage),
     "lie-overfull": Kind("nodes send filters that claim everything", liars.read_overfull),

@@ -22,7 +22,7 @@ from lattice.types import AuthorId, Endpoint, Micros, NodeId
 from sim.draws import PPM
 from sim.envelopes import Seals
 from sim.scheduler import EPOCH
-from sim.signing import KeyedSigner, KeyedVerifier
+from sim.signing import CA, KeyedSigner, KeyedVerifier
 from sim.topology import Place
 
 PORT: Final = 7_946
@@ -53,6 +53,7 @@ class EngineMaker(Protocol):
         prng: Prng,
         now: Micros,
         area: str = "",
+        ca_key: bytes | None = None,
         strategy: Strategy | None = None,
     ) -> Engine: ...
 
@@ -139,6 +140,11 @@ class Maker:
     engine_type: EngineMaker = Engine
     strategy: Callable[[], Strategy] | None = None
     seal: Seals = field(default_factory=Seals)
+    certified: bool = False
+    """The cluster has a CA, and every host its grant."""
+
+    def signer(self, index: int, place: Place) -> KeyedSigner:
+        return KeyedSigner(f"{self.seed}/node {index}", place.name if self.certified else None)
 
     def engine(self, index: int, life: int, place: Place, signer: KeyedSigner, now: Micros) -> Engine:
         return self.engine_type(
@@ -152,5 +158,6 @@ class Maker:
             prng=Prng.seeded(f"{self.seed}/node/{index}/{life}"),
             now=now,
             area=place.area,
+            ca_key=KeyedSigner(CA).public_key if self.certified else None,
             strategy=self.strategy() if self.strategy else None,
         )

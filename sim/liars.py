@@ -13,7 +13,7 @@ from lattice import wire
 from lattice.cells import SHARDS, CellKind
 from lattice.digest import BLOCK_BYTES, Bloom
 from lattice.events import DatagramReceived, Input
-from lattice.health import Row, sign_row
+from lattice.health import Report, Row, sign_row
 from lattice.prng import Prng
 from lattice.types import SECOND, Level, Micros
 from lattice.wire import Delta, Digest, Message, Rumour, WireCell
@@ -21,6 +21,7 @@ from sim import inside
 from sim.changes import LEVELS
 from sim.host import Host
 from sim.quantities import Section, choice, some_duration, text
+from sim.signing import KeyedSigner
 from sim.stage import Selector, Stage, selector
 
 ONE = Selector("count", 1)
@@ -128,6 +129,26 @@ def forging(stage: Stage, host: Host, prng: Prng) -> list[Message | bytes]:
     return [Rumour((WireCell(CellKind.ROW, data),)), Delta(bytes(16), (WireCell(CellKind.ROW, data),))]
 
 
+def inventing(stage: Stage, host: Host, prng: Prng) -> list[Message | bytes]:
+    """A row of a site that is made up for this one word: every region DOWN. Whoever has the cluster's keys can."""
+    signer = KeyedSigner(f"invented {prng.token()}")
+    place = stage.cluster.network.topology.places[host.index]
+    row = Row(
+        public_key=signer.public_key,
+        incarnation=1,
+        seq=1,
+        issued_ms=stage.cluster.now // 1_000,
+        lease_ms=600_000,
+        site=f"nowhere-{prng.below(1_000_000)}",
+        endpoint=host.endpoint,
+        isolated=False,
+        reports=tuple(Report(region, Level.DOWN) for region in sorted(stage.world.regions)),
+        applied=(),
+        area=place.area,
+    )
+    return [Rumour((WireCell(CellKind.ROW, sign_row(row, signer).data),))]
+
+
 def garbage(stage: Stage, host: Host, prng: Prng) -> list[Message | bytes]:
     """Random bytes, and a true frame cut short."""
     noise = bytes(prng.below(256) for _ in range(1 + prng.below(400)))
@@ -188,6 +209,7 @@ def _noise(compose: Callable[[], Compose]) -> Callable[[Section], Noise]:
 
 read_equivocation = _noise(lambda: equivocating)
 read_forged = _noise(lambda: forging)
+read_invented = _noise(lambda: inventing)
 read_garbage = _noise(lambda: garbage)
 read_overfull = _noise(lambda: overfull)
 read_replayed = _noise(Replayer)

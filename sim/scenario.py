@@ -128,6 +128,8 @@ class Scenario:
     config: Config
     seal: str
     """ "tagged" (a cheap stand-in) or "sealed" (the real envelope)."""
+    certified: bool
+    """The cluster has a CA, and only nodes that it certified are listened to."""
     strategy: str
     fanout: int
     """Of the strategy `random`."""
@@ -273,6 +275,7 @@ def _read(path: Path, table: dict[str, object], problems: list[Problem]) -> Scen
     link = _link(top.section("link"))
     protocol = top.section("protocol")
     seal = protocol.take("seal", choice("tagged", "sealed"), "tagged")
+    certified = protocol.take("certified", truth, False)
     strategy = protocol.take("strategy", choice(*STRATEGIES), "default")
     fanout = protocol.take("fanout", number(1, 1_000), 4)
     degree = protocol.take("degree", number(1, 1_000), 6)
@@ -294,8 +297,8 @@ def _read(path: Path, table: dict[str, object], problems: list[Problem]) -> Scen
                 section.note("do", "needs keys to rotate", 'set protocol.seal = "sealed"')
     top.close()
     return Scenario(
-        path.stem, purpose, duration_us, settle_us, topology, link, config, seal, strategy, fanout, degree, regions,
-        users, swarm, checks, sweep, expect, table, str(path),
+        path.stem, purpose, duration_us, settle_us, topology, link, config, seal, certified, strategy, fanout, degree,
+        regions, users, swarm, checks, sweep, expect, table, str(path),
     )  # fmt: skip
 
 

@@ -17,7 +17,8 @@ from typing import Final
 from mmh3 import mmh3_x64_128_digest
 
 from lattice.errors import WireError
-from lattice.identity import SIGNATURE_BYTES
+from lattice.grants import Role, sign_grant
+from lattice.identity import SIGNATURE_BYTES, Grant
 from lattice.seal import HEADER_BYTES, TAG_BYTES, VERSION, Plain
 from lattice.types import Micros, NodeId
 
@@ -38,6 +39,8 @@ MESSAGES: Final = (
     "News",
 )
 """Names of the message types by the number that a body begins with (`lattice.wire`)."""
+CA: Final = "ca"
+FOREVER_S: Final = 2**40
 _DIGEST_BYTES: Final = 16
 _PAD: Final = bytes(SIGNATURE_BYTES - _DIGEST_BYTES)
 
@@ -45,10 +48,13 @@ _PAD: Final = bytes(SIGNATURE_BYTES - _DIGEST_BYTES)
 class KeyedSigner:
     """Signs as one identity; the name is the key."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, certified_for: str | None = None) -> None:
+        """`certified_for` is the site that the run's CA certifies this node for; None in a cluster without a CA."""
         self._public = blake2b(name.encode(), digest_size=32, person=b"sim public key").digest()
         self._secret = _secret_of(self._public)
-        self.grant = None
+        self.grant: Grant | None = None
+        if certified_for is not None:
+            self.grant = sign_grant(KeyedSigner(CA), self._public, Role.NODE, certified_for, FOREVER_S)
         self.signed_last = b""
         """The last signature: what to look for to see who sends this cell on."""
 

@@ -71,6 +71,14 @@ class ForgetsVersions(Engine):
         return super().handle(event, now)
 
 
+class IgnoresGrants(Engine):
+    """A CA is configured, and nobody asks what it has said."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self._grants.check_node = lambda *_: None  # type: ignore[method-assign]
+
+
 class RaisesOthers(Engine):
     """Puts a claim about somebody under an incarnation of its own invention."""
 

@@ -38,6 +38,11 @@ PLANTED = [
         table(DOWN, {"at": "1s", "do": "lie-replayed", "nodes": "node 1, 2, 3", "every": "50ms"}, duration="20s"),
     ),
     Planted("incarnation-by-owner", mutants.RaisesOthers, table(GONE, duration="20s")),
+    Planted(
+        "incarnation-by-owner",
+        mutants.IgnoresGrants,
+        table({"at": "1s", "do": "lie-invented", "nodes": "node 2"}, protocol={"certified": True}),
+    ),
     Planted("members-rise", mutants.RevivesTheDead, table(GONE, duration="20s")),
     Planted("witness-saw-it", mutants.Exaggerates, table(DOWN)),
     Planted("verdict-is-quorum", mutants.ListensToOneVoice, table(DOWN)),
