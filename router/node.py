@@ -230,6 +230,9 @@ class Node:
             self._level_due[attempt.region] = now + LEVEL_INTERVAL_US
             self._tell_if_changed(attempt.region)
 
+    def reported(self, attempt: Attempt, saturation_ppm: int) -> None:
+        self._health.reported(attempt, saturation_ppm, self._clock.now())
+
     # --- evidence
 
     async def _probe(self, target: ProbeTarget) -> ProbeResult:
@@ -729,6 +732,7 @@ class _DataPlane:
         self.epoch = node.decided_under
         self.decide = node.steer
         self.observed = node.observed
+        self.reported = node.reported
 
     @property
     def needs(self) -> Needs:

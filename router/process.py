@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Protocol
@@ -41,6 +42,8 @@ async def run_until_told(
     A second signal does not wait for the drain. SIGHUP makes the node read its files anew. `told` gets one line for
     people whenever any of that happens.
     """
+    with contextlib.suppress(OSError, ValueError):  # a connection costs two descriptors; the usual 1,024 are a desk's
+        resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
     stop = trio.Event()
     hang_up, hangups = trio.open_memory_channel[None](1)  # one that waits stands for all
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:

@@ -8,7 +8,7 @@ passed in, and what should happen elsewhere is returned.
 from __future__ import annotations
 
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from lattice.health import Observation
 from lattice.types import NEVER, Endpoint, Level, Micros
@@ -39,6 +39,8 @@ class _Region:
     graders: dict[Endpoint, Grader]
     signal: Signal | None = None
     signal_received: Micros = NEVER
+    loads: dict[Endpoint, tuple[int, Micros]] = field(default_factory=dict)
+    """What endpoints said of themselves in their answers (ORCA): share of capacity in millionths, and when."""
 
 
 class RegionalHealth:
@@ -71,6 +73,7 @@ class RegionalHealth:
             if known is not None:
                 self._regions[name].signal = known.signal
                 self._regions[name].signal_received = known.signal_received
+                self._regions[name].loads = {e: said for e, said in known.loads.items() if e in graders}
         self.mask.retain(endpoint for region in self._regions.values() for endpoint in region.graders)
 
     # --- evidence in; each says whether an endpoint was taken out of use or back into use
@@ -137,6 +140,12 @@ class RegionalHealth:
         region.signal_received = now
         return True
 
+    def reported(self, attempt: Attempt, saturation_ppm: int, now: Micros) -> None:
+        """An endpoint's word about its own load."""
+        region = self._regions.get(attempt.region)
+        if region is not None and attempt.endpoint in region.graders:
+            region.loads[attempt.endpoint] = saturation_ppm, now
+
     def _observe(self, region: str, endpoint: Endpoint, sample: Sample, now: Micros) -> None:
         known = self._regions.get(region)
         grader = known.graders.get(endpoint) if known else None
@@ -184,4 +193,17 @@ class RegionalHealth:
 
     @staticmethod
     def _grade(name: str, region: _Region, now: Micros) -> Observation:
-        return grade_region(name, region.health, region.graders.values(), region.signal, region.signal_received, now)
+        signal, received = _word_of(region, now)
+        return grade_region(name, region.health, region.graders.values(), signal, received, now)
+
+
+def _word_of(region: _Region, now: Micros) -> tuple[Signal | None, Micros]:
+    """What a region says of itself: its last signal, or else the mean load of those endpoints that said theirs."""
+    if region.signal is not None and now - region.signal_received < SIGNAL_LEASE_US:
+        return region.signal, region.signal_received
+    fresh = [said for said in region.loads.values() if now - said[1] < SIGNAL_LEASE_US]
+    if not fresh:
+        return region.signal, region.signal_received
+    mean_ppm = sum(ppm for ppm, _ in fresh) // len(fresh)
+    received = max(at for _, at in fresh)
+    return Signal(0, 0, mean_ppm // 10_000, received // 1_000), received

@@ -514,6 +514,8 @@ class Exchange:
         if leg.watched is not None and leg.watched.answered(available=head.status not in GATEWAY_ERRORS):
             outcome = Outcome.UNAVAILABLE
         self._observe(leg.attempt, outcome, leg.began)
+        if head.load is not None:
+            plane.told_of_load(leg, head.load)
         if head.status == 101:
             return await self._tunnel(leg, head)
         if head.status in GATEWAY_ERRORS and self._has_another():

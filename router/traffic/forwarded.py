@@ -16,11 +16,13 @@ from typing import Final, NamedTuple
 
 from lattice.types import Endpoint
 from router.traffic.http1 import Fields, RequestHead, ResponseHead
+from router.traffic.orca import FIELD as LOAD_FIELD
 from router.traffic.strict import is_token
 
 _HOP_BY_HOP: Final = frozenset(
     {
         b"connection",
+        LOAD_FIELD,  # an upstream's word to us
         b"content-length",  # framing is this hop's: written anew
         b"http2-settings",
         b"keep-alive",

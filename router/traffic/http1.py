@@ -26,6 +26,7 @@ from httptools import (
     HttpResponseParser,
 )
 
+from router.traffic.orca import FIELD as LOAD_FIELD
 from router.traffic.strict import (
     FIELD_LINE,
     SIMPLE_REQUEST_LINE,
@@ -132,6 +133,8 @@ class ResponseHead(NamedTuple):
     chunked: bool
     keep_alive: bool
     connection: frozenset[bytes]
+    load: bytes | None = None
+    """What the upstream says of its load (see `orca`); it ends at this hop."""
 
 
 class RequestReader:
@@ -275,6 +278,7 @@ def parse_response(head: bytes) -> ResponseHead:
     length: int | None = None
     chunked = False
     connection: frozenset[bytes] = frozenset()
+    load: bytes | None = None
     for key, _, value in split.fields:
         if key == b"content-length":
             # RFC 9110 8.6 allows a recipient to accept repeated equal values; we need not, and so need not compare.
@@ -287,6 +291,8 @@ def parse_response(head: bytes) -> ResponseHead:
             chunked = True
         elif key == b"connection":
             connection |= _options(value)
+        elif key == LOAD_FIELD:
+            load = value
     if chunked and length is not None:
         raise BadResponseError("both Content-Length and Transfer-Encoding")
     return ResponseHead(
@@ -298,6 +304,7 @@ def parse_response(head: bytes) -> ResponseHead:
         chunked=chunked,
         keep_alive=minor == 1 and b"close" not in connection,
         connection=connection,
+        load=load,
     )
 
 

@@ -20,6 +20,7 @@ from router.traffic.forwarded import Steered, lines_for_upstream
 from router.traffic.hang import LATE_US_MIN, HangWatch, Watched
 from router.traffic.http1 import Fields, RequestHead
 from router.traffic.nested_epoll import NestedEpoll
+from router.traffic.orca import utilization_ppm
 from router.traffic.proxy_limits import ProxyLimits
 from router.traffic.request_body import Client
 from router.traffic.steering import Outcome, Router
@@ -161,6 +162,16 @@ class Plane:
         watched.sent(leg, self.listened_us(now))
         if now < self._watch_due - LATE_US_MIN / 1e6 and (due := now + watched.late_us() / 1e6) < self._watch_due:
             self._watch_due = self._watch_alarm.deadline = due
+
+    def told_of_load(self, leg: Leg, report: bytes) -> None:
+        """An upstream's word on its own load counts when it has proved by TLS who it is."""
+        share_ppm = utilization_ppm(report)
+        if share_ppm is None:
+            self.counters["load.unread"] += 1
+        elif leg.upstream.name is None:
+            self.counters["load.unproven"] += 1
+        else:
+            self.router.reported(leg.attempt, share_ppm)
 
     async def keep_watch(self) -> None:
         """Tell of hangs, and nudge who waits for them or is late."""

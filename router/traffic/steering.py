@@ -54,3 +54,6 @@ class Router(Protocol):
         response head, for SILENT and HUNG it is the silence. Every attempt is told of once, except that TRUNCATED may
         follow a response head, and that SILENT and HUNG are told of an attempt under way, before its own outcome.
         """
+
+    def reported(self, attempt: Attempt, saturation_ppm: int) -> None:
+        """An endpoint that proved its name said how much of its capacity is in use."""

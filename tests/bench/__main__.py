@@ -8,6 +8,7 @@ import sys
 SUBJECTS = {
     "decide": "tests.bench.decide",
     "failover": "tests.bench.failover",
+    "idle": "tests.bench.idle",
     "gossip": "tests.bench.gossip",
     "heal": "tests.bench.heal",
     "http-cache": "tests.bench.http_cache",

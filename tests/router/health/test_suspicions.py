@@ -7,6 +7,7 @@ import pytest
 from lattice.types import SECOND, Endpoint, Level, Micros
 from router.decision.decide import Attempt
 from router.decision.program import compile_policy
+from router.health.grade import SIGNAL_LEASE_US
 from router.health.regional_health import RegionalHealth
 from router.policy import parse
 from router.traffic.steering import Outcome
@@ -69,3 +70,17 @@ def test_a_suspicion_never_takes_the_last_resort_away(health: RegionalHealth) ->
     assert not tell(health, Outcome.HUNG)
     assert not tell(health, Outcome.SILENT)
     assert tell(health, Outcome.REFUSED), "what is certain still counts"
+
+
+def test_what_endpoints_say_of_their_load_is_their_regions_saturation_while_it_is_fresh(health: RegionalHealth) -> None:
+    for endpoint, ppm in ((FIRST, 900_000), (SECOND_ONE, 500_000), (("10.0.0.9", 1), 1_000_000)):
+        health.reported(Attempt("fra", "primary", Level.HEALTHY, endpoint), ppm, NOW)
+
+    def seen(now: int) -> int:
+        return {one.region: one.saturation_ppm for one in health.observations(Micros(now))}["fra"]
+
+    assert seen(NOW) == 700_000, "the mean of its own; a stranger's word is nobody's"
+    health.reported(Attempt("fra", "primary", Level.HEALTHY, FIRST), 100_000, Micros(NOW + SECOND))
+    assert seen(NOW + SECOND) == 300_000
+    assert seen(NOW + SIGNAL_LEASE_US) == 100_000, "what is old is no word"
+    assert seen(NOW + SECOND + SIGNAL_LEASE_US) == 0

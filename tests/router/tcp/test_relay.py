@@ -45,6 +45,9 @@ class ScriptedNode:
     def epoch(self) -> object:
         return object()
 
+    def reported(self, attempt: Attempt, saturation_ppm: int) -> None:
+        raise AssertionError("TCP has no word for it")
+
     def observed(self, attempt: Attempt, outcome: Outcome, latency_us: int) -> None:
         assert latency_us >= 0
         self.told.append((attempt.endpoint, outcome))

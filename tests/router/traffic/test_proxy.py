@@ -784,3 +784,32 @@ async def test_a_bug_of_ours_ends_one_connection_only(caplog: pytest.LogCaptureF
             assert "internal error" in caplog.text
             stage.bugs = 1
         nursery.cancel_scope.cancel()
+
+
+async def test_trace_context_is_passed_on_and_the_edge_says_its_share() -> None:
+    async with trio.open_nursery() as nursery:
+        upstream = await listen(nursery, serving(answer(b"hello", "200 OK", "Server-Timing: db;dur=5")))
+        async with proxied(FixedRouter(upstream.endpoint)) as stage:
+            parent = b"traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\ntracestate: a=1,b=2\r\n"
+            response = await stage.ask(GET.replace(b"\r\n\r\n", b"\r\n" + parent + b"\r\n"))
+            assert parent in upstream.received
+            db, edge = response.all(b"Server-Timing")
+            assert db == b"db;dur=5"
+            name, _, dur = edge.partition(b";dur=")
+            assert (name, 0 <= float(dur) < 60_000) == (b"edge", True)
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_load_report_of_nobody_in_particular_is_counted_and_goes_no_further() -> None:
+    reports = itertools.cycle(["endpoint-load-metrics: TEXT cpu_utilization=0.5", "Endpoint-Load-Metrics: BIN aaaa"])
+
+    async def loaded(wire: Wire) -> None:
+        while await wire.request() is not None:
+            await wire.send(answer(b"hello", "200 OK", next(reports)))
+
+    async with staged(loaded) as stage:
+        wire = await stage.client()
+        for _ in range(2):
+            assert (await wire.ask(GET)).all(b"endpoint-load-metrics") == []
+        assert stage.router.loads == []
+        assert (stage.proxy.counters["load.unproven"], stage.proxy.counters["load.unread"]) == (1, 1)

@@ -82,7 +82,7 @@ async def tls_upstream(
                     upstream.shown.append(str(stream.getpeercert()["subject"]))
                 wire = Wire(stream)
                 upstream.wires.append(wire)
-                await serving(answer())(wire)
+                await serving(answer(b"hello", "200 OK", "endpoint-load-metrics: TEXT cpu_utilization=0.5"))(wire)
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 pass
 
@@ -125,6 +125,7 @@ async def test_a_request_reaches_an_endpoint_that_asks_who_we_are(files: tuple[P
         for _ in range(3):
             assert (await stage.ask(GET)).body == b"hello"
         assert upstream.connections == 1
+        assert stage.router.loads == [("region0", 500_000)] * 3, "who has proved its name is believed"
         assert len(upstream.shown) == 1
         assert stage.proxy.counters["upstream.tls.full"] == 1
         assert stage.proxy.counters["upstream.reused"] == 2

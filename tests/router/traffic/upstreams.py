@@ -249,6 +249,7 @@ class FixedRouter:
         self.denial = denial
         self.asked: list[Request] = []
         self.told: list[tuple[str, Outcome]] = []
+        self.loads: list[tuple[str, int]] = []
 
     def decide(self, request: Request) -> Decision:
         self.asked.append(request)
@@ -267,6 +268,9 @@ class FixedRouter:
     def observed(self, attempt: Attempt, outcome: Outcome, latency_us: int) -> None:
         assert latency_us >= 0
         self.told.append((attempt.region, outcome))
+
+    def reported(self, attempt: Attempt, saturation_ppm: int) -> None:
+        self.loads.append((attempt.region, saturation_ppm))
 
 
 @dataclass

@@ -1,0 +1,117 @@
+"""Who holds connections for nothing: memory of idle ones, and what a good client notices of slowhttptest.
+
+Ten thousand keep-alive connections that have each been answered once, from addresses of 127.0.0.0/8; then the four
+modes of slowhttptest (slow head, slow body, range, slow read), a thousand connections each, beside a good client.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import resource
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.bench.proxy import measure
+from tests.bench.proxy_rivals import BenchError, Fleet, Running, start_backend, start_ours, stop
+
+MODES = {"slow head": "-H", "slow body": "-B", "range": "-R", "slow read": "-X"}
+PER_ADDRESS = 500
+
+
+def hold(running: Running, count: int) -> list[socket.socket]:
+    """Connections that were answered once and are kept."""
+    held = []
+    for number in range(count):
+        sock = socket.socket()
+        held.append(sock)
+        sock.bind((f"127.0.{number // PER_ADDRESS + 1}.1", 0))
+        sock.connect(running.endpoint)
+        sock.sendall(b"GET / HTTP/1.1\r\nHost: h\r\nUser-Agent: bench\r\nAccept: */*\r\nCookie: a=%d\r\n\r\n" % number)
+        if not sock.recv(4096).startswith(b"HTTP/1.1 200"):
+            raise BenchError(f"connection {number} was not answered")
+    return held
+
+
+def memory(running: Running, count: int) -> float:
+    """KiB of the node's memory for each idle connection; what the kernel keeps is not in it."""
+    before = running.rss_kib()
+    held = hold(running, count)
+    time.sleep(0.5)
+    after = running.rss_kib()
+    for sock in held:
+        sock.close()
+    return (after - before) / count
+
+
+def beside(running: Running, flag: str, seconds: int) -> tuple[float, bool]:
+    """A good client's p99 in ms while slowhttptest is at it, and whether the latter always found the node available."""
+    url = f"http://{running.endpoint[0]}:{running.endpoint[1]}/"
+    slow = subprocess.Popen(
+        ["slowhttptest", flag, "-c", "1000", "-r", "500", "-i", "2", "-l", str(seconds + 3), "-p", "2", "-u", url],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        time.sleep(2.5)
+        p99 = measure(running, seconds, 2).p99_ms
+    finally:
+        said, _ = slow.communicate(timeout=60)
+    return p99, re.search(r"service available:\s*.{0,16}NO", said) is None
+
+
+def run(connections: int, seconds: int) -> dict[str, object]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 65_536), hard))
+    with tempfile.TemporaryDirectory(prefix="bench-") as text:
+        directory = Path(text)
+        endpoint, backend = start_backend(directory, "backend")
+        running: Running | None = None
+        try:
+            running = start_ours(directory, Fleet([("fra", [endpoint])]))
+            kib = memory(running, connections)
+            alone = [measure(running, seconds, 2).p99_ms for _ in range(3)]
+            during = {mode: beside(running, flag, seconds) for mode, flag in MODES.items()}
+            alone += [measure(running, seconds, 2).p99_ms for _ in range(2)]
+        finally:
+            if running is not None:
+                running.stop()
+            stop(backend)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    p99 = statistics.median(alone)
+    return {
+        "connections": connections,
+        "kib_each": round(kib, 1),
+        "p99_ms_alone": p99,
+        "p99_ms": {mode: ms for mode, (ms, _) in during.items()},
+        "ratio": {mode: round(ms / p99, 2) for mode, (ms, _) in during.items()},
+        "available": {mode: always for mode, (_, always) in during.items()},
+    }
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="tests.bench idle", description=__doc__)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--connections", type=int, default=10_000)
+    parser.add_argument("--seconds", type=int, default=3)
+    options = parser.parse_args(argv)
+    missing = [name for name in ("wrk", "nginx", "slowhttptest") if shutil.which(name) is None]
+    if missing:
+        print(f"idle: needs {', '.join(missing)}: apt-get install {' '.join(missing)}", file=sys.stderr)
+        return 2
+    try:
+        result = run(options.connections, options.seconds)
+    except (BenchError, OSError) as error:
+        print(f"idle: {error}", file=sys.stderr)
+        return 1
+    print(json.dumps(result) if options.json else "\n".join(f"{key}: {value}" for key, value in result.items()))
+    return 0
