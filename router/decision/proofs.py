@@ -8,7 +8,10 @@ a search through these with three-valued logic: a branch is left as soon as what
 **Health.** Which regions a lane may ever use is exactly its candidates: whatever comes before one may be DOWN. So a
 `never` holds over all states of health if no lane that its requests can reach has a candidate it forbids; else the
 counterexample is a request, and the regions that must be DOWN. `nearest` without a place means near to a site that is
-not known here: every region that it may take counts.
+not known here: every region that it may take counts, and the counterexample is a site next to it.
+
+**Minimal.** A counterexample says nothing that it does not need: without any one part of the request, or with any one
+of the regions well, it would be none.
 
 That every request ends in a region or a written denial needs no proof: `otherwise` has no third kind, and a host
 without a route is answered with 404.
@@ -19,16 +22,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from router.decision.plan import SitePlace, lay_out
+from router.decision.plan import Layout, SitePlace, lay_out
 from router.decision.program import Program
+from router.decision.proofs_of_settings import check_capacity, check_panic, check_settings, may_take
+from router.decision.proofs_of_windows import check_windows
 from router.policy.conditions import And, Condition, Match, Not, Or, Present, tests_of
 from router.policy.errors import Diagnostic, Findings
 from router.policy.hosts import host_key
 from router.policy.paths import PathPattern
-from router.policy.settings import IDEMPOTENT_METHODS, SAFE_METHODS, Settings
 from router.policy.span import Span
-from router.policy.syntax import Named, Never, Route, Tier
-from router.policy.values import write_duration
+from router.policy.syntax import Never, Route, Tier
 
 STEPS_MAX = 400_000
 """Tests evaluated in one search, about half a second; a question that takes longer is reported as not proved."""
@@ -48,13 +51,16 @@ class TooHardError(Exception):
 def prove(program: Program) -> tuple[Diagnostic, ...]:
     """Everything that the policy may do and should not. Slow for large policies: seconds, not microseconds."""
     findings = Findings(program.policy.file)
+    layouts: dict[str, Layout] = {}
     for index, route in enumerate(program.routes):
-        question = _Question(program, route)
+        question = _Question(program, route, layouts)
         _check_reachable(question, findings)
         for never in program.policy.nevers:
             _check_never(question, index, never, findings)
-        _check_settings(program, route, findings)
-    _check_capacity(program, findings)
+        check_settings(program, route, findings)
+        check_windows(route, findings)
+    check_panic(program, findings)
+    check_capacity(program, findings)
     return tuple(sorted(findings.diagnostics, key=lambda found: (found.line, found.column, found.code)))
 
 
@@ -91,18 +97,22 @@ def _check_never(question: _Question, index: int, never: Never, findings: Findin
         forbidden = {zone: bad for zone in program.zones if (bad := question.forbidden(index, number, zone, allowed))}
         if not forbidden:
             continue
-        goals = [*question.reaching(number), (Match("zone", "", tuple(forbidden)), True)]
+        goals = question.reaching(number)
         if never.condition is not None:
             goals.append((never.condition, True))
+        found = None
         try:
-            found = question.request(goals)
+            for fewest in sorted({len(down) for _, down, _ in forbidden.values()}):
+                zones = tuple(zone for zone, (_, down, _) in forbidden.items() if len(down) == fewest)
+                found = found or question.request([*goals, (Match("zone", "", zones), True)])
         except TooHardError:
             _too_hard(never.span, f"never {never.name}", findings)
             return
         if found is not None:
-            region, down = forbidden[question.zone(found) or ""]
+            region, down, site = forbidden[question.zone(found) or ""]
             where = f"rule {rule.name} (line {rule.span.line})" if rule else f"the tiers of route {route.name}"
-            when = f", when {', '.join(down)} {'is' if len(down) == 1 else 'are'} DOWN" if down else ""
+            when = f", at a site near {site}" if site else ""
+            when += f", when {', '.join(down)} {'is' if len(down) == 1 else 'are'} DOWN" if down else ""
             findings.add(
                 "E402",
                 never.span,
@@ -111,91 +121,6 @@ def _check_never(question: _Question, index: int, never: Never, findings: Findin
                 "name allowed regions only in its tiers, or put a rule before it",
             )
             return
-
-
-def _check_settings(program: Program, route: Route, findings: Findings) -> None:
-    arms: list[tuple[Settings, tuple[Tier, ...]]] = [(route.settings, route.tiers)]
-    arms += [(rule.settings.over(route.settings), rule.tiers) for rule in route.rules if rule.refuse is None]
-    said: set[Span] = set()
-    for settings, tiers in arms:
-        if (retry := settings.retry) and retry.span not in said:
-            unsafe = [method for method in retry.methods if method not in IDEMPOTENT_METHODS]
-            if unsafe:
-                said.add(retry.span)
-                findings.add(
-                    "E405",
-                    retry.span,
-                    f"{', '.join(unsafe)} may be retried, and so done twice",
-                    f"idempotent methods: {', '.join(IDEMPOTENT_METHODS)} ({', '.join(SAFE_METHODS)} change nothing)",
-                    "leave them out: what never reached a region is tried again anyway",
-                )
-        if (stick := settings.stick) and stick.span not in said:
-            for name in sorted(_may_take(program, tiers)):
-                drain = program.regions[name].drain_us
-                if drain is not None and drain < stick.lifetime_us:
-                    said.add(stick.span)
-                    findings.add(
-                        "E404",
-                        stick.span,
-                        f"users stick for {write_duration(stick.lifetime_us)}, but {name} drains for "
-                        f"{write_duration(drain)} only",
-                        "an affinity no longer than the drain of every region it may choose",
-                        f"write: for {write_duration(drain)}",
-                    )
-                    break
-
-
-def _check_capacity(program: Program, findings: Findings) -> None:
-    """Losing any one region, or any one group, must leave the others within what they are built for."""
-    zones = [zone for zone in program.zones.values() if zone and zone.demand_rps and zone.latitude_e6 is not None]
-    if not zones or any(region.capacity_rps is None for region in program.regions.values()):
-        return
-    losses = [("no region", frozenset[str]())]
-    losses += [(f"region {name}", frozenset((name,))) for name in program.regions]
-    losses += [(f"group {name}", members) for name, members in program.groups.items()]
-    layout = lay_out(program, SitePlace("", 0, 0))
-    for index, route in enumerate(program.routes):
-        for what, lost in losses:
-            load = dict.fromkeys(program.regions, 0)
-            for zone in zones:
-                numbers, _, settings = layout.lanes[layout.lane_of[index][zone.name]]
-                left = [layout.candidates[number] for number in numbers if layout.candidates[number].region not in lost]
-                first = [each for each in left if each.tier == left[0].tier] if left else []
-                if not (settings.stick or (first and first[0].weight)):
-                    first = first[:1]
-                shares = sum(each.weight or 1 for each in first)
-                for each in first:
-                    load[each.region] += (zone.demand_rps or 0) * (each.weight or 1) // shares
-                if settings.spill:
-                    _spill(program, load, [each.region for each in left], settings.spill.above_ppm)
-            for name, rps in load.items():
-                capacity = program.regions[name].capacity_rps or 0
-                if rps > capacity:
-                    findings.add(
-                        "E403",
-                        route.span,
-                        f"without {what}, {name} gets {rps}rps and is built for {capacity}rps"
-                        if lost
-                        else f"{name} gets {rps}rps and is built for {capacity}rps",
-                        "enough capacity when any one region or group is lost",
-                        "add a tier and `spill above 85%`, or capacity",
-                    )
-                    return
-
-
-def _spill(program: Program, load: dict[str, int], order: list[str], above_ppm: int) -> None:
-    """Move what is above the threshold down the order, as far as there is room."""
-    for place, name in enumerate(order):
-        room = (program.regions[name].capacity_rps or 0) * above_ppm // 1_000_000
-        excess = load[name] - room
-        for other in order[place + 1 :]:
-            if excess <= 0:
-                break
-            free = max(0, (program.regions[other].capacity_rps or 0) * above_ppm // 1_000_000 - load[other])
-            moved = min(excess, free)
-            load[name] -= moved
-            load[other] += moved
-            excess -= moved
 
 
 def _too_hard(span: Span, what: str, findings: Findings) -> None:
@@ -208,22 +133,14 @@ def _too_hard(span: Span, what: str, findings: Findings) -> None:
     )
 
 
-def _may_take(program: Program, tiers: tuple[Tier, ...]) -> set[str]:
-    found: set[str] = set()
-    for tier in tiers:
-        if isinstance(tier.choice, Named):
-            found |= {region.name for region in tier.choice.regions}
-        else:
-            found |= set(program.regions) if tier.choice.group is None else program.groups[tier.choice.group]
-    return found
-
-
 @dataclass(slots=True)
 class _Question:
     """Questions about the requests of one route."""
 
     program: Program
     route: Route
+    layouts: dict[str, Layout]
+    """By region: the lanes of a site next to it."""
     domains: dict[tuple[str, str], list[str | None]] = field(default_factory=dict)
     steps: int = 0
 
@@ -262,7 +179,17 @@ class _Question:
             return None
         subjects = list(dict.fromkeys(subject for condition, _ in asked for subject in self._subjects(condition)))
         self.steps = 0
-        return self._search(asked, subjects, {})
+        found = self._search(asked, subjects, {})
+        return None if found is None else self._smallest(asked, found)
+
+    def _smallest(self, goals: list[tuple[Condition, bool]], found: Assignment) -> Assignment:
+        """Without what it can do without: whatever a left-out part is, every goal still has its value."""
+        for subject in list(found):
+            fewer = {other: value for other, value in found.items() if other != subject}
+            self.steps = 0
+            if all(self._value(condition, fewer) is wanted for condition, wanted in goals):
+                found = fewer
+        return found
 
     def _search(
         self,
@@ -339,20 +266,29 @@ class _Question:
 
     def forbidden(
         self, index: int, number: int, zone: str, allowed: frozenset[str] | set[str]
-    ) -> tuple[str, list[str]] | None:
-        """The first region of a lane that is not allowed, and what must be DOWN before it is used."""
+    ) -> tuple[str, list[str], str] | None:
+        """A region of a lane that is not allowed, what must be DOWN before it is used, and near what the deciding site
+        is ("" when that does not matter): of all such, one with the fewest DOWN."""
         place = self.program.zones[zone]
-        layout = lay_out(self.program, SitePlace("", 0, 0))
+        if place is None or place.latitude_e6 is None:
+            possible = may_take(self.program, self._tiers(number, zone)) - set(allowed)
+            near = {name: self._order(self._layout_at(name), index, number, zone) for name in sorted(possible)}
+            found = [(*first, name) for name, order in near.items() if (first := _first_of(order, allowed))]
+            return min(found, key=lambda one: (len(one[1]), one), default=None)
+        first = _first_of(self._order(lay_out(self.program, SitePlace("", 0, 0)), index, number, zone), allowed)
+        return None if first is None else (*first, "")
+
+    def _layout_at(self, region: str) -> Layout:
+        """The lanes of a site next to a region."""
+        if region not in self.layouts:
+            at = self.program.regions[region]
+            self.layouts[region] = lay_out(self.program, SitePlace("", at.latitude_e6, at.longitude_e6))
+        return self.layouts[region]
+
+    def _order(self, layout: Layout, index: int, number: int, zone: str) -> list[str]:
         of_rule = layout.rule_lanes[index][number] if number < len(self.route.rules) else layout.lane_of[index]
         assert of_rule is not None
-        order = [layout.candidates[each].region for each in layout.lanes[of_rule[zone]][0]]
-        if place is None or place.latitude_e6 is None:
-            possible = sorted(_may_take(self.program, self._tiers(number, zone)) - set(allowed))
-            return (possible[0], [name for name in order if name != possible[0]]) if possible else None
-        for position, name in enumerate(order):
-            if name not in allowed:
-                return name, order[:position]
-        return None
+        return [layout.candidates[each].region for each in layout.lanes[of_rule[zone]][0]]
 
     def _tiers(self, number: int, zone: str) -> tuple[Tier, ...]:
         if number < len(self.route.rules):
@@ -384,6 +320,14 @@ class _Question:
             name, _NOBODY
         )
         return [*values, other, *absent]
+
+
+def _first_of(order: list[str], allowed: frozenset[str] | set[str]) -> tuple[str, list[str]] | None:
+    """The first that is not allowed, and all before it."""
+    for position, name in enumerate(order):
+        if name not in allowed:
+            return name, order[:position]
+    return None
 
 
 def _fits(name: str, value: str | None, patterns: tuple[str, ...]) -> bool:

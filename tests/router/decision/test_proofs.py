@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import groupby
 from random import Random
 
-from hypothesis import given
+from hypothesis import example, given
+from hypothesis import settings as profile
 from hypothesis import strategies as st
 
 from lattice.types import Level
 from router.decision.decide import decide
 from router.decision.plan import SitePlace, plan
 from router.decision.program import compile_policy
-from router.decision.proofs import prove
+from router.decision.proofs import TooHardError, _Question, prove
 from router.decision.reference import condition_holds
+from router.decision.request import Request
 from router.decision.scenario_run import run_tests
 from router.policy import parse
 from router.policy.conditions import Condition
 from router.policy.syntax import Group, Never, Policy, RegionName
+from router.policy.windows import read_moment, read_window
 from tests.router.policy.rule_strategies import conditions, some_requests, whole_policies
 
 TEXT = """edition 1
@@ -99,3 +103,78 @@ def test_moved_and_load_count_users() -> None:
     )
     assert failures("given users 3000 set iad down expect moved <= 36% load fra <= 53%", sticky) == []
     assert len(failures("given users 3000 set iad down expect moved <= 30%", sticky)) == 1
+
+
+@profile(max_examples=min(20, profile().max_examples))
+@given(whole_policies(), conditions(()))
+def test_a_counterexample_says_nothing_that_it_does_not_need(policy: Policy, condition: Condition) -> None:
+    policy = replace(policy, nevers=(Never("never", condition, policy.groups[0].name if policy.groups else None),))
+    program = compile_policy(replace(policy, nevers=()))
+    program = replace(program, policy=policy)
+    for route in program.routes[:2]:
+        question = _Question(program, route, {})
+        try:
+            found = question.request([(condition, True)])
+        except TooHardError:
+            continue
+        for subject in found or {}:
+            fewer = {other: value for other, value in (found or {}).items() if other != subject}
+            assert question._value(condition, fewer) is None, "with one part less it would still be one"
+
+
+def test_a_counterexample_happens_as_it_is_told() -> None:
+    text = TEXT + 'never admin { when path in "/admin/**" serves iad }'
+    (found,) = prove(compile_policy(parse(text)))
+    assert "iad may serve a request with path /admin, at a site near iad" in found.message
+    program = compile_policy(parse(text))
+    table = plan(program, dict.fromkeys(program.regions, Level.HEALTHY), SitePlace("near iad", 39_000_000, -77_000_000))
+    assert decide(table, Request("", "h", "/admin"), frozenset()).region == "iad"
+
+
+clocks = st.integers(0, 287).map(lambda five: f"{five // 12:02}:{five % 12 * 5:02}")
+spells = st.tuples(clocks, clocks, st.sampled_from(("", "Mon-Fri ", "Sat ", "Sun ", "Wed-Sun "))).filter(
+    lambda spell: spell[0] != spell[1]
+)
+
+
+@profile(max_examples=min(12, profile().max_examples))
+@given(spells, spells)
+@example(("06:00", "21:55", ""), ("22:00", "06:00", ""))
+@example(("22:00", "06:00", "Sun "), ("05:00", "12:00", "Mon-Fri "))
+def test_overlaps_and_gaps_of_windows_are_those_of_the_clock(
+    one: tuple[str, str, str], other: tuple[str, str, str]
+) -> None:
+    """Held against the windows themselves, asked every five minutes of a week."""
+    texts = [f"{days}{start}-{end} UTC" for start, end, days in (one, other)]
+    rules = " ".join(f'rule r{n} {{ during "{text}" primary ams secondary any }}' for n, text in enumerate(texts))
+    found = codes(REGIONS + f'route all for "*" {{ {rules} primary fra secondary any }}')
+    windows = [read_window(text) for text in texts]
+    monday = read_moment("2027-01-04T00:00:00+00:00")
+    week = [[window.open_at(monday + step * 300_000_000) for window in windows] for step in range(2 * 2016)]
+    assert ("E408" in found) == any(all(both) for both in week)
+    runs = [(who, len(list(run))) for who, run in groupby(tuple(both) for both in week)]
+    gap = any(
+        who == (False, False) and steps <= 3 and before != after
+        for (before, _), (who, steps), (after, _) in zip(runs, runs[1:], runs[2:], strict=False)
+    )
+    if "E408" not in found:
+        assert ("E409" in found) == gap
+    different = REGIONS + 'route all for "*" { ' + rules.replace("rule r1 {", "rule r1 { when method in GET")
+    assert not {"E408", "E409"} & set(codes(different + " primary fra secondary any }"))
+
+
+def test_panic_that_keeps_a_dead_tier_is_refused_exactly_then() -> None:
+    route = 'route all for "*" { primary fra, ams secondary iad panic below %d%% }'
+    assert codes(REGIONS + route % 34) == ["E407"]
+    assert codes(REGIONS + route % 33) == []
+    for below, serves in ((34, "fra"), (33, "iad")):
+        program = compile_policy(parse(REGIONS + route % below))
+        levels = {"fra": Level.DOWN, "ams": Level.DOWN, "iad": Level.HEALTHY}
+        table = plan(program, levels, SitePlace("s", 0, 0))
+        assert decide(table, Request("", "h", "/"), frozenset()).region == serves
+    assert codes(REGIONS + 'route all for "*" { primary fra, ams, iad panic below 90% }') == [], (
+        "no other tier to leave to"
+    )
+
+
+REGIONS = TEXT[: TEXT.index("group gdpr")]
