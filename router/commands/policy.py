@@ -32,7 +32,10 @@ class CheckedBody(msgspec.Struct, frozen=True):
     """`policy check --json`."""
 
     ok: bool
+    file: str
     diagnostics: list[DiagnosticBody]
+    left_out: int
+    """How many more there are than the first fifty."""
 
 
 @policy.command()
@@ -43,13 +46,13 @@ def check(file: Path, as_json: bool) -> int:
 
     Each mistake with its place, what was expected there, and how to mend it. What holds is then proved: that every rule
     is reached, every `never` kept in every state of health, and that losing a region leaves the others enough room.
-    FILE may be - for standard input. Exit
-    status 0 when the policy holds, 1 when it does not.
+    FILE may be - for standard input. Exit status 0 when the policy holds, 1 when it does not.
     """
     text = policy_text(file)
     error = _mistakes(text, str(file))
     if as_json:
-        click.echo(msgspec.json.encode(CheckedBody(error is None, diagnostic_bodies(error))))
+        left_out = 0 if error is None else error.left_out
+        click.echo(msgspec.json.encode(CheckedBody(error is None, str(file), diagnostic_bodies(error), left_out)))
     elif error is None:
         click.echo(f"{file}: holds")
     else:

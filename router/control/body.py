@@ -311,12 +311,14 @@ class DiagnosticBody(msgspec.Struct, frozen=True):
     message: str
     expected: str
     hint: str
+    width: int = 1
+    """How many characters from `column` on are meant."""
 
 
 def diagnostic_bodies(error: PolicyError | None) -> list[DiagnosticBody]:
     """What is wrong with a policy; nothing when nothing is."""
     diagnostics = () if error is None else error.diagnostics
-    return [DiagnosticBody(d.code, d.line, d.column, d.message, d.expected, d.hint) for d in diagnostics]
+    return [DiagnosticBody(d.code, d.line, d.column, d.message, d.expected, d.hint, d.width) for d in diagnostics]
 
 
 class ErrorBody(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -12,9 +12,11 @@ SUBJECTS = {
     "gossip": "tests.bench.gossip",
     "heal": "tests.bench.heal",
     "http-cache": "tests.bench.http_cache",
+    "mutants": "tests.bench.mutants",
     "proxy": "tests.bench.proxy",
     "relay": "tests.bench.relay",
     "sim": "tests.bench.sim",
+    "steering": "tests.bench.steering",
     "swim": "tests.bench.swim",
     "tunnels": "tests.bench.tunnels",
 }

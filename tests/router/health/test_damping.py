@@ -38,6 +38,14 @@ def test_at_most_four_switches_in_any_ten_minutes(period_s: int) -> None:
     assert most_in_ten_minutes(switches(period_s * SECOND, Damper(Damp()))) <= 4
 
 
+@pytest.mark.parametrize("period_s", [1, 5, 30, 60, 61, 75, 90, 120, 300, 600])
+def test_nobody_is_sent_back_within_the_cooldown_of_having_been_moved(period_s: int) -> None:
+    """Only a region that dies moves users sooner: nothing could keep them on it."""
+    times = switches(period_s * SECOND, Damper(Damp(), 30 * SECOND))
+    gone, back = times[0::2], times[1::2]
+    assert all(returned - left >= 30 * SECOND for left, returned in zip(gone, back, strict=False))
+
+
 def test_the_count_catches_a_damper_that_does_not_damp() -> None:
     assert most_in_ten_minutes(switches(60 * SECOND, Damper(None))) == 20
 

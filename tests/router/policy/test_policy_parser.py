@@ -128,12 +128,21 @@ def test_carets_point_at_what_is_wrong() -> None:
         ("#" * (TEXT_BYTES_MAX + 1), "bytes long"),
         ("é" * (TEXT_BYTES_MAX // 2 + 1), "bytes long"),
         ("zone a{}" * (STATEMENTS_MAX + 1), "statements"),
+        ("zone a {\n}\n" * 50_000, "bytes long"),
     ],
 )
 def test_a_text_past_a_limit_is_one_diagnostic(text: str, message: str) -> None:
     with pytest.raises(PolicyError, match=message) as caught:
         parse(text)
     assert [diagnostic.code for diagnostic in caught.value.diagnostics] == ["E001"]
+
+
+@pytest.mark.parametrize("opening", ["(", "{", "not (", "route r { "])
+def test_deep_nesting_is_refused_by_a_named_limit_before_it_is_parsed(opening: str) -> None:
+    text = 'edition 1\nroute r for "*" { rule a { when ' + opening * 20_000
+    with pytest.raises(PolicyError) as caught:
+        parse(text)
+    assert "E006" in [diagnostic.code for diagnostic in caught.value.diagnostics]
 
 
 def test_too_many_diagnostics_are_counted_not_listed() -> None:
