@@ -18,6 +18,7 @@ import logging
 import os
 import random
 import socket as stdlib_socket
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import ExitStack
@@ -98,14 +99,15 @@ from router.policy.probe import ProbeKind
 from router.policy.values import BadValueError, read_host_pattern, read_path_pattern
 from router.policy_keeper import InForce, compile_text, complaint, load_grammar
 from router.seeding import Seeding
-from router.site.config_reader import endpoint_text
-from router.site.site_config import BoundEndpoints, SiteConfig
+from router.site.config_reader import ConfigError, endpoint_text
+from router.site.site_config import BoundEndpoints, SiteConfig, load_site_config
 from router.site.state_dir import LastGood, StateDir
 from router.tcp.relay import TcpListener, TcpRelay
 from router.traffic.proxy import Proxy
-from router.traffic.steering import Outcome
+from router.traffic.steering import NO_POLICY, Outcome
 from router.traffic.upstream_address import AddressRule
 from router.traffic.upstream_tls import UpstreamTls, UpstreamTlsError
+from router.workers.fleet import Fleet
 
 log = logging.getLogger("edgelattice")
 
@@ -119,7 +121,6 @@ LEAVE_GRACE_US = 200 * MILLISECOND
 """How long the goodbye datagrams get."""
 SIGNAL_AHEAD_MS_MAX = 300_000
 """How far a signal's sender may be ahead of us: it would silence the region's other senders for as long."""
-NO_POLICY = Decision("", "", None, None, "", "no policy in force yet", 503, ())
 _ERROR_ENDINGS = ("failed_502", "failed_504", "shed_503", "truncated", "internal_error")
 
 
@@ -174,6 +175,10 @@ class Node:
             addresses=self._addresses,
             cache=SiteCache(config.cache.bytes_max, config.cache.object_bytes_max),
         )
+        self._fleet: Fleet | None = None
+        if config.http.workers > 1:
+            self._fleet = Fleet(config.http.workers, config.path, self._journal, self.observed, self._admitted)
+        self._masked_told = -1
         self._relay = TcpRelay(_DataPlane(self), addresses=self._addresses)
         self._checker = HealthChecker(self._on_probe, random.Random(os.urandom(16)), self._probe)
 
@@ -213,6 +218,16 @@ class Node:
             self._health.admit(decision.attempts[0].endpoint, self._clock.now())
         return decision
 
+    def _admitted(self, endpoint: Endpoint) -> None:
+        """A worker sends a half-open endpoint its trial."""
+        self._health.admit(endpoint, self._clock.now())
+
+    def _tell_workers(self) -> None:
+        """Who is out of use, if that has changed."""
+        if self._fleet is not None and self._masked_told != self._health.masked_epoch:
+            self._masked_told = self._health.masked_epoch
+            self._fleet.mask(self._health.out_of_use)
+
     def observed(self, attempt: Attempt, outcome: Outcome, latency_us: int) -> None:
         now = self._clock.now()
         if outcome is Outcome.OK and self._health.answered_as_usual(attempt, latency_us, now):
@@ -226,6 +241,7 @@ class Node:
             )
             if kind == "eject":
                 self._checker.look_now(attempt.region, None if outcome is Outcome.HUNG else attempt.endpoint)
+            self._tell_workers()
         if outcome is not Outcome.OK or changed or now >= self._level_due.get(attempt.region, 0):
             self._level_due[attempt.region] = now + LEVEL_INTERVAL_US
             self._tell_if_changed(attempt.region)
@@ -257,6 +273,7 @@ class Node:
             self._journal.note(
                 "lift", f"{target.region} {where}: a probe succeeded", endpoint=where, region=target.region
             )
+            self._tell_workers()
         self._tell_if_changed(target.region)
 
     def _tell_if_changed(self, region: str) -> None:
@@ -282,6 +299,7 @@ class Node:
             await trio.sleep(EXPIRE_INTERVAL_US / SECOND)
             now = self._clock.now()
             self._health.expire(now)
+            self._tell_workers()
             if self._replan_at is not None and now >= self._replan_at:
                 self._replan()
 
@@ -364,6 +382,9 @@ class Node:
         damped = self._damping.levels({name: seen.get(name, Level.UNKNOWN) for name in program.regions}, now)
         self._planned_with = saturation_ppm, rtt_us = self._told_of_regions()
         self._table = plan(program, damped.levels, self._place, now, saturation_ppm, rtt_us)
+        if self._fleet is not None:
+            levels = {region: int(level) for region, level in damped.levels.items()}
+            self._fleet.plan(levels, dict(saturation_ppm), dict(rtt_us), now)
         edges = (damped.next_change, self._table.valid_until)
         self._replan_at = min((edge for edge in edges if edge is not None), default=None)
 
@@ -430,6 +451,8 @@ class Node:
         return self._clock.now() // MILLISECOND
 
     def _configure(self, program: Program) -> None:
+        if self._fleet is not None and self._in_force is not None:
+            self._fleet.configure(self._in_force.text)
         self._health.configure(program)
         self._damping.configure(program.health)
         self._trips.retain(program.regions.keys())
@@ -469,8 +492,12 @@ class Node:
     def view(self) -> LatticeView:
         return self._driver.view()
 
+    def _served(self) -> Counter[str]:
+        """What was counted where users are served."""
+        return self._proxy.counters if self._fleet is None else self._fleet.counters
+
     def traffic(self) -> Traffic:
-        counters = self._proxy.counters
+        counters = self._served()
         by_region = sorted(
             (name.removeprefix("region."), count) for name, count in counters.items() if name.startswith("region.")
         )
@@ -515,7 +542,7 @@ class Node:
 
     def counters(self) -> Mapping[str, int]:
         parts = {
-            "proxy": dict(self._proxy.counters),
+            "proxy": dict(self._served()),
             "tcp": dict(self._relay.counters),
             "probe": dict(self._checker.counters),
             "": {**self._driver.counters(), **self._health.counters(), **self._discovery_counters()},
@@ -686,7 +713,10 @@ class Node:
             await nursery.start(
                 partial(serve_control, control_app(self, self._config.control.host_names), control, stop)
             )
-            await nursery.start(self._proxy.serve, http, https)
+            if self._fleet is None:
+                await nursery.start(self._proxy.serve, http, https)
+            else:
+                await nursery.start(self._fleet.run, http, https)
             if hangups is not None:
                 nursery.start_soon(self._keep_reloading, hangups)
             if tcp:
@@ -698,7 +728,8 @@ class Node:
             await stop.wait()
             await self._driver.submit(LeaveRequested())
             async with trio.open_nursery() as draining:
-                draining.start_soon(self._proxy.drain, self._config.timing.drain_us)
+                serving = self._proxy if self._fleet is None else self._fleet
+                draining.start_soon(serving.drain, self._config.timing.drain_us)
                 draining.start_soon(self._relay.drain, self._config.timing.drain_us)
             await trio.sleep(LEAVE_GRACE_US / SECOND)
             nursery.cancel_scope.cancel()
@@ -707,6 +738,16 @@ class Node:
         async for _ in hangups:
             self._journal.note("reload", "SIGHUP")
             self._credentials.refresh_tls(self._journal, everything=True)
+            if self._fleet is None:
+                continue
+            try:
+                await trio.to_thread.run_sync(load_site_config, self._config.path)
+            except ConfigError as error:
+                text = f"the site file cannot be used, the workers go on with the last good one: {error}"
+                self._journal.note("reload", text)
+                log.error("%s", text)
+            else:
+                await self._fleet.replace_all()
 
     def _discovery_counters(self) -> dict[str, int]:
         return {**self._seeding.counters, **(self._discovery.counters if self._discovery else {})}

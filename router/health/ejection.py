@@ -130,6 +130,11 @@ class EjectionMask:
         entry = self._entries.get(endpoint)
         return entry.stage if entry is not None else Stage.IN_USE
 
+    @property
+    def out_of_use(self) -> frozenset[Endpoint]:
+        """Ejected, half open or on trial."""
+        return frozenset(endpoint for endpoint, entry in self._entries.items() if entry.stage is not Stage.IN_USE)
+
     def retain(self, endpoints: Iterable[Endpoint]) -> None:
         """Forget every endpoint but these: the policy has changed. What is known of the others survives."""
         kept = frozenset(endpoints)

@@ -51,6 +51,7 @@ CONTROL_LISTEN: Endpoint = ("127.0.0.1", 8180)
 """Loopback: whoever reaches the control API may change what users get."""
 
 DRAIN_US = 5 * SECOND
+WORKERS_MAX = 256
 CACHE_BYTES = 64 << 20
 CACHE_OBJECT_BYTES = 1 << 20
 """Varnish keeps 100 MB unless told otherwise, Squid 256 MB in memory and objects up to 512 KB of it."""
@@ -108,6 +109,8 @@ class HttpPart:
     """Where clients speak TLS; `tls` says with which certificates."""
     http2: bool
     """Whether HTTP/2 is offered there."""
+    workers: int
+    """Processes that serve users; 1: the node itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -367,8 +370,9 @@ def _read_http(section: Section) -> HttpPart:
     _refuse_repeated(section, "listen", listen)
     _refuse_repeated(section, "tls_listen", (*listen, *tls_listen))
     http2 = section.take("http2", truth, True)
+    workers = section.take("workers", _count(1, WORKERS_MAX), 1)
     section.close()
-    return HttpPart(listen, tls_listen, http2)
+    return HttpPart(listen, tls_listen, http2, workers)
 
 
 def _read_tls(section: Section, directory: Path, *, needed: bool) -> TlsPart:
@@ -402,6 +406,15 @@ def _read_upstream(section: Section, directory: Path) -> UpstreamPart:
         TlsFiles(directory / certificate, directory / (key or certificate)) if certificate is not None else None,
         allow,
     )
+
+
+def _count(least: int, most: int) -> Callable[[object], int]:
+    def reading(value: object) -> int:
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+            raise NotExpected(f"a whole number from {least} to {most}")
+        return value
+
+    return reading
 
 
 def _tls_version(value: object) -> ssl.TLSVersion:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import Protocol
+from typing import Final, Protocol
 
 from router.decision.decide import Attempt, Decision, Request
 from router.decision.request import Needs
@@ -32,6 +32,9 @@ class Outcome(Enum):
     """The same of its whole region."""
     OUTRUN = "outrun"
     """It was late, and another endpoint that was asked too answered first; or nobody waits for its answer any more."""
+
+
+NO_POLICY: Final = Decision("", "", None, None, "", "no policy in force yet", 503, ())
 
 
 class Router(Protocol):

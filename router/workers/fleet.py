@@ -1,0 +1,301 @@
+"""A node's workers: started, told what the node knows, listened to, replaced when they die (edge).
+
+All of them accept from the same listening sockets, which the node opened and keeps. So a connection that waits to be
+accepted belongs to none of them: whoever is free takes it, and a worker that dies takes nothing along but what it was
+serving. (With SO_REUSEPORT it would belong to one worker from its SYN on: see `docs/decisions.md`.)
+
+What a worker must know is kept here as its newest state, not as a queue: a feeder sends what it has not sent yet, in
+the order in which it can be used, however far behind a worker was.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from lattice.types import Endpoint, Level
+from router.decision.decide import Attempt
+from router.journal import Journal
+from router.traffic.steering import Outcome
+from router.workers.messages import (
+    Admitted,
+    Configure,
+    Counted,
+    Deframer,
+    Drain,
+    Masked,
+    Observed,
+    Planned,
+    Ready,
+    ToNode,
+    ToWorker,
+    decode_to_node,
+    encode,
+)
+
+log = logging.getLogger("edgelattice.workers")
+
+RESTART_SECONDS: Final = 1.0
+"""Before a worker that died within this time of its start is replaced; else it is at once."""
+GRACE_US: Final = 60_000_000
+"""What a worker that was replaced has to finish: nobody waits for it."""
+KILL_SECONDS: Final = 1.0
+"""Beyond its grace, a worker that drains has."""
+
+
+class _Member:
+    """One worker process, from the node's side."""
+
+    def __init__(self, number: int, process: trio.Process, link: trio.SocketStream) -> None:
+        self.number = number
+        self.process = process
+        self.link = link
+        self.began = trio.current_time()
+        self.ready = trio.Event()
+        self.gone = trio.Event()
+        self.news = trio.Event()
+        self.counters: Counter[str] = Counter()
+        self.planned = -1
+        """The `Planned` it steers by."""
+        self.seen = 0
+        """Of its `Observed`, the newest that was taken."""
+        self.drain: Drain | None = None
+        self.sent: dict[type, ToWorker] = {}
+
+    def leave(self, drain: Drain) -> None:
+        """Finish what is under way; a shorter grace than said before counts."""
+        if self.drain is None or drain.grace_us < self.drain.grace_us:
+            self.drain = drain
+            self.news.set()
+
+
+class Fleet:
+    """`run` it; tell it what changes by `configure`, `plan` and `mask`."""
+
+    def __init__(
+        self,
+        count: int,
+        site_toml: Path,
+        journal: Journal,
+        observed: Callable[[Attempt, Outcome, int], None],
+        admitted: Callable[[Endpoint], None],
+    ) -> None:
+        self._count = count
+        self._site_toml = site_toml
+        self._journal = journal
+        self._observed = observed
+        self._admitted = admitted
+        self._http: Sequence[trio.SocketListener] = ()
+        self._https: Sequence[trio.SocketListener] = ()
+        self._configure: Configure | None = None
+        self._planned = Planned({}, {}, {}, 0)
+        self._out: tuple[Endpoint, ...] = ()
+        self._members: dict[int, _Member] = {}  # those that serve, or will, by number
+        self._all: set[_Member] = set()  # also those that leave, or are not ready yet
+        self._retired: Counter[str] = Counter()  # of those that ended
+        self._draining = False
+        self._nursery: trio.Nursery | None = None
+
+    # --- what they should know
+
+    def configure(self, text: str) -> None:
+        """A policy is in force; `plan` follows before anything is awaited."""
+        self._configure = Configure(text)
+
+    def plan(self, levels: dict[str, int], saturation_ppm: dict[str, int], rtt_us: dict[str, int], now: int) -> None:
+        """The arguments of `router.decision.plan.plan`."""
+        self._planned = Planned(levels, saturation_ppm, rtt_us, now, self._planned.number + 1)
+        self._tell()
+
+    def mask(self, out: frozenset[Endpoint]) -> None:
+        listed = tuple(sorted(out))
+        if listed != self._out:
+            self._out = listed
+            self._tell()
+
+    def _tell(self) -> None:
+        for member in self._all:
+            member.news.set()
+
+    # --- what they did
+
+    @property
+    def counters(self) -> Counter[str]:
+        """The sums over all workers, those that ended included; and how many of those that serve steer by what this
+        node knows now. A copy."""
+        total = self._retired.copy()
+        total["workers current"] = sum(each.planned == self._planned.number for each in self._members.values())
+        for member in self._all:
+            total.update(member.counters)
+        return total
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        return tuple(self._members[number].process.pid for number in sorted(self._members))
+
+    # --- their lives
+
+    async def run(
+        self,
+        http: Sequence[trio.SocketListener],
+        https: Sequence[trio.SocketListener],
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Keep `count` workers on these listening sockets until `drain` is through. Started when all of them serve."""
+        self._http, self._https = http, https
+        async with trio.open_nursery() as self._nursery:
+            for number in range(self._count):
+                self._members[number] = await self._spawn(number)
+            for member in list(self._members.values()):
+                await member.ready.wait()
+            task_status.started()
+
+    async def replace_all(self) -> None:
+        """Start workers that read the site file anew; those that serve now drain once the new ones listen."""
+        fresh = [await self._spawn(number) for number in range(self._count)]
+        for member in fresh:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_first, member.ready, nursery.cancel_scope)
+                nursery.start_soon(_first, member.gone, nursery.cancel_scope)
+        if not all(member.ready.is_set() and not member.gone.is_set() for member in fresh):
+            for member in fresh:
+                member.leave(Drain(0))
+            self._say("the workers could not be replaced: those that serve go on")
+            return
+        for member in fresh:
+            old = self._members[member.number]
+            self._members[member.number] = member
+            old.leave(Drain(GRACE_US))
+        self._say(f"{self._count} workers were replaced")
+
+    async def drain(self, grace_us: int) -> None:
+        """Let all of them finish what they serve; then `run` ends."""
+        self._draining = True
+        members = list(self._all)
+        for member in members:
+            member.leave(Drain(grace_us))
+        with trio.move_on_after(grace_us / 1e6 + KILL_SECONDS):
+            for member in members:
+                await member.gone.wait()
+        for member in members:
+            if not member.gone.is_set():
+                member.process.kill()
+
+    async def _spawn(self, number: int) -> _Member:
+        assert self._nursery is not None
+        ours, theirs = socket.socketpair()
+        with theirs:
+            listening = [[each.socket.fileno() for each in listeners] for listeners in (self._http, self._https)]
+            fds = [",".join(map(str, numbers)) for numbers in listening]
+            level = logging.getLevelName(logging.getLogger().getEffectiveLevel())
+            process = await trio.lowlevel.open_process(
+                [
+                    *(sys.executable, "-P", "-m", "router.workers.worker"),
+                    *(str(self._site_toml), str(theirs.fileno()), *fds, level),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno(), *listening[0], *listening[1]],
+            )
+        member = _Member(number, process, trio.SocketStream(trio.socket.from_stdlib_socket(ours)))
+        self._all.add(member)
+        self._nursery.start_soon(self._attend, member)
+        return member
+
+    async def _attend(self, member: _Member) -> None:
+        """From its start to its end, and its replacement if nobody asked it to end."""
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._feed, member)
+                await self._hear(member)
+                nursery.cancel_scope.cancel()
+            await member.process.wait()
+        finally:
+            with trio.CancelScope(shield=True):  # reaped, whatever ends us
+                if member.process.returncode is None:
+                    member.process.kill()
+                await member.process.wait()
+                await member.link.aclose()
+            self._retired.update(member.counters)
+            member.counters.clear()
+            self._all.discard(member)
+            member.gone.set()
+        if self._draining or member.drain is not None or self._members.get(member.number) is not member:
+            return
+        self._say(f"worker {member.number} (process {member.process.pid}) died: {_how(member.process)}; replaced")
+        self._retired["workers replaced"] += 1
+        if trio.current_time() - member.began < RESTART_SECONDS:
+            await trio.sleep(RESTART_SECONDS)
+        fresh = await self._spawn(member.number)
+        if not member.ready.is_set():  # whoever waits for the first waits for it
+            member.ready = fresh.ready
+        self._members[member.number] = fresh
+
+    async def _feed(self, member: _Member) -> None:
+        """Send whatever the worker does not know yet, in the order in which it can use it."""
+        while True:
+            member.news = trio.Event()
+            masked = Masked(list(self._out), member.seen)
+            for message in (self._configure, self._planned, masked, member.drain):
+                if message is not None and not _known(member.sent.get(type(message)), message):
+                    member.sent[type(message)] = message
+                    try:
+                        await member.link.send_all(encode(message))
+                    except trio.BrokenResourceError:
+                        return  # it died, which the reader notices
+            await member.news.wait()
+
+    async def _hear(self, member: _Member) -> None:
+        deframer = Deframer()
+        try:
+            async for data in member.link:
+                for message in deframer.feed(bytes(data)):
+                    self._take(member, decode_to_node(message))
+        except trio.BrokenResourceError:
+            pass  # killed
+
+    def _take(self, member: _Member, message: ToNode) -> None:
+        match message:
+            case Ready(number):
+                member.planned = number
+                member.ready.set()
+            case Observed(number, outcomes):
+                member.seen = number
+                for each in outcomes:
+                    attempt = Attempt(each.region, each.tier, Level.UNKNOWN, each.endpoint)
+                    self._observed(attempt, Outcome(each.outcome), each.latency_us)
+                member.news.set()
+            case Admitted(endpoint):
+                self._admitted(endpoint)
+            case Counted(counters):
+                member.counters = Counter(counters)
+
+    def _say(self, text: str) -> None:
+        self._journal.note("worker", text)
+        log.warning("%s", text)
+
+
+def _known(sent: ToWorker | None, message: ToWorker) -> bool:
+    """Whether a worker that was sent the one would learn nothing from the other."""
+    if isinstance(sent, Masked) and isinstance(message, Masked):
+        return sent.out == message.out  # that more was seen matters together with what it says
+    return sent is message or sent == message
+
+
+async def _first(event: trio.Event, scope: trio.CancelScope) -> None:
+    await event.wait()
+    scope.cancel()
+
+
+def _how(process: trio.Process) -> str:
+    code = process.returncode
+    return f"signal {-code}" if code is not None and code < 0 else f"status {code}"

@@ -1,0 +1,265 @@
+"""One worker process: a proxy, and the node's knowledge to steer by (edge).
+
+`python -m router.workers.worker SITE_TOML LINK_FD HTTP_FDS HTTPS_FDS LOG_LEVEL`, as `fleet` starts it. It keeps an
+ejection mask of its own, so that what it meets counts before its next decision, and follows the node's, so that what
+others met counts too. It lives as long as its node: when the link closes it drains and ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from lattice.events import LocalChange
+from lattice.transport import Clock
+from lattice.types import Endpoint, Level
+from router.cache.turn import SiteCache
+from router.control.api import DEFAULT_POLICY
+from router.credentials import Credentials
+from router.decision.decide import Attempt, Decision, Request, decide
+from router.decision.plan import RouteTable, SitePlace, plan
+from router.decision.program import Program
+from router.decision.request import NO_NEEDS, Needs
+from router.health.regional_health import RegionalHealth
+from router.journal import Journal
+from router.location import Locations
+from router.policy_keeper import compile_text, load_grammar
+from router.site.site_config import SiteConfig, load_site_config
+from router.site.state_dir import node_key_in
+from router.traffic.proxy import Proxy
+from router.traffic.steering import NO_POLICY, Outcome
+from router.traffic.upstream_address import AddressRule
+from router.traffic.upstream_tls import UpstreamTls
+from router.workers.messages import (
+    Admitted,
+    Configure,
+    Counted,
+    Deframer,
+    Drain,
+    Masked,
+    Observed,
+    Outcomes,
+    Planned,
+    Ready,
+    ToNode,
+    ToWorker,
+    decode_to_worker,
+    encode,
+)
+
+log = logging.getLogger("edgelattice.worker")
+
+BATCH_SECONDS: Final = 0.01
+"""How long good news waits for more of it. Bad news does not wait."""
+COUNT_SECONDS: Final = 0.5
+EXPIRE_SECONDS: Final = 0.1
+OUTCOMES_MAX: Final = 20_000
+"""Good news kept for a node that does not read; what is more is dropped, and counted."""
+_WHOLE: Final = frozenset({Outcome.OK, Outcome.SERVER_ERROR})
+
+
+class Worker:
+    """The proxy's `Router`, and the end of the link that belongs to the worker."""
+
+    def __init__(self, config: SiteConfig, link: trio.SocketStream) -> None:
+        self._link = link
+        self._config = config
+        self._clock = Clock()
+        self._journal = Journal(self._clock.now)
+        self._credentials = Credentials(config, node_key_in(config.site.state_dir), self._clock.now)
+        self._locations = Locations(config.geo.database, self._journal) if config.geo.database else None
+        latitude_e6, longitude_e6 = config.site.at_e6 or (0, 0)
+        self._place = SitePlace(config.site.name, latitude_e6, longitude_e6, placed=config.site.at_e6 is not None)
+        self._health = RegionalHealth()
+        self._program: Program | None = None
+        self._table: RouteTable | None = None
+        self._outbox: list[Outcomes] = []
+        self._admitted: list[Endpoint] = []
+        self._number = 0
+        self._ejected_in: dict[Endpoint, int] = {}  # by which `Observed` the node hears of what we ejected
+        self._waiting = trio.Event()
+        self._urgent = trio.Event()
+        self._dropped = 0
+        self._sending = trio.Lock()
+        tls = self._credentials.server_tls
+        self._proxy = Proxy(
+            self,
+            config.site.name,
+            tls=None if tls is None else tls.context,
+            addresses=AddressRule(config.upstream.allow),
+            cache=SiteCache(config.cache.bytes_max, config.cache.object_bytes_max),
+        )
+
+    # --- Router
+
+    @property
+    def needs(self) -> Needs:
+        return NO_NEEDS if self._table is None else self._table.program.needs
+
+    def epoch(self) -> object:
+        return self._table, self._health.masked_epoch
+
+    def decide(self, request: Request) -> Decision:
+        table = self._table
+        if table is None:
+            return NO_POLICY
+        if self._locations is not None and table.program.needs.place:
+            request = self._locations.located(request)
+        decision = decide(table, request, self._health.ejected)
+        if decision.attempts:
+            endpoint, before = decision.attempts[0].endpoint, self._health.masked_epoch
+            self._health.admit(endpoint, self._clock.now())
+            if self._health.masked_epoch != before:
+                self._admitted.append(endpoint)
+                self._wake(urgent=True)
+        return decision
+
+    def observed(self, attempt: Attempt, outcome: Outcome, latency_us: int) -> None:
+        now = self._clock.now()
+        changed = not (
+            outcome is Outcome.OK and self._health.answered_as_usual(attempt, latency_us, now)
+        ) and self._health.answered(attempt, outcome, latency_us, now)
+        if changed and outcome is not Outcome.OK:
+            for endpoint in self._health.ejected:
+                self._ejected_in.setdefault(endpoint, self._number + 1)
+        if len(self._outbox) >= OUTCOMES_MAX:
+            self._dropped += 1
+            return
+        self._outbox.append(Outcomes(attempt.region, attempt.tier, attempt.endpoint, outcome.value, latency_us))
+        self._wake(urgent=changed or outcome not in _WHOLE)
+
+    # --- the link
+
+    async def run(self, listeners: list[trio.SocketListener], tls_listeners: list[trio.SocketListener]) -> None:
+        """Serve until told to drain, or until the node is gone."""
+        await trio.to_thread.run_sync(load_grammar)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._keep_telling)
+            nursery.start_soon(self._keep_counting)
+            nursery.start_soon(self._keep_expiring)
+            nursery.start_soon(
+                self._credentials.keep, lambda _: None, _leave_to_the_node, self._connect_as, self._journal
+            )
+            if self._locations is not None:
+                nursery.start_soon(self._locations.keep)
+            serving = False
+            grace_us = self._config.timing.drain_us
+            async for message in self._messages():
+                if isinstance(message, Drain):
+                    grace_us = message.grace_us
+                    break
+                await self._take(message)
+                if isinstance(message, Planned):
+                    if not serving:
+                        serving = True
+                        await nursery.start(self._proxy.serve, listeners, tls_listeners)
+                    await self._send(Ready(message.number))
+            if serving:
+                await self._proxy.drain(grace_us)
+            await self._tell()
+            await self._send(Counted(dict(self._proxy.counters)))
+            nursery.cancel_scope.cancel()
+
+    async def _take(self, message: ToWorker) -> None:
+        match message:
+            case Configure(text):
+                self._program = await trio.to_thread.run_sync(compile_text, text, DEFAULT_POLICY)
+                self._health.configure(self._program)
+                self._connect_as(self._credentials.upstream_tls)
+            case Planned(levels, saturation_ppm, rtt_us, now) if self._program is not None:
+                known = {region: Level(level) for region, level in levels.items()}
+                self._table = plan(self._program, known, self._place, now, saturation_ppm, rtt_us)
+            case Masked(out, seen):
+                ours = {endpoint for endpoint, number in self._ejected_in.items() if number > seen}
+                self._ejected_in = {endpoint: self._ejected_in[endpoint] for endpoint in ours}
+                self._health.follow({(host, port) for host, port in out}, ours, self._clock.now())
+            case _:
+                pass
+
+    def _connect_as(self, tls: UpstreamTls) -> None:
+        regions = self._program.regions.values() if self._program is not None else ()
+        named = {(each.host, each.port): each.tls for region in regions for each in region.endpoints if each.tls}
+        self._proxy.configure(named, tls)
+
+    async def _messages(self) -> AsyncIterator[ToWorker]:
+        deframer = Deframer()
+        async for data in self._link:
+            for message in deframer.feed(bytes(data)):
+                yield decode_to_worker(message)
+
+    def _wake(self, *, urgent: bool) -> None:
+        self._waiting.set()
+        if urgent:
+            self._urgent.set()
+
+    async def _keep_telling(self) -> None:
+        while True:
+            await self._waiting.wait()
+            with trio.move_on_after(BATCH_SECONDS):
+                await self._urgent.wait()
+            await self._tell()
+
+    async def _tell(self) -> None:
+        self._waiting, self._urgent = trio.Event(), trio.Event()
+        admitted, self._admitted = self._admitted, []
+        for endpoint in admitted:
+            await self._send(Admitted(endpoint))
+        outcomes, self._outbox = self._outbox, []
+        if outcomes:
+            self._number += 1
+            await self._send(Observed(self._number, outcomes))
+
+    async def _keep_counting(self) -> None:
+        while True:
+            await trio.sleep(COUNT_SECONDS)
+            counters = dict(self._proxy.counters)
+            if self._dropped:
+                counters["outcomes dropped"] = self._dropped
+            await self._send(Counted(counters))
+
+    async def _keep_expiring(self) -> None:
+        while True:
+            await trio.sleep(EXPIRE_SECONDS)
+            self._health.expire(self._clock.now())
+
+    async def _send(self, message: ToNode) -> None:
+        async with self._sending:
+            with contextlib.suppress(trio.BrokenResourceError):  # the node is gone, which the reader notices
+                await self._link.send_all(encode(message))
+
+
+async def _leave_to_the_node(_: LocalChange) -> None:
+    """What the cluster must hear, the node tells it."""
+    await trio.lowlevel.checkpoint()
+
+
+def _inherited(numbers: str) -> list[trio.SocketListener]:
+    sockets = [socket.socket(fileno=int(number)) for number in numbers.split(",") if number]
+    return [trio.SocketListener(trio.socket.from_stdlib_socket(sock)) for sock in sockets]
+
+
+async def _main(site_toml: str, link: int, http: str, https: str) -> None:
+    stream = trio.SocketStream(trio.socket.from_stdlib_socket(socket.socket(fileno=link)))
+    await Worker(load_site_config(Path(site_toml)), stream).run(_inherited(http), _inherited(https))
+
+
+def main(arguments: list[str]) -> int:
+    site_toml, link, http, https, level = arguments
+    # A terminal and a service manager signal the whole group; a worker leaves when its node says so.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    trio.run(_main, site_toml, int(link), http, https)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

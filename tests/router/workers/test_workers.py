@@ -1,0 +1,187 @@
+"""Real worker processes behind a real node: one table, one mask, and no request lost but a dead worker's own."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import Counter
+from functools import partial
+from pathlib import Path
+
+import pytest
+import trio
+
+from router.site.config_reader import endpoint_text
+from router.site.site_config import SiteConfig, load_site_config
+from tests.router.test_credentials import said
+from tests.router.test_node import Backend, Site, policy_text, running, site_config, until
+
+pytestmark = pytest.mark.slow
+
+
+def with_workers(directory: Path, count: int = 2) -> SiteConfig:
+    site_config(directory, "ams")
+    text = (directory / "site.toml").read_text()
+    (directory / "site.toml").write_text(text.replace("[http]", f"[http]\nworkers = {count}"))
+    return load_site_config(directory / "site.toml")
+
+
+def workers() -> list[int]:
+    """The processes that this one has started to serve."""
+    return sorted(int(path.name) for path in Path("/proc").glob("[0-9]*") if _is_worker(path))
+
+
+def _is_worker(path: Path) -> bool:
+    try:
+        parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+        return parent == os.getpid() and b"router.workers.worker" in (path / "cmdline").read_bytes()
+    except OSError:
+        return False
+
+
+async def counted(site: Site, name: str, least: int) -> bool:
+    return int((await site.view())["counters"].get(name, 0)) >= least
+
+
+async def served(site: Site, region: str) -> bool:
+    """By every worker."""
+    if await site.region_served() != region:
+        return False
+    return int((await site.view())["counters"]["proxy workers current"]) == 2  # in this order: it says of which plan
+
+
+async def test_workers_share_a_table_and_what_they_meet(tmp_path: Path) -> None:
+    fra, iad = Backend("fra"), Backend("iad")
+    async with trio.open_nursery() as regions:
+        await regions.start(fra.run)
+        await regions.start(iad.run)
+        async with running(with_workers(tmp_path / "ams")) as ams:
+            assert (await ams.get())[0] == 503  # no policy yet
+            assert len(workers()) == 2
+            assert await ams.publish(policy_text(fra, iad)) == 200
+            await until(lambda: served(ams, "fra"))
+            fra.kill()
+            for _ in range(20):  # whichever worker: the first request that meets it is rescued
+                status, headers, _ = await ams.get()
+                assert (status, headers["x-edge-region"]) == (200, "iad")
+            await until(partial(said, ams, "eject", "fra"))
+            assert (await ams.view())["traffic"]["errors"] == 0
+            regions.start_soon(fra.run)
+            await until(lambda: served(ams, "fra"))
+            await until(lambda: counted(ams, "proxy requests", 22))  # summed over both
+        regions.cancel_scope.cancel()
+    assert workers() == []  # they left with their node
+
+
+async def test_a_worker_that_dies_is_replaced_and_takes_nothing_along_but_its_own(tmp_path: Path) -> None:
+    fra = Backend("fra")
+    async with trio.open_nursery() as regions:
+        await regions.start(fra.run)
+        async with running(with_workers(tmp_path / "ams")) as ams:
+            assert await ams.publish(policy_text(fra)) == 200
+            await until(lambda: served(ams, "fra"))
+            before = workers()
+            endings: Counter[str] = Counter()
+            async with trio.open_nursery() as asking:
+
+                async def ask() -> None:
+                    for _ in range(60):
+                        try:
+                            endings[str((await ams.get())[0])] += 1
+                        except (OSError, trio.BrokenResourceError, IndexError) as error:  # reset, or an empty answer
+                            endings[repr(error)] += 1
+                        await trio.sleep(0.005)
+
+                for _ in range(3):
+                    asking.start_soon(ask)
+                await trio.sleep(0.05)
+                os.kill(before[0], signal.SIGKILL)
+            assert endings["200"] >= 177, endings  # of 180: each client may have had one with it
+            await until(partial(said, ams, "worker", "died: signal 9; replaced"))
+            await until(lambda: _two_again(before))
+            assert await counted(ams, "proxy workers replaced", 1)
+            await until(lambda: served(ams, "fra"))
+        regions.cancel_scope.cancel()
+
+
+async def _two_again(before: list[int]) -> bool:
+    now = workers()
+    return len(now) == 2 and now != before
+
+
+async def test_hangup_replaces_the_workers_and_no_request_notices(tmp_path: Path) -> None:
+    fra = Backend("fra")
+    hang_up, hangups = trio.open_memory_channel[None](1)
+    config = with_workers(tmp_path / "ams")
+    async with trio.open_nursery() as regions:
+        await regions.start(fra.run)
+        async with running(config, hangups) as ams:
+            assert await ams.publish(policy_text(fra)) == 200
+            await until(lambda: served(ams, "fra"))
+            before = workers()
+            statuses: list[int] = []
+            async with trio.open_nursery() as asking:
+
+                async def ask() -> None:
+                    while True:
+                        statuses.append((await ams.get())[0])
+                        await trio.sleep(0.005)
+
+                asking.start_soon(ask)
+                await hang_up.send(None)
+                await until(partial(said, ams, "worker", "2 workers were replaced"))
+                await until(lambda: _all_new(before))
+                asking.cancel_scope.cancel()
+            assert set(statuses) == {200}
+            assert len(statuses) > 10
+
+            site_toml = tmp_path / "ams" / "site.toml"
+            site_toml.write_text(site_toml.read_text() + "[http]\n")
+            after = workers()
+            await hang_up.send(None)
+            await until(partial(said, ams, "reload", "the site file cannot be used"))
+            assert workers() == after
+        regions.cancel_scope.cancel()
+
+
+async def _all_new(before: list[int]) -> bool:
+    now = workers()
+    return len(now) == 2 and not set(now) & set(before)
+
+
+async def test_a_request_under_way_is_finished_when_the_node_is_told_to_leave(tmp_path: Path) -> None:
+    begun = trio.Event()
+    release = trio.Event()
+
+    async def slow(stream: trio.SocketStream) -> None:
+        async with stream:
+            data = bytes(await stream.receive_some())
+            if b"/healthz" in data:
+                await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+                return
+            begun.set()
+            await release.wait()
+            await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\nConnection: close\r\n\r\nslow")
+
+    async with trio.open_nursery() as regions:
+        listeners = await regions.start(partial(trio.serve_tcp, slow, 0, host="127.0.0.1"))
+        where = endpoint_text(listeners[0].socket.getsockname()[:2])
+        region = f"region fra {{\n  at 50 8\n  endpoint {where}\n}}\n"
+        text = f'edition 1\n{region}route a for "*" path "/**" {{\n  primary any\n}}\n'
+        async with running(with_workers(tmp_path / "ams")) as ams:
+            assert await ams.publish(text) == 200
+            await until(lambda: counted(ams, "probe probes", 1))
+            answers: list[tuple[int, bytes]] = []
+
+            async def ask() -> None:
+                status, _, body = await ams.get()
+                answers.append((status, body))
+
+            async with trio.open_nursery() as asking:
+                asking.start_soon(ask)
+                await begun.wait()
+                ams.stop.set()
+                await trio.sleep(0.1)
+                release.set()
+        assert answers == [(200, b"slow")]
+        regions.cancel_scope.cancel()
