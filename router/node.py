@@ -224,9 +224,9 @@ class Node:
 
     def _tell_workers(self) -> None:
         """Who is out of use, if that has changed."""
-        if self._fleet is not None and self._masked_told != self._health.masked_epoch:
-            self._masked_told = self._health.masked_epoch
-            self._fleet.mask(self._health.out_of_use)
+        if self._fleet is not None and self._masked_told != self._health.mask.epoch:
+            self._masked_told = self._health.mask.epoch
+            self._fleet.mask(self._health.mask.out_of_use)
 
     def observed(self, attempt: Attempt, outcome: Outcome, latency_us: int) -> None:
         now = self._clock.now()

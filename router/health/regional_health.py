@@ -120,20 +120,15 @@ class RegionalHealth:
         fresh = [self.mask.eject(endpoint, now, _EJECTS[outcome]) for endpoint in endpoints]  # every one of them
         return any(fresh)
 
-    @property
-    def out_of_use(self) -> frozenset[Endpoint]:
-        """Ejected, half open or on trial: what another process that serves the same users should leave alone."""
-        return self._mask.out_of_use
-
     def follow(self, out: AbstractSet[Endpoint], ours: AbstractSet[Endpoint], now: Micros) -> None:
         """Another process, which hears of more, has `out` out of use; of `ours` it did not hear yet. Those of this
         policy only."""
         known = {endpoint for region in self._regions.values() for endpoint in region.graders}
-        mine = self._mask.out_of_use
+        mine = self.mask.out_of_use
         for endpoint in sorted((out & known) - mine):
-            self._mask.eject(endpoint, now, "another process met it")
+            self.mask.eject(endpoint, now, "another process met it")
         for endpoint in sorted(mine - out - ours):
-            self._mask.lift(endpoint)
+            self.mask.lift(endpoint)
 
     def admit(self, endpoint: Endpoint, now: Micros) -> None:
         """A request is about to go there: if the endpoint is half open, this is its trial."""

@@ -105,7 +105,7 @@ class Worker:
         return NO_NEEDS if self._table is None else self._table.program.needs
 
     def epoch(self) -> object:
-        return self._table, self._health.masked_epoch
+        return self._table, self._health.mask.epoch
 
     def decide(self, request: Request) -> Decision:
         table = self._table
@@ -115,9 +115,9 @@ class Worker:
             request = self._locations.located(request)
         decision = decide(table, request, self._health.ejected)
         if decision.attempts:
-            endpoint, before = decision.attempts[0].endpoint, self._health.masked_epoch
+            endpoint, before = decision.attempts[0].endpoint, self._health.mask.epoch
             self._health.admit(endpoint, self._clock.now())
-            if self._health.masked_epoch != before:
+            if self._health.mask.epoch != before:
                 self._admitted.append(endpoint)
                 self._wake(urgent=True)
         return decision
