@@ -177,7 +177,9 @@ class Node:
         )
         self._fleet: Fleet | None = None
         if config.http.workers > 1:
-            self._fleet = Fleet(config.http.workers, config.path, self._journal, self.observed, self._admitted)
+            self._fleet = Fleet(
+                config.http.workers, config.path, self._journal, self.observed, self._admitted, self.reported
+            )
         self._masked_told = -1
         self._relay = TcpRelay(_DataPlane(self), addresses=self._addresses)
         self._checker = HealthChecker(self._on_probe, random.Random(os.urandom(16)), self._probe)

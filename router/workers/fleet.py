@@ -35,6 +35,7 @@ from router.workers.messages import (
     Observed,
     Planned,
     Ready,
+    Reported,
     ToNode,
     ToWorker,
     decode_to_node,
@@ -87,12 +88,14 @@ class Fleet:
         journal: Journal,
         observed: Callable[[Attempt, Outcome, int], None],
         admitted: Callable[[Endpoint], None],
+        reported: Callable[[Attempt, int], None],
     ) -> None:
         self._count = count
         self._site_toml = site_toml
         self._journal = journal
         self._observed = observed
         self._admitted = admitted
+        self._reported = reported
         self._http: Sequence[trio.SocketListener] = ()
         self._https: Sequence[trio.SocketListener] = ()
         self._configure: Configure | None = None
@@ -276,6 +279,8 @@ class Fleet:
                 member.news.set()
             case Admitted(endpoint):
                 self._admitted(endpoint)
+            case Reported(region, tier, endpoint, saturation_ppm):
+                self._reported(Attempt(region, tier, Level.UNKNOWN, endpoint), saturation_ppm)
             case Counted(counters):
                 member.counters = Counter(counters)
 

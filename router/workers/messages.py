@@ -1,7 +1,8 @@
 """What a node and its workers say to each other, over a pair of Unix sockets. Pure.
 
     node → worker    Configure (a policy's text), Planned (what tables are made of), Masked (who is out of use), Drain
-    worker → node    Ready, Observed (outcomes of attempts), Admitted (a trial), Counted
+    worker → node    Ready, Observed (outcomes of attempts), Admitted (a trial),
+                     Reported (an endpoint's load), Counted
 
 A table is not sent but what it is made of: a worker compiles and plans as the node does, and the same inputs give the
 same table (`router.decision`). Every message says all there is to know of its kind, so only the newest matters.
@@ -72,13 +73,22 @@ class Admitted(msgspec.Struct, frozen=True, tag=True):
     endpoint: Endpoint
 
 
+class Reported(msgspec.Struct, frozen=True, tag=True):
+    """An endpoint's word about itself, the newest."""
+
+    region: str
+    tier: str
+    endpoint: Endpoint
+    saturation_ppm: int
+
+
 class Counted(msgspec.Struct, frozen=True, tag=True):
     counters: dict[str, int]
     """Since the worker began."""
 
 
 ToWorker: TypeAlias = Configure | Planned | Masked | Drain
-ToNode: TypeAlias = Ready | Observed | Admitted | Counted
+ToNode: TypeAlias = Ready | Observed | Admitted | Reported | Counted
 
 _ENCODER: Final = msgspec.json.Encoder()
 _TO_WORKER: Final = msgspec.json.Decoder(ToWorker)

@@ -49,6 +49,7 @@ from router.workers.messages import (
     Outcomes,
     Planned,
     Ready,
+    Reported,
     ToNode,
     ToWorker,
     decode_to_worker,
@@ -83,6 +84,7 @@ class Worker:
         self._table: RouteTable | None = None
         self._outbox: list[Outcomes] = []
         self._admitted: list[Endpoint] = []
+        self._reports: dict[Endpoint, Reported] = {}
         self._number = 0
         self._ejected_in: dict[Endpoint, int] = {}  # by which `Observed` the node hears of what we ejected
         self._waiting = trio.Event()
@@ -135,6 +137,10 @@ class Worker:
             return
         self._outbox.append(Outcomes(attempt.region, attempt.tier, attempt.endpoint, outcome.value, latency_us))
         self._wake(urgent=changed or outcome not in _WHOLE)
+
+    def reported(self, attempt: Attempt, saturation_ppm: int) -> None:
+        self._reports[attempt.endpoint] = Reported(attempt.region, attempt.tier, attempt.endpoint, saturation_ppm)
+        self._wake(urgent=False)
 
     # --- the link
 
@@ -212,6 +218,9 @@ class Worker:
         admitted, self._admitted = self._admitted, []
         for endpoint in admitted:
             await self._send(Admitted(endpoint))
+        reports, self._reports = self._reports, {}
+        for endpoint in sorted(reports):
+            await self._send(reports[endpoint])
         outcomes, self._outbox = self._outbox, []
         if outcomes:
             self._number += 1

@@ -20,6 +20,7 @@ from router.workers.messages import (
     Outcomes,
     Planned,
     Ready,
+    Reported,
     ToNode,
     ToWorker,
     decode_to_node,
@@ -41,6 +42,7 @@ TO_NODE: st.SearchStrategy[ToNode] = st.one_of(
     st.builds(Ready, COUNT),
     st.builds(Observed, COUNT, st.lists(st.builds(Outcomes, TEXT, TEXT, ENDPOINT, TEXT, COUNT), max_size=3)),
     st.builds(Admitted, ENDPOINT),
+    st.builds(Reported, TEXT, TEXT, ENDPOINT, COUNT),
     st.builds(Counted, TABLE),
 )
 
