@@ -24,8 +24,8 @@ from lattice.yrs_gate import Write
 
 SLACK_BYTES = 16 * 1024
 """A chain of less is never worth a checkpoint."""
-DUE_PERCENT = 135
-"""A chain is due when it weighs so much of what a checkpoint of it would. In ops, live data weigh some 1.3 times what
+DUE_PERCENT = 130
+"""A chain is due when it weighs so much of what a checkpoint of it would. In ops, live data weigh some 1.4 times what
 they do bare, so a chain at rest never weighs more than twice the bare data. (Redis rewrites its log at 200.)"""
 _OP_BYTES = 180
 """What an op weighs beyond its update: key, links, timestamp, signature."""

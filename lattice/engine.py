@@ -368,7 +368,7 @@ class Engine:
         self._seal_records.forget_saved()
         self._health.records.forget_saved()
         for revocation in self._grants.revocations():
-            self._out.persist(REVOKED_TABLE, revocation.key, revocation.data, Holds.CELLS)
+            self._out.persist(REVOKED_TABLE, revocation.key, revocation.data)
         for data in self._policy.ops():
             self._out.persist("op", op_id_of(data), data)
 
@@ -514,7 +514,7 @@ class Engine:
         cell = Cell(revocation.cell, CellKind.REVOCATION, data, 0, (revocation.key, 0))
         self._cells.add(cell)
         if self._started:
-            self._out.persist(REVOKED_TABLE, revocation.key, data, Holds.CELLS)
+            self._out.persist(REVOKED_TABLE, revocation.key, data)
         node = NodeId(revocation.key)
         member = self._swim.members.get(node)
         site = self._us.site if node == self.node else member.site if member else ""

@@ -79,6 +79,10 @@ class Chains:
             return signed.id in held.up_to(pin[1])
         return held.fork is None or signed.op.seq < held.fork
 
+    def knows(self, author: AuthorId) -> bool:
+        """Whether any op of the author is held."""
+        return author in self._held
+
     def authors(self) -> list[AuthorId]:
         return sorted(self._held)
 

@@ -243,7 +243,10 @@ class PolicyStore:
 
     def revoke(self, author: AuthorId, seq: int, op: OpId) -> None:
         """The CA has taken the author's key back: this op is its last that counts. `take_void` has what goes by it."""
+        known = self._chains.knows(author)
         void = self._chains.pin(author, (seq, op))
+        if not known:
+            return  # a node's key, or its first op is yet to come
         for gone in void:
             del self._writes[gone.id]
         self._void += void
