@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import groupby
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from lattice.types import Endpoint, Level
 from router.decision.distance import distance_m
@@ -42,6 +42,7 @@ REASON_REGIONS_MAX = 3
 """How many regions a reason names; it goes into a response header."""
 METRES_PER_RTT_US = 100
 _LAYOUTS_MAX = 8
+_Origin: TypeAlias = tuple[int, int] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,8 +199,7 @@ def plan(
     they are; `rtt_us` what round trips from this site were measured.
     """
     known = {region: levels.get(region, Level.UNKNOWN) for region in program.regions}
-    measured = tuple((name, _octaves(rtt_us[name])) for name in program.regions if name in rtt_us)
-    layout = lay_out(program, site, measured)
+    layout = lay_out(program, site, octaves_of(program, rtt_us))
     avoided = {name for name, region in program.regions.items() if any(each.open_at(now) for each in region.avoid)}
     options = [_option(program, one, known[one.region], one.region in avoided) for one in layout.candidates]
     classes = [_class(program, option) for option in options]
@@ -273,6 +273,11 @@ def _spilling(
     return tuple(found)
 
 
+def octaves_of(program: Program, rtt_us: Mapping[str, int]) -> tuple[tuple[str, int], ...]:
+    """How near regions are by measured round trips, in quarters of an octave."""
+    return tuple((name, _octaves(rtt_us[name])) for name in program.regions if name in rtt_us)
+
+
 def _octaves(rtt_us: int) -> int:
     """Quarters of an octave: 4 log2, downwards."""
     rtt_us = max(1, rtt_us)
@@ -286,18 +291,17 @@ def lay_out(program: Program, site: SitePlace, measured: tuple[tuple[str, int], 
     quarters of an octave."""
     candidates: dict[Candidate, int] = {}
     lanes: dict[tuple[tuple[int, ...], Otherwise, Settings], int] = {}
-    orders: dict[tuple[int, int], tuple[str, ...]] = {}
-    asked: dict[tuple[int, tuple[int, int], Otherwise, Settings], int] = {}
+    orders: dict[_Origin, tuple[str, ...]] = {None: nearest_to_site(program, site, dict(measured))}
+    asked: dict[tuple[int, _Origin, Otherwise, Settings], int] = {}
     tier_lists: dict[tuple[Tier, ...], int] = {}
-    here = site.latitude_e6, site.longitude_e6
 
     def lane(tiers: tuple[Tier, ...], zone: Zone | None, otherwise: Otherwise, settings: Settings) -> int:
-        origin = _origin(zone, site)
+        origin = place_of(zone)
         question = (tier_lists.setdefault(tiers, len(tier_lists)), origin, otherwise, settings)
         if question not in asked:
             if origin not in orders:
-                ours = origin == here
-                orders[origin] = _by_distance(program, origin, dict(measured) if ours else {}, site.placed or not ours)
+                assert origin is not None, "the site's own order is there from the start"
+                orders[origin] = nearest_to(program, origin)
             resolved = _candidates(tiers, orders[origin], program.groups)
             numbers = tuple(candidates.setdefault(candidate, len(candidates)) for candidate in resolved)
             asked[question] = lanes.setdefault((numbers, otherwise, settings), len(lanes))
@@ -324,22 +328,39 @@ def lay_out(program: Program, site: SitePlace, measured: tuple[tuple[str, int], 
     return Layout(tuple(candidates), tuple(lane_of), tuple(rule_lanes), tuple(lanes))
 
 
-def _origin(zone: Zone | None, site: SitePlace) -> tuple[int, int]:
+def place_of(zone: Zone | None) -> _Origin:
+    """Where a zone says its clients are; None when it does not, and nearest means to the site."""
     if zone is None or zone.latitude_e6 is None or zone.longitude_e6 is None:
-        return site.latitude_e6, site.longitude_e6
+        return None
     return zone.latitude_e6, zone.longitude_e6
 
 
-def _by_distance(
-    program: Program, origin: tuple[int, int], measured: Mapping[str, int], placed: bool
-) -> tuple[str, ...]:
-    def far(name: str) -> tuple[int, int, str]:
-        region = program.regions[name]
-        metres = distance_m(*origin, region.latitude_e6, region.longitude_e6)
-        near = max(_octaves(metres // METRES_PER_RTT_US) if placed else 0, measured.get(name, 0)) if measured else 0
-        return near, metres, name
+def nearest_to(program: Program, place: tuple[int, int]) -> tuple[str, ...]:
+    """All regions by great circle from a place, then by name."""
+
+    def far(name: str) -> tuple[int, str]:
+        return _metres(program, place, name), name
 
     return tuple(sorted(program.regions, key=far))
+
+
+def nearest_to_site(program: Program, site: SitePlace, measured: Mapping[str, int]) -> tuple[str, ...]:
+    """All regions by round trip from the site, as far as any was measured, then by great circle and name."""
+    here = site.latitude_e6, site.longitude_e6
+    if not measured:
+        return nearest_to(program, here)
+
+    def far(name: str) -> tuple[int, int, str]:
+        metres = _metres(program, here, name)
+        light = _octaves(metres // METRES_PER_RTT_US) if site.placed else 0
+        return max(light, measured.get(name, 0)), metres, name
+
+    return tuple(sorted(program.regions, key=far))
+
+
+def _metres(program: Program, place: tuple[int, int], name: str) -> int:
+    region = program.regions[name]
+    return distance_m(*place, region.latitude_e6, region.longitude_e6)
 
 
 def _candidates(

@@ -187,8 +187,8 @@ class _Writer:
         exact = frozenset(pattern for pattern in patterns if not pattern.startswith("*."))
         ends = tuple(pattern[1:] for pattern in patterns if pattern.startswith("*."))
         parts = [f"{subject} in {self._constant(exact)}"] if exact else []
-        # ".example.com" itself is not below example.com: there must be a label.
-        parts += [f"({subject}.endswith({ends!r}) and {subject}[0] != '.')"] if ends else []
+        # ".example.com" itself is not below example.com: there must be a label. Nor is what looks like an address.
+        parts += [f"({subject}.endswith({ends!r}) and {subject}[0] not in '.[')"] if ends else []
         return " or ".join(parts) or "False"
 
     def _part(self, field: str, argument: str) -> str:

@@ -205,18 +205,18 @@ class _Case:
         return places
 
     def _nearest_first(self, zone: str) -> list[str]:
-        here = self.site.latitude_e6, self.site.longitude_e6
-        place = here
+        place = self.site.latitude_e6, self.site.longitude_e6
+        from_site = True
         for each in self.policy.zones:
             if each.name == zone and each.latitude_e6 is not None and each.longitude_e6 is not None:
-                place = each.latitude_e6, each.longitude_e6
+                place, from_site = (each.latitude_e6, each.longitude_e6), False
         measured = {
             region.name: self.rtt_us[region.name] for region in self.policy.regions if region.name in self.rtt_us
         }
 
         def far(region: Region) -> tuple[int, int, str]:
             metres = distance_m(*place, region.latitude_e6, region.longitude_e6)
-            if place != here or not measured:
+            if not from_site or not measured:
                 return 0, metres, region.name
             light = _quarter_octave(metres // 100) if self.site.placed else 0
             seen = _quarter_octave(measured[region.name]) if region.name in measured else 0
@@ -288,8 +288,9 @@ class _Case:
 
 def _zone(policy: Policy, request: Request) -> str:
     """The longest prefix; without one, the ASN, the country, the continent."""
+    text, scope, _ = request.client.partition("%")  # a scope id names our own interface; IPv4 has none
     try:
-        address = ip_address(request.client.partition("%")[0])
+        address = IPv6Address(text) if scope else ip_address(text)
     except ValueError:
         address = None
     if isinstance(address, IPv6Address) and address.ipv4_mapped:

@@ -69,6 +69,8 @@ class HostIndex:
     def _search(self, host: str) -> tuple[int, ...]:
         key = host_key(host)
         routes = self.exact.get(key)
+        if routes is None and key.startswith(("[", ".")):  # an address, or no name at all: below nothing
+            return self.anywhere
         while routes is None:
             _, dot, key = key.partition(".")
             if not dot:

@@ -20,6 +20,7 @@ from router.policy.syntax import Policy
 
 JSON_BYTES_MAX = 4 * 1024 * 1024
 _DEPTH_MAX = 16 + 2 * CONDITION_DEPTH_MAX
+_WORDS = {int: "a whole number", str: "a text", bool: "true or false"}
 _NETWORKS = {IPv4Network, IPv6Network}
 
 
@@ -94,11 +95,11 @@ def _read(wanted: Any, value: Any, path: str, depth: int) -> Any:
             raise JsonPolicyError(path, "a list is needed here")
         return tuple(_read(get_args(kind)[0], each, f"{path}[{n}]", depth + 1) for n, each in enumerate(value))
     if isinstance(kind, type) and issubclass(kind, Enum):
-        if value not in kind.__members__:
+        if not isinstance(value, str) or value not in kind.__members__:
             raise JsonPolicyError(path, f"one of {', '.join(kind.__members__)} is needed here")
         return kind[value]
     if type(value) is not kind:
-        raise JsonPolicyError(path, f"a {'number' if kind is int else 'text'} is needed here")
+        raise JsonPolicyError(path, f"{_WORDS[kind]} is needed here")
     return value
 
 

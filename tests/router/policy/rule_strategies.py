@@ -55,6 +55,9 @@ HEADERS = (
     (("x-tenant", "us"), ("cookie", "uid=7; sid=a")),
     (("cookie", 'uid="9"'),),
     (("authorization", "Bearer e30.eyJzdWIiOiJ1c2VyLTEifQ.x"), ("x-tenant", "")),
+    (("authorization", "bearer e30.eyJzdWIiOjE3LCJhIjpbe31dfQ==.x"),),
+    (("authorization", "Bearer e30.eyJzdWIiOiIrIn0.x"), ("cookie", "a; uid =1;\u2003uid=7\u00a0")),
+    (("cookie", "b=1"), ("cookie", "uid=9"), ("x-tenant", "us"), ("x-tenant", "eu")),
 )
 keys = st.sampled_from(
     (Key("cookie", "uid"), Key("header", "x-tenant"), Key("jwt", "sub"), Key("ip", count=24), Key("path", count=1))
@@ -77,10 +80,19 @@ moments = st.one_of(
 saturations = st.dictionaries(
     st.sampled_from(("ams", "fra", "gru", "iad", "nrt")), st.sampled_from((0, 400_000, 700_000, 900_000, 1_000_000))
 )
+round_trips = st.dictionaries(
+    st.sampled_from(("ams", "fra", "gru", "iad", "nrt")), st.one_of(st.integers(0, 400_000), st.integers(0, 1 << 40))
+)
 REQUEST_PARTS: dict[str, tuple[Any, ...]] = {
-    "client": CLIENTS,
-    "host": ("a.example", "x.b.example", "y.x.b.example:80", "A.Example.", "[2001:db8::9]", "192.0.2.9", "c.test"),
-    "path": ("/", "/a", "/a/", "/a/b", "/z/b", "/a/b/c", "/a?q=1&p=", "/a/b/c/d?q=/", "*", ""),
+    "client": (*CLIENTS, "10.1.2.3%eth0", "::ffff:10.1.3.9%x", "1::10.1.2.3", "2001:db8:1:1:0:0:0:1:2"),
+    "host": (
+        *("a.example", "x.b.example", "y.x.b.example:80", "A.Example.", "[2001:db8::9]", "192.0.2.9", "c.test"),
+        *(".b.example", "[x.b.example", "[2001:DB8::9]:80", "X..B.EXAMPLE..", "\u212a.b.example", ""),
+    ),
+    "path": (
+        *("/", "/a", "/a/", "/a/b", "/z/b", "/a/b/c", "/a?q=1&p=", "/a/b/c/d?q=/", "*", "", "?q=1", "a/b", "//b"),
+        *("/a?x&%71=%2f", "/a?q=%E2%82%AC&q=1", "/a?p=&q=+%ff", "/a/b?q=\u00e9%c3", "/a?q", "/\u00e9/b?p"),
+    ),
     "method": ("GET", "POST", "PUT"),
     "headers": HEADERS,
     "country": ("", *COUNTRIES),
@@ -110,7 +122,7 @@ def tests_in(zones: tuple[str, ...]) -> st.SearchStrategy[Condition]:
         listed("method", ("GET", "POST")),
         listed("header", ("eu", "us", ""), "x-tenant"),
         listed("cookie", ("7", "9"), "uid"),
-        listed("query", ("1", "/", ""), "q"),
+        listed("query", ("1", "/", "", "\u20ac", " \ufffd", "\u00e9\ufffd"), "q"),
         listed("upgrade", ("websocket",)),
         listed("country", COUNTRIES),
         listed("continent", CONTINENTS),
