@@ -6,12 +6,13 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check clean
+.PHONY: help demo test check nightly clean
 
 help:
 	@echo 'make demo    three regions, three sites, real traffic; a region dies and no user notices'
 	@echo 'make test    the tests'
 	@echo 'make check   lint, format, types, import contracts'
+	@echo 'make nightly a million decisions, in every form of a policy, compared byte for byte: an hour or so'
 	@echo 'make clean   remove .venv and every cache'
 	@echo
 	@echo 'DEMO="--seconds 20 --rate 400" make demo   passes options on; PYTHON=python3.12 make test   picks the Python'
@@ -27,6 +28,13 @@ check: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+nightly: SEED ?= $(shell date +%s)
+nightly: POLICIES ?= 4000
+nightly: $(INSTALLED)
+	@echo 'SEED=$(SEED) make nightly   does the same again'
+	HYPOTHESIS_PROFILE=nightly EDGELATTICE_DIFFERENTIAL=$(POLICIES) EDGELATTICE_REQUESTS=250 $(BIN)/pytest -s -k every_form \
+	  --hypothesis-seed=$(SEED) tests/router/decision/test_differential.py
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \

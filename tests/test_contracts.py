@@ -23,6 +23,7 @@ PLANTED = {
     "zeroconf only in discovery": ("lattice/driver.py", "import zeroconf"),
     "lark only in the policy parser": ("router/policy/check.py", "import lark"),
     "httptools only in the HTTP modules": ("router/control/api.py", "import httptools"),
+    "wasmtime only in the host of a policy's module": ("router/decision/decide.py", "import wasmtime"),
     "sim: lattice pure and router pure only; never trio, edges, wall clock": ("sim/stage.py", "import trio"),
 }
 """A line in a file that breaks the contract of that name."""

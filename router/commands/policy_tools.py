@@ -19,6 +19,8 @@ from router.decision.program import Program
 from router.decision.request import Request
 from router.decision.scenario_run import run_tests, users_of
 from router.decision.traffic_study import Study, compare, read_log_line, simulate
+from router.decision.wasm.image import ImageTooLargeError
+from router.decision.wasm.module import policy_module
 from router.policy import PolicyError, format_policy
 from router.policy.json_form import to_json
 from router.policy.values import LATITUDE_E6_MAX, LONGITUDE_E6_MAX, BadValueError, read_coordinate, read_level
@@ -142,21 +144,30 @@ def explain_command(
 
 @click.command("compile")
 @click.argument("file", type=_FILE)
-@click.option("--target", type=click.Choice(["json"]), default="json", show_default=True)
+@click.option("--target", type=click.Choice(["json", "wasm"]), default="json", show_default=True)
 @click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="Where to; else standard output.")
 def compile_command(file: Path, target: str, output: Path | None) -> None:
-    """Write a policy in another form: JSON, field by field.
+    """Write a policy in another form: JSON, field by field, or a WebAssembly module that decides as a node does.
 
     \b
         edgelattice policy compile shop.policy --output shop.json
+        edgelattice policy compile shop.policy --target wasm --output shop.wasm
     """
-    assert target == "json"
-    written = to_json(compiled(file).policy)
+    program = compiled(file)
+    if target == "json":
+        written = f"{to_json(program.policy)}\n".encode()
+    elif output is None:
+        raise CommandError("--target wasm: a module is no text; say where to with --output", EXIT_USAGE)
+    else:
+        try:
+            written = policy_module(program)
+        except ImageTooLargeError as error:
+            raise CommandError(f"{file}: {error}") from None
     if output is None:
-        click.echo(written)
+        click.echo(written, nl=False)
         return
     try:
-        output.write_text(written + "\n", encoding="utf-8")
+        output.write_bytes(written)
     except OSError as error:
         raise CommandError(f"--output {output}: cannot be written: {(error.strerror or str(error)).lower()}") from None
 

@@ -31,7 +31,7 @@ def ranking(client: bytes, endpoints: Sequence[bytes], weights: Sequence[int] = 
     if not weights:
         return sorted(range(len(scores)), key=scores.__getitem__, reverse=True)
     costs = [
-        _minus_log2(score & _MASK) * (_WEIGHT_SCALE // weight) for score, weight in zip(scores, weights, strict=True)
+        minus_log2(score & _MASK) * (_WEIGHT_SCALE // weight) for score, weight in zip(scores, weights, strict=True)
     ]
     return sorted(range(len(costs)), key=costs.__getitem__)
 
@@ -51,14 +51,14 @@ def _table() -> tuple[int, ...]:
     return tuple(logarithms)
 
 
-_LOG2 = _table()
+LOG2 = _table()
 
 
-def _minus_log2(number: int) -> int:
+def minus_log2(number: int) -> int:
     """-log2((number + 1) / 2^64) in 2^-24, for 0 <= number < 2^64."""
     number += 1
     exponent = number.bit_length() - 1
     rest = (number << 64 >> exponent) & _MASK
     place, between = rest >> (64 - _TABLE_BITS), rest >> (64 - _TABLE_BITS - 16) & 0xFFFF
-    low, high = _LOG2[place], _LOG2[place + 1]
+    low, high = LOG2[place], LOG2[place + 1]
     return ((64 - exponent) << _FRACTION_BITS) - low - ((high - low) * between >> 16)

@@ -73,8 +73,7 @@ class Window:
     def _around(self, now_us: int) -> Iterator[tuple[int, int]]:
         """The stretches that may hold `now_us`, and those soon after, as microseconds since the epoch."""
         if self.first:
-            first, last = date.fromisoformat(self.first), date.fromisoformat(self.last)
-            yield self._moment(first, self.start_minute, 0), self._moment(last, self.end_minute, 1)
+            yield self.once_us()
             return
         zone = time_zone(self.zone)
         today = _utc(now_us).astimezone(zone).date()
@@ -84,6 +83,11 @@ class Window:
             if day.weekday() in self.days:
                 end_day = day + timedelta(days=over_midnight)
                 yield self._moment(day, self.start_minute, 0), self._moment(end_day, self.end_minute, 1)
+
+    def once_us(self) -> tuple[int, int]:
+        """From when to when one with dates is open, in microseconds since the epoch."""
+        first, last = date.fromisoformat(self.first), date.fromisoformat(self.last)
+        return self._moment(first, self.start_minute, 0), self._moment(last, self.end_minute, 1)
 
     def _moment(self, day: date, minute: int, fold: int) -> int:
         return _instant_us(self.zone, day, minute, fold)

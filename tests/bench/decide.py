@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -26,6 +27,9 @@ from router.decision.program import compile_policy
 from router.decision.proofs import prove
 from router.decision.request import Request
 from router.decision.seen import SeenClients
+from router.decision.wasm.abi import request_bytes, view_bytes
+from router.decision.wasm.host import WasmPolicy
+from router.decision.wasm.module import policy_module
 from router.geolocation import GeoDatabase
 from router.policy import format_policy, parse
 from router.policy.syntax import Cidr, Policy, Zone
@@ -142,6 +146,11 @@ def main(argv: Sequence[str]) -> int:
         decide(table, request, frozenset())
     per_s = int(len(requests) / (time.process_time() - start))
 
+    wasm = WasmPolicy(policy_module(program))
+    wasm.plan(view_bytes(program, levels, HERE))
+    asked = [request_bytes(request) for request in requests[:5_000]]
+    wasm_ns, _ = spread(timed([partial(wasm.decide, each) for each in asked]), clock_ns)
+
     flips = {}
     for name, how in (("seen", seen.decide), ("cold", decide)):
         costs = []
@@ -201,7 +210,7 @@ def main(argv: Sequence[str]) -> int:
         "flip_to_next_decision_p99_us": round(flips["seen"][1] / 1_000, 2),
         "flip_to_next_cold_decision_us": round(flips["cold"][0] / 1_000, 2),
         "geo_lookup_ns": geo_ns,
-        "wasm_call_us": None,
+        "wasm_call_us": round(wasm_ns / 1_000, 2),
         "check_s": round(check_s, 3),
         "parse_and_format_5000_lines_s": round(lines_s, 3),
         "samples": options.samples,

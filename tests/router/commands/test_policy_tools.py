@@ -9,6 +9,14 @@ from pathlib import Path
 import pytest
 
 from router.cli import main
+from router.decision.decide import decide
+from router.decision.decision_bytes import decision_bytes
+from router.decision.plan import SitePlace, plan
+from router.decision.program import compile_policy
+from router.decision.request import Request
+from router.decision.wasm.abi import request_bytes, view_bytes
+from router.decision.wasm.host import WasmPolicy
+from router.policy import parse
 
 HOW_TO = Path(__file__).parents[3] / "docs" / "how-to" / "policy-tests.md"
 (POLICY,) = re.findall(r"^```policy\n(.*?)^```$", HOW_TO.read_text(), re.MULTILINE | re.DOTALL)
@@ -81,3 +89,16 @@ def test_json_and_bad_options(file: Path, capsys: pytest.CaptureFixture[str]) ->
         assert status == 2
         assert "Traceback" not in said
     assert run(capsys, "simulate", file, "--log", "/nonexistent")[0] == 2
+
+
+def test_a_module_is_written_and_decides(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = file.with_suffix(".wasm")
+    assert run(capsys, "compile", file, "--target", "wasm", "--output", output) == (0, "")
+    wasm = WasmPolicy(output.read_bytes())
+    program = compile_policy(parse(file.read_text("utf-8")))
+    wasm.plan(view_bytes(program, {}, SitePlace("here", 0, 0)))
+    request = Request("192.0.2.7", "shop.example.com", "/")
+    expected = decide(plan(program, {}, SitePlace("here", 0, 0)), request, frozenset())
+    assert wasm.decide(request_bytes(request)) == decision_bytes(expected)
+    status, said = run(capsys, "compile", file, "--target", "wasm")
+    assert (status, "--output" in said, "Traceback" in said) == (2, True, False)

@@ -1,15 +1,18 @@
 """One differential test: every form of a policy gives the judge's bytes, over random policies and worlds.
 
 Forms: the reference interpreter on the policy as written; generated Python and the table, on the policy as compiled;
-the same on the policy read back from its JSON form. A million cases:
-`EDGELATTICE_DIFFERENTIAL=10000 python -m pytest tests/router/decision/test_differential.py -k every_form`.
+the same on the policy read back from its JSON form; the WebAssembly engine, under wasmtime. A million cases:
+`make nightly`.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from dataclasses import replace
 from random import Random
 
+import pytest
 from hypothesis import given
 from hypothesis import settings as profile
 from hypothesis import strategies as st
@@ -20,37 +23,60 @@ from router.decision.decision_bytes import decision_bytes
 from router.decision.plan import SitePlace, plan
 from router.decision.program import compile_policy
 from router.decision.reference import interpret
+from router.decision.wasm.abi import request_bytes, view_bytes
 from router.policy.json_form import from_json, to_json
 from router.policy.parser import parse
 from router.policy.printer import print_policy
 from router.policy.settings import Retry, Settings, Timeouts
 from router.policy.syntax import Policy
+from tests.router.decision.wasm.rig import Rig
 from tests.router.policy.policy_strategies import all_levels, endpoints_of, sites
-from tests.router.policy.rule_strategies import moments, saturations, some_requests, whole_policies
+from tests.router.policy.rule_strategies import moments, round_trips, saturations, some_requests, whole_policies
 
-REQUESTS = 100
+REQUESTS = int(os.environ.get("EDGELATTICE_REQUESTS", "100"))
 """For each policy and world."""
+CASES: list[int] = []
+"""How many each example decided."""
 EXAMPLES = max(200, profile().max_examples) if os.environ.get("CI") else profile().max_examples
 """20,000 cases in CI at least, which took 18 s; fewer where somebody waits for them."""
 
 
+@pytest.fixture(scope="module", autouse=True)
+def count() -> Iterator[None]:
+    yield
+    print(f"\n{sum(CASES):,} cases over {len(CASES):,} policies and worlds, each in four forms")
+
+
 @profile(max_examples=int(os.environ.get("EDGELATTICE_DIFFERENTIAL", EXAMPLES)))
-@given(whole_policies(), all_levels, sites, moments, saturations, st.integers(0, 1 << 32))
+@given(whole_policies(), all_levels, sites, st.booleans(), moments, saturations, round_trips, st.integers(0, 1 << 32))
 def test_every_form_decides_alike(
-    policy: Policy, levels: dict[str, Level], site: SitePlace, now: int, saturation: dict[str, int], seed: int
+    policy: Policy,
+    levels: dict[str, Level],
+    site: SitePlace,
+    placed: bool,
+    now: int,
+    saturation: dict[str, int],
+    rtt_us: dict[str, int],
+    seed: int,
 ) -> None:
+    site = replace(site, placed=placed)
     again = from_json(to_json(policy))
     assert again == policy
-    forms = [plan(compile_policy(each), levels, site, now, saturation) for each in (policy, again)]
+    programs = [compile_policy(each) for each in (policy, again)]
+    forms = [plan(program, levels, site, now, saturation, rtt_us) for program in programs]
+    wasm = Rig(programs[1])
+    assert wasm.plan(view_bytes(programs[1], levels, site, now, saturation, rtt_us)) == forms[1].valid_until
     endpoints, random = endpoints_of(policy), Random(seed)
     said: dict[bytes, Decision] = {}
     for request in some_requests(random, REQUESTS):
         ejected = {endpoint for endpoint in endpoints if random.random() < 0.15}
-        judged = interpret(policy, levels, site, now, saturation, request, ejected)
+        judged = interpret(policy, levels, site, now, saturation, request, ejected, rtt_us)
         expected = decision_bytes(judged)
         for table in forms:
             assert decision_bytes(decide(table, request, ejected)) == expected
+        assert wasm.decide(request_bytes(request, ejected)) == expected
         assert said.setdefault(expected, judged) == judged, "two decisions, the same bytes"
+    CASES.append(REQUESTS)
 
 
 def test_the_bytes_of_a_decision_are_these() -> None:

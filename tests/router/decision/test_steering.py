@@ -20,7 +20,7 @@ from router.policy import parse
 from router.policy.syntax import Policy
 from router.policy.windows import read_moment
 from tests.router.policy import policy_strategies
-from tests.router.policy.rule_strategies import some_requests, whole_policies
+from tests.router.policy.rule_strategies import round_trips, some_requests, whole_policies
 
 NAMES = ("ams", "bom", "fra", "gru", "iad")
 REGIONS = "edition 1\n" + "".join(
@@ -163,18 +163,7 @@ def test_measured_round_trips_come_before_distance() -> None:
     assert nowhere.lane(0, "").candidates[0].region == "iad", "a site that knows no place has only its measurements"
 
 
-measurements = st.one_of(st.integers(0, 400_000), st.integers(0, 1 << 40))
-
-
-@given(
-    whole_policies(),
-    policy_strategies.sites,
-    st.booleans(),
-    st.dictionaries(
-        st.sampled_from(policy_strategies.REGIONS), st.one_of(st.integers(0, 400_000), st.integers(0, 1 << 40))
-    ),
-    st.integers(0, 1 << 32),
-)
+@given(whole_policies(), policy_strategies.sites, st.booleans(), round_trips, st.integers(0, 1 << 32))
 def test_the_judge_measures_as_the_plan_does(
     policy: Policy, site: SitePlace, placed: bool, rtt_us: dict[str, int], seed: int
 ) -> None:

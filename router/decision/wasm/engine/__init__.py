@@ -1,0 +1,1 @@
+"""Plan and decide, in the language of `language`."""

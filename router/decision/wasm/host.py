@@ -1,0 +1,56 @@
+"""The module at work in Python, under wasmtime (`pip install edgelattice[wasm]`): for tests, and for other programs.
+
+A node never comes here: its decisions are generated Python.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import wasmtime
+
+from router.decision.wasm.abi import ERRORS
+from router.decision.wasm.layout import TOO_LONG
+
+
+class RefusedError(ValueError):
+    """Bytes that the module does not take; nothing has changed."""
+
+
+class WasmPolicy:
+    """One instance of a module. Not for two threads at once."""
+
+    def __init__(self, module: bytes) -> None:
+        engine = wasmtime.Engine()
+        self._start(engine, wasmtime.Module(engine, module))
+
+    def _start(self, engine: wasmtime.Engine, module: wasmtime.Module) -> None:
+        self._store = wasmtime.Store(engine)
+        exports: Any = wasmtime.Instance(self._store, module, []).exports(self._store)
+        self._exports, self._memory = exports, exports["memory"]
+        self._alloc, self._decide = exports["alloc"], exports["decide"]
+        self._output: int = exports["output"](self._store)
+
+    def plan(self, view: bytes) -> int | None:
+        """Take a view (`abi.view_bytes`); when to plan anew, or None when never. Raises `RefusedError`."""
+        self._checked(self._exports["plan"](self._store, self._give(view)))
+        until: int = self._exports["valid_until"](self._store)
+        return None if until == -1 else until
+
+    def decide(self, request: bytes) -> bytes:
+        """The decision on a request (`abi.request_bytes`), as `decision_bytes` has it. Raises `RefusedError`."""
+        size = self._checked(self._decide(self._store, self._give(request)))
+        return bytes(self._memory.read(self._store, self._output, self._output + size))
+
+    def _give(self, content: bytes) -> int:
+        at = self._alloc(self._store, len(content))
+        if at == 0:
+            raise RefusedError(ERRORS[TOO_LONG])
+        self._memory.write(self._store, content, at)
+        return len(content)
+
+    @staticmethod
+    def _checked(answer: int) -> int:
+        if answer < 0:
+            raise RefusedError(ERRORS[-answer])
+        return answer
