@@ -105,6 +105,7 @@ from router.site.state_dir import LastGood, StateDir
 from router.tcp.relay import TcpListener, TcpRelay
 from router.traffic.proxy import Proxy
 from router.traffic.steering import NO_POLICY, Outcome
+from router.traffic.trusted_hops import TrustedHops
 from router.traffic.upstream_address import AddressRule
 from router.traffic.upstream_tls import UpstreamTls, UpstreamTlsError
 from router.workers.fleet import Fleet
@@ -173,6 +174,7 @@ class Node:
             config.site.name,
             tls=None if tls is None else tls.context,
             addresses=self._addresses,
+            announced_by=TrustedHops(config.http.proxy_from),
             cache=SiteCache(config.cache.bytes_max, config.cache.object_bytes_max),
         )
         self._fleet: Fleet | None = None
@@ -181,7 +183,7 @@ class Node:
                 config.http.workers, config.path, self._journal, self.observed, self._admitted, self.reported
             )
         self._masked_told = -1
-        self._relay = TcpRelay(_DataPlane(self), addresses=self._addresses)
+        self._relay = TcpRelay(_DataPlane(self), addresses=self._addresses, says_who=config.tcp.proxy_protocol)
         self._checker = HealthChecker(self._on_probe, random.Random(os.urandom(16)), self._probe)
 
     @property

@@ -111,6 +111,8 @@ class HttpPart:
     """Whether HTTP/2 is offered there."""
     workers: int
     """Processes that serve users; 1: the node itself."""
+    proxy_from: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
+    """Whose connections begin with a PROXY protocol header, which says who the client is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +140,8 @@ class TcpPart:
     """Routed by the port that connections come in at."""
     tls_listen: tuple[Endpoint, ...]
     """Routed by the name that TLS clients ask for."""
+    proxy_protocol: bool
+    """Endpoints hear who the client is by a PROXY header of version 2."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -371,8 +375,9 @@ def _read_http(section: Section) -> HttpPart:
     _refuse_repeated(section, "tls_listen", (*listen, *tls_listen))
     http2 = section.take("http2", truth, True)
     workers = section.take("workers", _count(1, WORKERS_MAX), 1)
+    proxy_from = section.take_each("proxy_from", network, ())
     section.close()
-    return HttpPart(listen, tls_listen, http2, workers)
+    return HttpPart(listen, tls_listen, http2, workers, proxy_from)
 
 
 def _read_tls(section: Section, directory: Path, *, needed: bool) -> TlsPart:
@@ -429,8 +434,9 @@ def _read_tcp(section: Section) -> TcpPart:
     tls_listen = section.take_each("tls_listen", listen_endpoint, ())
     _refuse_repeated(section, "listen", listen)
     _refuse_repeated(section, "tls_listen", (*listen, *tls_listen))
+    proxy_protocol = section.take("proxy_protocol", truth, False)
     section.close()
-    return TcpPart(listen, tls_listen)
+    return TcpPart(listen, tls_listen, proxy_protocol)
 
 
 def _refuse_repeated(section: Section, key: str, listen: tuple[Endpoint, ...]) -> None:

@@ -27,6 +27,7 @@ from router.tcp.client_hello import NotTlsError, read_client_hello
 from router.tcp.splice import LostError, Pipe, Side
 from router.tcp.tcp_limits import TcpLimits
 from router.traffic.connection import Connection, connect
+from router.traffic.proxy_protocol import proxy_header_v2
 from router.traffic.steering import Outcome, Router
 from router.traffic.upstream_address import AddressRule
 from router.traffic.upstream_pool import EXHAUSTED, ForbiddenAddressError
@@ -60,9 +61,18 @@ class Ending(enum.Enum):
 class TcpRelay:
     """All TCP connections of one process. `counters`: connections, endings by name, failed connects, bytes each way."""
 
-    def __init__(self, router: Router, limits: TcpLimits | None = None, addresses: AddressRule | None = None) -> None:
-        """`addresses` says where never to connect."""
+    def __init__(
+        self,
+        router: Router,
+        limits: TcpLimits | None = None,
+        addresses: AddressRule | None = None,
+        *,
+        says_who: bool = False,
+    ) -> None:
+        """`addresses` says where never to connect. With `says_who`, every endpoint hears who the client is before
+        anything else, by a PROXY protocol header of version 2."""
         self._router = router
+        self._says_who = says_who
         self._addresses = addresses or AddressRule()
         self._limits = limits or TcpLimits()
         self._clients: Counter[str] = Counter()
@@ -146,11 +156,14 @@ class TcpRelay:
                 joined = await self._connect(request)
                 if isinstance(joined, Ending):
                     return joined
-                return await self._join(client, joined, first, up, down)
+                header = self._who(client, address, name) if self._says_who else b""
+                return await self._join(client, joined, header, first, up, down)
         except OSError as error:
-            if error.errno not in EXHAUSTED:
-                raise
-            return Ending.SHED
+            if error.errno in EXHAUSTED:
+                return Ending.SHED
+            if error.errno == errno.ENOTCONN:
+                return Ending.CLIENT_LOST
+            raise
 
     async def _read_hello(self, client: Connection) -> tuple[bytes, str]:
         """What came so far, and the name in it."""
@@ -190,7 +203,13 @@ class TcpRelay:
             self.counters["connect failed"] += 1
         return Ending.UNREACHABLE
 
-    async def _join(self, client: Connection, leg: _Leg, first: bytes, up: Pipe, down: Pipe) -> Ending:
+    def _who(self, client: Connection, address: str, name: str) -> bytes:
+        """Who connected to where, asking for which name. Raises OSError when the client is gone."""
+        there = client.sock.getsockname()
+        source = (address.partition("%")[0], int(client.sock.getpeername()[1]))
+        return proxy_header_v2(source, (str(there[0]).partition("%")[0], int(there[1])), name)
+
+    async def _join(self, client: Connection, leg: _Leg, header: bytes, first: bytes, up: Pipe, down: Pipe) -> Ending:
         """Move bytes both ways until both sides have ended, one is lost, or nothing moves."""
         idle_seconds = self._limits.idle_timeout_us / 1e6
         began = trio.current_time()
@@ -220,7 +239,7 @@ class TcpRelay:
         try:
             with scope:
                 try:
-                    await leg.upstream.send(first, self._limits.idle_timeout_us)
+                    await leg.upstream.send(header + first, self._limits.idle_timeout_us)
                     sent(len(first))
                 except OSError:
                     lost.append(Ending.UPSTREAM_LOST)

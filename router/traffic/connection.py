@@ -156,6 +156,19 @@ class Connection(Member):
             self._early, self.ready = data, True
         return data is None
 
+    def look_below(self) -> bytes | None:
+        """What has arrived, below TLS, and stays there. As `receive_now`."""
+        try:
+            return socket.socket.recv(self.sock, RECEIVE_BYTES, socket.MSG_PEEK)
+        except _BUSY:
+            self.ready = self.over = False
+            return None
+
+    def take_below(self, count: int) -> None:
+        """Drop so much of what `look_below` saw."""
+        socket.socket.recv(self.sock, count)
+        self.ready = True
+
     def begin_tls(self, context: ssl.SSLContext, name: str, session: ssl.SSLSession | None) -> None:
         """From now on speak TLS, as the end that called; `shake` comes next. The peer must be `name`.
 

@@ -28,10 +28,12 @@ from router.traffic.http2 import Http2Connection
 from router.traffic.nested_epoll import NestedEpoll, Wake
 from router.traffic.plane import Plane
 from router.traffic.proxy_limits import ProxyLimits
+from router.traffic.proxy_protocol import BadProxyHeaderError, read_proxy_header
 from router.traffic.request_body import Client
 from router.traffic.server_tls import handshake_fault
 from router.traffic.steering import Outcome, Router
 from router.traffic.strict import BadRequestError
+from router.traffic.trusted_hops import TrustedHops
 from router.traffic.upstream_address import AddressRule
 from router.traffic.upstream_pool import EXHAUSTED, UpstreamPool
 from router.traffic.upstream_tls import UpstreamTls
@@ -57,13 +59,16 @@ class Proxy:
         *,
         tls: ssl.SSLContext | None = None,
         addresses: AddressRule | None = None,
+        announced_by: TrustedHops | None = None,
         cache: SiteCache | None = None,
         fast: bool = True,
     ) -> None:
-        """`tls` is for those listeners whose clients speak it; `addresses` says where never to connect; `cache` is for
+        """`tls` is for those listeners whose clients speak it; `addresses` says where never to connect; `announced_by`
+        whose connections begin with a PROXY protocol header: nobody else's may; `cache` is for
         routes that say so. Without `fast`, every connection is a plain trio task: slower, by the very same rules."""
         limits = ProxyLimits() if limits is None else limits
         self._tls = tls
+        self._announced_by = announced_by or TrustedHops()
         self._handshakes = 0  # under way
         self._limits = limits
         self._nest = NestedEpoll()
@@ -183,7 +188,10 @@ class Proxy:
             if len(self._open) >= self._limits.connections_max:
                 self._shed(client)
                 continue
-            if self._by_address[client.address] >= self._limits.connections_per_client_max:
+            if (
+                self._by_address[client.address] >= self._limits.connections_per_client_max
+                and client.address not in self._announced_by  # who is behind it counts
+            ):
                 self._shed(client)
                 continue
             if client.secure and self._handshakes >= self._limits.handshakes_max:
@@ -229,6 +237,9 @@ class Proxy:
     async def _serve_connection(self, client: Client) -> None:
         after: After | None = After.ABORT
         try:
+            if self._announced_by and client.address in self._announced_by and not await self._hear_who(client):
+                after = None
+                return
             if client.secure and not await self._shake(client):
                 after = None
                 return
@@ -246,11 +257,45 @@ class Proxy:
             else:
                 client.abort()  # also when cut off in flight: what the client has is not the whole
             self._open.discard(client)
-            self._by_address[client.address] -= 1
-            if not self._by_address[client.address]:
-                del self._by_address[client.address]
+            self._leave(client.address)
             if not self._open:
                 self._emptied.set()
+
+    def _leave(self, address: str) -> None:
+        self._by_address[address] -= 1
+        if not self._by_address[address]:
+            del self._by_address[address]
+
+    async def _hear_who(self, client: Client) -> bool:
+        """Take the client's address from the PROXY header before its first byte. False if there is none, or too many
+        connections of that client."""
+        held = b""
+        deadline = self._nest.time() + self._limits.handshake_timeout_us / 1e6
+        try:
+            while True:
+                # Below TLS, whose bytes must stay where they are: looked at, and taken only up to the header's end.
+                if seen := client.look_below():
+                    header = read_proxy_header(held + seen)
+                    client.take_below(len(seen) if header is None else header.size - len(held))
+                    if header is not None:
+                        break
+                    held += seen
+                elif seen is not None:
+                    raise BadProxyHeaderError("closed")
+                else:
+                    await client.readable(max(0, int((deadline - self._nest.time()) * 1e6)))
+        except (BadProxyHeaderError, OSError, trio.TooSlowError):
+            self._plane.counters["accept.no proxy header"] += 1
+            return False
+        if header.source is not None:
+            address = client_address(header.source[0])
+            if self._by_address[address] >= self._limits.connections_per_client_max:
+                self._plane.counters["accept.shed"] += 1
+                return False
+            self._by_address[address] += 1
+            self._leave(client.address)
+            client.address = address
+        return True
 
     async def _serve_http2(self, client: Client) -> After:
         connection = Http2Connection(self._plane, client)

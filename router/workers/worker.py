@@ -36,6 +36,7 @@ from router.site.site_config import SiteConfig, load_site_config
 from router.site.state_dir import node_key_in
 from router.traffic.proxy import Proxy
 from router.traffic.steering import NO_POLICY, Outcome
+from router.traffic.trusted_hops import TrustedHops
 from router.traffic.upstream_address import AddressRule
 from router.traffic.upstream_tls import UpstreamTls
 from router.workers.messages import (
@@ -97,6 +98,7 @@ class Worker:
             config.site.name,
             tls=None if tls is None else tls.context,
             addresses=AddressRule(config.upstream.allow),
+            announced_by=TrustedHops(config.http.proxy_from),
             cache=SiteCache(config.cache.bytes_max, config.cache.object_bytes_max),
         )
 

@@ -20,6 +20,7 @@ from router.decision.decide import Attempt, Decision, Request
 from router.decision.request import NO_NEEDS
 from router.tcp.relay import TcpListener, TcpRelay
 from router.tcp.tcp_limits import TcpLimits
+from router.traffic.proxy_protocol import read_proxy_header
 from router.traffic.steering import Outcome
 
 Serve = Callable[[trio.SocketStream], Awaitable[None]]
@@ -65,10 +66,15 @@ async def upstream(serve: Serve) -> AsyncIterator[Endpoint]:
 
 @asynccontextmanager
 async def relaying(
-    node: ScriptedNode, limits: TcpLimits | None = None, *, tls: bool = False
+    node: ScriptedNode,
+    limits: TcpLimits | None = None,
+    *,
+    tls: bool = False,
+    says_who: bool = False,
+    host: str = "127.0.0.1",
 ) -> AsyncIterator[tuple[TcpRelay, Endpoint]]:
-    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
-    relay = TcpRelay(node, limits)
+    (listener,) = await trio.open_tcp_listeners(0, host=host)
+    relay = TcpRelay(node, limits, says_who=says_who)
     async with trio.open_nursery() as nursery:
         await nursery.start(relay.serve, [TcpListener(listener, tls)])
         host, port = listener.socket.getsockname()[:2]
@@ -368,3 +374,31 @@ async def test_no_descriptor_outlives_its_connection() -> None:
             with trio.fail_after(5):
                 while len(os.listdir("/proc/self/fd")) > before:  # noqa: PTH208, ASYNC110
                     await trio.sleep(0.01)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+async def test_an_endpoint_hears_who_the_client_is_before_anything_else(host: str) -> None:
+    """By a PROXY header of version 2, also when the first endpoint is dead."""
+    heard: list[bytes] = []
+    whole = trio.Event()
+
+    async def listen(stream: trio.SocketStream) -> None:
+        heard.extend([bytes(part) async for part in stream])
+        whole.set()
+        await stream.aclose()
+
+    async with (
+        upstream(listen) as endpoint,
+        relaying(ScriptedNode(await unused(), endpoint), says_who=True, host=host) as (_, at),
+    ):
+        client = await dial(at)
+        await client.send_all(b"hello")
+        await client.send_eof()
+        with trio.fail_after(5):
+            await whole.wait()
+        data = b"".join(heard)
+        header = read_proxy_header(data)
+        assert header is not None
+        assert header.source == client.socket.getsockname()[:2]
+        assert header.destination == at
+        assert data[header.size :] == b"hello"

@@ -24,6 +24,7 @@ from router.decision.decide import Attempt, Decision, Request
 from router.decision.request import NO_NEEDS, Needs
 from router.policy.settings import NO_SETTINGS, Settings
 from router.traffic.proxy import Outcome, Proxy, ProxyLimits
+from router.traffic.trusted_hops import TrustedHops
 
 SITE = "lis"
 DRIVER: ContextVar[str] = ContextVar("DRIVER", default="fibers")
@@ -353,11 +354,15 @@ async def staged(
 
 @asynccontextmanager
 async def proxied(
-    router: FixedRouter, limits: ProxyLimits | None = None, tls: ssl.SSLContext | None = None
+    router: FixedRouter,
+    limits: ProxyLimits | None = None,
+    tls: ssl.SSLContext | None = None,
+    announced_by: TrustedHops | None = None,
 ) -> AsyncIterator[Stage]:
     """A proxy that steers by `router`, with a TLS listener beside the plain one. At the end its books must balance."""
     cache = SiteCache(1 << 20, 1 << 16)
-    proxy = Proxy(router, SITE, limits, tls=tls, cache=cache, fast=DRIVER.get() == "fibers")
+    fast = DRIVER.get() == "fibers"
+    proxy = Proxy(router, SITE, limits, tls=tls, announced_by=announced_by, cache=cache, fast=fast)
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
     secured = await trio.open_tcp_listeners(0, host="127.0.0.1") if tls is not None else []
     async with trio.open_nursery() as nursery:
