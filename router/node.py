@@ -357,10 +357,13 @@ class Node:
         try:
             pattern = PathPattern.compiled(read_path_pattern(path))
             dropped = self._proxy.purge(read_host_pattern(host), pattern)
+            if self._fleet is not None:
+                self._fleet.purge(host, path)
         except BadValueError as error:  # by an author of another edition
             log.warning("a purge by %s is not understood: %s", short(author), error.message)
             return
-        text = f"{short(author)} purged {host} {path}: {dropped} responses dropped"
+        count = f"{dropped} responses" if self._fleet is None else "its workers'"
+        text = f"{short(author)} purged {host} {path}: {count} dropped"
         self._journal.note("purge", text)
 
     def _on_disk(self, text: str) -> None:

@@ -31,6 +31,7 @@ from router.workers.messages import (
     Counted,
     Deframer,
     Drain,
+    Forget,
     Masked,
     Observed,
     Planned,
@@ -70,6 +71,8 @@ class _Member:
         """Of its `Observed`, the newest that was taken."""
         self.drain: Drain | None = None
         self.sent: dict[type, ToWorker] = {}
+        self.purges: list[Forget] = []
+        """Not sent yet. A worker that begins has nothing to forget."""
 
     def leave(self, drain: Drain) -> None:
         """Finish what is under way; a shorter grace than said before counts."""
@@ -116,6 +119,11 @@ class Fleet:
     def plan(self, levels: dict[str, int], saturation_ppm: dict[str, int], rtt_us: dict[str, int], now: int) -> None:
         """The arguments of `router.decision.plan.plan`."""
         self._planned = Planned(levels, saturation_ppm, rtt_us, now, self._planned.number + 1)
+        self._tell()
+
+    def purge(self, host: str, path: str) -> None:
+        for member in self._all:
+            member.purges.append(Forget(host, path))
         self._tell()
 
     def mask(self, out: frozenset[Endpoint]) -> None:
@@ -248,13 +256,15 @@ class Fleet:
         while True:
             member.news = trio.Event()
             masked = Masked(list(self._out), member.seen)
-            for message in (self._configure, self._planned, masked, member.drain):
-                if message is not None and not _known(member.sent.get(type(message)), message):
-                    member.sent[type(message)] = message
-                    try:
-                        await member.link.send_all(encode(message))
-                    except trio.BrokenResourceError:
-                        return  # it died, which the reader notices
+            purges, member.purges = member.purges, []
+            newest = [each for each in (self._configure, self._planned, masked, member.drain) if each is not None]
+            fresh = [each for each in newest if not _known(member.sent.get(type(each)), each)]
+            member.sent |= {type(each): each for each in fresh}
+            try:
+                for message in (*purges, *fresh):
+                    await member.link.send_all(encode(message))
+            except trio.BrokenResourceError:
+                return  # it died, which the reader notices
             await member.news.wait()
 
     async def _hear(self, member: _Member) -> None:

@@ -1,11 +1,12 @@
 """What a node and its workers say to each other, over a pair of Unix sockets. Pure.
 
-    node → worker    Configure (a policy's text), Planned (what tables are made of), Masked (who is out of use), Drain
+    node → worker    Configure (a policy's text), Planned (what tables are made of), Masked (who is out of use),
+                     Forget (purged responses), Drain
     worker → node    Ready, Observed (outcomes of attempts), Admitted (a trial),
                      Reported (an endpoint's load), Counted
 
 A table is not sent but what it is made of: a worker compiles and plans as the node does, and the same inputs give the
-same table (`router.decision`). Every message says all there is to know of its kind, so only the newest matters.
+same table (`router.decision`). Every message but Forget says all there is to know of its kind: only the newest matters.
 
 `Observed` are numbered; a `Masked` says up to which number it knows: what a worker has ejected since, it does not lift.
 """
@@ -42,6 +43,13 @@ class Masked(msgspec.Struct, frozen=True, tag=True):
     out: list[Endpoint]
     """Ejected, half open or on trial at the node."""
     seen: int
+
+
+class Forget(msgspec.Struct, frozen=True, tag=True):
+    """Drop what is cached of these; both are patterns that the node has read already."""
+
+    host: str
+    path: str
 
 
 class Drain(msgspec.Struct, frozen=True, tag=True):
@@ -87,7 +95,7 @@ class Counted(msgspec.Struct, frozen=True, tag=True):
     """Since the worker began."""
 
 
-ToWorker: TypeAlias = Configure | Planned | Masked | Drain
+ToWorker: TypeAlias = Configure | Planned | Masked | Forget | Drain
 ToNode: TypeAlias = Ready | Observed | Admitted | Reported | Counted
 
 _ENCODER: Final = msgspec.json.Encoder()

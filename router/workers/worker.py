@@ -31,6 +31,8 @@ from router.decision.request import NO_NEEDS, Needs
 from router.health.regional_health import RegionalHealth
 from router.journal import Journal
 from router.location import Locations
+from router.policy.paths import PathPattern
+from router.policy.values import read_host_pattern, read_path_pattern
 from router.policy_keeper import compile_text, load_grammar
 from router.site.site_config import SiteConfig, load_site_config
 from router.site.state_dir import node_key_in
@@ -45,6 +47,7 @@ from router.workers.messages import (
     Counted,
     Deframer,
     Drain,
+    Forget,
     Masked,
     Observed,
     Outcomes,
@@ -185,6 +188,8 @@ class Worker:
             case Planned(levels, saturation_ppm, rtt_us, now) if self._program is not None:
                 known = {region: Level(level) for region, level in levels.items()}
                 self._table = plan(self._program, known, self._place, now, saturation_ppm, rtt_us)
+            case Forget(host, path):
+                self._proxy.purge(read_host_pattern(host), PathPattern.compiled(read_path_pattern(path)))
             case Masked(out, seen):
                 ours = {endpoint for endpoint, number in self._ejected_in.items() if number > seen}
                 self._ejected_in = {endpoint: self._ejected_in[endpoint] for endpoint in ours}

@@ -15,6 +15,7 @@ from router.workers.messages import (
     Counted,
     Deframer,
     Drain,
+    Forget,
     Masked,
     Observed,
     Outcomes,
@@ -36,6 +37,7 @@ TO_WORKER: st.SearchStrategy[ToWorker] = st.one_of(
     st.builds(Configure, TEXT),
     st.builds(Planned, TABLE, TABLE, TABLE, COUNT, COUNT),
     st.builds(Masked, st.lists(ENDPOINT, max_size=3), COUNT),
+    st.builds(Forget, TEXT, TEXT),
     st.builds(Drain, COUNT),
 )
 TO_NODE: st.SearchStrategy[ToNode] = st.one_of(
