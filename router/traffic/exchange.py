@@ -125,7 +125,7 @@ class Exchange:
     _ends_at = math.inf  # by the policy's total timeout
     _turn: Turn | None = None  # at the cache
     _began = 0.0  # when its head was there
-    _waits_since = 0.0  # when it became the upstream's turn
+    _waits_since = -1.0  # when it became the upstream's turn
     _waited = 0.0  # how long it was
     # of the attempt under way:
     _uploaded = False  # the upstream has the whole request
@@ -455,7 +455,8 @@ class Exchange:
 
     def _arm(self, timeout_us: int) -> None:
         """From now on it is the upstream's turn."""
-        self._deadline = min(self._nest.time() + timeout_us / 1e6, self._ends_at)
+        now = self._waits_since = self._nest.time()
+        self._deadline = min(now + timeout_us / 1e6, self._ends_at)
         if self._waiting is not None:
             self._waiting.deadline = self._deadline
 
@@ -503,6 +504,8 @@ class Exchange:
                 head = reader.next_head()
             if head is None or head.status < 200:
                 head = await self._receive_head(head)
+            if fiber is None and self._waits_since >= 0:
+                self._waited += self._nest.time() - self._waits_since
         except trio.TooSlowError:
             return self._lose_leg(self._leg, Outcome.TIMEOUT)
         except OSError:

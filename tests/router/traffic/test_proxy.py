@@ -813,3 +813,20 @@ async def test_a_load_report_of_nobody_in_particular_is_counted_and_goes_no_furt
             assert (await wire.ask(GET)).all(b"endpoint-load-metrics") == []
         assert stage.router.loads == []
         assert (stage.proxy.counters["load.unproven"], stage.proxy.counters["load.unread"]) == (1, 1)
+
+
+async def test_the_edges_share_is_without_the_upstreams(autojump_clock: trio.testing.MockClock) -> None:
+    autojump_clock.autojump_threshold = 0.02
+
+    async def slow(wire: Wire) -> None:
+        while await wire.request() is not None:
+            await trio.sleep(0.8)
+            await wire.send(answer())
+
+    async with staged(slow) as stage:
+        wire = await stage.client()
+        for request in (GET, post(b"hello")):
+            response = await wire.ask(request)
+            share = response.one(b"Server-Timing")
+            assert share is not None
+            assert float(share.removeprefix(b"edge;dur=")) < 400
