@@ -408,7 +408,7 @@ class KeyedSigner:
         return blake2b(purpose + payload, key=self.public_key, digest_size=64).digest()
 
 
-OVERWRITES = int(os.environ.get("OVERWRITES", "20000"))
+OVERWRITES = int(os.environ.get("OVERWRITES", "4000"))
 """1,000,000 is the nightly figure."""
 
 

@@ -119,7 +119,9 @@ def test_killed_before_each_statement_in_turn(tmp_path: Path, ledger: Ledger) ->
     """One database through many lives: each ends one statement later than the last."""
     path = tmp_path / "state.sqlite"
     said = 0
-    for step in (1, 2, 3, 4, 5, 7, 9, 12, 18, 30, 60, 130):
+    for step in (1, 2, 3, 4, 5, 7, 9, 12, 18, 30, 60, 130, *range(140, 400, 20)):
+        if step > 130 and len({incarnation for incarnation, _ in ledger.rows}) > 5 and said > 20:
+            break  # on a busy machine a statement says more at once, and fewer lives come to a row
         run = _start(path, step, ledger.port)
         output, _ = run.communicate(timeout=60)
         assert run.returncode == -signal.SIGKILL
