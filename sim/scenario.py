@@ -55,6 +55,10 @@ class TopologySettings:
     path: PathSettings = field(default_factory=PathSettings)
     delay_us: int = ROOM_DELAY_US
     matrix: str = ""
+    holes: str = "refuse"
+    """What becomes of places between which nothing was measured: "refuse" the file, or "drop" them."""
+    row: str = ""
+    """Which snapshot of a file that has several; "" is the last."""
     start: str = "converged"
     seeds: int = 3
     over_us: int = SECOND
@@ -161,7 +165,7 @@ class Scenario:
             case "lan":
                 return Room(settings.nodes, settings.delay_us)
             case "matrix":
-                names, rtt_us = read_matrix(Path(settings.matrix))
+                names, rtt_us = read_matrix(Path(settings.matrix), settings.holes == "drop", settings.row)
                 return measured(settings.nodes, names, rtt_us, seed)
         return globe(settings.nodes, settings.path, seed)
 
@@ -326,6 +330,8 @@ def _topology(section: Section, path: Path) -> TopologySettings:
     model = section.take("model", choice("globe", "lan", "matrix"), base.model)
     nodes = section.take("nodes", number(1, NODES_MAX), base.nodes)
     matrix = section.take("matrix", text, "")
+    holes = section.take("holes", choice("refuse", "drop"), base.holes)
+    row = section.take("row", text, "")
     if model == "matrix":
         if not matrix:
             section.note("matrix", "is missing: expected the path of a CSV of round trips in milliseconds")
@@ -336,7 +342,7 @@ def _topology(section: Section, path: Path) -> TopologySettings:
             else:
                 matrix = str(found)
                 try:
-                    read_matrix(found)
+                    read_matrix(found, holes == "drop", row)
                 except ValueError as error:
                     section.note("matrix", str(error))
     settings = TopologySettings(
@@ -348,6 +354,8 @@ def _topology(section: Section, path: Path) -> TopologySettings:
         ),
         delay_us=section.take("delay", some_duration, base.delay_us),
         matrix=matrix,
+        holes=holes,
+        row=row,
         start=section.take("start", choice("converged", "cold"), base.start),
         seeds=section.take("seeds", number(1, 64), base.seeds),
         over_us=section.take("over", any_duration, base.over_us),
