@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from lattice.prng import Prng
-from lattice.types import Endpoint, Micros, NodeId
+from lattice.types import NEVER, Endpoint, Micros, NodeId
 
 RELAYS_MAX = 256
 
@@ -51,6 +51,8 @@ class Probe:
     helpers: tuple[NodeId, ...] | None = None
     """Whom we asked; None while the first answer is awaited."""
     nacked: list[NodeId] = field(default_factory=list)
+    listened_until: Micros = NEVER
+    """Until when a nack still counts: from far away it may well arrive after the probe has ended."""
 
     @property
     def nonce(self) -> int:
@@ -75,6 +77,7 @@ class ProbeCycle:
         self._probes: dict[NodeId, Probe] = {}
         self._nonces: dict[int, NodeId] = {}
         self._relays: dict[int, Relay] = {}
+        self._failed: dict[NodeId, Probe] = {}
 
     def pick(self, present: Sequence[NodeId]) -> NodeId | None:
         """Whose turn it is, or None when there is nobody who is not being probed already. `present` is sorted."""
@@ -89,7 +92,8 @@ class ProbeCycle:
 
     def begin(self, target: NodeId, now: Micros, ack_us: int, probe_us: int) -> Probe:
         """Probe this member: its first answer is due after `ack_us`, and all is over after `probe_us`."""
-        probe = Probe(target, {}, Micros(now + ack_us), Micros(now + probe_us))
+        ends, listened_until = Micros(now + probe_us), Micros(now + 2 * probe_us)
+        probe = Probe(target, {}, Micros(now + ack_us), ends, listened_until=listened_until)
         self._probes[target] = probe
         self.again(probe, now)
         return probe
@@ -144,6 +148,16 @@ class ProbeCycle:
         self.end(probe)
         return probe
 
+    def nacked_late(self, nonce: int, subject: NodeId, helper: NodeId, now: Micros) -> bool:
+        """Whether a helper's nack came after its probe had failed, but not too late to be heard."""
+        probe = self._failed.get(subject)
+        if probe is None or now > probe.listened_until:
+            return False
+        if nonce not in probe.sent or helper not in (probe.helpers or ()) or helper in probe.nacked:
+            return False
+        probe.nacked.append(helper)
+        return True
+
     def earliest(self) -> Micros | None:
         """When something is due next."""
         if not self._relays and len(self._probes) == 1:
@@ -157,6 +171,9 @@ class ProbeCycle:
         for probe in late:
             if probe.ends <= now and probe.helpers is not None:
                 self.end(probe)
+                self._failed[probe.target] = probe
+        if self._failed:
+            self._failed = {target: probe for target, probe in self._failed.items() if probe.listened_until >= now}
         return late
 
     def relays_due(self, now: Micros) -> list[Relay]:
@@ -177,6 +194,7 @@ class ProbeCycle:
         self._probes.clear()
         self._nonces.clear()
         self._relays.clear()
+        self._failed.clear()
 
 
 def _holds(nodes: Sequence[NodeId], node: NodeId) -> bool:

@@ -155,6 +155,12 @@ class Swim:
         probe = self._probe.nacked(nack.nonce, nack.subject, sender)
         if probe is not None:
             self._failed(probe)
+        elif self._probe.nacked_late(nack.nonce, nack.subject, sender, self._out.now):
+            self.health.better()  # it was counted among the silent
+            member = self.members.get(nack.subject)
+            if member is not None and member.present:
+                suspect, incarnation = MemberState.SUSPECT, member.incarnation
+                self.hear((MemberUpdate(member.node, suspect, incarnation, sender),), None)
 
     def hear(self, updates: Iterable[MemberUpdate], sender: NodeId | None) -> None:
         """Claims about members, ourselves perhaps, from `sender` (None: our own)."""

@@ -9,6 +9,7 @@ SUBJECTS = {
     "decide": "tests.bench.decide",
     "failover": "tests.bench.failover",
     "idle": "tests.bench.idle",
+    "figures": "tests.bench.figures",
     "gossip": "tests.bench.gossip",
     "heal": "tests.bench.heal",
     "http-cache": "tests.bench.http_cache",

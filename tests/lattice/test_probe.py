@@ -107,3 +107,23 @@ def test_a_carried_probe_is_passed_on_once_even_after_the_nack_and_carriage_is_b
     cycle.forget_all()
     assert lost is not None
     assert cycle.carry(relay()) is not None
+
+
+def test_a_nack_from_far_away_is_a_voice_after_the_probe_has_failed_once_and_for_a_while() -> None:
+    cycle = ProbeCycle(Prng.seeded("late"))
+    probe = begun(cycle, NODES)
+    helpers = cycle.ask(probe, NODES, 3)
+    nonce = probe.nonce
+    assert cycle.nacked(nonce, probe.target, helpers[0]) is None
+    ends = Micros(START + PROBE_US)
+    assert cycle.due(ends) == [probe], "it fails with one of three nacks"
+    assert cycle.nacked(nonce, probe.target, helpers[1]) is None
+    assert cycle.nacked_late(nonce, probe.target, helpers[1], ends)
+    assert not cycle.nacked_late(nonce, probe.target, helpers[1], ends), "once"
+    assert not cycle.nacked_late(nonce, probe.target, helpers[0], ends), "it came in time"
+    assert not cycle.nacked_late(nonce + 1, probe.target, helpers[2], ends), "of another probe"
+    stranger = next(node for node in NODES if node not in (*helpers, probe.target))
+    assert not cycle.nacked_late(nonce, probe.target, stranger, ends), "nobody asked it"
+    assert not cycle.nacked_late(nonce, probe.target, helpers[2], Micros(ends + PROBE_US + 1)), "too late"
+    cycle.forget_all()
+    assert not cycle.nacked_late(nonce, probe.target, helpers[2], ends), "we were not listening"

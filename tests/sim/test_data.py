@@ -98,9 +98,8 @@ def test_a_history_strikes_the_regions_of_a_run(tmp_path: Path) -> None:
     act = {"at": "1s", "do": "outages", "file": str(path), "speed": 3_600}
     result = run(table(act, duration="32s", regions={"count": 2, "probe": "100ms"}))
     assert result.verdict == "held"
-    ashburn, frankfurt = (
-        [name.split()[1] for name, _, _ in result.learned if name.startswith(region)]
-        for region in ("ashburn", "frankfurt")
-    )
-    assert ashburn == ["DOWN", "HEALTHY", "FAILING", "HEALTHY"]
-    assert frankfurt == ["FAILING", "HEALTHY"]
+    names = [name for name, _, _ in result.learned]
+    assert [name for name in names if "ashburn" in name] == [
+        "ashburn DOWN", "ashburn HEALTHY", "ashburn FAILING", "ashburn HEALTHY",
+    ]  # fmt: skip
+    assert [name for name in names if "frankfurt" in name] == ["frankfurt FAILING", "frankfurt HEALTHY"]
