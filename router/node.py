@@ -91,7 +91,7 @@ from router.health.region_word import RegionWords
 from router.health.regional_health import RegionalHealth
 from router.health.round_trips import RoundTrips
 from router.journal import Journal
-from router.listening import bound_endpoint, cannot_listen, listen
+from router.listening import bound_endpoint, cannot_listen, listen, listen_unix
 from router.location import Locations
 from router.policy import PolicyError
 from router.policy.paths import PathPattern
@@ -801,6 +801,9 @@ async def run_node(
     with ExitStack() as opened:
         control = opened.enter_context(listen(config.control.listen, "control.listen"))
         http = [opened.enter_context(listen(endpoint, "http.listen")) for endpoint in config.http.listen]
+        unix = [opened.enter_context(listen_unix(path, "http.unix_listen")) for path in config.http.unix_listen]
+        for path in config.http.unix_listen:
+            opened.callback(path.unlink, missing_ok=True)
         https = [opened.enter_context(listen(endpoint, "http.tls_listen")) for endpoint in config.http.tls_listen]
         tcp = [opened.enter_context(listen(endpoint, "tcp.listen")) for endpoint in config.tcp.listen]
         tls = [opened.enter_context(listen(endpoint, "tcp.tls_listen")) for endpoint in config.tcp.tls_listen]
@@ -824,7 +827,7 @@ async def run_node(
         node = Node(config, driver_of, clock, state.last_good, credentials)
         relayed = [TcpListener(_trio_listener(listener), tls=False) for listener in tcp]
         relayed += [TcpListener(_trio_listener(listener), tls=True) for listener in tls]
-        proxied = [_trio_listener(listener) for listener in http]
+        proxied = [_trio_listener(listener) for listener in (*http, *unix)]
         secured = [_trio_listener(listener) for listener in https]
         await node.run(
             transport, proxied, secured, relayed, control, ready=lambda: ready(bound), stop=stop, hangups=hangups

@@ -105,6 +105,8 @@ class GossipPart:
 @dataclass(frozen=True, slots=True)
 class HttpPart:
     listen: tuple[Endpoint, ...]
+    unix_listen: tuple[Path, ...]
+    """Unix sockets, for whoever serves users on this machine in front of us."""
     tls_listen: tuple[Endpoint, ...]
     """Where clients speak TLS; `tls` says with which certificates."""
     http2: bool
@@ -269,7 +271,7 @@ def load_site_config(path: Path) -> SiteConfig:
     site = _read_site(top.section("site"), directory)
     cluster = _read_cluster(top.section("cluster"), directory, warnings)
     gossip = _read_gossip(top.section("gossip"))
-    http = _read_http(top.section("http"))
+    http = _read_http(top.section("http"), directory)
     tls = _read_tls(top.section("tls"), directory, needed=bool(http.tls_listen))
     upstream = _read_upstream(top.section("upstream"), directory)
     tcp = _read_tcp(top.section("tcp"))
@@ -366,10 +368,11 @@ def _read_gossip(section: Section) -> GossipPart:
     return part
 
 
-def _read_http(section: Section) -> HttpPart:
+def _read_http(section: Section, directory: Path) -> HttpPart:
     tls_listen = section.take_each("tls_listen", listen_endpoint, ())
-    listen = section.take_each("listen", listen_endpoint, () if tls_listen else (HTTP_LISTEN,))
-    if section.has("listen") and not listen and not tls_listen:
+    unix_listen = tuple(directory / path for path in section.take_each("unix_listen", text, ()))
+    listen = section.take_each("listen", listen_endpoint, () if tls_listen or unix_listen else (HTTP_LISTEN,))
+    if section.has("listen") and not listen and not tls_listen and not unix_listen:
         section.note("listen", "expected at least one address:port")
     _refuse_repeated(section, "listen", listen)
     _refuse_repeated(section, "tls_listen", (*listen, *tls_listen))
@@ -377,7 +380,7 @@ def _read_http(section: Section) -> HttpPart:
     workers = section.take("workers", _count(1, WORKERS_MAX), 1)
     proxy_from = section.take_each("proxy_from", network, ())
     section.close()
-    return HttpPart(listen, tls_listen, http2, workers, proxy_from)
+    return HttpPart(listen, unix_listen, tls_listen, http2, workers, proxy_from)
 
 
 def _read_tls(section: Section, directory: Path, *, needed: bool) -> TlsPart:

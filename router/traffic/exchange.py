@@ -25,6 +25,7 @@ from __future__ import annotations
 import enum
 import logging
 import math
+import socket
 from collections.abc import Set
 from dataclasses import dataclass
 from functools import lru_cache
@@ -886,9 +887,9 @@ def _peek_at(upstream: Upstream) -> bytes | None:
 
 
 def _port_of(client: Client) -> int:
-    """Where the request arrived; 0 when the connection is gone meanwhile."""
+    """Where the request arrived; 0 when the connection is gone meanwhile, or came by a Unix socket."""
     try:
-        return int(client.sock.getsockname()[1])
+        return 0 if client.sock.family == socket.AF_UNIX else int(client.sock.getsockname()[1])
     except OSError:
         return 0
 

@@ -40,6 +40,8 @@ from router.traffic.upstream_tls import UpstreamTls
 
 __all__ = ["Outcome", "Proxy", "ProxyLimits", "Router"]
 
+UNKNOWN: Final = "unknown"
+"""A client without an address, as RFC 7239 (6.3) calls it: it came by a Unix socket."""
 _SWEEP_SECONDS: Final = 1.0
 _WANTED_SECONDS: Final = 0.01
 _FORGET_US: Final = 600 * SECOND
@@ -183,13 +185,14 @@ class Proxy:
             except OSError:  # gone already
                 sock.close()
                 continue
-            client.address = client_address(address[0])
+            client.address = UNKNOWN if sock.family == socket.AF_UNIX else client_address(address[0])
             self._plane.counters["connections"] += 1
             if len(self._open) >= self._limits.connections_max:
                 self._shed(client)
                 continue
             if (
                 self._by_address[client.address] >= self._limits.connections_per_client_max
+                and client.address != UNKNOWN
                 and client.address not in self._announced_by  # who is behind it counts
             ):
                 self._shed(client)
