@@ -47,10 +47,12 @@ class NeverLetsTimePass(Engine):
 
 
 class ForgetsItsLives(Engine):
-    def handle(self, event: Input, now: Micros) -> list[Effect]:
-        if isinstance(event, Restored):
-            event = Restored(tuple(record for record in event.records if record[0] != "self"))
-        return super().handle(event, now)
+    """Neither its disk nor its clock tells it that it lived before."""
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        raise_to = self._swim.raise_incarnation
+        self._swim.raise_incarnation = lambda incarnation: raise_to(1)  # type: ignore[method-assign]
 
 
 class BelievesSignatures(Engine):
