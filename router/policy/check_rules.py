@@ -189,7 +189,7 @@ def _check_action(action: Action, policy: Policy, regions: Mapping[str, Region],
                 if what == "route"
                 else [rule.name for route in policy.routes for rule in route.rules]
             )
-            if value not in names:
+            if value not in (*names, "none"):
                 findings.add(
                     "E315",
                     span,
