@@ -60,7 +60,7 @@ def database(records: dict[str, Any]) -> bytes:
         return number.to_bytes(4, "big")
 
     tree = b"".join(slot(side) for pair in nodes for side in pair)
-    metadata = {
+    metadata: dict[str, Any] = {
         "node_count": count,
         "record_size": 32,
         "ip_version": 6,
@@ -71,4 +71,16 @@ def database(records: dict[str, Any]) -> bytes:
         "build_epoch": 1_700_000_000,
         "description": {"en": "made by a test"},
     }
-    return tree + bytes(16) + data + _METADATA + encoded(metadata)
+    written = b"".join(encoded(key) + _metadatum(key, value) for key, value in metadata.items())
+    return tree + bytes(16) + data + _METADATA + _head(7, len(metadata)) + written
+
+
+def _metadatum(key: str, value: int | str | list[str] | dict[str, str]) -> bytes:
+    """The C library wants the specification's very types."""
+    if not isinstance(value, int):
+        return encoded(value)
+    if key == "build_epoch":
+        return bytes([8, 2]) + value.to_bytes(8, "big")  # an extended type: 9, an unsigned integer of 64 bits
+    if key in ("record_size", "ip_version", "binary_format_major_version", "binary_format_minor_version"):
+        return bytes([5 << 5 | 2]) + value.to_bytes(2, "big")  # an unsigned integer of 16 bits
+    return encoded(value)
