@@ -19,10 +19,11 @@ import os
 import random
 import socket as stdlib_socket
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import ExitStack
 from functools import partial
+from itertools import islice
 
 import trio
 
@@ -79,7 +80,7 @@ from router.control.target import (
     standing_at,
 )
 from router.credentials import Credentials
-from router.decision.decide import Attempt, Decision, Request
+from router.decision.decide import Attempt, Decision, Request, warm
 from router.decision.plan import RouteTable, SitePlace, plan
 from router.decision.program import Program
 from router.decision.request import NO_NEEDS, Needs
@@ -117,6 +118,8 @@ OBSERVE_INTERVAL_US = 500 * MILLISECOND
 LEVEL_INTERVAL_US = 10 * MILLISECOND
 """How often at most a success is asked whether it changed its region's level; a failure always is."""
 EXPIRE_INTERVAL_US = 100 * MILLISECOND
+WARM_STEPS = 50
+"""Lanes settled beforehand in each of these intervals: half a millisecond."""
 CLOCK_TOLD_US = 60 * SECOND
 LEAVE_GRACE_US = 200 * MILLISECOND
 """How long the goodbye datagrams get."""
@@ -151,6 +154,7 @@ class Node:
         self._level_due: dict[str, int] = {}
         self._in_force: InForce | None = None
         self._table: RouteTable | None = None
+        self._warming: Iterator[None] = iter(())
         self._seen = SeenClients()
         self._planned_with: tuple[Mapping[str, int], Mapping[str, int]] = {}, {}
         self._damping = RegionDamping()
@@ -306,6 +310,8 @@ class Node:
             self._tell_workers()
             if self._replan_at is not None and now >= self._replan_at:
                 self._replan()
+            for _ in islice(self._warming, WARM_STEPS):
+                pass
 
     # --- what the lattice says
 
@@ -389,6 +395,7 @@ class Node:
         damped = self._damping.levels({name: seen.get(name, Level.UNKNOWN) for name in program.regions}, now)
         self._planned_with = saturation_ppm, rtt_us = self._told_of_regions()
         self._table = plan(program, damped.levels, self._place, now, saturation_ppm, rtt_us)
+        self._warming = warm(self._table)
         if self._fleet is not None:
             levels = {region: int(level) for region, level in damped.levels.items()}
             self._fleet.plan(levels, dict(saturation_ppm), dict(rtt_us), now)

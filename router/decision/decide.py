@@ -8,7 +8,7 @@ request holds, the answer is a region or a written denial; nothing is raised.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from typing import NamedTuple
 
@@ -21,12 +21,24 @@ from router.policy.settings import NO_SETTINGS, Settings
 from router.policy.syntax import Deny
 from router.policy.zones import Client, read_client
 
-__all__ = ["ATTEMPTS_MAX", "REGION_ATTEMPTS_MAX", "Attempt", "Decision", "Request", "Settled", "decide", "settle"]
+__all__ = [
+    "ATTEMPTS_MAX",
+    "REGION_ATTEMPTS_MAX",
+    "Attempt",
+    "Decision",
+    "Request",
+    "Settled",
+    "decide",
+    "settle",
+    "warm",
+]
 
 ATTEMPTS_MAX = 8
 """Endpoints a decision lists. Each costs a connection: who has met eight dead ones should answer, not search."""
 REGION_ATTEMPTS_MAX = 3
 """Endpoints of one region among them, so that a large dead region never hides its standbys."""
+WARM_MAX = 8_192
+"""Decisions that `warm` makes beforehand, about 10 MiB."""
 NO_ROUTE = "no route"
 NO_ROUTE_STATUS = 404
 
@@ -90,7 +102,8 @@ def settle(
     path = request.path
     if "?" in path:
         path = path.partition("?")[0]
-    for index in program.hosts.routes_for(request.host):
+    hosts = program.hosts
+    for index in hosts.exact.get(request.host) or hosts.routes_for(request.host):
         pattern = program.paths[index]
         if pattern is None or pattern.matches(path):
             break
@@ -99,8 +112,11 @@ def settle(
     choose = table.choosers[index]
     number = NO_RULE if choose is None else choose(request, zone, client)
     settled: Settled | None = table.usual.get((index, number, zone))
-    if settled is not None and (found := settled.under(ejected)) is not None:
-        return found, settled
+    if settled is not None:
+        if not ejected:
+            return settled.decision, settled
+        if (found := settled.under(ejected)) is not None:
+            return found, settled
     return _decide(table, request, ejected, client, zone, index, number)
 
 
@@ -127,7 +143,7 @@ def _decide(
             return refused, always
         lanes = of_rule
     lane = table.lanes[lanes[zone]]
-    if lane.classes or lane.settings.stick or lane.candidates[0].weight:
+    if not _is_plain(lane):
         decision = _decide_for_user(lane, route.name, zone, rule, request, client, ejected)
         return decision, _settled(decision) if _is_clear(lane, ejected) else None
     if not ejected and (usual := _plain(lane, route.name, zone, rule)) is not None:
@@ -139,6 +155,29 @@ def _decide(
         return _without(lane, route.name, zone, proposed, rule, request, client, ejected), None
     decision = _on_lane(lane, route.name, zone, rule, attempts, chosen)
     return decision, _settled(decision) if _is_clear(lane, ejected) else None
+
+
+def warm(table: RouteTable) -> Iterator[None]:
+    """Settle, off the request path, what all clients of a zone get: one lane a step, most general first, up to
+    `WARM_MAX`. Without it the first client of each does."""
+    for index, route in enumerate(table.program.routes):
+        for number in (NO_RULE, *range(len(route.rules))):
+            of_rule = table.layout.lane_of[index] if number == NO_RULE else table.layout.rule_lanes[index][number]
+            for zone, place in (of_rule or {}).items():
+                if len(table.usual) >= WARM_MAX:
+                    return
+                lane = table.lanes[place]
+                if (index, number, zone) in table.usual or not _is_plain(lane):
+                    continue
+                rule = "" if number == NO_RULE else route.rules[number].name
+                if (usual := _plain(lane, route.name, zone, rule)) is not None:
+                    table.usual[index, number, zone] = usual
+                    yield
+
+
+def _is_plain(lane: Lane) -> bool:
+    """Whether the order of its regions is the same for everybody."""
+    return not (lane.classes or lane.settings.stick or lane.candidates[0].weight)
 
 
 def _on_lane(lane: Lane, route: str, zone: str, rule: str, attempts: tuple[Attempt, ...], chosen: Option) -> Decision:

@@ -88,10 +88,6 @@ class AddressIndex:
             first.append(number)
         return cls(tuple(starts), tuple(stretches[start] for start in starts), shift, first)
 
-    def owner(self, address: int) -> str:
-        upper = address >> self.shift
-        return self.owners[bisect_right(self.starts, address, self.first[upper], self.first[upper + 1]) - 1]
-
 
 @dataclass(frozen=True, slots=True)
 class ZoneIndex:
@@ -114,4 +110,5 @@ class ZoneIndex:
             return ZONE_NOWHERE
         family, address = client
         index = self.ipv4 if family == 4 else self.ipv6
-        return index.owner(address)
+        upper = address >> index.shift
+        return index.owners[bisect_right(index.starts, address, index.first[upper], index.first[upper + 1]) - 1]

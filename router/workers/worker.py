@@ -24,10 +24,11 @@ from lattice.types import Endpoint, Level
 from router.cache.turn import SiteCache
 from router.control.api import DEFAULT_POLICY
 from router.credentials import Credentials
-from router.decision.decide import Attempt, Decision, Request, decide
+from router.decision.decide import Attempt, Decision, Request
 from router.decision.plan import RouteTable, SitePlace, plan
 from router.decision.program import Program
 from router.decision.request import NO_NEEDS, Needs
+from router.decision.seen import SeenClients
 from router.health.regional_health import RegionalHealth
 from router.journal import Journal
 from router.location import Locations
@@ -80,6 +81,7 @@ class Worker:
         self._clock = Clock()
         self._journal = Journal(self._clock.now)
         self._credentials = Credentials(config, node_key_in(config.site.state_dir), self._clock.now)
+        self._seen = SeenClients()
         self._locations = Locations(config.geo.database, self._journal) if config.geo.database else None
         latitude_e6, longitude_e6 = config.site.at_e6 or (0, 0)
         self._place = SitePlace(config.site.name, latitude_e6, longitude_e6, placed=config.site.at_e6 is not None)
@@ -120,7 +122,7 @@ class Worker:
             return NO_POLICY
         if self._locations is not None and table.program.needs.place:
             request = self._locations.located(request)
-        decision = decide(table, request, self._health.ejected)
+        decision = self._seen.decide(table, request, self._health.ejected)
         if decision.attempts:
             endpoint, before = decision.attempts[0].endpoint, self._health.mask.epoch
             self._health.admit(endpoint, self._clock.now())

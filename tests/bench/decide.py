@@ -1,6 +1,7 @@
 """What a decision costs: 16 regions, 20 rules, 400,000 prefixes; single calls, each timed by itself.
 
 The clock's own cost (measured in the same run) is taken off single calls. Numbers are of this machine and this moment.
+The table is warm (`warm`), as a node's is some seconds after a change; its clients are cold.
 *Seen* is a client whose last request was the same (`SeenClients`, as a node has it); *flip* runs from the ejection of
 the chosen endpoint to the end of the next decision, of a seen client and of a cold one. What takes milliseconds is
 measured in CPU time, since others may want the machine. With --rivals, one rule is put to cel-python, cedarpy and
@@ -21,7 +22,7 @@ from pathlib import Path
 from random import Random
 
 from lattice.types import Endpoint, Level
-from router.decision.decide import Decision, decide
+from router.decision.decide import Decision, decide, warm
 from router.decision.plan import RouteTable, SitePlace, plan
 from router.decision.program import compile_policy
 from router.decision.proofs import prove
@@ -135,6 +136,7 @@ def main(argv: Sequence[str]) -> int:
     ]
     gc.collect()
     gc.freeze()
+    warmed = sum(1 for _ in warm(table))
     decide_costs(table, requests[:2_000], set())
     p50, p99 = spread(decide_costs(table, requests, set()), clock_ns)
     seen = SeenClients()
@@ -215,6 +217,7 @@ def main(argv: Sequence[str]) -> int:
         "parse_and_format_5000_lines_s": round(lines_s, 3),
         "samples": options.samples,
         "prefixes": options.prefixes,
+        "lanes_warmed": warmed,
     }
     if options.rivals:
         figures |= policy_rivals.measure()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from lattice.types import Endpoint, Level
 from router.decision import seen as module
-from router.decision.decide import decide
+from router.decision.decide import decide, warm
 from router.decision.plan import SitePlace, plan
 from router.decision.program import compile_policy
 from router.decision.request import Request
@@ -76,6 +76,19 @@ def test_the_same_decision_is_the_same_object_and_its_stand_in_is_ready() -> Non
     assert (after.region, after.reason) == ("iad", "secondary: fra ejected")
     assert seen.decide(table, request, ejected) is after, "worked out beforehand"
     assert seen.decide(table, request, {("192.0.2.2", 80)}).attempts == first.attempts[:1] + first.attempts[2:]
+
+
+@profile(max_examples=min(40, profile().max_examples))
+@given(whole_policies(), all_levels, sites, moments, st.integers(0, 1 << 32))
+def test_a_warm_table_gives_the_same_answers(
+    policy: Policy, levels: dict[str, Level], site: SitePlace, now: int, seed: int
+) -> None:
+    warmed, fresh = (plan(compile_policy(policy), levels, site, now) for _ in range(2))
+    assert sum(1 for _ in warm(warmed)) == len(warmed.usual)
+    random, endpoints = Random(seed), endpoints_of(policy)
+    for request in some_requests(random, 20):
+        ejected = {endpoint for endpoint in endpoints if random.random() < 0.1}
+        assert decide(warmed, request, ejected) == decide(fresh, request, ejected)
 
 
 def test_memory_is_bounded() -> None:
