@@ -134,40 +134,47 @@ class Spreading:
             self._out.timers.set("graft", min(wanted.due for wanted in self._wanted.values()))
 
     def on_graft(self, graft: Graft, source: Endpoint) -> None:
-        held = self._affordable(most_urgent_first(self._cells.get(cell) for cell in graft.ids if cell in self._cells))
-        for batch in self.batches(held):
+        held = most_urgent_first(self._cells.get(cell) for cell in graft.ids if cell in self._cells)
+        for batch in self.batches(affordable(held, self._out.config.delta_bytes_max)):
             self._out.send(Rumour(batch), source)
 
     # --- deltas
 
     def send_delta(self, cells: Iterable[Cell], target: Endpoint) -> None:
         """The most urgent cells first, as many as one answer may hold; the rest follows in the next round."""
-        for batch in self.batches(self._affordable(cells)):
+        for batch in self.batches(affordable(cells, self._out.config.delta_bytes_max)):
             self._out.send(Delta(self._cells.root(), batch), target)
 
-    def _affordable(self, cells: Iterable[Cell]) -> list[Cell]:
-        room = self._out.config.delta_bytes_max
-        chosen: list[Cell] = []
-        for cell in cells:
-            room -= len(cell.data)
-            if chosen and room < 0:
-                break
-            chosen.append(cell)
-        return chosen
-
     def batches(self, cells: Sequence[Cell]) -> list[tuple[WireCell, ...]]:
-        """Cut cells, in order, into messages that fit a datagram; a single larger cell makes a message alone."""
-        room_max = self._out.config.datagram_bytes_max - OVERHEAD_BYTES - _MESSAGE_OVERHEAD_BYTES
-        batches: list[list[WireCell]] = []
-        room = 0
-        for cell in cells:
-            size = len(cell.data) + _CELL_OVERHEAD_BYTES
-            if not batches or size > room:
-                batches.append([])
-                room = room_max
-            batches[-1].append(WireCell(cell.kind, cell.data, self._age_ms(cell)))
-            room -= size
-        return [tuple(batch) for batch in batches]
+        return batches(cells, self._out.config.datagram_bytes_max, self._age_ms)
+
+
+def affordable(cells: Iterable[Cell], bytes_max: int) -> list[Cell]:
+    """The first of these, as many as so many bytes hold; one at least."""
+    chosen: list[Cell] = []
+    for cell in cells:
+        bytes_max -= len(cell.data)
+        if chosen and bytes_max < 0:
+            break
+        chosen.append(cell)
+    return chosen
+
+
+def batches(
+    cells: Sequence[Cell], datagram_bytes_max: int, age_ms: Callable[[Cell], int]
+) -> list[tuple[WireCell, ...]]:
+    """Cut cells, in order, into messages that fit a datagram; a single larger cell makes a message alone."""
+    room_max = datagram_bytes_max - OVERHEAD_BYTES - _MESSAGE_OVERHEAD_BYTES
+    cut: list[list[WireCell]] = []
+    room = 0
+    for cell in cells:
+        size = len(cell.data) + _CELL_OVERHEAD_BYTES
+        if not cut or size > room:
+            cut.append([])
+            room = room_max
+        cut[-1].append(WireCell(cell.kind, cell.data, age_ms(cell)))
+        room -= size
+    return [tuple(batch) for batch in cut]
 
 
 class _Wanted:

@@ -1,0 +1,43 @@
+"""The benchmarks of the lattice measure something, and print what they promise."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.bench import gossip, heal
+from tests.bench.swim import LIFEGUARD, Link
+
+KEYS = [
+    "datagrams_per_s",
+    "row_verify_per_s",
+    "idle_bytes_per_s",
+    "digest_bytes_equal",
+    "digest_bytes_1pct_of_1000",
+    "copies_per_node",
+    "p99_stretch",
+]
+
+
+@pytest.mark.slow
+def test_gossip_prints_one_json_object_with_exactly_these_keys(capsys: pytest.CaptureFixture[str]) -> None:
+    assert gossip.main(["--json", "--quick"]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    figures = json.loads(line)
+    assert list(figures) == KEYS
+    assert figures["idle_bytes_per_s"] <= 2_048
+    assert figures["digest_bytes_equal"] <= 48
+    assert figures["copies_per_node"] <= 1.2
+    assert figures["p99_stretch"] <= 1.3
+
+
+def test_two_nodes_that_share_nothing_send_little_more_than_what_they_lack() -> None:
+    figures = heal.pair(2_000, 250)
+    assert figures["times_the_difference"] <= 1.3  # type: ignore[operator]
+
+
+def test_forty_nodes_in_halves_are_one_within_two_seconds_of_contact() -> None:
+    figures = heal.heal(40, LIFEGUARD, Link(), "0")
+    assert isinstance(figures["equal_ms"], int)
+    assert figures["equal_ms"] <= 2_000
