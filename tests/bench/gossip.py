@@ -171,13 +171,11 @@ def digest_bytes_equal() -> int:
 
 # --- large clusters, in the simulator
 
-IDLE_S = 10
 
-
-def around_the_world(nodes: int, loss: str, publish: bool) -> Scenario:
+def around_the_world(nodes: int, loss: str, publish: bool, lasting_s: int = 10) -> Scenario:
     table = {
         "purpose": "one publish, or nothing at all, around the world",
-        "duration": f"{IDLE_S}s",
+        "duration": f"{lasting_s}s",
         "settle": "20s",
         "topology": {"nodes": nodes},
         "link": {"loss": loss},
@@ -188,11 +186,12 @@ def around_the_world(nodes: int, loss: str, publish: bool) -> Scenario:
 
 
 def idle_bytes_per_s(nodes: int, seed: str) -> int:
-    experiment = Experiment(around_the_world(nodes, "0%", publish=False), seed)
+    lasting_s = max(10, 10_000 // nodes)  # the same number of refreshed rows at any size
+    experiment = Experiment(around_the_world(nodes, "0%", publish=False, lasting_s=lasting_s), seed)
     experiment.run()
     metrics = experiment.metrics
     sent = metrics.total_bytes() + UDP_IP_BYTES * sum(metrics.messages.values())
-    return sent // (nodes * IDLE_S)
+    return sent // (nodes * lasting_s)
 
 
 def publish(nodes: int, loss: str, seed: str) -> dict[str, object]:

@@ -26,7 +26,22 @@ from lattice.policy_store import ChainHead, PolicyStore
 from lattice.purges import open_purge, sign_purge
 from lattice.seal import Plain
 from lattice.types import CellId, Micros, NodeId
-from lattice.wire import Ack, Compare, Delta, Digest, Graft, IHave, Leave, Message, Ping, PingReq, Rumour, WireCell
+from lattice.wire import (
+    Ack,
+    Compare,
+    Delta,
+    Digest,
+    Graft,
+    IHave,
+    Leave,
+    Message,
+    Nack,
+    News,
+    Ping,
+    PingReq,
+    Rumour,
+    WireCell,
+)
 from lattice.yrs_gate import walk
 from router.traffic.forwarded import Steered, request_for_upstream
 from router.traffic.http1 import RequestReader, ResponseReader, parse_request
@@ -75,6 +90,8 @@ def _messages() -> tuple[bytes, ...]:
         Ping(1, bytes(16), update, cells),
         Ack(1, NODE, bytes(16), ("10.0.0.1", 1), update, cells),
         PingReq(1, NODE, ("::1", 1)),
+        Nack(1, NODE),
+        News(update),
         Rumour(cells),
         IHave(ids),
         Graft(ids),
