@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import socket
 import ssl
 import struct
+import termios
 from typing import Final, TypeVar
 
 import trio
@@ -24,6 +26,7 @@ from router.traffic.nested_epoll import Member, NestedEpoll, Wake
 RECEIVE_BYTES: Final = 65_536
 """What one read takes: the bound of every buffer between two peers."""
 
+_NONE: Final = bytes(4)
 _BUSY: Final = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
@@ -60,8 +63,14 @@ class Connection(Member):
         except _BUSY:
             self.ready = self.over = False  # `over` was an event of whoever had this descriptor before
             return None
-        self.ready = self.over or len(data) == RECEIVE_BYTES or self.secure
+        self.ready = self.over or len(data) == RECEIVE_BYTES or (self.secure and self._has_more_records())
         return data
+
+    def _has_more_records(self) -> bool:
+        """A read of TLS ends with a record; the kernel may hold the next, of which it will not tell again. To ask it
+        costs a third of a vain read."""
+        assert isinstance(self.sock, ssl.SSLSocket)
+        return self.sock.pending() > 0 or fcntl.ioctl(self.sock.fileno(), termios.FIONREAD, _NONE) != _NONE
 
     async def receive(self, timeout_us: int) -> bytes:
         """The next bytes, or b"" if the peer has closed its side."""

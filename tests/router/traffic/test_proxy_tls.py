@@ -239,3 +239,54 @@ async def test_a_client_that_vanishes_without_a_word_is_gone(tls: ServerTls) -> 
         wire.reset()
         await stage.emptied()
         assert stage.proxy.counters["client_gone"] == 1
+
+
+class Corked(trio.abc.Stream):
+    """A transport that holds back what is sent until it is told: several records leave in one segment."""
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self.stream = stream
+        self.held: bytes | None = None
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        if self.held is None:
+            await self.stream.send_all(data)
+        else:
+            self.held += bytes(data)
+
+    async def release(self) -> None:
+        held, self.held = self.held, None
+        await self.stream.send_all(held or b"")
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self.stream.wait_send_all_might_not_block()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        return await self.stream.receive_some(max_bytes)
+
+    async def aclose(self) -> None:
+        await self.stream.aclose()
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_records_that_come_together_are_all_read(tls: ServerTls, version: ssl.TLSVersion) -> None:
+    async with trio.open_nursery() as nursery:
+        upstream = await listen(nursery, serving(answer(b"hello")))
+        async with proxied(FixedRouter(upstream.endpoint), tls=tls.context) as stage:
+            assert stage.tls_endpoint is not None
+            corked = Corked(await trio.open_tcp_stream(*stage.tls_endpoint))
+            context = client_context(maximum=version)
+            stream = trio.SSLStream(corked, context, server_hostname="shop.test", https_compatible=True)
+            with trio.fail_after(5):
+                await stream.do_handshake()
+                for cut in (5, 20, len(GET)):
+                    corked.held = b""
+                    for piece in (GET[:cut], GET[cut:], GET):
+                        if piece:
+                            await stream.send_all(piece)
+                    await corked.release()
+                    received = b""
+                    while received.count(b"hello") < 2:
+                        received += await stream.receive_some()
+            await corked.aclose()
+        nursery.cancel_scope.cancel()
