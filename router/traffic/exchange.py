@@ -373,13 +373,13 @@ class Exchange:
                 left = upstream.send_now(course.request if body is NO_BODY else course.request + body.in_hand())
             except OSError:
                 # A response may still lie in the socket (a refusal sent before the reset): reading finds it.
-                self._arm(self._terms.first_byte_timeout_us)
+                self._arm(self._first_byte_timeout_us)
                 return await self._receive_response()
             if left or not body.complete:
                 return await self._converse(leg, left)
             self._uploaded = True
             self._waits_since = plane.clock()
-            self._deadline = min(now + self._terms.first_byte_timeout_us / 1e6, self._ends_at)
+            self._deadline = min(now + self._first_byte_timeout_us / 1e6, self._ends_at)
             if burdens:
                 plane.sent(leg, course.watched, now)
             return await self._receive_response()
@@ -409,7 +409,7 @@ class Exchange:
         """Request and response at the same time: the request did not fit the first write, or is not all here yet."""
         upstream, attempt = leg.upstream, leg.attempt
         if self._head.expects_continue:
-            self._arm(self._terms.first_byte_timeout_us)  # until the client sends, it is the upstream's turn
+            self._arm(self._first_byte_timeout_us)  # until the client sends, it is the upstream's turn
         result: Ending | Lost | None = None
         gone: ClientGoneError | None = None
         await self._nest.become_task()
@@ -436,7 +436,7 @@ class Exchange:
             await upstream.send(left, self._limits.upstream_write_timeout_us)
             timeout_us = self._limits.body_timeout_us
             if self._head.expects_continue:  # the client may wait to be asked, and the upstream's limit ends that
-                timeout_us += self._terms.first_byte_timeout_us
+                timeout_us += self._first_byte_timeout_us
             while not self._body.complete:
                 piece = await self._body.read(timeout_us)
                 timeout_us = self._limits.body_timeout_us
@@ -452,7 +452,7 @@ class Exchange:
             if not (late and self._relaying):  # an early answer need not wait for the end of the request
                 self._upload_fault = fault
                 exchange.cancel()
-        self._arm(self._terms.first_byte_timeout_us)
+        self._arm(self._first_byte_timeout_us)
 
     def _arm(self, timeout_us: int) -> None:
         """From now on it is the upstream's turn."""
@@ -587,7 +587,7 @@ class Exchange:
                 if self._head.minor == 1:
                     await self._to_client(response_for_client(head, self._leg.steered, b"", b"", b""))
                 if self._uploaded:
-                    self._arm(self._terms.first_byte_timeout_us)
+                    self._arm(self._first_byte_timeout_us)
                 else:
                     self._disarm()
                 head = None
@@ -746,7 +746,7 @@ class Exchange:
                     await self._to_client(b"".join(out))
                     out.clear()
                     await self._nest.pause()
-                    more = await upstream.receive(self._left_us(self._limits.response_body_timeout_us))
+                    more = await upstream.receive(self._left_us(self._body_timeout_us))
                 if not more:
                     if framing.end():
                         break
@@ -826,6 +826,17 @@ class Exchange:
         return rendered + server_timing(edge_us)
 
     # --- what all of them need
+
+    @property
+    def _first_byte_timeout_us(self) -> int:
+        terms = self._terms
+        return terms.waiting_timeout_us if self._head.fields.may_wait else terms.first_byte_timeout_us
+
+    @property
+    def _body_timeout_us(self) -> int:
+        """Between two reads of the response's body."""
+        limits = self._limits
+        return limits.events_idle_timeout_us if self._head.fields.may_wait else limits.response_body_timeout_us
 
     def _keeps(self) -> bool:
         """Whether the client's connection can serve another request: its bytes must be where the next one begins."""

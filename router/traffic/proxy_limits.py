@@ -52,10 +52,15 @@ class ProxyLimits:
     """An upstream that takes no byte for this long: 504."""
     first_byte_timeout_us: int = 30 * SECOND
     """From the last byte of a request to the first of its response: 504. HAProxy's usual server timeout."""
+    waiting_timeout_us: int = 300 * SECOND
+    """The same for a request that says it may wait (`Prefer: wait=`, or for events): long polls are answered when there
+    is news; RFC 6202 (5.5) knows of 30 to 120 s, and who asks to wait longer mostly gives up first."""
     response_head_timeout_us: int = 10 * SECOND
     """From the first byte of a response to the end of its head: 504."""
     response_body_timeout_us: int = 60 * SECOND
     """Between two reads of a response body. nginx's proxy_read_timeout."""
+    events_idle_timeout_us: int = 600 * SECOND
+    """The same for server-sent events, as for a WebSocket; most applications send a comment every 15 s."""
     tunnel_idle_timeout_us: int = 600 * SECOND
     """A WebSocket on which neither side says anything. nginx 60 s, AWS load balancers 350 s; most applications ping."""
     upstream_idle_timeout_us: int = 4 * SECOND

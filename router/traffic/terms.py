@@ -34,6 +34,7 @@ class Terms:
         "retries",
         "settings",
         "total_timeout_us",
+        "waiting_timeout_us",
     )
 
     def __init__(self, settings: Settings, limits: ProxyLimits) -> None:
@@ -54,6 +55,8 @@ class Terms:
         """How long a first byte may take before another endpoint is asked; 0 leaves that to the hang rule's p99."""
         self.connect_timeout_us = timeouts.connect_us or limits.connect_timeout_us
         self.first_byte_timeout_us = timeouts.first_byte_us or limits.first_byte_timeout_us
+        self.waiting_timeout_us = timeouts.first_byte_us or limits.waiting_timeout_us
+        """The same for requests that say they may wait."""
         self.total_timeout_us = timeouts.total_us
         """From the decision to the end of the response; 0 for no limit."""
 

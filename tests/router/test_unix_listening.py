@@ -1,4 +1,4 @@
-"""HTTP over a Unix socket, for whoever stands in front of a node on the same machine."""
+"""HTTP by IPv4, by IPv6, and over a Unix socket, for whoever stands in front of a node on the same machine."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import trio
 from router.errors import ListenError
 from router.listening import listen_unix
 from router.site.site_config import SiteConfig, load_site_config
-from tests.router.test_node import Backend, running, site_config, until
+from tests.router.test_node import Backend, exchange, running, site_config, until
 
+GET = "GET / HTTP/1.1\r\nHost: shop.test\r\nConnection: close\r\n\r\n"
 PORT_RULE = """edition 1
 region fra {{
   at 50 8
@@ -32,13 +33,17 @@ route shop for "*" path "/**" {{
 def with_socket(directory: Path) -> SiteConfig:
     site_config(directory, "ams")
     text = (directory / "site.toml").read_text()
-    (directory / "site.toml").write_text(text.replace("[http]", '[http]\nunix_listen = ["http.sock"]'))
+    (directory / "site.toml").write_text(
+        text.replace(
+            '[http]\nlisten = ["127.0.0.1:0"', '[http]\nunix_listen = ["http.sock"]\nlisten = ["127.0.0.1:0", "[::1]:0"'
+        )
+    )
     return load_site_config(directory / "site.toml")
 
 
 async def ask(path: Path) -> bytes:
     async with await trio.open_unix_socket(path) as stream:
-        await stream.send_all(b"GET / HTTP/1.1\r\nHost: shop.test\r\nConnection: close\r\n\r\n")
+        await stream.send_all(GET.encode())
         return b"".join([bytes(part) async for part in stream])
 
 
@@ -56,6 +61,9 @@ async def test_a_node_serves_on_a_unix_socket_and_takes_it_away_when_it_leaves(t
 
             await until(answered)
             assert (await ask(path)).endswith(b"fra here\n")
+            assert [host for host, _ in ams.bound.http] == ["127.0.0.1", "::1"]
+            for at in ams.bound.http:
+                assert (await exchange(at, GET))[0] == 200
             assert (await ams.view())["counters"].get("proxy internal_error", 0) == 0
         regions.cancel_scope.cancel()
     assert not path.exists()

@@ -345,3 +345,32 @@ async def test_half_a_message_is_never_followed_by_another(
 
 async def never(sock: object) -> None:
     await trio.sleep_forever()
+
+
+@pytest.mark.parametrize("field", [b"Accept: text/event-stream", b"Prefer: wait=60"])
+async def test_who_may_wait_has_times_of_its_own(field: bytes, autojump_clock: trio.testing.MockClock) -> None:
+    """What ends an ordinary request leaves one that waits for news alone, up to its own bounds."""
+    autojump_clock.autojump_threshold = 0.02
+    limits = ProxyLimits(
+        first_byte_timeout_us=SECOND,
+        response_body_timeout_us=SECOND,
+        waiting_timeout_us=5 * SECOND,
+        events_idle_timeout_us=5 * SECOND,
+    )
+
+    async def news(wire: Wire) -> None:
+        await wire.request()
+        await trio.sleep(3)
+        await wire.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        await wire.send(b"4\r\nnews\r\n")
+        await trio.sleep(3)
+        await wire.send(b"4\r\nmore\r\n0\r\n\r\n")
+
+    async with staged(news, limits=limits) as stage:
+        response = await stage.ask(GET.replace(b"Host", field + b"\r\nHost"))
+        assert (response.status, response.body, response.whole) == (200, b"newsmore", True)
+        assert (await stage.ask(GET)).status == 504
+    async with staged(hanging, limits=limits) as stage:
+        began = trio.current_time()
+        assert (await stage.ask(GET.replace(b"Host", field + b"\r\nHost"))).status == 504
+        assert 4.9 < trio.current_time() - began < 6
