@@ -10,7 +10,7 @@ from typing import Any
 import wasmtime
 
 from router.decision.wasm.abi import ERRORS
-from router.decision.wasm.layout import TOO_LONG
+from router.decision.wasm.layout import INPUT_BYTES_MAX, TOO_LONG
 
 
 class RefusedError(ValueError):
@@ -28,7 +28,8 @@ class WasmPolicy:
         self._store = wasmtime.Store(engine)
         exports: Any = wasmtime.Instance(self._store, module, []).exports(self._store)
         self._exports, self._memory = exports, exports["memory"]
-        self._alloc, self._decide = exports["alloc"], exports["decide"]
+        self._decide = exports["decide"]
+        self._input: int = exports["alloc"](self._store, INPUT_BYTES_MAX)
         self._output: int = exports["output"](self._store)
 
     def plan(self, view: bytes) -> int | None:
@@ -43,10 +44,9 @@ class WasmPolicy:
         return bytes(self._memory.read(self._store, self._output, self._output + size))
 
     def _give(self, content: bytes) -> int:
-        at = self._alloc(self._store, len(content))
-        if at == 0:
+        if len(content) > INPUT_BYTES_MAX:
             raise RefusedError(ERRORS[TOO_LONG])
-        self._memory.write(self._store, content, at)
+        self._memory.write(self._store, content, self._input)
         return len(content)
 
     @staticmethod
