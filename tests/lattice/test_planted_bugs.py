@@ -431,12 +431,16 @@ SEARCHES = 5
 """A law may look at random examples, and miss the bug once in a while: seldom all of so many times."""
 
 
+def _search(bug: Planted) -> None:
+    for _ in range(SEARCHES):
+        bug.seen_by()
+
+
 @pytest.mark.parametrize("name", BUGS)
 def test_a_planted_bug_is_seen(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     bug = BUGS[name]
     with monkeypatch.context() as patch:
         bug.plant(patch)
         with pytest.raises(BaseException) as caught:  # noqa: PT011 - an assertion, or whatever the bug leads to
-            for _ in range(SEARCHES):
-                bug.seen_by()
+            _search(bug)
     assert not isinstance(caught.value, KeyboardInterrupt | SystemExit)
