@@ -245,9 +245,9 @@ class Exchange:
 
     async def _wait_for(self, fetch: Fetch) -> None:
         """Until somebody's fetch of the same is over, or has taken too long."""
-        await self._nest.become_task()
         over = trio.Event()
-        fetch.waiters.append(over.set)
+        fetch.waiters.append(over.set)  # before anything is awaited: it may be over at any moment
+        await self._nest.become_task()
         with trio.move_on_after(self._limits.collapse_timeout_us / 1e6):
             await over.wait()
 

@@ -13,6 +13,7 @@ from lattice.types import SECOND
 from router.policy.settings import Cache, Settings
 from router.traffic.message_body import LAST_CHUNK, chunk
 from router.traffic.plane import Plane
+from router.traffic.proxy_limits import ProxyLimits
 from tests.router.traffic.upstreams import (
     GET,
     FixedRouter,
@@ -162,10 +163,12 @@ async def test_many_who_want_the_same_are_one_request() -> None:
 async def test_what_may_not_be_kept_makes_nobody_wait_twice() -> None:
     async with trio.open_nursery() as nursery:
         upstream = await listen(nursery, serving(answer(b"mine", "200 OK", "Cache-Control: private")))
-        async with proxied(FixedRouter(upstream.endpoint, settings=CACHED)) as stage:
-            async with trio.open_nursery() as asking_now:
-                for _ in range(20):
-                    asking_now.start_soon(stage.ask, GET)
+        patient = ProxyLimits(collapse_timeout_us=3_600 * SECOND)
+        async with proxied(FixedRouter(upstream.endpoint, settings=CACHED), patient) as stage:
+            with trio.fail_after(30):
+                async with trio.open_nursery() as asking_now:
+                    for _ in range(20):
+                        asking_now.start_soon(stage.ask, GET)
             assert requests(upstream) == 20
         nursery.cancel_scope.cancel()
 
