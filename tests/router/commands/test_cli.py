@@ -87,6 +87,12 @@ def unused_url() -> Iterator[str]:
 # --- init
 
 
+@pytest.mark.parametrize(("word", "said"), [("polcy", "Did you mean policy?"), ("xyzzy", "'xyzzy'. See")])
+def test_a_word_that_is_no_command(word: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([word]) == 2
+    assert said in capsys.readouterr().err
+
+
 def test_init_makes_a_site_that_loads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["init", "--site", "ams", "--dir", str(tmp_path / "ams")]) == 0
     config = load_site_config(tmp_path / "ams" / "site.toml")
