@@ -179,6 +179,7 @@ class Node:
             tls=None if tls is None else tls.context,
             addresses=self._addresses,
             announced_by=TrustedHops(config.http.proxy_from),
+            forwarders=config.http.forwarders(),
             cache=SiteCache(config.cache.bytes_max, config.cache.object_bytes_max),
         )
         self._fleet: Fleet | None = None

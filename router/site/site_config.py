@@ -39,6 +39,7 @@ from router.site.config_reader import (
 )
 from router.site.key_file import KeyFileError, read_key_ring, read_secret
 from router.site.tls_files import TlsFiles
+from router.traffic.trusted_hops import Forwarders, TrustedHops
 
 __all__ = ["BoundEndpoints", "ConfigError", "SiteConfig", "TimingConfig", "load_site_config"]
 
@@ -115,6 +116,17 @@ class HttpPart:
     """Processes that serve users; 1: the node itself."""
     proxy_from: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
     """Whose connections begin with a PROXY protocol header, which says who the client is."""
+    forwarded_from: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
+    """Hops in front of us that say in a header for whom they speak."""
+    by_forwarded: bool
+    """That header is `Forwarded`, not `X-Forwarded-For`."""
+
+    def forwarders(self) -> Forwarders | None:
+        return (
+            Forwarders(TrustedHops(self.forwarded_from), by_forwarded=self.by_forwarded)
+            if self.forwarded_from
+            else None
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -379,8 +391,19 @@ def _read_http(section: Section, directory: Path) -> HttpPart:
     http2 = section.take("http2", truth, True)
     workers = section.take("workers", _count(1, WORKERS_MAX), 1)
     proxy_from = section.take_each("proxy_from", network, ())
+    forwarded_from = section.take_each("forwarded_from", network, ())
+    by_forwarded = section.take("forwarded_by", _forwarded_by, False)
+    if section.has("forwarded_by") and not forwarded_from and not section.has("forwarded_from"):
+        section.note("forwarded_from", "is missing, and forwarded_by is set", "name the hops whose word is taken")
     section.close()
-    return HttpPart(listen, unix_listen, tls_listen, http2, workers, proxy_from)
+    return HttpPart(listen, unix_listen, tls_listen, http2, workers, proxy_from, forwarded_from, by_forwarded)
+
+
+def _forwarded_by(value: object) -> bool:
+    """Whether it is `Forwarded`."""
+    if not isinstance(value, str) or value.lower() not in ("forwarded", "x-forwarded-for"):
+        raise NotExpected('"X-Forwarded-For" or "Forwarded"')
+    return value.lower() == "forwarded"
 
 
 def _read_tls(section: Section, directory: Path, *, needed: bool) -> TlsPart:

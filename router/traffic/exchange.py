@@ -172,7 +172,7 @@ class Exchange:
                 return await self._answer(508, "this request came through this site before", "looped")
             decision = plane.router.decide(self._request)
             if decision.settings.cache is not None and plane.cache is not None:
-                self._turn = turn_of(plane.cache, decision, client.scheme, self._head)
+                self._turn = turn_of(plane.cache, decision, plane.scheme_of(client, self._head), self._head)
                 if self._turn is not None:
                     return await self._by_cache(self._turn, decision)
             if decision.region is None:
@@ -210,7 +210,7 @@ class Exchange:
         if self._asked is None:
             needs = self._plane.router.needs
             port = _port_of(self._client) if needs.port else 0
-            self._asked = asked(needs, self._head, self._client.address, port)
+            self._asked = asked(needs, self._head, self._plane.client_of(self._client, self._head), port)
         return self._asked
 
     async def _by_cache(self, turn: Turn, decision: Decision) -> Ending:
@@ -257,7 +257,7 @@ class Exchange:
         assert plane.cache is not None
         exchange = Exchange(plane, Unheard(self._client), head)
         exchange._asked = self._request
-        turn = exchange._turn = turn_of(plane.cache, decision, self._client.scheme, head)
+        turn = exchange._turn = turn_of(plane.cache, decision, plane.scheme_of(self._client, head), head)
         if turn is None or decision.region is None:
             return
         try:

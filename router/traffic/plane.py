@@ -25,6 +25,7 @@ from router.traffic.proxy_limits import ProxyLimits
 from router.traffic.request_body import Client
 from router.traffic.steering import Outcome, Router
 from router.traffic.terms import Terms, TermsBook
+from router.traffic.trusted_hops import Forwarders
 from router.traffic.upstream_pool import Upstream, UpstreamPool
 
 _WATCH_SECONDS: Final = 0.005
@@ -76,7 +77,8 @@ class Course:
         self.window: Concurrency = plane.region(attempt.region)
         # Kept longer than the watch keeps one it heard nothing of only by a connection idle for minutes: there is none.
         self.watched: Watched[Leg] = plane.watch.endpoint(attempt.region, attempt.endpoint)
-        self.lines: bytes = lines_for_upstream(head, client.address, attempt.endpoint, self.steered, client.scheme)
+        address, scheme = plane.client_of(client, head), plane.scheme_of(client, head)
+        self.lines: bytes = lines_for_upstream(head, address, attempt.endpoint, self.steered, scheme)
         """The head for the upstream, after its request line."""
         self.request = b""
         """All of it, for `head`."""
@@ -116,6 +118,7 @@ class Plane:
         *,
         fast: bool,
         cache: SiteCache | None = None,
+        forwarders: Forwarders | None = None,
     ) -> None:
         self.router = router
         self.site = site
@@ -126,6 +129,7 @@ class Plane:
         """Fibers wherever they can be; without it, trio tasks only."""
         self.cache = cache
         """For routes that say `cache`; without one, they say it in vain."""
+        self._forwarders = forwarders
         self.counters: Counter[str] = Counter()
         self.draining = False
         self.watch: HangWatch[Leg] = HangWatch()
@@ -138,6 +142,18 @@ class Plane:
         self._slept = 0.0
         self._date: tuple[int, bytes] = (0, b"")
         self._steered = lru_cache(maxsize=1024)(partial(Steered, site))
+
+    def client_of(self, client: Client, head: RequestHead) -> str:
+        """Who asks: whoever connected, or for whom it speaks."""
+        if self._forwarders is None:
+            return client.address
+        return self._forwarders.client(client.address, head.fields)
+
+    def scheme_of(self, client: Client, head: RequestHead) -> str:
+        """How whoever asks reached us, or the first of our own before us."""
+        if self._forwarders is None:
+            return client.scheme
+        return self._forwarders.scheme(client.address, head.fields, client.scheme)
 
     def region(self, name: str) -> Concurrency:
         found = self.regions.get(name)

@@ -33,7 +33,7 @@ from router.traffic.request_body import Client
 from router.traffic.server_tls import handshake_fault
 from router.traffic.steering import Outcome, Router
 from router.traffic.strict import BadRequestError
-from router.traffic.trusted_hops import TrustedHops
+from router.traffic.trusted_hops import Forwarders, TrustedHops
 from router.traffic.upstream_address import AddressRule
 from router.traffic.upstream_pool import EXHAUSTED, UpstreamPool
 from router.traffic.upstream_tls import UpstreamTls
@@ -62,20 +62,23 @@ class Proxy:
         tls: ssl.SSLContext | None = None,
         addresses: AddressRule | None = None,
         announced_by: TrustedHops | None = None,
+        forwarders: Forwarders | None = None,
         cache: SiteCache | None = None,
         fast: bool = True,
     ) -> None:
         """`tls` is for those listeners whose clients speak it; `addresses` says where never to connect; `announced_by`
-        whose connections begin with a PROXY protocol header: nobody else's may; `cache` is for
-        routes that say so. Without `fast`, every connection is a plain trio task: slower, by the very same rules."""
+        whose connections begin with a PROXY protocol header: nobody else's may; `forwarders` who says in a header for
+        whom it speaks; `cache` is for routes that say so. Without `fast`, every connection is a plain trio task:
+        slower, by the very same rules."""
         limits = ProxyLimits() if limits is None else limits
         self._tls = tls
         self._announced_by = announced_by or TrustedHops()
+        self._forwarders = forwarders or Forwarders(TrustedHops())
         self._handshakes = 0  # under way
         self._limits = limits
         self._nest = NestedEpoll()
         pool = UpstreamPool(limits, self._nest, addresses)
-        self._plane = Plane(router, site, limits, pool, self._nest, fast=fast, cache=cache)
+        self._plane = Plane(router, site, limits, pool, self._nest, fast=fast, cache=cache, forwarders=forwarders)
         self._open: set[Client] = set()
         self._http2: set[Http2Connection] = set()
         self._by_address: Counter[str] = Counter()
@@ -194,6 +197,7 @@ class Proxy:
                 self._by_address[client.address] >= self._limits.connections_per_client_max
                 and client.address != UNKNOWN
                 and client.address not in self._announced_by  # who is behind it counts
+                and client.address not in self._forwarders
             ):
                 self._shed(client)
                 continue

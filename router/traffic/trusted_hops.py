@@ -15,6 +15,8 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Final, TypeAlias
 
+from router.traffic.http1 import Fields
+
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 ENTRIES_MAX: Final = 64
@@ -68,6 +70,37 @@ class TrustedHops:
                 break
             client = str(address)
         return client
+
+
+class Forwarders:
+    """The hops in front of a site that say for whom they speak, and the one header in which they do."""
+
+    def __init__(self, hops: TrustedHops, *, by_forwarded: bool = False) -> None:
+        """`by_forwarded`: they write `Forwarded`, and pass `X-Forwarded-For` on as they got it; else the other way."""
+        self._hops = hops
+        self._by_forwarded = by_forwarded
+
+    def __contains__(self, peer: str) -> bool:
+        return peer in self._hops
+
+    def client(self, peer: str, fields: Fields) -> str:
+        """Who the client behind `peer` is."""
+        if peer not in self._hops:
+            return peer
+        if self._by_forwarded:
+            return self._hops.client_by_forwarded(peer, _values(fields, b"forwarded"))
+        return self._hops.client_by_x_forwarded_for(peer, _values(fields, b"x-forwarded-for"))
+
+    def scheme(self, peer: str, fields: Fields, scheme: str) -> str:
+        """How the client reached the first of us: as the last hop says (X-Forwarded-Proto), else `scheme`."""
+        if peer not in self._hops:
+            return scheme
+        said = [each.strip().lower() for value in _values(fields, b"x-forwarded-proto") for each in value.split(",")]
+        return said[-1] if said and said[-1] in ("http", "https") else scheme
+
+
+def _values(fields: Fields, name: bytes) -> list[str]:
+    return [value.decode("latin-1") for key, _, value in fields if key == name]
 
 
 def _parse(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

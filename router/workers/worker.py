@@ -104,6 +104,7 @@ class Worker:
             tls=None if tls is None else tls.context,
             addresses=AddressRule(config.upstream.allow),
             announced_by=TrustedHops(config.http.proxy_from),
+            forwarders=config.http.forwarders(),
             cache=SiteCache(config.cache.bytes_max, config.cache.object_bytes_max),
         )
 

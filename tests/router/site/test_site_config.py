@@ -191,6 +191,12 @@ x = 1
         (MINIMAL + '[upstream]\nkey = "a"', "upstream.certificate: is missing, and key is set; set both or neither"),
         (MINIMAL + '[upstream]\nallow = ["10.0.0.1/8"]', 'upstream.allow[0] = "10.0.0.1/8": expected an address block'),
         (MINIMAL + '[tls]\ncertificates = "a"', 'tls.certificates = "a": expected an array of tables'),
+        (
+            MINIMAL + '[http]\nforwarded_by = "Via"',
+            'http.forwarded_by = "Via": expected "X-Forwarded-For" or "Forwarded"',
+        ),
+        (MINIMAL + '[http]\nforwarded_by = "Forwarded"', "http.forwarded_from: is missing, and forwarded_by is set"),
+        (MINIMAL + '[http]\nforwarded_from = ["10.0.0.1/8"]', 'http.forwarded_from[0] = "10.0.0.1/8": expected an'),
         (MINIMAL + '[tls]\nmin_version = "1.1"', 'tls.min_version = "1.1": expected "1.2" or "1.3"'),
         (MINIMAL + '[tcp]\nlisten = ["0.0.0.0:25"]\ntls_listen = ["0.0.0.0:25"]', "tcp.tls_listen: 0.0.0.0:25 stands"),
         (MINIMAL.replace('"ams"', '"ams\\u001b[31m"'), "\\x1b[31m"),

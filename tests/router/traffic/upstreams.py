@@ -24,7 +24,7 @@ from router.decision.decide import Attempt, Decision, Request
 from router.decision.request import NO_NEEDS, Needs
 from router.policy.settings import NO_SETTINGS, Settings
 from router.traffic.proxy import Outcome, Proxy, ProxyLimits
-from router.traffic.trusted_hops import TrustedHops
+from router.traffic.trusted_hops import Forwarders, TrustedHops
 
 SITE = "lis"
 DRIVER: ContextVar[str] = ContextVar("DRIVER", default="fibers")
@@ -358,11 +358,14 @@ async def proxied(
     limits: ProxyLimits | None = None,
     tls: ssl.SSLContext | None = None,
     announced_by: TrustedHops | None = None,
+    forwarders: Forwarders | None = None,
 ) -> AsyncIterator[Stage]:
     """A proxy that steers by `router`, with a TLS listener beside the plain one. At the end its books must balance."""
     cache = SiteCache(1 << 20, 1 << 16)
     fast = DRIVER.get() == "fibers"
-    proxy = Proxy(router, SITE, limits, tls=tls, announced_by=announced_by, cache=cache, fast=fast)
+    proxy = Proxy(
+        router, SITE, limits, tls=tls, announced_by=announced_by, forwarders=forwarders, cache=cache, fast=fast
+    )
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
     secured = await trio.open_tcp_listeners(0, host="127.0.0.1") if tls is not None else []
     async with trio.open_nursery() as nursery:
