@@ -27,12 +27,9 @@ from itertools import islice
 
 import trio
 
-from lattice.authoring import compose
-from lattice.checkpoint import compose_checkpoint, is_due
 from lattice.discovery import Discovery
 from lattice.driver import Driver
 from lattice.engine import Engine
-from lattice.errors import LatticeError, OpError
 from lattice.events import (
     EquivocationProven,
     HealthObserved,
@@ -41,21 +38,16 @@ from lattice.events import (
     LeaveRequested,
     MemberChanged,
     Notification,
-    OpsSubmitted,
     PeerDiscovered,
     PolicyApplied,
     PolicyChanged,
     Purged,
-    PurgesSubmitted,
     RegionChanged,
     RegionDoubted,
     Rejected,
-    RevocationsSubmitted,
     VerdictChanged,
 )
 from lattice.identity import Ed25519Signer, Ed25519Verifier, author_id_of
-from lattice.policy_content import NOTHING
-from lattice.policy_ops import op_id_of
 from lattice.prng import Prng
 from lattice.roster import area_of
 from lattice.transport import Clock, Transport, bind
@@ -103,6 +95,7 @@ from router.seeding import Seeding
 from router.site.config_reader import ConfigError, endpoint_text
 from router.site.site_config import BoundEndpoints, SiteConfig, load_site_config
 from router.site.state_dir import LastGood, StateDir
+from router.submissions import Submissions
 from router.tcp.relay import TcpListener, TcpRelay
 from router.traffic.proxy import Proxy
 from router.traffic.steering import NO_POLICY, Outcome
@@ -170,7 +163,7 @@ class Node:
         self._discovery: Discovery | None = None
         self._clock_told_at = -CLOCK_TOLD_US
         self._policy_elected = trio.Event()
-        self._publishing = trio.Lock()
+        self._submissions = Submissions(self._driver, config.cluster.name, config.policy.author_key, self._now_ms)
         tls = credentials.server_tls
         self._addresses = AddressRule(config.upstream.allow)
         self._proxy = Proxy(
@@ -605,96 +598,16 @@ class Node:
         self._tell()
 
     async def submit_revocations(self, revocations: tuple[bytes, ...]) -> None:
-        answer = await self._driver.call(RevocationsSubmitted(revocations))
-        refused = [note for note in answer.notifications if isinstance(note, Rejected)]
-        if refused:
-            raise LatticeError("refused", refused[0].reason)
+        await self._submissions.revocations(revocations)
 
     async def submit_purges(self, purges: tuple[bytes, ...]) -> None:
-        answer = await self._driver.call(PurgesSubmitted(purges))
-        refused = [note for note in answer.notifications if isinstance(note, Rejected)]
-        if refused:
-            raise LatticeError("refused", refused[0].reason)
+        await self._submissions.purges(purges)
 
     async def publish_text(self, policy: str, text: str, message: str) -> Published:
-        if self._config.policy.author_key is None:
-            raise RefusalError(
-                403,
-                "this node holds no author key, so it cannot sign a policy",
-                "publish signed ops with `edgelattice policy publish FILE --key KEY`, or set policy.author_key",
-            )
-        signer = Ed25519Signer(self._config.policy.author_key, self._config.cluster.name)
-        program = await trio.to_thread.run_sync(partial(compile_text, text, policy))
-        async with self._publishing:  # two at once would read one chain, and fork it
-            return await self._sign_and_submit(signer, policy, program, message)
-
-    async def _sign_and_submit(self, signer: Ed25519Signer, policy: str, program: Program, message: str) -> Published:
-        head = self.policy_head(policy, author_id_of(signer.public_key))
-        try:
-            publication = compose(
-                signer,
-                head.chain,
-                policy,
-                program.policy.blocks,
-                message=message,
-                now_ms=self._now_ms(),
-                parent=head.parent,
-                supersedes=head.supersedes,
-                blocks_known=head.blocks_known,
-            )
-        except ValueError as error:
-            raise RefusalError(422, str(error)) from None
-        published = await self.submit_ops(policy, tuple(op.data for op in publication.ops))
-        await self._shorten(signer, policy)
-        return published
-
-    async def _shorten(self, signer: Ed25519Signer, policy: str) -> None:
-        """Make the checkpoint that is due of our own author's chain; one that is refused now is due again next time."""
-        store, author = self._driver.policy, author_id_of(signer.public_key)
-        if is_due(store, author):
-            ops = compose_checkpoint(signer, store.chain(author), store.live(author), self._now_ms())
-            try:
-                await self.submit_ops(policy, tuple(op.data for op in ops))
-            except (LatticeError, RefusalError) as error:
-                log.warning("the checkpoint of our author's chain was not taken: %s", error)
+        return await self._submissions.publish(policy, text, message)
 
     async def submit_ops(self, policy: str, ops: tuple[bytes, ...]) -> Published:
-        store = self._driver.policy
-        for name, text in store.preview(ops):  # what no node could use, none should carry
-            await trio.to_thread.run_sync(compile_text, text, name)
-        trouble = self._driver.trouble()
-        if trouble is not None:
-            raise RefusalError(503, trouble, "publish at another node, or make room on this one's disk")
-        answer = await self._driver.call(OpsSubmitted(ops))
-        refused = [note for note in answer.notifications if isinstance(note, Rejected)]
-        if refused:
-            raise OpError("refused", refused[0].reason)
-        if not answer.durable:
-            why = self._driver.trouble() or "it is not on this node's disk"
-            raise RefusalError(
-                503,
-                f"the policy was taken and goes to the other nodes, but {why}",
-                "make room: it is written as soon as that is possible; `edgelattice status` shows when nothing waits",
-            )
-        if any(op_id_of(op) not in store for op in ops):
-            raise RefusalError(
-                409,
-                "these ops follow others of their author that this node has not seen; it keeps them until it has",
-                "publish at a node that has them, or wait until this one does",
-            )
-        elected = next((seen for seen in self.view().policies if seen.policy == policy), None)
-        if store.seals(op_id_of(ops[-1])):  # a checkpoint, which changes no policy
-            return Published(policy, elected.version if elected else NOTHING, len(ops))
-        version = store.version_set_by(op_id_of(ops[-1]))
-        if version is None:
-            raise RefusalError(422, "the last op sets no version of a policy", "send all ops of a publish, in order")
-        if (elected.version if elected else NOTHING) != version:
-            raise RefusalError(
-                409,
-                f"version {short(version)} is kept, but {short(elected.version) if elected else 'none'} serves",
-                "the author's key may have forked, or a later publish won: see `edgelattice status`",
-            )
-        return Published(policy, version, len(ops))
+        return await self._submissions.ops(policy, ops)
 
     # --- running
 
