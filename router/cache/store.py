@@ -27,7 +27,10 @@ class Key(NamedTuple):
     zone: str
     scheme: str
     """What is a redirection to https by http would be one for ever by https."""
+    authority: bytes
+    """The host as it was asked for, port and all: an origin may repeat it in its answer."""
     host: str
+    """The same as policies, purges and invalidations name it."""
     target: bytes
 
 

@@ -27,7 +27,7 @@ def turn_of(cache: SiteCache, decision: Decision, scheme: str, head: RequestHead
     setting = decision.settings.cache
     if setting is None or setting.off:
         return None
-    key = Key(decision.route, decision.rule, decision.zone, scheme, head.host_name, head.target)
+    key = Key(decision.route, decision.rule, decision.zone, scheme, head.host.lower(), head.host_name, head.target)
     return cache.turn(key, head, setting.stale_us // _US)
 
 
@@ -41,7 +41,7 @@ def answer_of(stored: Stored, request: RequestHead, status: Field, now_ms: int) 
     if code == 200 and is_not_modified(request, stored):
         code, reason, body, length = 304, b"Not Modified", b"", None
         fields = [field for field in fields if field[0] not in _NOT_IN_304]
-    elif (part := part_asked(request.fields, stored)) is not None:
+    elif request.method == b"GET" and (part := part_asked(request.fields, stored)) is not None:  # RFC 9110 14.2
         code, reason = (206, b"Partial Content") if part.satisfiable else (416, b"Range Not Satisfiable")
         body = body[part.first : part.last + 1]
         length = len(body)

@@ -17,7 +17,7 @@ ALL = PathPattern.compiled("/**")
 
 
 def key(number: int = 0, host: str = "h", rule: str = "") -> Key:
-    return Key("shop", rule, "", "https", host, b"/p/%d?q" % number)
+    return Key("shop", rule, "", "https", host.encode(), host, b"/p/%d?q" % number)
 
 
 def entry(size: int = 0, language: str = "de", at_ms: int = NOW_MS) -> Stored:

@@ -11,7 +11,7 @@ from router.policy.paths import PathPattern
 from router.traffic.http1 import RequestHead, ResponseHead
 from tests.router.cache.heads import DATE, NOW_MS, answered, asked
 
-KEY = Key("shop", "", "", "http", "h", b"/a")
+KEY = Key("shop", "", "", "http", b"h", "h", b"/a")
 FRESH = answered(DATE, "Cache-Control: max-age=60", 'ETag: "1"')
 LATER_MS = NOW_MS + 100_000
 

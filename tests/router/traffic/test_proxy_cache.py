@@ -77,9 +77,11 @@ async def test_what_was_asked_once_is_answered_here() -> None:
             assert (beyond.status, beyond.body, beyond.one(b"Content-Range")) == (416, b"", b"bytes */5")
             head = await wire.ask(asking(method="HEAD"), "HEAD")
             assert (head.status, head.one(b"Content-Length")) == (200, b"5")
+            head = await wire.ask(asking("Range: bytes=1-2", method="HEAD"), "HEAD")
+            assert (head.status, head.one(b"Content-Length")) == (200, b"5"), "only a GET has parts"
             assert requests(upstream) == 1
-            await _until(lambda: stage.proxy.counters["cached"] == 5)
-            assert stage.proxy.counters["cache.hit"] == 5
+            await _until(lambda: stage.proxy.counters["cached"] == 6)
+            assert stage.proxy.counters["cache.hit"] == 6
         nursery.cancel_scope.cancel()
 
 
@@ -267,6 +269,21 @@ async def test_what_changes_something_is_not_answered_from_before() -> None:
             await wire.ask(asking("Content-Length: 0", method="POST"))
             assert status(await wire.ask(GET)) == b"fwd=uri-miss; fwd-status=200; stored"
             assert requests(upstream) == 3
+        nursery.cancel_scope.cancel()
+
+
+async def test_another_port_in_the_host_is_another_answer() -> None:
+    """An origin may write the host that it was asked for into links: whoever makes one up must poison nobody's."""
+    async with trio.open_nursery() as nursery:
+        upstream = await listen(nursery, serving(answer(b"hello", "200 OK", FRESH)))
+        async with proxied(FixedRouter(upstream.endpoint, settings=CACHED)) as stage:
+            wire = await stage.client()
+            await wire.ask(asking().replace(b"example.com", b"example.com:6666"))
+            assert status(await wire.ask(asking())) == b"fwd=uri-miss; fwd-status=200; stored"
+            assert status(await wire.ask(asking().replace(b"shop", b"SHOP"))).startswith(b"hit")
+            await wire.ask(asking("Content-Length: 0", method="POST"))
+            again = await wire.ask(asking().replace(b"example.com", b"example.com:6666"))
+            assert status(again).startswith(b"fwd"), "what changes the one changes the other"
         nursery.cancel_scope.cancel()
 
 
