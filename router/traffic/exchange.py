@@ -40,7 +40,6 @@ from router.cache.turn import Fetch, Turn
 from router.decision.decide import Attempt, Decision, Request
 from router.traffic.asking import asked
 from router.traffic.cached import answer_of, turn_of, with_status
-from router.traffic.connection import Connection
 from router.traffic.forwarded import (
     WEBSOCKET,
     Steered,
@@ -57,6 +56,7 @@ from router.traffic.request_body import NO_BODY, Client, ClientGoneError, Reques
 from router.traffic.steering import Outcome
 from router.traffic.strict import BadRequestError, BadResponseError
 from router.traffic.terms import Terms
+from router.traffic.tunnel import tunnel
 from router.traffic.upstream_pool import ExhaustedError, Upstream
 
 GATEWAY_ERRORS: Final = frozenset({502, 503, 504})
@@ -772,42 +772,15 @@ class Exchange:
         return _RELAYED[head.status // 100 - 2][keep]
 
     async def _tunnel(self, leg: Leg, head: ResponseHead) -> Ending:
-        """After 101: bytes both ways, as a trio task, until either side closes or both fall silent."""
+        """The upstream speaks WebSocket from here on."""
         client, upstream = self._client, leg.upstream
         self._flushed = True
         early, client.reader.rest = client.reader.rest, b""
         late, upstream.reader.rest = upstream.reader.rest, b""
         await self._to_client(response_for_client(head, leg.steered, WEBSOCKET, b"", b"") + late)
         self._plane.counters[_region_counter(leg.attempt.region)] += 1
-        await self._nest.become_task()
-        spoke = [self._nest.time()]
-        async with trio.open_nursery() as nursery:
-            for source, sink, begin in ((client, upstream, early), (upstream, client, b"")):
-                nursery.start_soon(self._pump, source, sink, begin, spoke, nursery.cancel_scope)
+        await tunnel(client, upstream, early, self._nest, self._limits)
         return Ending("relayed_1xx", After.CLOSE)
-
-    async def _pump(
-        self, source: Connection, sink: Connection, data: bytes, spoke: list[float], both: trio.CancelScope
-    ) -> None:
-        """Copy one direction, one read at a time: nothing is read that the other side has not taken."""
-        idle_us = self._limits.tunnel_idle_timeout_us
-        try:
-            await sink.send(data, self._limits.client_write_timeout_us)
-            while True:
-                try:
-                    data = await source.receive(idle_us)
-                except trio.TooSlowError:
-                    if (self._nest.time() - spoke[0]) * 1e6 < idle_us:
-                        continue  # the other direction speaks
-                    break
-                if not data:
-                    break
-                spoke[0] = self._nest.time()
-                await sink.send(data, self._limits.client_write_timeout_us)
-                await self._nest.pause()
-        except (OSError, trio.TooSlowError):
-            pass
-        both.cancel()
 
     def _head_for_client(self, head: ResponseHead, steered: Steered, *, chunked: bool, keep: bool) -> bytes:
         connection = b"close" if not keep else b"keep-alive" if self._head.minor == 0 else b""
