@@ -124,6 +124,7 @@ class Http2Stream(Client):
         self.address = client.address
         self.sent = 0
         self.reader = RequestReader()
+        self.asked = True
         self.course = None
         self.idle_since = None
         self.number = number

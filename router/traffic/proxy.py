@@ -381,7 +381,7 @@ class Proxy:
                 client.idle_since = None
                 if wake is not _READY:  # roused, to look whether it is time to close
                     client.read_waiter = None
-                    if client.is_quiet():
+                    if client.is_quiet() and not await self._asks_at_last(client):
                         return None
             elif not await self._is_first_byte_there(client):
                 return None
@@ -390,6 +390,7 @@ class Proxy:
             except OSError:
                 data = b""
             if data:
+                client.asked = True
                 reader.receive(data)
                 if (head := reader.next_head()) is not None:
                     return head
@@ -404,14 +405,28 @@ class Proxy:
         No cancel scope: one sweep looks after all who are idle, and wakes them as a closing socket wakes its reader.
         """
         if self._plane.draining:
-            return not client.is_quiet()
+            return not client.is_quiet() or await self._asks_at_last(client)
         client.idle_since = self._nest.time()
         try:
             await trio.lowlevel.wait_readable(client.sock)
         except trio.ClosedResourceError:
-            return not client.is_quiet()
+            return not client.is_quiet() or await self._asks_at_last(client)
         finally:
             client.idle_since = None
+        return True
+
+    async def _asks_at_last(self, client: Client) -> bool:
+        """Whether somebody who had connected and not asked when a drain began does so within a moment.
+
+        Who has asked before knows that a connection may end between two requests, and asks again on another. A first
+        request may be on its way right now, and would meet a reset.
+        """
+        if client.asked or not self._plane.draining:  # else it has had its time
+            return False
+        try:
+            await client.readable(self._limits.first_request_us)
+        except (OSError, trio.TooSlowError):
+            return False
         return True
 
     async def _keep_warm(self) -> None:

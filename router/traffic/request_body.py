@@ -28,12 +28,14 @@ class ClientGoneError(Exception):
 class Client(Connection):
     """One client connection, with what has been read of it."""
 
-    __slots__ = ("address", "course", "idle_since", "reader")
+    __slots__ = ("address", "asked", "course", "idle_since", "reader")
 
     def __init__(self, sock: socket.socket, nest: NestedEpoll | None = None) -> None:
         super().__init__(sock, nest)
         self.address = ""
         self.reader = RequestReader()
+        self.asked = False
+        """A byte of a request has come."""
         self.course: Course | None = None
         """Where its last request went first."""
         self.idle_since: float | None = None
@@ -55,6 +57,7 @@ class Unheard(Client):
         self.secure = instead_of.secure
         self.address = instead_of.address
         self.reader = RequestReader()
+        self.asked = True
         self.course = None
         self.idle_since = None
 

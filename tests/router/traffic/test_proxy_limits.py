@@ -288,6 +288,26 @@ async def test_a_request_that_crosses_the_drain_is_answered() -> None:
             await wire.stream.aclose()
 
 
+async def test_a_first_request_on_its_way_meets_no_reset(clock: trio.testing.MockClock) -> None:
+    """A client that has just connected does not know that a drain has begun; one that never asks does not delay it."""
+    async with staged(serving(answer()), limits=LIMITS) as stage:
+        new, silent = await stage.client(), await stage.client()
+        await trio.testing.wait_all_tasks_blocked()
+
+        async def drain() -> None:
+            await stage.proxy.drain(10 * SECOND)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(drain)
+            await trio.sleep(0.2)
+            response = await new.ask(GET)
+            assert (response.status, response.one(b"Connection")) == (200, b"close")
+            await new.stream.aclose()
+            began = trio.current_time()
+            assert await silent.rest() == b""
+            assert trio.current_time() - began < 1
+
+
 async def test_a_drain_ends_after_its_grace(clock: trio.testing.MockClock) -> None:
     async with staged(hanging, limits=ProxyLimits()) as stage:
         wire = await stage.client()
