@@ -56,7 +56,7 @@ class SiteCache:
 
     def changed(self, host: str, request: RequestHead, response: ResponseHead) -> None:
         """A response came to a request that may change something: forget what it speaks of (RFC 9111 4.4)."""
-        if not len(self.store) or not rules.invalidates(request.method, response.status):
+        if not self.store.size or not rules.invalidates(request.method, response.status):
             return
         targets = {request.target}
         for name in (b"location", b"content-location"):

@@ -398,7 +398,7 @@ class Exchange:
         except trio.TooSlowError:
             return self._lose(attempt, Outcome.TIMEOUT, began, None)
         except ExhaustedError:
-            return await self._answer(503, "out of connections", "shed_503")
+            return await self._fail(503, "out of connections", "shed_503")
 
     def _land(self, leg: Leg) -> None:
         if leg.awaited and leg.watched is not None:

@@ -14,6 +14,7 @@ from router.policy.settings import Cache, Settings
 from router.traffic.message_body import LAST_CHUNK, chunk
 from router.traffic.plane import Plane
 from router.traffic.proxy_limits import ProxyLimits
+from router.traffic.upstream_pool import ExhaustedError, UpstreamPool
 from tests.router.traffic.upstreams import (
     GET,
     FixedRouter,
@@ -224,6 +225,25 @@ async def test_when_no_region_answers_what_is_stale_stands_in(later: list[int]) 
             assert (await stage.ask(GET)).status == 503, "an hour is over"
             router.denial = None
             assert (await stage.ask(GET)).status == 502
+        nursery.cancel_scope.cancel()
+
+
+async def test_without_a_connection_to_be_had_what_is_stale_stands_in(
+    later: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def exhausted(*_: object) -> None:
+        raise ExhaustedError
+
+    async with trio.open_nursery() as nursery:
+        upstream = await listen(nursery, serving(answer(b"hello", "200 OK", FRESH)))
+        async with proxied(FixedRouter(upstream.endpoint, settings=GRACE)) as stage:
+            wire = await stage.client()
+            assert (await wire.ask(GET)).body == b"hello"
+            later[0] += 100
+            monkeypatch.setattr(UpstreamPool, "take", lambda *_: None)
+            monkeypatch.setattr(UpstreamPool, "open", exhausted)
+            response = await wire.ask(GET)
+            assert (response.status, response.body) == (200, b"hello")
         nursery.cancel_scope.cancel()
 
 
