@@ -21,7 +21,8 @@ from lattice.types import SECOND, Endpoint, Micros
 from router.cache.store import Purge
 from router.cache.turn import SiteCache
 from router.policy.paths import PathPattern
-from router.traffic.exchange import After, Exchange, refuse
+from router.traffic.ending import After
+from router.traffic.exchange import Exchange
 from router.traffic.forwarded import Steered, client_address, own_response
 from router.traffic.http1 import RequestHead
 from router.traffic.http2 import Http2Connection
@@ -29,6 +30,7 @@ from router.traffic.nested_epoll import NestedEpoll, Wake
 from router.traffic.plane import Plane
 from router.traffic.proxy_limits import ProxyLimits
 from router.traffic.proxy_protocol import BadProxyHeaderError, read_proxy_header
+from router.traffic.reply import refuse
 from router.traffic.request_body import Client
 from router.traffic.server_tls import handshake_fault
 from router.traffic.steering import Outcome, Router

@@ -331,7 +331,7 @@ async def test_a_bug_behind_a_clients_back_is_counted_and_ends_alone(
                 raise ZeroDivisionError
 
             with monkeypatch.context() as broken_now:
-                broken_now.setattr("router.traffic.exchange.Exchange._ask", broken)
+                broken_now.setattr("router.traffic.exchange.Exchange.ask", broken)
                 assert (await stage.ask(GET)).body == b"old"
             assert "internal error while asking again for /a?b=c" in caplog.text
             assert stage.proxy.counters["cache.broken"] == 1

@@ -10,7 +10,7 @@ import trio.testing
 
 from lattice.types import Endpoint, Level
 from router.decision.decide import Attempt, Decision, Request
-from router.traffic.exchange import Lost
+from router.traffic.ending import Lost
 from router.traffic.proxy import Outcome, ProxyLimits
 from router.traffic.terms import IDEMPOTENT
 from tests.router.traffic.upstreams import (

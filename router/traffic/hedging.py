@@ -1,0 +1,143 @@
+"""While a first byte is awaited: one more endpoint may be asked, and the first to answer has the request (edge).
+
+A request that may be repeated is hedged when its region hangs or it is later than its region's answers mostly are (see
+`hang`), or after the time that the policy names ("The Tail at Scale", Dean and Barroso, 2013). It is spent from a
+budget, so it stops by itself when everything is slow. The other's connection is closed.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import trio
+
+from router.traffic.nested_epoll import Fiber, Wake
+from router.traffic.plane import Course, Leg
+from router.traffic.steering import Outcome
+from router.traffic.upstream_pool import ExhaustedError, Upstream
+
+if TYPE_CHECKING:
+    from router.traffic.exchange import Exchange
+
+
+def hedge_at(exchange: Exchange) -> float:
+    """When another endpoint is to be asked because the policy says so."""
+    if exchange.head.fields.may_wait or exchange.head.websocket:
+        return math.inf
+    return exchange.nest.time() + exchange.terms.hedge_after_us / 1e6
+
+
+async def race(exchange: Exchange, fiber: Fiber, wake: Wake, hedge_at: float) -> bytes:
+    """A response's first bytes, from whichever leg has them first; that one is `exchange.leg` from then on.
+
+    `wake` is how the first wait ended. b"" if the last connection is over.
+    """
+    rival: Leg | None = None
+    try:
+        while True:
+            leg = exchange.leg
+            nudged = wake is Wake.NUDGED  # look first: it may be we who have not yet read what came long ago
+            data = _peek_at(leg.upstream) if nudged or leg.upstream.ready else None
+            if data or (data is not None and rival is None):
+                return data
+            if rival is not None:
+                if data is not None:
+                    exchange.lose_leg(leg, Outcome.RESET)
+                    exchange.land(leg)
+                    exchange.leg, rival = rival, None
+                    continue
+                data = _peek_at(rival.upstream) if nudged or rival.upstream.ready else None
+                if data:
+                    exchange.observe(leg.attempt, Outcome.OUTRUN, leg.began)
+                    exchange.plane.counters["hedges_won"] += 1
+                    exchange.leg, rival = rival, None
+                    exchange.land(leg)
+                    return data
+                if data is not None:
+                    exchange.lose_leg(rival, Outcome.RESET)
+                    exchange.land(rival)
+                    rival = None
+            due = wake is Wake.LATE and hedge_at < exchange.deadline
+            if wake is Wake.LATE and not due:
+                raise trio.TooSlowError
+            if due:
+                hedge_at = math.inf
+            # Who is late by the region's p99 is hedged then, unless the policy says when.
+            late = due or (nudged and not exchange.terms.hedge_after_us)
+            if (late and rival is None) or (nudged and leg.hung):
+                another = await _hedge(exchange, leg)
+                wake = Wake.READY
+                if another is not None and rival is not None:  # two legs are enough: the one that hangs goes
+                    exchange.observe(leg.attempt, Outcome.OUTRUN, leg.began)
+                    exchange.land(leg)
+                    exchange.leg = rival
+                rival = another or rival
+                continue
+            leg.upstream.read_waiter = fiber
+            if rival is not None:
+                rival.upstream.read_waiter = fiber
+            wake = await fiber.park(min(exchange.deadline, hedge_at))
+            leg.upstream.read_waiter = None
+            if rival is not None:
+                rival.upstream.read_waiter = None
+    finally:
+        if rival is not None:
+            exchange.observe(rival.attempt, Outcome.OUTRUN, rival.began)
+            exchange.land(rival)
+
+
+async def _hedge(exchange: Exchange, late: Leg) -> Leg | None:
+    """Ask one more endpoint, if the request may be repeated and the budget allows it."""
+    plane, limits = exchange.plane, exchange.limits
+    # A hedge that the policy asks for is beside its retries; any other repeat is one of them.
+    asked_for = exchange.terms.hedge_after_us and not late.hung
+    if (
+        not (exchange.repeatable and exchange.uploaded and exchange.body.replayable)
+        or len(exchange.tried) >= (limits.attempts_max if asked_for else exchange.terms.attempts_max)
+        or exchange.nest.time() >= exchange.ends_at
+    ):
+        return None
+    decision = plane.router.decide(exchange.request)  # by now the node may know better
+    # Another region first: if this one hangs, and nobody knows yet, its other endpoints are no rescue.
+    elsewhere = [attempt for attempt in decision.attempts if attempt.region != late.attempt.region]
+    attempt = exchange.untried(decision._replace(attempts=(*elsewhere, *decision.attempts)), afresh=False)
+    if attempt is None:
+        return None
+    if not (exchange.terms.retries if late.hung else exchange.terms.hedges).spend(plane.now()):
+        plane.counters["hedges_denied"] += 1
+        return None
+    exchange.tried |= {attempt.endpoint}
+    plane.counters["hedges"] += 1
+    began = exchange.nest.time()
+    reason = f"{attempt.tier}: {late.attempt.region} {'HUNG' if late.hung else 'LATE'}"
+    course = Course(plane, exchange.head, exchange.client, decision, attempt, reason)
+    try:
+        upstream = await plane.pool.acquire(attempt.endpoint, limits.hedge_connect_timeout_us)
+    except OSError:
+        exchange.lose(attempt, Outcome.REFUSED, began, None)
+        return None
+    except trio.TooSlowError:
+        exchange.lose(attempt, Outcome.TIMEOUT, began, None)
+        return None
+    except ExhaustedError:
+        return None
+    leg = Leg(attempt, course.steered, began, upstream)
+    try:
+        left = upstream.send_now(course.request + exchange.body.in_hand())
+    except OSError:
+        exchange.lose_leg(leg, Outcome.RESET)
+        left = b"all"
+    if left:  # nobody else's turn to be waited for
+        plane.pool.release(upstream, began)
+        return None
+    plane.sent(leg, course.watched, exchange.nest.time())
+    return leg
+
+
+def _peek_at(upstream: Upstream) -> bytes | None:
+    """What has arrived; b"" if the connection is over, in whatever way."""
+    try:
+        return upstream.receive_now()
+    except OSError:
+        return b""

@@ -1,0 +1,91 @@
+"""An upstream's answer on its way to the client, as fast as the client takes it (edge)."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import trio
+
+from router.traffic.ending import RELAYED, After, Ending
+from router.traffic.forwarded import WEBSOCKET, response_for_client
+from router.traffic.http1 import ResponseHead
+from router.traffic.message_body import LAST_CHUNK, FramingError, LengthBody, UntilClose, chunk, response_framing
+from router.traffic.plane import Leg, Plane
+from router.traffic.steering import Outcome
+from router.traffic.tunnel import tunnel
+
+if TYPE_CHECKING:
+    from router.traffic.exchange import Exchange
+
+
+async def relay(exchange: Exchange, leg: Leg, head: ResponseHead, data: bytes) -> Ending:
+    """Pass on an answer of any framing as it comes; `data` is what came of it behind its head."""
+    upstream = leg.upstream
+    exchange.relaying = True
+    framing = response_framing(head, exchange.head.method)
+    unbounded = not framing.complete and not isinstance(framing, LengthBody)
+    chunked = unbounded and exchange.head.minor == 1
+    keep = exchange.keeps() and not (unbounded and not chunked)
+    out = [exchange.head_for_client(head, leg.steered, chunked=chunked, keep=keep)]
+    looked = False
+    try:
+        while True:
+            payload, surplus = framing.feed(data)
+            if payload:
+                if exchange.turn is not None:
+                    exchange.turn.take(payload)
+                out.append(chunk(payload) if chunked else payload)
+            if framing.complete:
+                break
+            # A small body often arrives right behind its head: look once, and both leave in one write.
+            more = None if looked else upstream.receive_now()
+            looked = True
+            if more is None:
+                exchange.flushed = True
+                await exchange.to_client(b"".join(out))
+                out.clear()
+                await exchange.nest.pause()
+                more = await upstream.receive(exchange.left_us(exchange.body_timeout_us))
+            if not more:
+                if framing.end():
+                    break
+                raise FramingError("closed before the end of the body")
+            data = more
+    except (FramingError, OSError, trio.TooSlowError):
+        exchange.observe(leg.attempt, Outcome.TRUNCATED, leg.began)
+        if not exchange.flushed:
+            return await exchange.fail(502, f"{leg.attempt.region}: {Outcome.TRUNCATED.value}", "failed_502")
+        # A body that ends with the connection would look whole after an orderly close.
+        return Ending("truncated", After.ABORT if unbounded and not chunked else After.CLOSE)
+    if exchange.turn is not None and not isinstance(framing, UntilClose):  # cut off, that would look whole
+        exchange.turn.whole()
+    if chunked:
+        out.append(LAST_CHUNK)
+    upstream.reusable = head.keep_alive and exchange.uploaded and not surplus and not isinstance(framing, UntilClose)
+    exchange.flushed = True
+    await exchange.to_client(b"".join(out))
+    return relayed(exchange.plane, leg, head, keep=keep)
+
+
+async def relay_upgraded(exchange: Exchange, leg: Leg, head: ResponseHead) -> Ending:
+    """The upstream speaks WebSocket from here on."""
+    client, upstream = exchange.client, leg.upstream
+    exchange.flushed = True
+    early, client.reader.rest = client.reader.rest, b""
+    late, upstream.reader.rest = upstream.reader.rest, b""
+    await exchange.to_client(response_for_client(head, leg.steered, WEBSOCKET, b"", b"") + late)
+    exchange.plane.counters[_region_counter(leg.attempt.region)] += 1
+    await tunnel(client, upstream, early, exchange.nest, exchange.limits)
+    return Ending("relayed_1xx", After.CLOSE)
+
+
+def relayed(plane: Plane, leg: Leg, head: ResponseHead, *, keep: bool) -> Ending:
+    """The ending of an answer that went out whole, counted for its region."""
+    plane.counters[_region_counter(leg.attempt.region)] += 1
+    return RELAYED[head.status // 100 - 2][keep]
+
+
+@lru_cache(maxsize=1024)
+def _region_counter(region: str) -> str:
+    return f"region.{region}"

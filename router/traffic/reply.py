@@ -1,0 +1,93 @@
+"""What a client gets: heads written for it, answers of our own, and what of them it has taken (edge)."""
+
+from __future__ import annotations
+
+import trio
+
+from router.traffic.ending import CLIENT_GONE, After, Ending
+from router.traffic.forwarded import Steered, own_response, response_for_client, server_timing
+from router.traffic.http1 import RequestHead, ResponseHead
+from router.traffic.plane import Plane
+from router.traffic.request_body import NO_BODY, Client, ClientGoneError, RequestBody
+from router.traffic.strict import BadRequestError
+
+
+class Reply:
+    """The client's side of one exchange."""
+
+    body: RequestBody = NO_BODY
+    flushed = False  # some byte of the final response went to the client
+    writing = False  # a write to the client has begun and not ended
+    began = 0.0  # when its head was there
+    waited = 0.0  # how long it was the upstream's turn
+
+    def __init__(self, plane: Plane, client: Client, head: RequestHead) -> None:
+        self.plane = plane
+        self.nest = plane.nest
+        self.limits = plane.limits
+        self.client = client
+        self.head = head
+        if head.chunked or head.content_length:
+            self.body = RequestBody(client, head, plane.limits)
+
+    def keeps(self) -> bool:
+        """Whether the client's connection can serve another request: its bytes must be where the next one begins."""
+        return self.head.keep_alive and self.body.complete and not self.plane.draining
+
+    async def answer(self, status: int, text: str, kind: str) -> Ending:
+        """End with a response of our own."""
+        keep = self.keeps()
+        response = own_response(
+            status,
+            text,
+            Steered(self.plane.site, None, text),
+            self.plane.date(),
+            keep_alive=keep,
+            minor=self.head.minor,
+            method=self.head.method,
+        )
+        await self.nest.pause()  # nothing else need have waited: pipelined requests must not starve the rest
+        try:
+            await self.to_client(response)
+        except ClientGoneError:
+            return CLIENT_GONE
+        return Ending(kind, After.KEEP if keep else After.CLOSE)
+
+    async def to_client(self, data: bytes | memoryview) -> None:
+        self.writing = True
+        try:
+            if left := self.client.send_now(data):
+                await self.client.send(left, self.limits.client_write_timeout_us, self.limits.rate_bytes_per_second_min)
+        except (OSError, trio.TooSlowError):
+            raise ClientGoneError from None
+        self.writing = False
+
+    def head_for_client(self, head: ResponseHead, steered: Steered, *, chunked: bool, keep: bool) -> bytes:
+        connection = b"close" if not keep else b"keep-alive" if self.head.minor == 0 else b""
+        edge_us = int((self.plane.clock() - self.began - self.waited) * 1e6)
+        known = head.fields.for_client
+        if known is not None and known[0] is steered and known[1] == connection and not chunked:
+            return known[2] + server_timing(edge_us)
+        framing = b""
+        if chunked:
+            framing = b"Transfer-Encoding: chunked\r\n"
+        elif head.content_length is not None and head.status != 204:
+            framing = b"Content-Length: %d\r\n" % head.content_length
+        rendered = response_for_client(head, steered, framing, connection, self.plane.date())[:-2]
+        if head.fields.dated and not chunked:
+            head.fields.for_client = steered, connection, rendered
+        return rendered + server_timing(edge_us)
+
+    # --- what all of them need
+
+
+async def refuse(plane: Plane, client: Client, error: BadRequestError) -> Ending:
+    """Answer a request that cannot be served, and close: its connection cannot be understood any further."""
+    plane.counters[f"reason.{error.reason}"] += 1
+    steered = Steered(plane.site, None, error.reason)
+    response = own_response(error.status, error.reason, steered, plane.date(), keep_alive=False)
+    try:
+        await client.send(response, plane.limits.client_write_timeout_us)
+    except (OSError, trio.TooSlowError):
+        return CLIENT_GONE
+    return Ending(f"rejected_{error.status}", After.CLOSE)

@@ -1,0 +1,73 @@
+"""Request and response at the same time, for a request that does not fit the first write or is not all here yet (edge).
+
+A child task uploads while the exchange already listens: an upstream may answer early (413), or want to be asked
+(Expect: 100-continue).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+from router.traffic.ending import CLIENT_GONE, Ending, Lost
+from router.traffic.plane import Leg
+from router.traffic.reply import refuse
+from router.traffic.request_body import ClientGoneError
+from router.traffic.steering import Outcome
+from router.traffic.strict import BadRequestError
+from router.traffic.upstream_pool import Upstream
+
+if TYPE_CHECKING:
+    from router.traffic.exchange import Exchange
+
+
+async def converse(exchange: Exchange, leg: Leg, left: bytes | memoryview) -> Ending | Lost:
+    """Request and response at the same time: the request did not fit the first write, or is not all here yet."""
+    upstream, attempt = leg.upstream, leg.attempt
+    if exchange.head.expects_continue:
+        exchange.arm(exchange.first_byte_timeout_us)  # until the client sends, it is the upstream's turn
+    result: Ending | Lost | None = None
+    gone: ClientGoneError | None = None
+    await exchange.nest.become_task()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_upload, exchange, upstream, left, nursery.cancel_scope)
+        try:
+            result = await exchange.receive_response()
+        except ClientGoneError as error:  # carried out by hand: a nursery would wrap it
+            gone = error
+        nursery.cancel_scope.cancel()
+    if result is not None:
+        return result
+    fault = gone or exchange.upload_fault
+    assert fault is not None, "only a fault stops the exchange early"
+    if isinstance(fault, ClientGoneError) or exchange.flushed or exchange.writing:
+        return CLIENT_GONE  # or as good as gone: nothing can follow half a message
+    if isinstance(fault, trio.TooSlowError):
+        return exchange.lose(attempt, Outcome.TIMEOUT, leg.began, upstream)
+    return await refuse(exchange.plane, exchange.client, fault)
+
+
+async def _upload(exchange: Exchange, upstream: Upstream, left: bytes | memoryview, both: trio.CancelScope) -> None:
+    """Send the rest of the request as it arrives. Cancels `both` if nothing good can come of it any more."""
+    try:
+        await upstream.send(left, exchange.limits.upstream_write_timeout_us)
+        timeout_us = exchange.limits.body_timeout_us
+        if exchange.head.expects_continue:  # the client may wait to be asked, and the upstream's limit ends that
+            timeout_us += exchange.first_byte_timeout_us
+        while not exchange.body.complete:
+            piece = await exchange.body.read(timeout_us)
+            timeout_us = exchange.limits.body_timeout_us
+            exchange.disarm()
+            await upstream.send(piece, exchange.limits.upstream_write_timeout_us)
+            if not exchange.body.complete:
+                await exchange.nest.pause()  # both ends may be faster than we are
+        exchange.uploaded = True
+    except OSError:
+        pass  # the upstream wants no more; its response, or the loss, is met by the reader
+    except (BadRequestError, ClientGoneError, trio.TooSlowError) as fault:
+        late = isinstance(fault, trio.TooSlowError) or (isinstance(fault, BadRequestError) and fault.status == 408)
+        if not (late and exchange.relaying):  # an early answer need not wait for the end of the request
+            exchange.upload_fault = fault
+            both.cancel()
+    exchange.arm(exchange.first_byte_timeout_us)
