@@ -30,7 +30,6 @@ _HOP_BY_HOP: Final = frozenset(
         b"proxy-authorization",
         b"proxy-connection",
         b"te",
-        b"trailer",  # trailers are not passed on yet
         b"transfer-encoding",
         b"upgrade",
     }
@@ -65,6 +64,8 @@ _NOT_VALUE: Final = re.compile(r"[^\x20-\x7e]")
 
 WEBSOCKET: Final = b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
 """The one protocol that a connection may be upgraded to; both fields end at each hop, and so are written anew."""
+TRAILERS: Final = b"Connection: TE\r\nTE: trailers\r\n"
+"""What the client said of trailers (RFC 9110 10.1.4), for we pass them on; TE ends at each hop."""
 ALLOWED_METHODS: Final = b"GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH"
 
 
@@ -135,6 +136,8 @@ def lines_for_upstream(head: RequestHead, client: str, endpoint: Endpoint, steer
         framing += b"Expect: 100-continue\r\n"
     if head.websocket:
         framing += WEBSOCKET
+    elif head.minor == 1 and head.fields.takes_trailers:
+        framing += TRAILERS
     return b"Host: %b\r\n%b%b%b%b\r\n" % (
         head.host or _authority(endpoint),
         lines,

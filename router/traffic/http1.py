@@ -75,6 +75,11 @@ class Fields(tuple[Field, ...]):
     _keyed: bool | None = None
 
     @property
+    def takes_trailers(self) -> bool:
+        """The client says that it does not drop what comes behind a body (RFC 9110 10.1.4)."""
+        return any(key == b"te" and b"trailers" in _options(value) for key, _, value in self)
+
+    @property
     def may_wait(self) -> bool:
         """The client asks for events or for a long poll, so that silence is no sign of a hang."""
         if self._waits is None:

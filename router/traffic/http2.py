@@ -33,6 +33,7 @@ from h2.events import (
     RequestReceived,
     StreamEnded,
     StreamReset,
+    TrailersReceived,
     WindowUpdated,
 )
 from h2.exceptions import ProtocolError
@@ -43,7 +44,7 @@ from router.traffic.ending import After, Ending
 from router.traffic.exchange import Exchange
 from router.traffic.http1 import RequestHead
 from router.traffic.http2_frames import FrameError, Frames
-from router.traffic.http2_head import HeaderList, request_head
+from router.traffic.http2_head import HeaderList, request_head, trailer_lines
 from router.traffic.http2_stream import Http2Stream
 from router.traffic.plane import Plane
 from router.traffic.reply import refuse
@@ -190,6 +191,9 @@ class Http2Connection:
             case StreamEnded():
                 if (ended := self._streams.get(event.stream_id or 0)) is not None:
                     ended.end(chunked=ended.number in self._chunked)
+            case TrailersReceived():
+                self._noise -= 1
+                self._take_trailers(event)
             case StreamReset():
                 if (reset := self._streams.get(event.stream_id or 0)) is not None and not reset.gone:
                     self._resets += 1
@@ -199,6 +203,18 @@ class Http2Connection:
                 self._tell_room()
             case _:
                 self._noise -= 1
+
+    def _take_trailers(self, trailers: TrailersReceived) -> None:
+        """For a body that goes on in chunks; elsewhere is no place for them."""
+        number = trailers.stream_id or 0
+        if (stream := self._streams.get(number)) is None or number not in self._chunked:
+            return
+        try:
+            stream.trailers = trailer_lines([(bytes(name), bytes(value)) for name, value in trailers.headers or []])
+        except BadRequestError as error:
+            self._count(error.reason)
+            self._reset(number, ErrorCodes.PROTOCOL_ERROR)
+            stream.lose()
 
     def _admit(self, request: RequestReceived) -> Http2Stream | None:
         number = request.stream_id or 0
@@ -327,10 +343,13 @@ class Http2Connection:
         self.flush()
         return count
 
-    def send_end(self, stream: Http2Stream) -> None:
+    def send_end(self, stream: Http2Stream, trailers: HeaderList) -> None:
         self._check(stream)
         try:
-            self._h2.end_stream(stream.number)
+            if trailers:
+                self._h2.send_headers(stream.number, trailers, end_stream=True)
+            else:
+                self._h2.end_stream(stream.number)
         except ProtocolError as error:
             raise ConnectionResetError(str(error)) from None
 

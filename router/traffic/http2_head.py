@@ -42,10 +42,7 @@ def request_head(headers: Iterable[tuple[bytes, bytes]], *, has_body: bool) -> R
                 raise BadRequestError(400, "bad pseudo-header")
             pseudo[name] = value
             continue
-        if not is_token(name) or name != name.lower():
-            raise BadRequestError(400, "bad field name")
-        if _BAD_VALUE.search(value) is not None:
-            raise BadRequestError(400, "bad field value")
+        _check_field(name, value)
         if name in _ENDS_HERE or (name == b"te" and value.lower() != b"trailers"):
             raise BadRequestError(400, "connection-specific field")
         if name == b"host":
@@ -74,6 +71,22 @@ def request_head(headers: Iterable[tuple[bytes, bytes]], *, has_body: bool) -> R
     if has_body and not length:
         lines.append(b"transfer-encoding: chunked\r\n")
     return parse_request(b"%b %b HTTP/1.1\r\nHost: %b\r\n%b\r\n" % (method, path, named, b"".join(lines)))
+
+
+def trailer_lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Trailers as the lines they would have been in HTTP/1.1. Raises `BadRequestError`."""
+    lines = []
+    for name, value in headers:
+        _check_field(name, value)
+        lines.append(b"%b: %b\r\n" % (name, value))
+    return b"".join(lines)
+
+
+def _check_field(name: bytes, value: bytes) -> None:
+    if not is_token(name) or name != name.lower():
+        raise BadRequestError(400, "bad field name")
+    if _BAD_VALUE.search(value) is not None:
+        raise BadRequestError(400, "bad field value")
 
 
 def response_headers(head: ResponseHead) -> HeaderList:

@@ -8,9 +8,10 @@ import trio
 
 from router.traffic.http1 import RequestReader, ResponseReader
 from router.traffic.http2_head import response_headers
-from router.traffic.message_body import LAST_CHUNK, Framing, chunk, response_framing
+from router.traffic.message_body import Framing, chunk, last_chunk, response_framing
 from router.traffic.nested_epoll import Fiber, Member, NestedEpoll, Wake
 from router.traffic.request_body import Client
+from router.traffic.trailers import trailer_list
 
 if TYPE_CHECKING:
     from router.traffic.http2 import Http2Connection
@@ -61,6 +62,7 @@ class Http2Stream(Client):
         "gone",
         "method",
         "number",
+        "trailers",
         "whole",
     )
 
@@ -81,6 +83,8 @@ class Http2Stream(Client):
         """Reset, or its connection is over."""
         self.whole = False
         """The response has ended as its framing says."""
+        self.trailers = b""
+        """What came behind the request's body, as lines."""
         self._connection = connection
         self._body = bytearray()
         self._ended = False  # the request
@@ -99,7 +103,7 @@ class Http2Stream(Client):
         if not self._ended:
             self._ended = True
             if chunked:
-                self._body += LAST_CHUNK
+                self._body += last_chunk(self.trailers)
             self._arrival.notify()
 
     @property
@@ -149,7 +153,7 @@ class Http2Stream(Client):
         assert self._framing is not None or not payload
         if self._framing is not None and self._framing.complete and not self.whole:
             self.whole = True
-            self._connection.send_end(self)
+            self._connection.send_end(self, trailer_list(self._framing.trailers))
         self._connection.flush()
 
     def _translate(self, data: bytes) -> bytes:

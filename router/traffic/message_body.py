@@ -4,7 +4,8 @@ A framing is fed whatever bytes follow the head, in pieces of any size. It gives
 chunk framing, and the surplus that belongs to the next message.
 
 Chunked framing is read without leniency and written anew: sizes are 1 to 16 hexadecimal digits, every line ends in
-CRLF, extensions must be well formed and are dropped (RFC 9112 7.1.1 wants them ignored), trailers likewise.
+CRLF, extensions must be well formed and are dropped (RFC 9112 7.1.1 wants them ignored). Trailers are kept apart from
+the payload: which of them go further is judged by `trailers`.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ class FramingError(Exception):
 class Framing(Protocol):
     complete: bool
     """The body has ended: nothing may be fed any more."""
+    trailers: bytes
+    """The lines of its trailer section, once complete."""
 
     def feed(self, data: bytes) -> tuple[bytes, bytes]:
         """(payload, surplus) of these bytes; surplus only once complete. Raises `FramingError`."""
@@ -55,6 +58,8 @@ class NoBody:
     """Requests without a body; responses to HEAD, and 204 and 304."""
 
     __slots__ = ("complete",)
+
+    trailers = b""
 
     def __init__(self) -> None:
         self.complete = True
@@ -73,6 +78,8 @@ class LengthBody:
     """Content-Length bytes."""
 
     __slots__ = ("_remaining", "complete")
+
+    trailers = b""
 
     def __init__(self, length: int) -> None:
         self._remaining = length
@@ -96,6 +103,8 @@ class UntilClose:
 
     __slots__ = ("complete",)
 
+    trailers = b""
+
     def __init__(self) -> None:
         self.complete = False
 
@@ -110,10 +119,11 @@ class UntilClose:
 class ChunkedBody:
     """Transfer-Encoding: chunked."""
 
-    __slots__ = ("_in_trailers", "_overhead", "_partial", "_remaining", "complete")
+    __slots__ = ("_in_trailers", "_overhead", "_partial", "_remaining", "complete", "trailers")
 
     def __init__(self) -> None:
         self.complete = False
+        self.trailers = b""
         self._partial = b""  # of a line, a chunk's closing CRLF, or the trailers
         self._remaining = -1  # of the chunk being read; 0: its CRLF is due; -1: a size line is due
         self._overhead = 0
@@ -183,6 +193,7 @@ class ChunkedBody:
         if len(section) > TRAILER_BYTES_MAX or not are_trailers(section):
             raise FramingError("bad trailers")
         self.complete = True
+        self.trailers = section[:-2]
         return data[end + 2 :]
 
 
@@ -206,3 +217,8 @@ def chunk(payload: bytes) -> bytes:
     """One chunk with `payload`, which must not be empty: an empty chunk would end the body."""
     assert payload
     return b"%x\r\n%b\r\n" % (len(payload), payload)
+
+
+def last_chunk(trailers: bytes) -> bytes:
+    """The end of a chunked body, with these lines behind it."""
+    return b"0\r\n%b\r\n" % trailers if trailers else LAST_CHUNK

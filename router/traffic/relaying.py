@@ -10,9 +10,10 @@ import trio
 from router.traffic.ending import RELAYED, After, Ending
 from router.traffic.forwarded import WEBSOCKET, response_for_client
 from router.traffic.http1 import ResponseHead
-from router.traffic.message_body import LAST_CHUNK, FramingError, LengthBody, UntilClose, chunk, response_framing
+from router.traffic.message_body import FramingError, LengthBody, UntilClose, chunk, last_chunk, response_framing
 from router.traffic.plane import Leg, Plane
 from router.traffic.steering import Outcome
+from router.traffic.trailers import passed_on
 from router.traffic.tunnel import tunnel
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ async def relay(exchange: Exchange, leg: Leg, head: ResponseHead, data: bytes) -
     if exchange.turn is not None and not isinstance(framing, UntilClose):  # cut off, that would look whole
         exchange.turn.whole()
     if chunked:
-        out.append(LAST_CHUNK)
+        out.append(last_chunk(passed_on(framing.trailers, head.connection)))
     upstream.reusable = head.keep_alive and exchange.uploaded and not surplus and not isinstance(framing, UntilClose)
     exchange.flushed = True
     await exchange.to_client(b"".join(out))

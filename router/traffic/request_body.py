@@ -12,10 +12,11 @@ import trio
 
 from router.traffic.connection import Connection
 from router.traffic.http1 import RequestHead, RequestReader
-from router.traffic.message_body import LAST_CHUNK, FramingError, NoBody, chunk, request_framing
+from router.traffic.message_body import FramingError, NoBody, chunk, last_chunk, request_framing
 from router.traffic.nested_epoll import Member, NestedEpoll
 from router.traffic.proxy_limits import ProxyLimits
 from router.traffic.strict import BadRequestError
+from router.traffic.trailers import passed_on
 
 if TYPE_CHECKING:
     from router.traffic.plane import Course
@@ -71,13 +72,24 @@ class Unheard(Client):
 class RequestBody:
     """`absorb`, `gather` and `read` may raise `BadRequestError` (framing, or 408) and `ClientGoneError`."""
 
-    __slots__ = ("_began", "_chunked", "_client", "_framing", "_kept", "_limits", "_received", "replayable")
+    __slots__ = (
+        "_began",
+        "_chunked",
+        "_client",
+        "_connection",
+        "_framing",
+        "_kept",
+        "_limits",
+        "_received",
+        "replayable",
+    )
 
     def __init__(self, client: Client, head: RequestHead, limits: ProxyLimits) -> None:
         self._client = client
         self._limits = limits
         self._framing = request_framing(head)
         self._chunked = head.chunked
+        self._connection = head.connection
         self._kept = bytearray()
         self._began: float | None = None  # when the first wait for more of it began
         self._received = 0
@@ -121,7 +133,8 @@ class RequestBody:
     def _framed(self, payload: bytes) -> bytes:
         if not self._chunked:
             return payload
-        return (chunk(payload) if payload else b"") + (LAST_CHUNK if self.complete else b"")
+        end = last_chunk(passed_on(self._framing.trailers, self._connection)) if self.complete else b""
+        return (chunk(payload) if payload else b"") + end
 
     async def _receive(self, timeout_us: int) -> bytes:
         now = self._client.time()

@@ -111,6 +111,12 @@ ODD: dict[str, Odd] = {
     "blanks in chunk extensions": Odd(post(_CHUNKED, body=b"5 ; a = b\r\nhello\r\n0\r\n\r\n"), _HELLO),
     "trailers": Odd(post(_CHUNKED, body=b"5\r\nhello\r\n0\r\nA: b\r\n\r\n"), _HELLO),
     "a length among the trailers": Odd(post(_CHUNKED, body=b"5\r\nhello\r\n0\r\nContent-Length: 9\r\n\r\n"), _HELLO),
+    "who asks, among the trailers": Odd(
+        post(_CHUNKED, body=b"5\r\nhello\r\n0\r\nX_Forwarded_For: 6.6.6.6\r\nHost: g\r\nCookie: a=b\r\n\r\n"), _HELLO
+    ),
+    "a trailer that ends at this hop": Odd(
+        post(_CHUNKED, b"Connection: B", body=b"5\r\nhello\r\n0\r\nB: c\r\nA: b\r\n\r\n"), _HELLO
+    ),
     "connection names host": Odd(get(b"Host: h", b"Connection: host"), _got()),
     "connection names the length": Odd(
         post(b"Content-Length: 5", b"Connection: content-length", body=b"hello"), _HELLO
@@ -121,7 +127,7 @@ ODD: dict[str, Odd] = {
     "an offer of h2c": Odd(
         get(b"Host: h", b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: AAMAAABk"), _got()
     ),
-    "te and trailer": Odd(get(b"Host: h", b"TE: trailers", b"Trailer: A"), _got()),
+    "te and trailer": Odd(get(b"Host: h", b"TE: trailers, deflate;q=0.5", b"Trailer: A"), _got()),
     "proxy (httpoxy)": Odd(get(b"Host: h", b"Proxy: http://evil/"), _got()),
     "made-up forwarding": Odd(
         get(b"Host: h", b"X-Forwarded-For: 6.6.6.6", b"X_Forwarded_For: 6.6.6.6", b"Forwarded: for=6.6.6.6"), _got()

@@ -20,12 +20,13 @@ import pytest
 import trio
 import trio.testing
 import trustme
+from h2.errors import ErrorCodes
 from hyperframe.frame import ContinuationFrame, DataFrame, HeadersFrame, PingFrame, SettingsFrame
 
 from lattice.types import MILLISECOND, SECOND
 from router.traffic.http2 import STREAMS_MAX
 from router.traffic.http2_frames import PREFACE
-from router.traffic.message_body import LAST_CHUNK, chunk
+from router.traffic.message_body import LAST_CHUNK, chunk, last_chunk
 from router.traffic.proxy import Outcome, ProxyLimits
 from router.traffic.server_tls import ServerTls
 from tests.router.traffic.test_server_tls import write
@@ -55,6 +56,7 @@ class Answered:
         self.headers: dict[bytes, bytes] = {}
         self.interim: list[bytes] = []
         self.body = b""
+        self.trailers: dict[bytes, bytes] = {}
         self.ended = False
         self.reset: int | None = None
 
@@ -139,6 +141,8 @@ class H2Client:
                     self.answers[event.stream_id or 0].headers = dict(event.headers or [])
                 case h2.events.InformationalResponseReceived():
                     self.answers[event.stream_id or 0].interim.append(dict(event.headers or [])[b":status"])
+                case h2.events.TrailersReceived():
+                    self.answers[event.stream_id or 0].trailers = dict(event.headers or [])
                 case h2.events.DataReceived():
                     self.answers[event.stream_id or 0].body += event.data or b""
                     if self.acknowledges:
@@ -249,6 +253,40 @@ async def test_bodies_pass_both_ways_whatever_their_size(tls: ssl.SSLContext) ->
                     nursery.start_soon(client.send, number, body[:size])
                 answered = await client.answer(number)
                 assert answered.body == body[:size]
+
+
+async def test_trailers_pass_both_ways(tls: ssl.SSLContext) -> None:
+    seen: list[bytes] = []
+
+    async def upstream(wire: Wire) -> None:
+        while b"\r\n0\r\n" not in wire.buffer or not wire.buffer.endswith(b"\r\n\r\n"):
+            assert await wire.more()
+        seen.append(wire.buffer)
+        trailers = b"Digest: d\r\nContent-Length: 9\r\n"
+        await wire.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n" + last_chunk(trailers))
+        await wire.rest()
+
+    async with staged(upstream, tls=tls) as stage:
+        client = await connect(stage)
+        number = await client.begin("POST", "/in", (b"te", b"trailers"), end=False)
+        client.h2.send_data(number, b"hello")
+        client.h2.send_headers(number, [(b"x-checksum", b"5"), (b"host", b"evil")], end_stream=True)
+        await client.flush()
+        answered = await client.answer(number)
+        assert (answered.body, answered.trailers, answered.reset) == (b"hello", {b"digest": b"d"}, None)
+    head, _, body = seen[0].partition(b"\r\n\r\n")
+    assert b"\r\nTE: trailers\r\n" in head
+    assert body == b"5\r\nhello\r\n0\r\nx-checksum: 5\r\n\r\n"
+
+
+async def test_trailers_that_no_line_may_hold_end_the_stream(tls: ssl.SSLContext) -> None:
+    async with staged(echo, tls=tls) as stage:
+        client = await connect(stage)
+        number = await client.begin("POST", "/in", end=False)
+        client.h2.send_headers(number, [(b"x", b"a\x01b")], end_stream=True)
+        await client.flush()
+        assert (await client.answer(number)).reset == ErrorCodes.PROTOCOL_ERROR
+        assert (await client.ask()).status == 200
 
 
 async def test_an_early_answer_ends_the_upload(tls: ssl.SSLContext) -> None:

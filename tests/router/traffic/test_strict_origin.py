@@ -10,7 +10,7 @@ from tests.router.traffic.bad_requests import BAD_BODIES, BAD_HEADS
 from tests.router.traffic.odd_requests import BAD_FAMILIES, ODD
 from tests.router.traffic.upstreams import FixedRouter, Wire, listen, proxied
 
-NEVER = (b"proxy", b"te", b"trailer", b"http2-settings", b"upgrade", b"x_forwarded_for")
+NEVER = (b"proxy", b"http2-settings", b"upgrade", b"x_forwarded_for")
 """No origin hears of these, nor of a framing field spelt with an underscore."""
 
 
@@ -39,6 +39,7 @@ class Origin:
             elif isinstance(event, h11.Request):
                 request, body = event, b""
                 names = [bytes(name) for name, _ in event.headers]
+                self.faults += [f"{value!r}" for name, value in event.headers if name == b"te" and value != b"trailers"]
                 self.faults += [f"{name!r} came through" for name in names if name in NEVER]
                 self.faults += [f"{name!r}" for name in names if b"_" in name and name.replace(b"_", b"-") in names]
                 if names.count(b"forwarded") != 1 or names.count(b"host") != 1:
@@ -47,6 +48,7 @@ class Origin:
                 body += bytes(event.data)
             elif isinstance(event, h11.EndOfMessage):
                 assert request is not None
+                self.faults += [f"trailer {name!r} came through" for name, _ in event.headers if name != b"a"]
                 self.read.append((bytes(request.method), bytes(request.target), body))
                 head = oracle.send(h11.Response(status_code=200, headers=[("Content-Length", "2")]))
                 data, end = oracle.send(h11.Data(b"ok")), oracle.send(h11.EndOfMessage())
