@@ -24,20 +24,21 @@ FIELD_LINE: Final = rb"([" + TCHAR + rb"]++):[\t ]*+([\t\x20-\x7e\x80-\xff]*+)\r
 
 _FIELD_LINES: Final = rb"(?:[" + TCHAR + rb"]++:[\t\x20-\x7e\x80-\xff]*+\r\n)*+\r\n"
 # '#' is missing from the target: a fragment never travels, and origins disagree about what to do with one.
-_REQUEST_LINE: Final = rb"[" + TCHAR + rb"]++ [\x21\x22\x24-\x7e]++ HTTP/1\.[01]\r\n"
+_METHOD_BYTES_MAX: Final = 32
+_METHOD: Final = rb"[" + TCHAR + rb"]{1,%d}+" % _METHOD_BYTES_MAX
+_REQUEST_LINE: Final = _METHOD + rb" [\x21\x22\x24-\x7e]++ HTTP/1\.[01]\r\n"
 _STATUS_LINE: Final = rb"HTTP/1\.[01] [1-5][0-9][0-9](?: [\t\x20-\x7e\x80-\xff]*+)?\r\n"
 
-SIMPLE_REQUEST_LINE: Final = re.compile(rb"[" + TCHAR + rb"]++ (/[\x21\x22\x24-\x7e]*+) HTTP/1\.([01])\r\n")
+SIMPLE_REQUEST_LINE: Final = re.compile(_METHOD + rb" (/[\x21\x22\x24-\x7e]*+) HTTP/1\.([01])\r\n")
 """A request line with an absolute path (1), and its minor version (2). llhttp takes every one of a method it knows."""
 
-_METHOD_BYTES_MAX: Final = 32
 _LINE_BYTES_MAX: Final = TARGET_BYTES_MAX + _METHOD_BYTES_MAX + len(" HTTP/1.1 ")
 _REQUEST_HEAD_GATE: Final = re.compile(_REQUEST_LINE + _FIELD_LINES)
 _RESPONSE_HEAD_GATE: Final = re.compile(_STATUS_LINE + _FIELD_LINES)
 _TRAILER_GATE: Final = re.compile(_FIELD_LINES)
 _REQUEST_LINE_ONLY: Final = re.compile(_REQUEST_LINE)
-_OTHER_VERSION: Final = re.compile(rb"[" + TCHAR + rb"]++ [\x21\x22\x24-\x7e]++ HTTP/[0-9]\.[0-9]\r\n")
-_REQUEST_LINE_BEGUN: Final = re.compile(rb"[" + TCHAR + rb"]{1,%d}(?: [^ ]*(?: [^ ]*)?)?" % _METHOD_BYTES_MAX)
+_OTHER_VERSION: Final = re.compile(_METHOD + rb" [\x21\x22\x24-\x7e]++ HTTP/[0-9]\.[0-9]\r\n")
+_REQUEST_LINE_BEGUN: Final = re.compile(_METHOD + rb"(?: [^ ]*(?: [^ ]*)?)?")
 _STRAY: Final = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|(?<!\r)\n|\r(?=[^\n])")
 _TOKEN: Final = re.compile(rb"[" + TCHAR + rb"]++")
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -41,6 +41,15 @@ class MoodyStore:
     @stuck.setter
     def stuck(self, stuck: bool) -> None:
         (self.open.clear if stuck else self.open.set)()
+
+    @contextmanager
+    def standing_still(self) -> Iterator[None]:
+        """Stuck, and whatever comes of it, not for ever: whoever waits for the disk at the end would wait in vain."""
+        self.stuck = True
+        try:
+            yield
+        finally:
+            self.stuck = False
 
     def read(self) -> tuple[tuple[str, bytes, bytes], ...]:
         return tuple((table, key, value) for (table, key), value in sorted(self.disk.items()))

@@ -94,6 +94,7 @@ def test_the_bytes_of_a_decision_are_these() -> None:
     )
 
 
+@profile(max_examples=min(25, profile().max_examples))
 @given(whole_policies())
 def test_what_is_printed_parses_back_to_the_same(policy: Policy) -> None:
     text = print_policy(policy)
@@ -101,6 +102,7 @@ def test_what_is_printed_parses_back_to_the_same(policy: Policy) -> None:
     assert print_policy(parse(text)) == text
 
 
+@profile(max_examples=min(25, profile().max_examples))
 @given(whole_policies(), all_levels, sites, moments, st.integers(1, 10_000_000_000_000))
 def test_a_table_holds_until_the_next_window_edge(
     policy: Policy, levels: dict[str, Level], site: SitePlace, now: int, later: int

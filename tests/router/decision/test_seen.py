@@ -21,7 +21,7 @@ from tests.router.policy.policy_strategies import all_levels, endpoints_of, site
 from tests.router.policy.rule_strategies import moments, saturations, some_requests, whole_policies
 
 
-@profile(max_examples=min(60, profile().max_examples))
+@profile(max_examples=min(20, profile().max_examples))
 @given(
     whole_policies(), whole_policies(), st.lists(all_levels, min_size=2, max_size=2), sites, moments, saturations,
     st.integers(0, 1 << 32),
@@ -78,7 +78,7 @@ def test_the_same_decision_is_the_same_object_and_its_stand_in_is_ready() -> Non
     assert seen.decide(table, request, {("192.0.2.2", 80)}).attempts == first.attempts[:1] + first.attempts[2:]
 
 
-@profile(max_examples=min(40, profile().max_examples))
+@profile(max_examples=min(20, profile().max_examples))
 @given(whole_policies(), all_levels, sites, moments, st.integers(0, 1 << 32))
 def test_a_warm_table_gives_the_same_answers(
     policy: Policy, levels: dict[str, Level], site: SitePlace, now: int, seed: int

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from random import Random
 from typing import Any
 
@@ -109,6 +110,7 @@ def some_requests(random: Random, count: int) -> list[Request]:
     return [Request(**{part: random.choice(values) for part, values in REQUEST_PARTS.items()}) for _ in range(count)]
 
 
+@cache
 def tests_in(zones: tuple[str, ...]) -> st.SearchStrategy[Condition]:
     def listed(field: str, values: tuple[str, ...], argument: str = "") -> st.SearchStrategy[Condition]:
         chosen = st.lists(st.sampled_from(values), min_size=1, max_size=3, unique=True).map(tuple)
@@ -133,6 +135,7 @@ def tests_in(zones: tuple[str, ...]) -> st.SearchStrategy[Condition]:
     )
 
 
+@cache
 def conditions(zones: tuple[str, ...]) -> st.SearchStrategy[Condition]:
     # As the parser builds them: an Or inside an Or, or an And inside an And, only in parentheses that no one needs.
     return st.recursive(

@@ -8,6 +8,7 @@ from random import Random
 
 import pytest
 from hypothesis import given
+from hypothesis import settings as profile
 from hypothesis import strategies as st
 
 from router.policy import PolicyError, format_policy, parse, print_policy
@@ -26,6 +27,7 @@ def disordered(text: str, random: Random) -> str:
     return "".join(found)
 
 
+@profile(max_examples=min(25, profile().max_examples))
 @given(whole_policies(), st.integers(0, 1 << 32))
 def test_formatting_changes_no_meaning_and_is_done_once(policy: Policy, seed: int) -> None:
     text = disordered(print_policy(policy), Random(seed))

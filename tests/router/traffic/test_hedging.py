@@ -132,7 +132,10 @@ async def test_event_streams_are_expected_to_be_silent(autojump_clock: trio.test
     async with trio.open_nursery() as nursery:
         first = await listen(nursery, hanging_after(SAMPLES_MIN))
         second = await listen(nursery, serving(answer(b"second")))
-        limits = ProxyLimits(first_byte_timeout_us=3_000 * MILLISECOND, retry_spare=0, retry_share_pct=0)
+        limits = ProxyLimits(
+            first_byte_timeout_us=500 * MILLISECOND, waiting_timeout_us=5_000 * MILLISECOND, retry_spare=0,
+            retry_share_pct=0,
+        )  # fmt: skip
         async with proxied(FixedRouter(first.endpoint, second.endpoint), limits) as stage:
             await warm(stage)
             events = GET.replace(b"Host", b"Accept: text/event-stream\r\nHost")

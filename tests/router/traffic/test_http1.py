@@ -137,6 +137,7 @@ _CUTS = st.lists(st.integers(0, 400), max_size=8)
 @settings(max_examples=1_000)
 @example(b"\r\n\r\n", [1])
 @example(b"\r\n" + get(b"Host: h") + get(b"Host: h"), [1, 3])
+@example(b"M" * 33 + b" / HTTP/1.1\r\nHost: h\r\n", [33])
 def test_no_bytes_raise_anything_but_a_refusal_and_cutting_them_changes_nothing(data: bytes, at: list[int]) -> None:
     whole, refused, _ = read_all([data])
     pieces, refused_in_pieces, _ = read_all(cut(data, at))
