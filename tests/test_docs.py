@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shlex
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import gettempdir
 
 import pytest
 
@@ -95,21 +97,25 @@ def steps(page: Path) -> list[tuple[str, str]]:
     return found
 
 
-def need_ports() -> None:
-    for port in PORTS:
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                pytest.skip(f"port {port}, which the documentation uses, is taken on this machine")
+@contextmanager
+def the_ports() -> Iterator[None]:
+    """The ports that the documentation uses, for us alone: whoever else tests on this machine has its turn later."""
+    with (Path(gettempdir()) / "edgelattice-documented-ports.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for port in PORTS:
+            with socket.socket() as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    probe.bind(("127.0.0.1", port))
+                except OSError:
+                    pytest.skip(f"port {port}, which the documentation uses, is taken on this machine")
+        yield
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", ["README.md", "docs/tutorial.md"])
 def test_the_commands_work_as_written(page: str, tmp_path: Path) -> None:
-    need_ports()
-    with shell(tmp_path) as at:
+    with the_ports(), shell(tmp_path) as at:
         for kind, text in steps(ROOT / page):
             if kind == "file":
                 (tmp_path / "shop.policy").write_text(text)
