@@ -73,6 +73,7 @@ from router.control.target import (
 )
 from router.credentials import Credentials
 from router.decision.decide import Attempt, Decision, Request, warm
+from router.decision.failback import Failback
 from router.decision.plan import RouteTable, SitePlace, plan
 from router.decision.program import Program
 from router.decision.request import NO_NEEDS, Needs
@@ -151,6 +152,7 @@ class Node:
         self._seen = SeenClients()
         self._planned_with: tuple[Mapping[str, int], Mapping[str, int]] = {}, {}
         self._damping = RegionDamping()
+        self._away_ppm: Mapping[str, int] = {}
         self._replan_at: int | None = None
         self._driver = driver_of(self._on_notification, self._on_disk)
         self._words = RegionWords(
@@ -180,6 +182,8 @@ class Node:
             self._fleet = Fleet(
                 config.http.workers, config.path, self._journal, self.observed, self._admitted, self.reported
             )
+        # The processes of a fleet are not told of it yet: there, all users go back at once.
+        self._failback = Failback(config.timing.failback_us if self._fleet is None else 0)
         self._masked_told = -1
         self._relay = TcpRelay(_DataPlane(self), addresses=self._addresses, says_who=config.tcp.proxy_protocol)
         self._checker = HealthChecker(self._on_probe, random.Random(os.urandom(16)), self._probe)
@@ -388,12 +392,14 @@ class Node:
         seen = {region.region: region.effective for region in self._driver.view().regions}
         damped = self._damping.levels({name: seen.get(name, Level.UNKNOWN) for name in program.regions}, now)
         self._planned_with = saturation_ppm, rtt_us = self._told_of_regions()
-        self._table = plan(program, damped.levels, self._place, now, saturation_ppm, rtt_us)
+        returning = self._failback.returning(damped.levels, now)
+        self._away_ppm = returning.away_ppm
+        self._table = plan(program, damped.levels, self._place, now, saturation_ppm, rtt_us, returning.away_ppm)
         self._warming = warm(self._table)
         if self._fleet is not None:
             levels = {region: int(level) for region, level in damped.levels.items()}
             self._fleet.plan(levels, dict(saturation_ppm), dict(rtt_us), now)
-        edges = (damped.next_change, self._table.valid_until)
+        edges = (damped.next_change, returning.next_change, self._table.valid_until)
         self._replan_at = min((edge for edge in edges if edge is not None), default=None)
 
     def _told_of_regions(self) -> tuple[Mapping[str, int], Mapping[str, int]]:
@@ -538,6 +544,7 @@ class Node:
                     returns_ms=None if returns is None else returns // MILLISECOND,
                     saturation_ppm=saturation_ppm.get(name, 0),
                     rtt_us=rtt_us.get(name),
+                    away_ppm=self._away_ppm.get(name, 0),
                 )
             )
         return found

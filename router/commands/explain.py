@@ -20,6 +20,7 @@ from router.decision.plan import RouteTable, SitePlace, plan
 from router.decision.program import Program, compile_policy
 from router.decision.request import Request
 from router.policy import PolicyError, parse
+from router.policy.values import write_percent
 
 
 @click.command()
@@ -54,8 +55,8 @@ def explain(
     """Say which rule decides a request, what each tier keeps and why, by a node's policy and view.
 
     The decision is worked out here, from the policy in force there and what it knows. For another site it is by that
-    site's own word on each region and the verdict; what it ejected this instant, and the round trips it measured, only
-    it knows.
+    site's own word on each region and the verdict; what it ejected this instant, the round trips it measured and who
+    has yet to go back to a region there, only it knows.
 
     \b
         edgelattice explain --client 203.0.113.7 --host shop.example.com --path /cart --at fra
@@ -129,6 +130,7 @@ def _table(program: Program, view: ViewBody, site: SitePlace, moment: str | None
         moment_us(moment),
         {name: state.saturation_ppm for name, state in steering.items()},
         measured if site.name == view.site else {},
+        {name: state.away_ppm for name, state in steering.items()} if site.name == view.site else {},
     )
 
 
@@ -144,7 +146,7 @@ def _state(region: RegionBody, steering: SteeringBody | None) -> dict[str, objec
 def _show_state(region: RegionBody, steering: SteeringBody | None) -> None:
     """What is known of a region that is not simply well."""
     planned = steering.planned if steering else region.effective
-    quiet = steering is None or not (steering.suppressed or steering.penalty)
+    quiet = steering is None or not (steering.suppressed or steering.penalty or steering.away_ppm)
     if region.effective == planned == "HEALTHY" and quiet:
         return
     witnesses = ", ".join(sorted({f"{w.site} {w.level}" for w in region.witnesses})) or "none"
@@ -158,6 +160,8 @@ def _show_state(region: RegionBody, steering: SteeringBody | None) -> None:
     if steering.suppress is not None and steering.penalty:
         held = f", held at {planned}" if steering.suppressed else ""
         click.echo(f"    damping {steering.penalty} of {steering.suppress}{held}")
+    if steering.away_ppm:
+        click.echo(f"    well again: {write_percent(steering.away_ppm)} of its users are yet to go back")
     if steering.returns_ms is not None:
         click.echo(f"    returns no earlier than {_clock(steering.returns_ms)} (damping, cooldown)")
 

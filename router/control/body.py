@@ -77,6 +77,7 @@ class SteeringBody(msgspec.Struct, frozen=True):
     returns_ms: int | None
     saturation_ppm: int
     rtt_us: int | None
+    away_ppm: int = 0
 
 
 class MemberBody(msgspec.Struct, frozen=True):
@@ -381,6 +382,7 @@ def _steering(region: RegionSteering) -> SteeringBody:
         returns_ms=region.returns_ms,
         saturation_ppm=region.saturation_ppm,
         rtt_us=region.rtt_us,
+        away_ppm=region.away_ppm,
     )
 
 

@@ -179,6 +179,8 @@ class RegionSteering:
     saturation_ppm: int
     rtt_us: int | None
     """As probes measured it; None before they have."""
+    away_ppm: int = 0
+    """What share of its users does not go back to it yet, though it is well again."""
 
 
 @dataclass(frozen=True, slots=True)

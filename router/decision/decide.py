@@ -277,7 +277,7 @@ def _decide_for_user(
         leaving: list[Option] = []
         for tier in of_class:
             for option in _for_user(tier, key, sticky):
-                (leaving if _spills(lane, option, key) else options).append(option)
+                (leaving if leaves(lane, option.region, key) else options).append(option)
         options += leaving
         spilled += leaving
     endpoint_key = key if sticky else b""
@@ -287,7 +287,8 @@ def _decide_for_user(
     reason = f"panic: {chosen.tier}" if lane.panicked else chosen.tier
     if chosen is not proposed:
         passed = options[: options.index(chosen)]
-        why = "ejected" if proposed in passed else "spilled" if proposed in spilled else standing(proposed)
+        elsewhere = leaves(lane, proposed.region, key) if proposed in spilled else ""
+        why = "ejected" if proposed in passed else elsewhere or standing(proposed)
         reason = f"{reason}: {proposed.region} {why}"
     return Decision(route, zone, proposed.region, chosen.region, chosen.tier, reason, 0, attempts, rule, lane.settings)
 
@@ -311,11 +312,14 @@ def _for_user(tier: Sequence[Option], key: bytes, sticky: bool) -> Sequence[Opti
     return [tier[index] for index in ranking(key, names, weights)]
 
 
-def _spills(lane: Lane, option: Option, key: bytes) -> bool:
-    return any(
-        region == option.region and bucket(b"spill " + region.encode("ascii"), key) < ppm
-        for region, ppm in lane.spilling
-    )
+def leaves(lane: Lane, region: str, key: bytes) -> str:
+    """Why this user is not to go to a region though it is well: "returning", "spilled", or "" for no reason."""
+    for name, ppm in lane.spilling:
+        if name == region:
+            place = bucket(b"spill " + region.encode("ascii"), key)
+            if place < ppm:
+                return "returning" if place < dict(lane.returning).get(region, 0) else "spilled"
+    return ""
 
 
 def _in_order(option: Option, text: str, client: Client | None, key: bytes = b"") -> list[Attempt]:

@@ -9,7 +9,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import asdict, dataclass
 
 from lattice.types import Endpoint, Level, Micros
-from router.decision.decide import Decision, decide
+from router.decision.decide import Decision, decide, leaves, user_key
 from router.decision.decision_bytes import plain_decision
 from router.decision.plan import Lane, Option, RouteTable, standing
 from router.decision.request import Request, key_bytes
@@ -27,7 +27,8 @@ class Kept:
     level: str
     chosen: bool
     why: str
-    """Why it was not taken; "" for the chosen one, "standby" for what may be tried next."""
+    """Why it was not taken; "" for the chosen one, "standby" for what may be tried next, "returning" when it is well
+    again and this user is not among the first to go back."""
     returns_us: int | None = None
     """When damping or cooldown lets it back at the earliest."""
 
@@ -78,8 +79,10 @@ def explain(
     if lane is None:
         return Explanation(decision, where, tested, (), "", table.valid_until)
     tiers: dict[str, list[Kept]] = {}
+    key = user_key(lane.settings, request, read_client(request.client))
     for option in lane.candidates:
-        kept = _kept(table, lane, option, decision, ejected, damping, now)
+        leaving = leaves(lane, option.region, key)
+        kept = _kept(table, lane, option, decision, ejected, leaving, damping, now)
         tiers.setdefault(option.tier, []).append(kept)
     shown = tuple((tier, tuple(kept)) for tier, kept in tiers.items())
     return Explanation(decision, where, tested, shown, _affinity(lane, request), table.valid_until)
@@ -99,6 +102,7 @@ def _kept(
     option: Option,
     decision: Decision,
     ejected: AbstractSet[Endpoint],
+    leaving: str,
     damping: RegionDamping | None,
     now: Micros,
 ) -> Kept:
@@ -110,8 +114,8 @@ def _kept(
             why = "ejected here"
         elif option not in lane.options:
             why = standing(option)
-        elif option.region in dict(lane.spilling) and option.region not in standbys:
-            why = "spilled"
+        elif leaving == "returning" or (leaving and option.region not in standbys):
+            why = leaving
         else:
             why = "standby" if option.region in standbys else "not needed"
     level = table.levels.get(option.region, Level.UNKNOWN).name

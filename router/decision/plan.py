@@ -103,7 +103,10 @@ class Lane(NamedTuple):
     classes: tuple[tuple[tuple[Option, ...], ...], ...] = ()
     """The options by class of level, then by tier; empty when every user gets them in the same order."""
     spilling: tuple[tuple[str, int], ...] = ()
-    """Regions that are too full, and what share of their users (millionths) goes elsewhere."""
+    """Regions whose users do not all go there, and what share of them (millionths) goes elsewhere: some are too full,
+    some have only just come back."""
+    returning: tuple[tuple[str, int], ...] = ()
+    """Of those, which have come back, and what share of their users is not to follow yet."""
     panicked: bool = False
     """Health is not believed here: too little of it is left."""
 
@@ -192,11 +195,15 @@ def plan(
     now: int = 0,
     saturation_ppm: Mapping[str, int] = MappingProxyType({}),
     rtt_us: Mapping[str, int] = MappingProxyType({}),
+    away_ppm: Mapping[str, int] = MappingProxyType({}),
 ) -> RouteTable:
     """Rank every lane. A region that `levels` does not name is UNKNOWN; names that the policy lacks are ignored.
 
     `now` is in microseconds since the epoch, and matters to time windows only. `saturation_ppm` is how full regions say
-    they are; `rtt_us` what round trips from this site were measured.
+    they are; `rtt_us` what round trips from this site were measured; `away_ppm` what share of a region's users, in
+    millionths, does not go back to it yet though it is well again (`failback`): while another region is as well, they
+    are spilled there. Who they are depends on the user and the region alone, so that a share that only falls sends
+    each user back once.
     """
     known = {region: levels.get(region, Level.UNKNOWN) for region in program.regions}
     layout = lay_out(program, site, octaves_of(program, rtt_us))
@@ -213,7 +220,8 @@ def plan(
             serving, ranks = [number for number in numbers if not options[number].avoided], [0] * len(options)
         serving.sort(key=ranks.__getitem__)  # a stable sort: within a class the order of policy stays
         candidates = tuple([options[number] for number in numbers])
-        spilling = _spilling(candidates, settings, saturation_ppm)
+        returning = () if panicked else _returning(candidates, away_ppm)
+        spilling = _spilling(candidates, settings, saturation_ppm, dict(returning))
         lanes.append(
             Lane(
                 candidates,
@@ -224,6 +232,7 @@ def plan(
                 if settings.stick or spilling or (weighted and not weighted.isdisjoint(numbers))
                 else (),
                 spilling,
+                returning,
                 panicked,
             )
         )
@@ -258,19 +267,31 @@ def _by_class(
 
 
 def _spilling(
-    candidates: tuple[Option, ...], settings: Settings, saturation_ppm: Mapping[str, int]
+    candidates: tuple[Option, ...], settings: Settings, saturation_ppm: Mapping[str, int], away_ppm: Mapping[str, int]
 ) -> tuple[tuple[str, int], ...]:
     """The share of users that leaves rises from none at the threshold to all at saturation, so that there is no cliff:
-    a region settles where as many leave as it has too many."""
-    if settings.spill is None or not saturation_ppm:
+    a region settles where as many leave as it has too many. Who stays away from a region that has come back is among
+    the first to leave one that is too full, so the greater share holds."""
+    if not away_ppm and (settings.spill is None or not saturation_ppm):
         return ()
-    above = settings.spill.above_ppm
     found = []
     for option in candidates:
-        excess = min(saturation_ppm.get(option.region, 0), 1_000_000) - above
-        if excess > 0:
-            found.append((option.region, excess * 1_000_000 // (1_000_000 - above)))
+        share = away_ppm.get(option.region, 0)
+        if settings.spill is not None:
+            above = settings.spill.above_ppm
+            excess = min(saturation_ppm.get(option.region, 0), 1_000_000) - above
+            share = max(share, excess * 1_000_000 // (1_000_000 - above))
+        if share > 0:
+            found.append((option.region, share))
     return tuple(found)
+
+
+def _returning(candidates: tuple[Option, ...], away_ppm: Mapping[str, int]) -> tuple[tuple[str, int], ...]:
+    if not away_ppm:
+        return ()
+    return tuple(
+        (option.region, away_ppm[option.region]) for option in candidates if away_ppm.get(option.region, 0) > 0
+    )
 
 
 def octaves_of(program: Program, rtt_us: Mapping[str, int]) -> tuple[tuple[str, int], ...]:

@@ -59,6 +59,7 @@ def interpret(
     request: Request,
     ejected: AbstractSet[Endpoint],
     rtt_us: Mapping[str, int] = MappingProxyType({}),
+    away_ppm: Mapping[str, int] = MappingProxyType({}),
 ) -> Decision:
     """What `decide` must say by the table that `plan` makes of the compiled policy and the same world."""
     zone = _zone(policy, request)
@@ -72,7 +73,7 @@ def interpret(
             route.name, zone, None, None, "", f"denied: {rule.refuse.reason or name}", rule.refuse.status, (), name
         )
     tiers, otherwise, settings = _instructions(route, rule, zone)
-    return _Case(policy, levels, site, now, saturation_ppm, request, ejected, rtt_us).choose(
+    return _Case(policy, levels, site, now, saturation_ppm, request, ejected, rtt_us, away_ppm).choose(
         route.name, zone, name, tiers, otherwise, settings
     )
 
@@ -108,9 +109,11 @@ class _Case:
         request: Request,
         ejected: AbstractSet[Endpoint],
         rtt_us: Mapping[str, int],
+        away_ppm: Mapping[str, int],
     ) -> None:
         self.policy, self.levels, self.site, self.now = policy, levels, site, now
         self.saturation_ppm, self.request, self.ejected, self.rtt_us = saturation_ppm, request, ejected, rtt_us
+        self.away_ppm = away_ppm
         self.client = read_client(request.client)
 
     def choose(
@@ -128,6 +131,7 @@ class _Case:
         panicked = settings.panic is not None and len(serving) * 1_000_000 < settings.panic.below_ppm * len(places)
         if panicked:
             serving = [place for place in places if not self._avoided(place[0])]
+            self.away_ppm = {}  # who is short of regions sends nobody away from one that came back
         rank = {name: 0 if panicked else self._rank(name) for name, _, _ in places}
         key = self._key(settings)
         first_tier = [place for place in places if place[1] == places[0][1]]
@@ -139,7 +143,7 @@ class _Case:
             for tier in dict.fromkeys(tier for _, tier, _ in places):
                 members = [place for place in serving if rank[place[0]] == wanted and place[1] == tier]
                 for place in self._order(members, key, settings):
-                    (leaving if self._spills(place[0], settings, key) else ordered).append(place)
+                    (leaving if self._leaves(place[0], settings, key) else ordered).append(place)
             ordered += leaving
             spilled += leaving
         attempts: list[Attempt] = []
@@ -154,9 +158,10 @@ class _Case:
             return self._nothing(route, zone, rule, places, proposed[0], otherwise, settings, ordered)
         outcome = f"panic: {chosen[1]}" if panicked else chosen[1]
         before = ordered[: ordered.index(chosen)]
-        if weighted or settings.stick or self._anyone_spills(places, settings):
+        if weighted or settings.stick or any(self._share_ppm(name, settings) for name, _, _ in places):
             if chosen != proposed:
-                why = "ejected" if proposed in before else "spilled" if proposed in spilled else self._word(proposed)
+                elsewhere = self._leaves(proposed[0], settings, key) if proposed in spilled else ""
+                why = "ejected" if proposed in before else elsewhere or self._word(proposed)
                 outcome += f": {proposed[0]} {why}"
         elif chosen != places[0]:
             outcome = self._why(outcome, places[: places.index(chosen)], before)
@@ -258,18 +263,20 @@ class _Case:
         names = [b"region " + name.encode("ascii") for name, _, _ in tier]
         return [tier[index] for index in ranking(key, names, [w for _, _, w in tier] if tier[0][2] else ())]
 
-    def _spills(self, name: str, settings: Settings, key: bytes) -> bool:
-        if settings.spill is None:
-            return False
-        above = settings.spill.above_ppm
-        excess = min(self.saturation_ppm.get(name, 0), 1_000_000) - above
-        share = excess * 1_000_000 // (1_000_000 - above) if excess > 0 else 0
-        return bucket(b"spill " + name.encode("ascii"), key) < share
+    def _share_ppm(self, name: str, settings: Settings) -> int:
+        """How many of a region's users go elsewhere."""
+        share = self.away_ppm.get(name, 0)
+        if settings.spill is not None:
+            above = settings.spill.above_ppm
+            excess = min(self.saturation_ppm.get(name, 0), 1_000_000) - above
+            share = max(share, excess * 1_000_000 // (1_000_000 - above) if excess > 0 else 0)
+        return share
 
-    def _anyone_spills(self, places: list[_Place], settings: Settings) -> bool:
-        return settings.spill is not None and any(
-            self.saturation_ppm.get(name, 0) > settings.spill.above_ppm for name, _, _ in places
-        )
+    def _leaves(self, name: str, settings: Settings, key: bytes) -> str:
+        place = bucket(b"spill " + name.encode("ascii"), key)
+        if place >= self._share_ppm(name, settings):
+            return ""
+        return "returning" if place < self.away_ppm.get(name, 0) else "spilled"
 
     def _endpoints(self, place: _Place, settings: Settings, key: bytes) -> list[Attempt]:
         name, tier, _ = place

@@ -248,7 +248,9 @@ def site_toml(site: Site, directory: Path, author: str) -> str:
         "[control]\n"
         'listen = "127.0.0.1:0"\n\n'
         "[policy]\n"
-        f'authors = ["{author}"]\n'
+        f'authors = ["{author}"]\n\n'
+        "[timing]\n"
+        'failback = "0s"\n'  # a run of seconds shows a return, not a ramp
     )
 
 

@@ -18,6 +18,7 @@ from lattice.config import Config
 from lattice.identity import public_key_of
 from lattice.key_ring import KeyRing
 from lattice.types import MILLISECOND, SECOND, Endpoint
+from router.decision.failback import RAMP_US
 from router.site.config_reader import (
     ConfigError,
     NotExpected,
@@ -205,6 +206,8 @@ class TimingConfig:
     redial_us: int | None = None
     drain_us: int = DRAIN_US
     """How long requests in flight may take to end once the node was told to stop."""
+    failback_us: int = RAMP_US
+    """From a region's recovery until all of its users are back."""
 
     def engine_config(self) -> Config:
         """The engine's configuration, with what the file says in place of the defaults."""
@@ -521,8 +524,9 @@ def _read_cache(section: Section) -> CachePart:
 def _read_timing(section: Section) -> TimingConfig:
     told = {f"{key}_us": section.take(key, reading, None) for key, reading in _TIMING.items()}
     drain_us = section.take("drain", duration(0, 600 * SECOND), DRAIN_US)
+    failback_us = section.take("failback", duration(0, 3_600 * SECOND), RAMP_US)
     section.close()
-    timing = TimingConfig(**told, drain_us=drain_us)
+    timing = TimingConfig(**told, drain_us=drain_us, failback_us=failback_us)
     engine = timing.engine_config()
     if engine.ack_timeout_us >= engine.probe_us:
         section.note(

@@ -131,6 +131,7 @@ swim_timeout = "80ms"
 confirm_delay = "100ms"
 metrics_delay = "100ms"
 drain = "500ms"
+failback = "1s"
 """
     )
     return load_site_config(directory / "site.toml")
@@ -162,6 +163,11 @@ def policy_text(*backends: Backend) -> str:
     return f'edition 1\n{rules}{regions}route shop for "*" path "/**" {{\n  primary any\n}}\n'
 
 
+async def everybody_back(site: Site, region: str) -> bool:
+    """Whether all of a region's users may go to it."""
+    return not any(each["away_ppm"] for each in (await site.view())["steering"] if each["region"] == region)
+
+
 async def test_before_a_policy_there_is_a_reason(tmp_path: Path) -> None:
     async with running(site_config(tmp_path / "ams", "ams")) as ams:
         status, headers, _ = await ams.get()
@@ -186,8 +192,10 @@ async def test_a_region_dies_and_comes_back(tmp_path: Path) -> None:
             assert view["traffic"]["errors"] == 0
             assert {event["kind"] for event in view["events"]} >= {"eject", "region", "policy"}
             regions.start_soon(fra.run)
+            await until(lambda: _is(partial(everybody_back, ams, "fra"), False))
             await until(lambda: _is(ams.region_served, "fra"))
             assert await level(ams, "fra") == "HEALTHY"
+            await until(lambda: _is(partial(everybody_back, ams, "fra"), True))
         regions.cancel_scope.cancel()
 
 

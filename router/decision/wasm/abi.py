@@ -33,12 +33,14 @@ def view_bytes(
     now: int = 0,
     saturation_ppm: Mapping[str, int] = MappingProxyType({}),
     rtt_us: Mapping[str, int] = MappingProxyType({}),
+    away_ppm: Mapping[str, int] = MappingProxyType({}),
 ) -> bytes:
     """What `router.decision.plan.plan` takes, for the module's `plan`: the moment, and the regions nearest first."""
     regions = [
         _text(name)
         + bytes([levels.get(name, Level.UNKNOWN)])
         + min(saturation_ppm.get(name, 0), 1_000_000).to_bytes(4, "little")
+        + away_ppm.get(name, 0).to_bytes(4, "little")
         for name in nearest_to_site(program, site, dict(octaves_of(program, rtt_us)))
     ]
     return now.to_bytes(8, "little") + _listed(regions)

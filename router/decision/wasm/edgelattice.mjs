@@ -25,15 +25,15 @@ export class Policy {
 
   static async load(bytes) {
     const { instance } = await WebAssembly.instantiate(bytes);
-    if (instance.exports.abi() !== 1) throw new RefusedError(`ABI ${instance.exports.abi()} is not known here`);
+    if (instance.exports.abi() !== 2) throw new RefusedError(`ABI ${instance.exports.abi()} is not known here`);
     return new Policy(instance);
   }
 
   /** Take a view: `regions` nearest first. When to plan anew, in microseconds since 1970; null when never. */
   plan({ nowMicros = 0, regions = [] }) {
     const out = new Writer().number(BigInt(nowMicros), 8).number(regions.length, 2);
-    for (const { name, level = "UNKNOWN", saturationPpm = 0 } of regions) {
-      out.text(name).number(LEVELS.indexOf(level) & 255, 1).number(saturationPpm, 4);
+    for (const { name, level = "UNKNOWN", saturationPpm = 0, awayPpm = 0 } of regions) {
+      out.text(name).number(LEVELS.indexOf(level) & 255, 1).number(saturationPpm, 4).number(awayPpm, 4);
     }
     this.#checked(this.exports.plan(this.#give(out.bytes)));
     const until = BigInt.asUintN(64, this.exports.valid_until());

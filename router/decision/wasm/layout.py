@@ -97,7 +97,7 @@ BIAS_S = 28 * 86_400
 OFFSET_BIAS_S = 86_400
 
 # What is kept of each region between `plan` and `decide`.
-STATE_LEVEL, STATE_CLASS, STATE_AVOIDED, STATE_SATURATION, STATE_BYTES = 0, 4, 8, 12, 16
+STATE_LEVEL, STATE_CLASS, STATE_AVOIDED, STATE_SATURATION, STATE_AWAY, STATE_BYTES = range(0, 24, 4)
 CLASS_OUT = 3
 CANDIDATE_REGION, CANDIDATE_TIER, CANDIDATE_SCALE, CANDIDATE_BYTES = 0, 4, 8, 16
 """The number of the region, the record of the tier, and the scale of its weight in eight bytes."""

@@ -31,7 +31,14 @@ from router.policy.settings import Retry, Settings, Timeouts
 from router.policy.syntax import Policy
 from tests.router.decision.wasm.rig import Rig
 from tests.router.policy.policy_strategies import all_levels, endpoints_of, sites
-from tests.router.policy.rule_strategies import moments, round_trips, saturations, some_requests, whole_policies
+from tests.router.policy.rule_strategies import (
+    moments,
+    round_trips,
+    saturations,
+    shares_away,
+    some_requests,
+    whole_policies,
+)
 
 REQUESTS = int(os.environ.get("EDGELATTICE_REQUESTS", "100"))
 """For each policy and world."""
@@ -48,7 +55,10 @@ def count() -> Iterator[None]:
 
 
 @profile(max_examples=int(os.environ.get("EDGELATTICE_DIFFERENTIAL", EXAMPLES)))
-@given(whole_policies(), all_levels, sites, st.booleans(), moments, saturations, round_trips, st.integers(0, 1 << 32))
+@given(
+    whole_policies(), all_levels, sites, st.booleans(), moments, saturations, round_trips, shares_away,
+    st.integers(0, 1 << 32),
+)  # fmt: skip
 def test_every_form_decides_alike(
     policy: Policy,
     levels: dict[str, Level],
@@ -57,20 +67,21 @@ def test_every_form_decides_alike(
     now: int,
     saturation: dict[str, int],
     rtt_us: dict[str, int],
+    away: dict[str, int],
     seed: int,
 ) -> None:
     site = replace(site, placed=placed)
     again = from_json(to_json(policy))
     assert again == policy
     programs = [compile_policy(each) for each in (policy, again)]
-    forms = [plan(program, levels, site, now, saturation, rtt_us) for program in programs]
+    forms = [plan(program, levels, site, now, saturation, rtt_us, away) for program in programs]
     wasm = Rig(programs[1])
-    assert wasm.plan(view_bytes(programs[1], levels, site, now, saturation, rtt_us)) == forms[1].valid_until
+    assert wasm.plan(view_bytes(programs[1], levels, site, now, saturation, rtt_us, away)) == forms[1].valid_until
     endpoints, random = endpoints_of(policy), Random(seed)
     said: dict[bytes, Decision] = {}
     for request in some_requests(random, REQUESTS):
         ejected = {endpoint for endpoint in endpoints if random.random() < 0.15}
-        judged = interpret(policy, levels, site, now, saturation, request, ejected, rtt_us)
+        judged = interpret(policy, levels, site, now, saturation, request, ejected, rtt_us, away)
         expected = decision_bytes(judged)
         for table in forms:
             assert decision_bytes(decide(table, request, ejected)) == expected

@@ -18,13 +18,13 @@ from router.decision.seen import SeenClients
 from router.policy import parse
 from router.policy.syntax import Policy
 from tests.router.policy.policy_strategies import all_levels, endpoints_of, sites
-from tests.router.policy.rule_strategies import moments, saturations, some_requests, whole_policies
+from tests.router.policy.rule_strategies import moments, saturations, shares_away, some_requests, whole_policies
 
 
 @profile(max_examples=min(20, profile().max_examples))
 @given(
     whole_policies(), whole_policies(), st.lists(all_levels, min_size=2, max_size=2), sites, moments, saturations,
-    st.integers(0, 1 << 32),
+    shares_away, st.integers(0, 1 << 32),
 )  # fmt: skip
 def test_remembering_changes_no_answer(
     policy: Policy,
@@ -33,11 +33,12 @@ def test_remembering_changes_no_answer(
     site: SitePlace,
     now: int,
     saturation: dict[str, int],
+    away: dict[str, int],
     seed: int,
 ) -> None:
     """The same few requests again and again, under other tables, policies and ejections each time."""
     programs = [compile_policy(policy), compile_policy(other)]
-    tables = [plan(program, state, site, now, saturation) for program in programs for state in levels]
+    tables = [plan(program, state, site, now, saturation, {}, away) for program in programs for state in levels]
     random = Random(seed)
     requests = list(some_requests(random, 5))
     endpoints = sorted({*endpoints_of(policy), *endpoints_of(other)})
@@ -53,7 +54,7 @@ def test_remembering_changes_no_answer(
             ejected = set()
         request = random.choice(requests)
         request = Request(*request) if random.random() < 0.5 else request
-        fresh = plan(table.program, table.levels, site, now, saturation)
+        fresh = plan(table.program, table.levels, site, now, saturation, {}, away)
         assert seen.decide(table, request, ejected) == decide(fresh, request, set(ejected))
 
 

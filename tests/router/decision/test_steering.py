@@ -31,9 +31,15 @@ USERS = 4_000
 WELL = dict.fromkeys(NAMES, Level.HEALTHY)
 
 
-def table_of(route: str, levels: dict[str, Level] | None = None, now: int = 0, **saturation_ppm: int) -> RouteTable:
+def table_of(
+    route: str,
+    levels: dict[str, Level] | None = None,
+    now: int = 0,
+    away_ppm: dict[str, int] | None = None,
+    **saturation_ppm: int,
+) -> RouteTable:
     program = compile_policy(parse(f'{REGIONS}\ngroup east {{ bom, fra }}\nroute all for "*" {{ {route} }}'))
-    return plan(program, WELL | (levels or {}), HERE, now, saturation_ppm)
+    return plan(program, WELL | (levels or {}), HERE, now, saturation_ppm, away_ppm=away_ppm or {})
 
 
 def asked(table: RouteTable, user: int, path: str = "/", client: str = "10.0.0.1") -> Decision:

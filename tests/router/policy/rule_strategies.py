@@ -81,6 +81,9 @@ moments = st.one_of(
 saturations = st.dictionaries(
     st.sampled_from(("ams", "fra", "gru", "iad", "nrt")), st.sampled_from((0, 400_000, 700_000, 900_000, 1_000_000))
 )
+shares_away = st.dictionaries(
+    st.sampled_from(("ams", "fra", "gru", "iad", "nrt")), st.sampled_from((0, 250_000, 950_000, 1_000_000))
+)
 round_trips = st.dictionaries(
     st.sampled_from(("ams", "fra", "gru", "iad", "nrt")), st.one_of(st.integers(0, 400_000), st.integers(0, 1 << 40))
 )

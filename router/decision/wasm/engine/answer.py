@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from router.decision.wasm.engine.candidates import candidate, region_of, state_of
+from router.decision.wasm.engine.candidates import RETURNING, candidate, region_of, state_of
 from router.decision.wasm.language import copy, get32, put8, put32, text, u32
 from router.decision.wasm.layout import (
     ATTEMPT_COUNT,
@@ -176,7 +176,7 @@ def say_why_not_proposed() -> None:
     if is_option(proposed, get32(CHOSEN_PLACE)):
         say(text("ejected"))
     elif get32(SPILLED_PROPOSED):
-        say(text("spilled"))
+        say(text("returning") if get32(SPILLED_PROPOSED) == RETURNING else text("spilled"))
     else:
         say_standing(proposed)
 

@@ -40,6 +40,7 @@ from router.decision.wasm.layout import (
     SITE_ORDER,
     SPILLED_PROPOSED,
     STATE_AVOIDED,
+    STATE_AWAY,
     STATE_BYTES,
     STATE_CLASS,
     STATE_SATURATION,
@@ -54,6 +55,7 @@ from router.decision.wasm.layout import (
 )
 
 PPM = 1_000_000
+SPILLED, RETURNING = 1, 2
 
 
 def candidate(place: u32) -> u32:
@@ -113,26 +115,34 @@ def take_region(region: u32, tier: u32, scale: u64) -> u32:
     return left
 
 
+def away_ppm(place: u32) -> u32:
+    """The share of a region's users that does not go back to it yet."""
+    return 0 if get32(PANICKED) else get32(state_of(place) + STATE_AWAY)
+
+
 def spill_ppm(lane: u32, place: u32) -> u32:
-    """The share of a region's users that goes elsewhere: none at the threshold, all at saturation."""
+    """The share of a region's users that goes elsewhere: none at the threshold, all at saturation; and who is away."""
     above = get32(lane + LANE_SPILL_PPM)
     saturation = get32(state_of(place) + STATE_SATURATION)
+    away = away_ppm(place)
     if above == NONE or saturation <= above:
-        return 0
-    return narrow(wide(saturation - above) * PPM // wide(PPM - above))
+        return away
+    share = narrow(wide(saturation - above) * PPM // wide(PPM - above))
+    return max(away, share)
 
 
 def judge_lane(lane: u32) -> None:
     """Whether panic holds, and whether the order depends on who asks."""
     count = get32(CANDIDATE_COUNT)
     serving = 0
-    for_user: u32 = get32(lane + LANE_KEYS) != 0
     for place in range(count):
         serving += get32(state_of(place) + STATE_CLASS) < CLASS_OUT
-        if get64(candidate(place) + CANDIDATE_SCALE) != 0 or spill_ppm(lane, place) > 0:
-            for_user = 1
     below = get32(lane + LANE_PANIC_PPM)
     put32(PANICKED, below != NONE and wide(serving) * PPM < wide(below) * wide(count))
+    for_user: u32 = get32(lane + LANE_KEYS) != 0
+    for place in range(count):
+        if get64(candidate(place) + CANDIDATE_SCALE) != 0 or spill_ppm(lane, place) > 0:
+            for_user = 1
     put32(FOR_USER, for_user)
 
 
@@ -165,11 +175,14 @@ def list_options(lane: u32) -> None:
             for number in range(members):
                 place = get32(get32(MEMBERS) + 4 * number)
                 ppm = spill_ppm(lane, place)
-                if ppm > 0 and bucket(get32(region_of(place) + REGION_SALT)) < ppm:
+                user: u32 = PPM
+                if ppm > 0:
+                    user = bucket(get32(region_of(place) + REGION_SALT))
+                if user < ppm:
                     put32(get32(LEAVING) + 4 * leaving, place)
                     leaving += 1
                     if place == get32(PROPOSED):
-                        put32(SPILLED_PROPOSED, 1)
+                        put32(SPILLED_PROPOSED, RETURNING if user < away_ppm(place) else SPILLED)
                 else:
                     add_option(place)
             first = after

@@ -21,7 +21,7 @@ from router.decision.wasm.layout import (
     VALID_UNTIL,
 )
 
-ABI = 1
+ABI = 2
 
 
 def abi() -> u32:

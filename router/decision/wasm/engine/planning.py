@@ -26,6 +26,7 @@ from router.decision.wasm.layout import (
     REGIONS,
     SITE_ORDER,
     STATE_AVOIDED,
+    STATE_AWAY,
     STATE_BYTES,
     STATE_CLASS,
     STATE_LEVEL,
@@ -74,7 +75,8 @@ def read_regions() -> None:
         name = take(size)
         level = take8()
         saturation = take32()
-        if level > LEVEL_MAX or saturation > PPM_MAX:
+        away = take32()
+        if level > LEVEL_MAX or saturation > PPM_MAX or away > PPM_MAX:
             fail(OUT_OF_RANGE)
         if get32(FAULT) != 0:
             return
@@ -83,6 +85,7 @@ def read_regions() -> None:
             state = get32(NEW_STATES) + STATE_BYTES * region
             put32(state + STATE_LEVEL, level)
             put32(state + STATE_SATURATION, saturation)
+            put32(state + STATE_AWAY, away)
             place_next(region)
     for region in range(count):
         if get8(get32(LEFT) + region):

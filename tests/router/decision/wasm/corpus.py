@@ -115,12 +115,13 @@ def _cases(compiled: Program, random: Random, count: int, requests: int) -> Iter
         likely = [Level.DOWN] if number % 5 == 0 else list(Level)
         levels = {name: random.choice(likely) for name in compiled.regions if random.random() < 0.9 or number % 5 == 0}
         saturation = {name: random.choice((0, 400_000, 700_000, 1_000_000)) for name in compiled.regions}
+        away = {name: random.choice((0, 0, 300_000, 1_000_000)) for name in compiled.regions}
         now = (random.choice(CLOCKS) + random.randint(-4_000, 4_000)) * SECOND
         asked, plain = [], []
         for usual in some_requests(random, requests):
             request = _peculiar(usual, random)
             ejected: Set[Endpoint] = {each for each in endpoints if random.random() < 0.2}
-            judged = interpret(compiled.policy, levels, site, now, saturation, request, ejected)
+            judged = interpret(compiled.policy, levels, site, now, saturation, request, ejected, away_ppm=away)
             asked.append((request_bytes(request, ejected), decision_bytes(judged)))
             told = {"request": request._asdict(), "ejected": sorted(ejected), "expected": asked[-1][1].decode("ascii")}
             plain.append(told)
@@ -129,11 +130,12 @@ def _cases(compiled: Program, random: Random, count: int, requests: int) -> Iter
                 "name": name,
                 "level": levels.get(name, Level.UNKNOWN).name,
                 "saturationPpm": saturation.get(name, 0),
+                "awayPpm": away.get(name, 0),
             }
             for name in nearest_to_site(compiled, site, {})
         ]
         yield Case(
-            view_bytes(compiled, levels, site, now, saturation),
+            view_bytes(compiled, levels, site, now, saturation, away_ppm=away),
             tuple(asked),
             {"view": {"nowMicros": now, "regions": regions}, "asked": plain},
         )

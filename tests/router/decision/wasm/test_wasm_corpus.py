@@ -36,7 +36,17 @@ def test_the_corpus_is_decided_alike_and_is_worth_deciding() -> None:
     assert agrees(Rig(program()))
     said = Counter(expected for case in cases() for _, expected in case.asked)
     text = b"\n".join(said)
-    for word in (b"panic: ", b"fail open: ", b"spilled", b"ejected", b"avoided", b"no route", b"denied: ", b" more"):
+    for word in (
+        b"panic: ",
+        b"fail open: ",
+        b"spilled",
+        b"returning",
+        b"ejected",
+        b"avoided",
+        b"no route",
+        b"denied: ",
+        b" more",
+    ):
         assert word in text, word
     for rule in ("blocked", "residency", "asked", "night", "canary", "sockets", "database", "named"):
         assert f'"rule":"{rule}"'.encode() in text, rule
@@ -67,6 +77,8 @@ MUTANTS = (
     ("windows", "(day + 3) % 7", "(day + 4) % 7"),
     ("planning", "if level == _UNKNOWN:", "if level == 9:"),
     ("candidates", "saturation <= above", "saturation < 900_000"),
+    ("candidates", "0 if get32(PANICKED) else get32", "get32"),
+    ("candidates", "RETURNING if user < away_ppm(place) else SPILLED", "SPILLED"),
     ("candidates", "wide(serving) * PPM < wide(below)", "wide(serving) * PPM <= wide(below)"),
     ("candidates", "> key:", "< key:"),
     ("candidates", "if place == get32(PROPOSED):", "if place != get32(PROPOSED):"),

@@ -152,7 +152,7 @@ def test_regions_that_a_view_lacks_are_unknown() -> None:
     full = wasm.decide(a_request())
     assert b'"UNKNOWN"' in bare
     assert b'"UNKNOWN"' in full
-    stranger = b"\4\0nope\1" + bytes(4)
+    stranger = b"\4\0nope\1" + bytes(8)
     wasm.plan(NOON.to_bytes(8, "little") + b"\2\0" + stranger * 2)
     assert wasm.decide(a_request()) == bare, "a name that the policy lacks is passed over"
 
