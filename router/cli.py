@@ -21,7 +21,7 @@ from typing import Final
 
 import click
 
-from router.commands.shared import EXIT_FAILED, EXIT_USAGE, CommandError, complain, leaves
+from router.commands.failing import EXIT_FAILED, EXIT_USAGE, CommandError, complain, leaves
 
 EXIT_INTERRUPTED = 130
 """128 + SIGINT, as shells have it."""
@@ -29,20 +29,24 @@ EXIT_INTERRUPTED = 130
 TRACEBACK_ENVIRONMENT = "EDGELATTICE_TRACEBACK"
 
 COMMANDS: Final = {
-    "ca": "router.commands.ca:ca",
-    "cache": "router.commands.cache:cache",
-    "decide": "router.commands.decide:decide",
-    "demo": "router.demo.command:demo",
-    "explain": "router.commands.explain:explain",
-    "init": "router.commands.init:init",
-    "keys": "router.commands.keys:keys",
-    "policy": "router.commands.policy:policy",
-    "run": "router.commands.run:run",
-    "signal": "router.commands.signal:signal",
-    "sim": "router.commands.sim:sim",
-    "status": "router.commands.status:status",
+    "ca": ("router.commands.ca", "Certify nodes and people, and take it back."),
+    "cache": ("router.commands.cache", "Forget what sites have cached."),
+    "decide": ("router.commands.decide", "Ask where a request would go, and why."),
+    "demo": ("router.demo.command", "Play a region's death under real traffic, on this machine."),
+    "explain": (
+        "router.commands.explain",
+        "Say which rule decides a request, what each tier keeps and why, by a node's policy and view.",
+    ),
+    "init": ("router.commands.init", "Write a site file and its keys."),
+    "keys": ("router.commands.keys", "Change the cluster's keys, no frame lost."),
+    "policy": ("router.commands.policy", "Check, format, test and publish a policy."),
+    "run": ("router.commands.run", "Run one node."),
+    "signal": ("router.commands.signal", "Say how a region is, signed with its own key."),
+    "sim": ("router.commands.sim", "Experiments: thousands of real engines in one process, under a virtual clock."),
+    "status": ("router.commands.status", "Show what a node knows."),
 }
-"""Where each command is. It is imported when it is called, so that none pays for another's libraries."""
+"""Each command's module, and its line in the list of all. A module is imported when its command is called, so that none
+pays for another's libraries, and the list for nobody's."""
 
 
 class LazyGroup(click.Group):
@@ -54,10 +58,13 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        module, _, name = COMMANDS[cmd_name].partition(":")
-        command = getattr(importlib.import_module(module), name)
+        command = getattr(importlib.import_module(COMMANDS[cmd_name][0]), cmd_name)
         assert isinstance(command, click.Command)
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in sorted(COMMANDS.items())])
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

@@ -19,8 +19,9 @@ from lattice.certificates import (
 from lattice.grants import Role
 from lattice.identity import author_id_of, node_id_of, private_key_from, public_key_of
 from lattice.types import Micros, short
+from router.commands.failing import EXIT_USAGE, CommandError
 from router.commands.init import write_bundle
-from router.commands.shared import EXIT_USAGE, CommandError, client_for, control_option
+from router.commands.shared import client_for, control_option
 from router.control.body import DEFAULT_POLICY
 from router.control.client import ControlClient, ControlError
 from router.site.ca_dir import CA_CERTIFICATE_FILE, CA_REVOKED_FILE, CaDir, CaError

@@ -9,8 +9,9 @@ import click
 
 from lattice.identity import Ed25519Signer, author_id_of, public_key_of
 from lattice.purges import sign_purge
+from router.commands.failing import EXIT_USAGE, CommandError
 from router.commands.operator import operator_of
-from router.commands.shared import EXIT_USAGE, CommandError, client_for, control_option
+from router.commands.shared import client_for, control_option
 from router.control.body import DEFAULT_POLICY
 from router.control.client import ControlError
 from router.policy.values import BadValueError, read_host_pattern, read_path_pattern

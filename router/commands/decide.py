@@ -5,7 +5,8 @@ from __future__ import annotations
 import click
 import msgspec
 
-from router.commands.shared import EXIT_FAILED, EXIT_USAGE, CommandError, client_for, control_option
+from router.commands.failing import EXIT_FAILED, EXIT_USAGE, CommandError
+from router.commands.shared import client_for, control_option
 from router.commands.status_screen import console, decision_screen
 from router.control.client import ControlError
 

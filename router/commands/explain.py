@@ -10,8 +10,9 @@ import click
 import msgspec
 
 from lattice.types import Endpoint, Level
+from router.commands.failing import EXIT_USAGE, CommandError
 from router.commands.policy_tools import moment_us, place_at, read_headers, show_explanation
-from router.commands.shared import EXIT_USAGE, CommandError, client_for, control_option
+from router.commands.shared import client_for, control_option
 from router.control.body import DEFAULT_POLICY, RegionBody, SteeringBody, ViewBody
 from router.control.client import ControlClient, ControlError
 from router.decision.explanation import explain as explained_by

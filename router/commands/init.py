@@ -8,7 +8,8 @@ from pathlib import Path
 import click
 
 from lattice.types import Micros
-from router.commands.shared import EXIT_USAGE, CommandError, load_site
+from router.commands.failing import EXIT_USAGE, CommandError
+from router.commands.shared import load_site
 from router.site.bundle import BUNDLE_BYTES_MAX, bundle_text, parse_bundle
 from router.site.config_reader import ConfigError, NotExpected, endpoint_text, site_name
 from router.site.key_file import KeyFileError, read_private, replace_file

@@ -11,7 +11,8 @@ import click
 import msgspec
 
 from lattice.key_ring import KeyRing, KeyRingError, key_id
-from router.commands.shared import EXIT_USAGE, CommandError, client_for, control_option, load_site
+from router.commands.failing import EXIT_USAGE, CommandError
+from router.commands.shared import client_for, control_option, load_site
 from router.commands.status_screen import console, keys_screen
 from router.control.client import ControlError
 from router.site.key_file import KeyFileError, read_key_ring, read_private, write_key_ring

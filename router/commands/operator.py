@@ -10,7 +10,7 @@ from lattice.certificates import CertificateError, date_text, read_certificate
 from lattice.grants import Role
 from lattice.identity import Grant, public_key_of
 from lattice.types import SECOND
-from router.commands.shared import EXIT_USAGE, CommandError, complain
+from router.commands.failing import EXIT_USAGE, CommandError, complain
 from router.site.key_file import KeyFileError, read_secret
 
 

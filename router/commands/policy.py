@@ -9,11 +9,12 @@ import click
 import msgspec
 
 from lattice.policy_content import check_policy_name
+from router.commands.failing import EXIT_FAILED, EXIT_USAGE, CommandError, complain
 from router.commands.operator import operator_of
 from router.commands.policy_files import counted, policy_text
 from router.commands.policy_tools import compile_command, diff, explain_command, fmt, simulate_command, test
 from router.commands.policy_versions import compact_command, resolve_command, said
-from router.commands.shared import EXIT_FAILED, EXIT_USAGE, CommandError, client_for, complain, control_option
+from router.commands.shared import client_for, control_option
 from router.control.author_chain import AuthorChain
 from router.control.body import DEFAULT_POLICY, DiagnosticBody, diagnostic_bodies
 from router.control.client import ControlError

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from router.commands.shared import EXIT_USAGE, CommandError
+from router.commands.failing import EXIT_USAGE, CommandError
 from router.decision.program import Program, compile_policy
 from router.policy import PolicyError, parse
 

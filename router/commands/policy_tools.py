@@ -11,8 +11,8 @@ import click
 import msgspec
 
 from lattice.types import Endpoint, Level
+from router.commands.failing import EXIT_FAILED, EXIT_USAGE, CommandError, complain
 from router.commands.policy_files import compiled, policy_text
-from router.commands.shared import EXIT_FAILED, EXIT_USAGE, CommandError, complain
 from router.decision.explanation import explain, plain_explanation
 from router.decision.plan import RouteTable, SitePlace, plan
 from router.decision.program import Program

@@ -13,8 +13,9 @@ from rich.text import Text
 
 from lattice.policy_content import check_policy_name
 from lattice.types import VersionId
+from router.commands.failing import EXIT_FAILED, EXIT_USAGE, CommandError, complain
 from router.commands.operator import operator_of
-from router.commands.shared import EXIT_FAILED, EXIT_USAGE, CommandError, client_for, complain, control_option
+from router.commands.shared import client_for, control_option
 from router.commands.status_screen import ID_CHARS, age, console
 from router.control.author_chain import AuthorChain
 from router.control.body import DEFAULT_POLICY, StandingBody

@@ -10,7 +10,8 @@ from pathlib import Path
 import click
 import trio
 
-from router.commands.shared import CommandError, complain, leaves, load_site
+from router.commands.failing import CommandError, complain, leaves
+from router.commands.shared import load_site
 from router.errors import StartError
 from router.node import run_node
 from router.process import run_until_told

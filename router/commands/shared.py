@@ -1,4 +1,4 @@
-"""What commands have in common: how they fail, and which node they ask."""
+"""What commands have in common: which site, and which node, they are about."""
 
 from __future__ import annotations
 
@@ -8,27 +8,12 @@ from typing import Any
 
 import click
 
+from router.commands.failing import EXIT_USAGE, CommandError
 from router.control.client import CONTROL_URL, ControlClient, control_url
 from router.site.config_reader import ConfigError, endpoint_text
 from router.site.site_config import SiteConfig, load_site_config
 
-EXIT_FAILED = 1
-EXIT_USAGE = 2
 CONTROL_ENVIRONMENT = "EDGELATTICE_CONTROL"
-
-
-class CommandError(click.ClickException):
-    """A command could not do what was asked. Each line of the message goes to standard error as it is."""
-
-    def __init__(self, message: str, status: int = EXIT_FAILED) -> None:
-        super().__init__(message)
-        self.status = status
-
-
-def complain(text: str) -> None:
-    """Say something to people, apart from what the command was asked for."""
-    for line in text.splitlines():
-        click.echo(f"edgelattice: {line}", err=True)
 
 
 def control_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -65,10 +50,3 @@ def client_for(control: str | None, site_toml: Path | None = None) -> ControlCli
         return ControlClient(control_url(control or CONTROL_URL))
     except ValueError as error:
         raise CommandError(f"--control: {error}", EXIT_USAGE) from None
-
-
-def leaves(error: BaseException) -> list[BaseException]:
-    """The exceptions inside however many groups."""
-    if isinstance(error, BaseExceptionGroup):
-        return [leaf for inner in error.exceptions for leaf in leaves(inner)]
-    return [error]

@@ -10,7 +10,8 @@ import click
 from lattice.certificates import CertificateError, read_certificate
 from lattice.grants import Role
 from lattice.identity import Ed25519Signer, public_key_of
-from router.commands.shared import EXIT_USAGE, CommandError, client_for, control_option
+from router.commands.failing import EXIT_USAGE, CommandError
+from router.commands.shared import client_for, control_option
 from router.control.body import ProofBody, UpdateBody
 from router.control.client import ControlError
 from router.health.region_word import sign_signal

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import click
 
-from router.commands.shared import EXIT_USAGE, CommandError, complain
+from router.commands.failing import EXIT_USAGE, CommandError, complain
 from router.commands.sim_many import CASES_FILE, soak, sweep, write_sweep_page
 from router.commands.sim_options import EXIT_HELD, EXIT_VIOLATED, json_option, load_scenario, seed_option, set_option
 from router.commands.sim_plots import FORMATS

@@ -22,7 +22,7 @@ from typing import Any
 
 import click
 
-from router.commands.shared import EXIT_USAGE, CommandError, complain
+from router.commands.failing import EXIT_USAGE, CommandError, complain
 from router.commands.sim_options import EXIT_HELD, EXIT_VIOLATED, load_scenario, set_option
 from sim.faults import KINDS
 from sim.outcome import rerun_line

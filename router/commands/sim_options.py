@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import click
 
-from router.commands.shared import EXIT_USAGE, CommandError
+from router.commands.failing import EXIT_USAGE, CommandError
 from sim.quantities import ConfigError
 from sim.scenario import Scenario, load
 

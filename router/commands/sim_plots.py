@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lattice.types import SECOND
-from router.commands.shared import EXIT_USAGE, CommandError
+from router.commands.failing import EXIT_USAGE, CommandError
 from sim.story import Story
 
 FORMATS = ("png", "svg")

@@ -8,7 +8,8 @@ from pathlib import Path
 import click
 from rich.live import Live
 
-from router.commands.shared import CommandError, client_for, control_option
+from router.commands.failing import CommandError
+from router.commands.shared import client_for, control_option
 from router.commands.status_screen import console, status_screen
 from router.control.client import ControlClient, ControlError
 

@@ -13,10 +13,11 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+import click
 import pytest
 import trio
 
-from router.cli import main
+from router.cli import COMMANDS, edgelattice, main
 from router.control.api import control_app
 from router.control.client import ControlClient, ControlError, control_url
 from router.control.server import serve_control
@@ -344,6 +345,20 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
         assert word in told
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("edgelattice 0.")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_list_of_commands_says_what_each_says_of_itself(name: str) -> None:
+    command = edgelattice.get_command(click.Context(edgelattice), name)
+    assert command is not None
+    assert COMMANDS[name][1] == command.get_short_help_str(limit=200)
+
+
+def test_the_list_of_commands_is_nobody_s_expense() -> None:
+    code = "import sys; from router.cli import main; main(['--help']); print(*sys.modules, sep='\\n')"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "router.commands.failing" in loaded
+    assert not {"trio", "lark", "lattice.types", "router.commands.shared"} & set(loaded)
 
 
 def test_an_interrupted_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,8 +12,8 @@ from lattice.identity import public_key_of
 from lattice.key_ring import KeyRing
 from lattice.types import Micros
 from router.cli import main
+from router.commands.failing import CommandError
 from router.commands.operator import operator_of
-from router.commands.shared import CommandError
 from router.site.ca_dir import CaDir
 from router.site.key_file import read_key_ring, read_secret, write_secret
 from router.site.site_config import load_site_config
