@@ -112,7 +112,7 @@ class Exchange(Reply):
         terms.requests.add(Micros(int(now * 1e6)))
         if terms.total_timeout_us:
             self.ends_at = now + terms.total_timeout_us / 1e6
-        if course.window.in_flight >= course.window.limit:
+        if course.share.full:
             return await self._try_each(course.decision, None)
         self.tried = course.tried
         result = await self._attempt(course, now)
@@ -222,17 +222,17 @@ class Exchange(Reply):
         if afresh:
             attempts = self.plane.router.decide(self.request).attempts + attempts
         for attempt in attempts:
-            if attempt.endpoint not in self.tried and not self.plane.region(attempt.region).full:
+            if attempt.endpoint not in self.tried and not self.plane.share(attempt.region, decision.route).full:
                 return attempt
         return None
 
     # --- one attempt
 
     async def _attempt(self, course: Course, began: float) -> Ending | Lost:
-        plane, attempt, window, body = self.plane, course.attempt, course.window, self.body
+        plane, attempt, share, body = self.plane, course.attempt, course.share, self.body
         now = began
         burdens = course.burdens
-        window.in_flight += burdens
+        share.enter(burdens)
         upstream: Upstream | None = None
         try:
             upstream = plane.pool.take(attempt.endpoint, now)
@@ -260,7 +260,7 @@ class Exchange(Reply):
         except ClientGoneError:
             return CLIENT_GONE
         finally:
-            window.in_flight -= burdens
+            share.leave(burdens)
             if upstream is not None:
                 self.land(self.leg)
 

@@ -15,7 +15,7 @@ import trio
 from lattice.types import Endpoint, Micros
 from router.cache.turn import SiteCache
 from router.decision.decide import Attempt, Decision
-from router.traffic.concurrency import Concurrency
+from router.traffic.concurrency import Concurrency, Share
 from router.traffic.forwarded import Steered, lines_for_upstream
 from router.traffic.hang import LATE_US_MIN, HangWatch, Watched
 from router.traffic.http1 import Fields, RequestHead
@@ -50,12 +50,12 @@ class Course:
         "head",
         "lines",
         "request",
+        "share",
         "steered",
         "terms",
         "tried",
         "until",
         "watched",
-        "window",
     )
 
     def __init__(
@@ -74,7 +74,7 @@ class Course:
         self.attempt = attempt
         self.terms: Terms = plane.terms.of(decision)
         self.steered: Steered = plane.steered(attempt.region, reason)
-        self.window: Concurrency = plane.region(attempt.region)
+        self.share: Share = plane.share(attempt.region, decision.route)
         # Kept longer than the watch keeps one it heard nothing of only by a connection idle for minutes: there is none.
         self.watched: Watched[Leg] = plane.watch.endpoint(attempt.region, attempt.endpoint)
         address, scheme = plane.client_of(client, head), plane.scheme_of(client, head)
@@ -155,11 +155,12 @@ class Plane:
             return client.scheme
         return self._forwarders.scheme(client.address, head.fields, client.scheme)
 
-    def region(self, name: str) -> Concurrency:
-        found = self.regions.get(name)
+    def share(self, region: str, route: str) -> Share:
+        """What the route has of the region's window."""
+        found = self.regions.get(region)
         if found is None:
-            found = self.regions[name] = Concurrency()
-        return found
+            found = self.regions[region] = Concurrency()
+        return found.share(route)
 
     def steered(self, region: str, reason: str) -> Steered:
         """The same words are the same object, so that what was written of them can be found again at a glance."""

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lattice.types import MILLISECOND
+from router.decision.decide import Decision, Request
 from router.traffic.message_body import LAST_CHUNK, chunk
 from router.traffic.proxy import Outcome, ProxyLimits
 from tests.router.traffic.bad_requests import BAD_BODIES, BAD_HEADS
@@ -711,6 +712,33 @@ async def test_a_full_region_spills_and_when_all_are_full_the_answer_is_an_early
         response = await third.ask(GET)
         assert (response.status, response.one(b"Retry-After")) == (503, b"1")
         assert stage.proxy.counters["shed_503"] == 1
+
+
+async def test_a_flood_on_one_route_does_not_starve_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("router.traffic.concurrency.LIMIT_START", 18)
+
+    class ByPath(FixedRouter):
+        def decide(self, request: Request) -> Decision:
+            return super().decide(request)._replace(route=request.path)
+
+    async def upstream(wire: Wire) -> None:
+        while (request := await wire.request()) is not None:
+            if request.first.startswith(b"GET /flood"):
+                await trio.sleep_forever()
+            await wire.send(answer())
+
+    async with trio.open_nursery() as nursery:
+        async with proxied(ByPath((await listen(nursery, upstream)).endpoint)) as stage:
+            assert (await stage.ask(b"GET /quiet HTTP/1.1\r\nHost: h\r\n\r\n")).status == 200
+            for _ in range(30):
+                await (await stage.client()).send(b"GET /flood HTTP/1.1\r\nHost: h\r\n\r\n")
+            while len(stage.router.asked) < 31:
+                await trio.testing.wait_all_tasks_blocked()
+            await trio.testing.wait_all_tasks_blocked()
+            assert stage.proxy.counters["shed_503"] == 14, "16 of 18 are the flood's"
+            for _ in range(3):
+                assert (await stage.ask(b"GET /quiet HTTP/1.1\r\nHost: h\r\n\r\n")).status == 200
+        nursery.cancel_scope.cancel()
 
 
 async def test_standbys_are_held_ready(autojump_clock: trio.testing.MockClock) -> None:
