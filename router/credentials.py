@@ -60,15 +60,13 @@ class Credentials:
                 raise StartError(f"cluster.certificate: {error}") from None
         self.server_tls: ServerTls | None = None
         """What clients of `http.tls_listen` are shown; None without."""
-        if config.http.tls_listen:
-            try:
-                protocols = ("h2", "http/1.1") if config.http.http2 else ("http/1.1",)
-                self.server_tls = ServerTls(config.tls.certificates, config.tls.minimum, protocols)
-            except ServerTlsError as error:
-                raise StartError(f"tls.certificates: {error}") from None
         try:
+            if config.http.tls_listen:
+                self.server_tls = _new_server_tls(config)
             self.upstream_tls = self._new_upstream_tls()
             """Made anew, as a whole, when one of its files changes."""
+        except ServerTlsError as error:
+            raise StartError(f"tls.certificates: {error}") from None
         except UpstreamTlsError as error:
             raise StartError(str(error)) from None
 
@@ -122,6 +120,22 @@ class Credentials:
         for found in self.server_tls.refresh(everything=everything):
             journal.note("tls", found.text)
             log.log(logging.INFO if found.ok else logging.ERROR, "%s", found.text)
+
+    def take_site(self, config: SiteConfig) -> None:
+        """Speak to users and endpoints by a site file that was read anew. Raises `CredentialError`; then nothing has
+        changed. What stays the same keeps its sessions."""
+        before, server_tls = self._config, self.server_tls
+        try:
+            if server_tls is not None and (config.tls, config.http.http2) != (before.tls, before.http.http2):
+                server_tls = _new_server_tls(config)
+            self._config = config
+            if config.upstream != before.upstream:
+                self.upstream_tls = self._new_upstream_tls()
+        except (ServerTlsError, UpstreamTlsError) as error:
+            self._config = before
+            raise CredentialError(str(error)) from None
+        self.server_tls = server_tls
+        self._stamps = self._look()
 
     def _new_upstream_tls(self) -> UpstreamTls:
         upstream = self._config.upstream
@@ -287,3 +301,8 @@ class Credentials:
                     continue  # seen as a change once it is back
                 stamps[path] = (found.st_mtime_ns, found.st_ino, found.st_size)
         return stamps
+
+
+def _new_server_tls(config: SiteConfig) -> ServerTls:
+    protocols = ("h2", "http/1.1") if config.http.http2 else ("http/1.1",)
+    return ServerTls(config.tls.certificates, config.tls.minimum, protocols)

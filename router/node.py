@@ -71,7 +71,7 @@ from router.control.target import (
     head_at,
     standing_at,
 )
-from router.credentials import Credentials
+from router.credentials import CredentialError, Credentials
 from router.decision.decide import Attempt, Decision, Request, warm
 from router.decision.failback import Failback
 from router.decision.plan import RouteTable, SitePlace, plan
@@ -93,6 +93,7 @@ from router.policy.probe import ProbeKind
 from router.policy.values import BadValueError, read_host_pattern, read_path_pattern
 from router.policy_keeper import InForce, compile_text, complaint, load_grammar
 from router.seeding import Seeding
+from router.serving import Serving
 from router.site.config_reader import ConfigError, endpoint_text
 from router.site.site_config import BoundEndpoints, SiteConfig, load_site_config
 from router.site.state_dir import LastGood, StateDir
@@ -166,17 +167,9 @@ class Node:
         self._clock_told_at = -CLOCK_TOLD_US
         self._policy_elected = trio.Event()
         self._submissions = Submissions(self._driver, config.cluster.name, config.policy.author_key, self._now_ms)
-        tls = credentials.server_tls
         self._addresses = AddressRule(config.upstream.allow)
-        self._proxy = Proxy(
-            _DataPlane(self),
-            config.site.name,
-            tls=None if tls is None else tls.context,
-            addresses=self._addresses,
-            announced_by=TrustedHops(config.http.proxy_from),
-            forwarders=config.http.forwarders(),
-            cache=SiteCache(config.cache.bytes_max, config.cache.object_bytes_max),
-        )
+        self._cache = SiteCache(config.cache.bytes_max, config.cache.object_bytes_max)
+        self._serving = Serving(self._new_proxy())
         self._fleet: Fleet | None = None
         if config.http.workers > 1:
             self._fleet = Fleet(
@@ -188,9 +181,17 @@ class Node:
         self._relay = TcpRelay(_DataPlane(self), addresses=self._addresses, says_who=config.tcp.proxy_protocol)
         self._checker = HealthChecker(self._on_probe, random.Random(os.urandom(16)), self._probe)
 
-    @property
-    def proxy(self) -> Proxy:
-        return self._proxy
+    def _new_proxy(self) -> Proxy:
+        config, tls = self._config, self._credentials.server_tls
+        return Proxy(
+            _DataPlane(self),
+            config.site.name,
+            tls=None if tls is None else tls.context,
+            addresses=self._addresses,
+            announced_by=TrustedHops(config.http.proxy_from),
+            forwarders=config.http.forwarders(),
+            cache=self._cache,
+        )
 
     @property
     def driver(self) -> Driver:
@@ -360,7 +361,7 @@ class Node:
     def _forget_cached(self, host: str, path: str, author: AuthorId) -> None:
         try:
             pattern = PathPattern.compiled(read_path_pattern(path))
-            dropped = self._proxy.purge(read_host_pattern(host), pattern)
+            dropped = self._serving.purge(read_host_pattern(host), pattern)
             if self._fleet is not None:
                 self._fleet.purge(host, path)
         except BadValueError as error:  # by an author of another edition
@@ -497,9 +498,12 @@ class Node:
         self._replan()
 
     def _connect_as(self, tls: UpstreamTls) -> None:
+        self._serving.configure(self._named_endpoints(), tls)
+
+    def _named_endpoints(self) -> Mapping[Endpoint, str]:
+        """Those that speak TLS, by the name that each must prove to have."""
         regions = self._in_force.program.regions.values() if self._in_force is not None else ()
-        named = {(each.host, each.port): each.tls for region in regions for each in region.endpoints if each.tls}
-        self._proxy.configure(named, tls)
+        return {(each.host, each.port): each.tls for region in regions for each in region.endpoints if each.tls}
 
     # --- ControlTarget: what operators see and do
 
@@ -508,7 +512,7 @@ class Node:
 
     def _served(self) -> Counter[str]:
         """What was counted where users are served."""
-        return self._proxy.counters if self._fleet is None else self._fleet.counters
+        return self._serving.counters if self._fleet is None else self._fleet.counters
 
     def traffic(self) -> Traffic:
         counters = self._served()
@@ -649,7 +653,7 @@ class Node:
                 partial(serve_control, control_app(self, self._config.control.host_names), control, stop)
             )
             if self._fleet is None:
-                await nursery.start(self._proxy.serve, http, https)
+                await nursery.start(self._serving.run, http, https)
             else:
                 await nursery.start(self._fleet.run, http, https)
             if hangups is not None:
@@ -663,7 +667,7 @@ class Node:
             await stop.wait()
             await self._driver.submit(LeaveRequested())
             async with trio.open_nursery() as draining:
-                serving = self._proxy if self._fleet is None else self._fleet
+                serving = self._serving if self._fleet is None else self._fleet
                 draining.start_soon(serving.drain, self._config.timing.drain_us)
                 draining.start_soon(self._relay.drain, self._config.timing.drain_us)
             await trio.sleep(LEAVE_GRACE_US / SECOND)
@@ -673,16 +677,32 @@ class Node:
         async for _ in hangups:
             self._journal.note("reload", "SIGHUP")
             self._credentials.refresh_tls(self._journal, everything=True)
-            if self._fleet is None:
-                continue
             try:
-                await trio.to_thread.run_sync(load_site_config, self._config.path)
-            except ConfigError as error:
-                text = f"the site file cannot be used, the workers go on with the last good one: {error}"
+                fresh = await trio.to_thread.run_sync(load_site_config, self._config.path)
+                if self._fleet is None:
+                    await self._serve_by(self._config.reloaded(fresh))
+                else:
+                    await self._fleet.replace_all()
+            except (ConfigError, CredentialError, OSError) as error:
+                text = f"the site file cannot be used, the last good one stays in force: {error}"
                 self._journal.note("reload", text)
                 log.error("%s", text)
-            else:
-                await self._fleet.replace_all()
+
+    async def _serve_by(self, config: SiteConfig) -> None:
+        """Serve new connections by a site file that was read anew; those there are finish what they do. Raises
+        `CredentialError` or OSError; then nothing has changed but certificates."""
+        before = self._config
+        if config == before:
+            return
+        self._credentials.take_site(config)
+        self._config = config
+        self._addresses = AddressRule(config.upstream.allow)
+        if config.cache != before.cache:
+            self._cache = SiteCache(config.cache.bytes_max, config.cache.object_bytes_max)
+        proxy = self._new_proxy()
+        proxy.configure(self._named_endpoints(), self._credentials.upstream_tls)
+        await self._serving.replace(proxy)
+        self._journal.note("reload", "the site file is in force anew")
 
     def _discovery_counters(self) -> dict[str, int]:
         return {**self._seeding.counters, **(self._discovery.counters if self._discovery else {})}

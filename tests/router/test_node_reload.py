@@ -1,0 +1,80 @@
+"""SIGHUP at a node that serves by itself: the site file is read anew, and nobody who is being served notices."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import trio
+
+from tests.router.test_node import Backend, Site, exchange, policy_text, running, site_config, until
+
+PLAIN = "GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
+
+
+async def _said(site: Site, text: str) -> bool:
+    return any(event["kind"] == "reload" and text in event["text"] for event in (await site.view())["events"])
+
+
+async def _serves(site: Site) -> bool:
+    return (await site.get())[0] == 200
+
+
+async def test_a_new_site_file_comes_into_force_and_no_request_notices(tmp_path: Path) -> None:
+    fra, config = Backend("fra"), site_config(tmp_path / "ams", "ams")
+    hang_up, hangups = trio.open_memory_channel[None](1)
+    text = config.path.read_text()
+    async with trio.open_nursery() as regions:
+        await regions.start(fra.run)
+        async with running(config, hangups) as ams:
+            assert await ams.publish(policy_text(fra)) == 200
+            await until(partial(_serves, ams))
+            statuses: list[int] = []
+            begun = await trio.open_tcp_stream(*ams.bound.http[0])
+            await begun.send_all(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\n1")
+            async with trio.open_nursery() as asking:
+
+                async def ask() -> None:
+                    while True:
+                        statuses.append((await ams.get())[0])
+
+                asking.start_soon(ask)
+                for size in (1, 2, 3):
+                    config.path.write_text(f'{text}\n[cache]\nsize = "{size}MiB"\n')
+                    await hang_up.send(None)
+                    await until(partial(_in_force, ams, size))
+                asking.cancel_scope.cancel()
+            assert set(statuses) == {200}
+            await begun.send_all(b"2")
+            assert b" 200 OK\r\n" in await begun.receive_some(), "what was begun is finished"
+            await begun.aclose()
+            requests = (await ams.view())["counters"]["proxy requests"]
+            assert requests >= len(statuses) + 2, "of all that ever served"
+
+            config.path.write_text(text + "[http]\n")
+            await hang_up.send(None)
+            await until(partial(_said, ams, "the site file cannot be used"))
+            assert await _serves(ams)
+
+            config.path.write_text(text.replace("[http]\n", '[http]\nproxy_from = ["127.0.0.0/8"]\n'))
+            await hang_up.send(None)
+            await until(partial(_in_force, ams, 4))
+            announced = "PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n" + PLAIN
+            assert (await exchange(ams.bound.http[0], announced))[0] == 200, "by the new file"
+        regions.cancel_scope.cancel()
+
+
+async def _in_force(site: Site, times: int) -> bool:
+    events = [event["text"] for event in (await site.view())["events"] if event["kind"] == "reload"]
+    return sum("in force anew" in text for text in events) == times
+
+
+async def test_a_hangup_without_news_leaves_connections_alone(tmp_path: Path) -> None:
+    hang_up, hangups = trio.open_memory_channel[None](1)
+    config = site_config(tmp_path / "ams", "ams")
+    async with running(config, hangups) as ams, await trio.open_tcp_stream(*ams.bound.http[0]) as stream:
+        for _ in range(2):
+            await stream.send_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+            assert (await stream.receive_some()).startswith(b"HTTP/1.1 503 ")
+            await hang_up.send(None)
+            await until(partial(_said, ams, "SIGHUP"))
