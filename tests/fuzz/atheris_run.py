@@ -23,6 +23,7 @@ def main() -> None:
             (Path(corpus) / str(number)).write_bytes(seed)
         # -timeout and -rss_limit_mb: one input may neither hang the decoder nor bloat it.
         options = [f"-max_total_time={seconds}", "-max_len=4096", "-timeout=5", "-rss_limit_mb=1024", "-verbosity=0"]
+        options.append("-print_final_stats=1")
         atheris.Setup([sys.argv[0], *options, corpus], target)
         atheris.Fuzz()
 

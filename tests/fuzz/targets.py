@@ -45,8 +45,11 @@ from lattice.wire import (
 from lattice.yrs_gate import walk
 from router.traffic.forwarded import Steered, request_for_upstream
 from router.traffic.http1 import RequestReader, ResponseReader, parse_request
-from router.traffic.message_body import ChunkedBody, FramingError
+from router.traffic.http2_head import request_head as http2_request_head
+from router.traffic.message_body import ChunkedBody, FramingError, last_chunk
+from router.traffic.proxy_protocol import BadProxyHeaderError, proxy_header_v2, read_proxy_header
 from router.traffic.strict import BadRequestError, BadResponseError
+from router.traffic.trailers import passed_on, trailer_list
 from tests.lattice.cluster import CLUSTER, OPERATOR
 from tests.lattice.strategies import signed_row
 from tests.lattice.yrs_bytes import HAZARDS
@@ -138,6 +141,26 @@ def _request_head(data: bytes) -> object:
     return head
 
 
+def _http2_request(data: bytes) -> object:
+    """A field list, a field a line, as HPACK would have given it; what is let in is written and let in again."""
+    headers = [(name, value) for name, _, value in (line.partition(b"=") for line in data.split(b"\n"))]
+    head = http2_request_head(headers, has_body=len(data) % 2 == 0)
+    again = parse_request(request_for_upstream(head, "192.0.2.1", ("192.0.2.2", 80), Steered("ams", "fra", "primary")))
+    assert (again.method, again.target, again.chunked) == (head.method, head.target, head.chunked)
+    return head
+
+
+def _trailers(data: bytes) -> object:
+    """What goes on goes on again, unchanged, and is read as a whole section."""
+    came, again = ChunkedBody(), ChunkedBody()
+    came.feed(b"0\r\n" + data)
+    kept = passed_on(came.trailers, frozenset({b"x-hop"}))
+    again.feed(last_chunk(kept))
+    assert again.complete
+    assert again.trailers == kept == passed_on(kept, frozenset())
+    return trailer_list(kept)
+
+
 def _response_head(data: bytes) -> object:
     reader = ResponseReader()
     reader.receive(data)
@@ -191,6 +214,25 @@ TARGETS: dict[str, Target] = {
             b"HTTP/1.1 101 S\r\nUpgrade: a\r\n\r\n",
         ),
         (BadResponseError,),
+    ),
+    "HTTP/2 request": Target(
+        _http2_request,
+        (
+            b":method=GET\n:scheme=https\n:authority=h\n:path=/a?b\ncookie=a\ncookie=b\nte=trailers",
+            b":method=POST\n:scheme=https\n:path=*\nhost=h:80\ncontent-length=5",
+        ),
+        (BadRequestError,),
+    ),
+    "trailers": Target(_trailers, (b"A: b\r\nX-Hop: c\r\nX_Forwarded_For: d\r\n\r\n", b"\r\n"), (FramingError,)),
+    "PROXY header": Target(
+        read_proxy_header,
+        (
+            b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n",
+            b"PROXY UNKNOWN\r\n",
+            proxy_header_v2(("192.0.2.1", 1), ("192.0.2.2", 2), "shop.test"),
+            proxy_header_v2(("2001:db8::1", 1), ("2001:db8::2", 2)),
+        ),
+        (BadProxyHeaderError,),
     ),
     "chunks": Target(_chunks, (b"5;a=b\r\nhello\r\n0\r\nA: b\r\n\r\n", *_BODIES), (FramingError,)),
     "parse_head": Target(lambda data: parse_head(head_key("p", WHO, 3), data), (_HEAD,)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -34,3 +35,7 @@ def test_no_input_that_the_fuzzer_finds_breaks_a_decoder(name: str, tmp_path: Pa
         env=os.environ | {"TMPDIR": str(tmp_path)},
     )
     assert run.returncode == 0, run.stderr[-4_000:]
+    counted = re.search(r"number_of_executed_units: (\d+)", run.stderr)
+    assert counted is not None, run.stderr[-4_000:]
+    print(f"{name}: {int(counted[1]):,} executions in {SECONDS} s, nothing found")
+    assert int(counted[1]) > 0
