@@ -78,6 +78,7 @@ from router.decision.plan import RouteTable, SitePlace, plan
 from router.decision.program import Program
 from router.decision.request import NO_NEEDS, Needs
 from router.decision.seen import SeenClients
+from router.errors import StartError
 from router.health.damping import RegionDamping
 from router.health.health_check import HealthChecker, ProbeTarget
 from router.health.probe_once import ProbeResult, probe_once
@@ -175,6 +176,8 @@ class Node:
             self._fleet = Fleet(
                 config.http.workers, config.path, self._journal, self.observed, self._admitted, self.reported
             )
+        if self._fleet is not None and config.upstream.unix:
+            raise StartError("upstream.unix: only a node that serves by itself connects to Unix sockets as yet")
         # The processes of a fleet are not told of it yet: there, all users go back at once.
         self._failback = Failback(config.timing.failback_us if self._fleet is None else 0)
         self._masked_told = -1
@@ -188,6 +191,7 @@ class Node:
             config.site.name,
             tls=None if tls is None else tls.context,
             addresses=self._addresses,
+            unix=dict(config.upstream.unix),
             announced_by=TrustedHops(config.http.proxy_from),
             forwarders=config.http.forwarders(),
             cache=self._cache,
@@ -259,18 +263,21 @@ class Node:
     # --- evidence
 
     async def _probe(self, target: ProbeTarget) -> ProbeResult:
-        why = self._addresses.why_refused(target.endpoint[0])
+        unix = dict(self._config.upstream.unix).get(target.endpoint)
+        why = self._addresses.why_refused(target.endpoint[0]) if unix is None else None
         if why is not None:
             await trio.lowlevel.checkpoint()
             return ProbeResult(False, 0, connect_failed=True, detail=f"{why} address: refused by this site")
         if target.tls is None:
-            return await probe_once(target.endpoint, target.probe, target.timeout_us)
+            return await probe_once(target.endpoint, target.probe, target.timeout_us, unix=unix)
         protocol = "h2" if target.probe.kind is ProbeKind.GRPC else "http/1.1"
         try:
             context = self._credentials.upstream_tls.context(protocol)
         except UpstreamTlsError as error:
             return ProbeResult(False, 0, connect_failed=True, detail=str(error), ours=True)
-        return await probe_once(target.endpoint, target.probe, target.timeout_us, tls=target.tls, context=context)
+        return await probe_once(
+            target.endpoint, target.probe, target.timeout_us, tls=target.tls, context=context, unix=unix
+        )
 
     def _on_probe(self, target: ProbeTarget, result: ProbeResult) -> None:
         if result.connect_us is not None:

@@ -7,6 +7,7 @@ import os
 import ssl
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Protocol
 
 import trio
@@ -57,10 +58,12 @@ async def probe_once(
     *,
     tls: str | None = None,
     context: ssl.SSLContext | None = None,
+    unix: Path | None = None,
 ) -> ProbeResult:
     """Ask one endpoint. Never raises for what it does; bounded in time and bytes.
 
-    `tls` is the name its certificate must be for, checked against `context` or the system's authorities.
+    `tls` is the name its certificate must be for, checked against `context` or the system's authorities. `unix` is the
+    socket by which the endpoint is reached, in place of its address.
     """
     started = trio.current_time()
     connect_us: int | None = None
@@ -72,13 +75,14 @@ async def probe_once(
         return ProbeResult(ok, latency_us, connect_us is None, detail, connect_us)
 
     family = trio.socket.AF_INET6 if ":" in endpoint[0] else trio.socket.AF_INET
+    family = family if unix is None else trio.socket.AF_UNIX
     try:
         sock = trio.socket.socket(family, trio.socket.SOCK_STREAM)
     except OSError as error:
         return ProbeResult(False, 0, connect_failed=True, detail=f"this node: {error.strerror}", ours=True)
     with trio.move_on_after(timeout_us / SECOND), sock:
         try:
-            await sock.connect(endpoint)
+            await sock.connect(endpoint if unix is None else str(unix))
             connect_us = round((trio.current_time() - started) * SECOND)
             stream: trio.SocketStream | trio.SSLStream[trio.SocketStream] = trio.SocketStream(sock)
             if tls is not None:

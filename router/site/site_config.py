@@ -147,6 +147,8 @@ class UpstreamPart:
     """Shown to those that ask for one; None for the node's own, if it has one."""
     allow: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
     """Of the addresses that are otherwise refused (see `upstream_address`)."""
+    unix: tuple[tuple[Endpoint, Path], ...] = ()
+    """Endpoints of the policy that this site reaches by a Unix socket, whatever their address."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -445,11 +447,18 @@ def _read_upstream(section: Section, directory: Path) -> UpstreamPart:
     if key is not None and certificate is None:
         section.note("certificate", "is missing, and key is set", "set both or neither")
     allow = section.take_each("allow", network, ())
+    unix = []
+    for each in section.take_sections("unix"):
+        endpoint = each.require("endpoint", listen_endpoint, ("", 0))
+        path = each.require("path", text, "")
+        each.close()
+        unix.append((endpoint, directory / path))
     section.close()
     return UpstreamPart(
         directory / ca if ca is not None else None,
         TlsFiles(directory / certificate, directory / (key or certificate)) if certificate is not None else None,
         allow,
+        tuple(unix),
     )
 
 

@@ -21,6 +21,7 @@ from typing import Final, TypeVar
 
 import trio
 
+from lattice.types import Endpoint
 from router.traffic.nested_epoll import Member, NestedEpoll, Wake
 
 RECEIVE_BYTES: Final = 65_536
@@ -261,17 +262,30 @@ async def connect(
 ) -> ConnectionT:
     """A connection to a numeric address. Raises OSError, or trio.TooSlowError after `timeout_us`."""
     sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    return await _connected(sock, (host, port), timeout_us, kind, nest)
+
+
+async def connect_unix(
+    path: str, timeout_us: int, kind: type[ConnectionT], nest: NestedEpoll | None = None
+) -> ConnectionT:
+    """A connection to a Unix socket; raises as `connect` does. A full queue of who waits there is a refusal."""
+    return await _connected(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM), path, timeout_us, kind, nest)
+
+
+async def _connected(
+    sock: socket.socket, address: Endpoint | str, timeout_us: int, kind: type[ConnectionT], nest: NestedEpoll | None
+) -> ConnectionT:
     connection: ConnectionT | None = None
     try:
         sock.setblocking(False)
-        code = sock.connect_ex((host, port))
+        code = sock.connect_ex(address)
         connection = kind(sock, nest)  # joins only now: an unconnected socket looks like a lost one
         if code == errno.EINPROGRESS:
             await connection.writable(timeout_us)
             code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if code:
             raise OSError(code, errno.errorcode.get(code, "connect failed"))
-        if sock.getsockname() == sock.getpeername():
+        if sock.family != socket.AF_UNIX and sock.getsockname() == sock.getpeername():
             # On loopback a connection to a closed port of the ephemeral range can meet itself.
             raise ConnectionRefusedError(errno.ECONNREFUSED, "connected to itself")
     except BaseException:

@@ -13,6 +13,8 @@ import socket
 import ssl
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 import trio
@@ -63,12 +65,14 @@ class Proxy:
         *,
         tls: ssl.SSLContext | None = None,
         addresses: AddressRule | None = None,
+        unix: Mapping[Endpoint, Path] = MappingProxyType({}),
         announced_by: TrustedHops | None = None,
         forwarders: Forwarders | None = None,
         cache: SiteCache | None = None,
         fast: bool = True,
     ) -> None:
-        """`tls` is for those listeners whose clients speak it; `addresses` says where never to connect; `announced_by`
+        """`tls` is for those listeners whose clients speak it; `addresses` says where never to connect, `unix` which
+        endpoints are reached by a Unix socket; `announced_by`
         whose connections begin with a PROXY protocol header: nobody else's may; `forwarders` who says in a header for
         whom it speaks; `cache` is for routes that say so. Without `fast`, every connection is a plain trio task:
         slower, by the very same rules."""
@@ -79,7 +83,7 @@ class Proxy:
         self._handshakes = 0  # under way
         self._limits = limits
         self._nest = NestedEpoll()
-        pool = UpstreamPool(limits, self._nest, addresses)
+        pool = UpstreamPool(limits, self._nest, addresses, unix)
         self._plane = Plane(router, site, limits, pool, self._nest, fast=fast, cache=cache, forwarders=forwarders)
         self._open: set[Client] = set()
         self._http2: set[Http2Connection] = set()

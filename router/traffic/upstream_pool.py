@@ -17,13 +17,15 @@ import socket
 import ssl
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 import trio
 
 from lattice.types import Endpoint
 from router.decision.decide import Attempt
-from router.traffic.connection import Connection, connect
+from router.traffic.connection import Connection, connect, connect_unix
 from router.traffic.http1 import ResponseReader
 from router.traffic.nested_epoll import NestedEpoll
 from router.traffic.proxy_limits import ProxyLimits
@@ -57,13 +59,15 @@ class ExhaustedError(Exception):
 class Upstream(Connection):
     """One connection to an endpoint, with what has been read of it."""
 
-    __slots__ = ("endpoint", "idle_since", "name", "reader", "resumable", "reusable")
+    __slots__ = ("endpoint", "idle_since", "local", "name", "reader", "resumable", "reusable")
 
     endpoint: Endpoint
     reader: ResponseReader
     idle_since: float
     reusable: bool
     """Request and response are whole, and nobody wants to close: it may serve another request."""
+    local: bool
+    """It is a Unix socket."""
     name: str | None
     """The name its endpoint has proved; None without TLS."""
     resumable: UpstreamTls | None
@@ -71,7 +75,7 @@ class Upstream(Connection):
 
     def is_quiet(self) -> bool:
         """As of any connection; one whose sockets are watched needs no vain read, which costs twice as much."""
-        if self._nest is None or self.ready or self.secure:
+        if self._nest is None or self.ready or self.secure or self.local:
             return super().is_quiet()
         return self.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1) == _ESTABLISHED
 
@@ -80,11 +84,17 @@ class UpstreamPool:
     """All upstream connections of one process. `counters`: connections opened, reused, stale, …"""
 
     def __init__(
-        self, limits: ProxyLimits, nest: NestedEpoll | None = None, addresses: AddressRule | None = None
+        self,
+        limits: ProxyLimits,
+        nest: NestedEpoll | None = None,
+        addresses: AddressRule | None = None,
+        unix: Mapping[Endpoint, Path] = MappingProxyType({}),
     ) -> None:
+        """`unix` says which endpoints are reached by a Unix socket of this machine, whatever their address."""
         self._limits = limits
         self._nest = nest
         self._addresses = addresses or AddressRule()
+        self._unix = unix
         self._tls: UpstreamTls | None = None
         self._names: Mapping[Endpoint, str] = {}  # of those that speak TLS
         self._sessions: dict[Endpoint, ssl.SSLSession] = {}
@@ -131,19 +141,24 @@ class UpstreamPool:
 
     async def open(self, endpoint: Endpoint, timeout_us: int) -> Upstream:
         """A new connection; raises as `acquire` does."""
-        why = self._addresses.why_refused(endpoint[0])
+        path = self._unix.get(endpoint)
+        why = self._addresses.why_refused(endpoint[0]) if path is None else None
         if why is not None:
             self.counters["forbidden"] += 1
             raise ForbiddenAddressError(errno.EACCES, f"{why} address")
         began = self._now()
         try:
-            upstream = await connect(*endpoint, timeout_us, Upstream, self._nest)
+            if path is None:
+                upstream = await connect(*endpoint, timeout_us, Upstream, self._nest)
+            else:
+                upstream = await connect_unix(str(path), timeout_us, Upstream, self._nest)
         except OSError as error:
             if error.errno in EXHAUSTED:
                 self.close_idle()
                 raise ExhaustedError from error
             raise
         upstream.endpoint = endpoint
+        upstream.local = path is not None
         upstream.reader = ResponseReader()
         upstream.reusable = False
         upstream.resumable = None

@@ -186,6 +186,7 @@ x = 1
         (MINIMAL + '[http]\nlisten = ["0.0.0.0:80", "0.0.0.0:80"]', "stands there more than once"),
         (MINIMAL + '[http]\ntls_listen = ["[::]:443"]', "tls.certificates: is missing, and http.tls_listen is set"),
         (MINIMAL + '[http]\nlisten = ["[::]:443"]\ntls_listen = ["[::]:443"]', "http.tls_listen: [::]:443 stands"),
+        (MINIMAL + '[[upstream.unix]]\npath = "a"', "upstream.unix[0].endpoint: is missing"),
         (MINIMAL + '[[tls.certificates]]\nkey = "a"', "tls.certificates[0].chain: is missing: expected printable text"),
         (MINIMAL + '[[tls.certificates]]\nchian = "a"', "tls.certificates[0].chian: unknown key; did you mean chain?"),
         (MINIMAL + '[upstream]\nkey = "a"', "upstream.certificate: is missing, and key is set; set both or neither"),

@@ -9,10 +9,12 @@ import contextlib
 import socket
 import ssl
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
 from typing import TypeAlias
 
 import trio
@@ -359,12 +361,21 @@ async def proxied(
     tls: ssl.SSLContext | None = None,
     announced_by: TrustedHops | None = None,
     forwarders: Forwarders | None = None,
+    unix: Mapping[Endpoint, Path] = MappingProxyType({}),
 ) -> AsyncIterator[Stage]:
     """A proxy that steers by `router`, with a TLS listener beside the plain one. At the end its books must balance."""
     cache = SiteCache(1 << 20, 1 << 16)
     fast = DRIVER.get() == "fibers"
     proxy = Proxy(
-        router, SITE, limits, tls=tls, announced_by=announced_by, forwarders=forwarders, cache=cache, fast=fast
+        router,
+        SITE,
+        limits,
+        tls=tls,
+        unix=unix,
+        announced_by=announced_by,
+        forwarders=forwarders,
+        cache=cache,
+        fast=fast,
     )
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
     secured = await trio.open_tcp_listeners(0, host="127.0.0.1") if tls is not None else []
