@@ -78,7 +78,6 @@ from router.decision.plan import RouteTable, SitePlace, plan
 from router.decision.program import Program
 from router.decision.request import NO_NEEDS, Needs
 from router.decision.seen import SeenClients
-from router.errors import StartError
 from router.health.damping import RegionDamping
 from router.health.health_check import HealthChecker, ProbeTarget
 from router.health.probe_once import ProbeResult, probe_once
@@ -176,10 +175,7 @@ class Node:
             self._fleet = Fleet(
                 config.http.workers, config.path, self._journal, self.observed, self._admitted, self.reported
             )
-        if self._fleet is not None and config.upstream.unix:
-            raise StartError("upstream.unix: only a node that serves by itself connects to Unix sockets as yet")
-        # The processes of a fleet are not told of it yet: there, all users go back at once.
-        self._failback = Failback(config.timing.failback_us if self._fleet is None else 0)
+        self._failback = Failback(config.timing.failback_us)
         self._masked_told = -1
         self._relay = TcpRelay(_DataPlane(self), addresses=self._addresses, says_who=config.tcp.proxy_protocol)
         self._checker = HealthChecker(self._on_probe, random.Random(os.urandom(16)), self._probe)
@@ -406,7 +402,7 @@ class Node:
         self._warming = warm(self._table)
         if self._fleet is not None:
             levels = {region: int(level) for region, level in damped.levels.items()}
-            self._fleet.plan(levels, dict(saturation_ppm), dict(rtt_us), now)
+            self._fleet.plan(levels, dict(saturation_ppm), dict(rtt_us), dict(returning.away_ppm), now)
         edges = (damped.next_change, returning.next_change, self._table.valid_until)
         self._replan_at = min((edge for edge in edges if edge is not None), default=None)
 

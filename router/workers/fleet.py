@@ -116,9 +116,16 @@ class Fleet:
         """A policy is in force; `plan` follows before anything is awaited."""
         self._configure = Configure(text)
 
-    def plan(self, levels: dict[str, int], saturation_ppm: dict[str, int], rtt_us: dict[str, int], now: int) -> None:
+    def plan(
+        self,
+        levels: dict[str, int],
+        saturation_ppm: dict[str, int],
+        rtt_us: dict[str, int],
+        away_ppm: dict[str, int],
+        now: int,
+    ) -> None:
         """The arguments of `router.decision.plan.plan`."""
-        self._planned = Planned(levels, saturation_ppm, rtt_us, now, self._planned.number + 1)
+        self._planned = Planned(levels, saturation_ppm, rtt_us, now, self._planned.number + 1, away_ppm)
         self._tell()
 
     def purge(self, host: str, path: str) -> None:

@@ -37,6 +37,7 @@ class Planned(msgspec.Struct, frozen=True, tag=True):
     now: int
     number: int = 0
     """Greater in every later one."""
+    away_ppm: dict[str, int] = {}
 
 
 class Masked(msgspec.Struct, frozen=True, tag=True):

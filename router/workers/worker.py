@@ -103,6 +103,7 @@ class Worker:
             config.site.name,
             tls=None if tls is None else tls.context,
             addresses=AddressRule(config.upstream.allow),
+            unix=dict(config.upstream.unix),
             announced_by=TrustedHops(config.http.proxy_from),
             forwarders=config.http.forwarders(),
             cache=SiteCache(config.cache.bytes_max, config.cache.object_bytes_max),
@@ -190,7 +191,7 @@ class Worker:
                 self._connect_as(self._credentials.upstream_tls)
             case Planned(levels, saturation_ppm, rtt_us, now) if self._program is not None:
                 known = {region: Level(level) for region, level in levels.items()}
-                self._table = plan(self._program, known, self._place, now, saturation_ppm, rtt_us)
+                self._table = plan(self._program, known, self._place, now, saturation_ppm, rtt_us, message.away_ppm)
             case Forget(host, path):
                 self._proxy.purge(read_host_pattern(host), PathPattern.compiled(read_path_pattern(path)))
             case Masked(out, seen):
