@@ -20,6 +20,7 @@ from lattice.cells import SHARDS, Cell, CellIndex, shard_of
 from lattice.digest import Bloom
 from lattice.errors import WireError
 from lattice.prng import Prng
+from lattice.reunion import stem_of
 from lattice.types import SECOND, CellId, Micros, NodeId
 from lattice.wire import Compare, Digest
 
@@ -99,4 +100,5 @@ class Reconciler:
 
 
 def most_urgent_first(cells: Iterable[Cell]) -> list[Cell]:
-    return sorted(cells, key=lambda cell: (cell.urgency, cell.place, cell.id))
+    """And in company: cells that go the same way together, ops of one author in the order of their chain."""
+    return sorted(cells, key=lambda cell: (cell.urgency, stem_of(cell), cell.place, cell.id))

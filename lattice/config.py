@@ -57,6 +57,14 @@ class Config:
 
     announce_delay_us: int = 20 * MILLISECOND
     """How long an announcement waits for others to the same peer."""
+    heal_quiet_us: int = 200 * MILLISECOND
+    """How long nothing of the kind must have come before a node compares itself with the other side: a few hops."""
+    heal_slot_us: int = 100 * MILLISECOND
+    """And then it waits for up to log2(n) of these, most nodes for most of them: in one, the first can be heard of."""
+    heal_patience_us: int = 5 * SECOND
+    """But no longer than this in all."""
+    heal_pair_us: int = 300 * MILLISECOND
+    """How long a node waits for what the other side promised before it compares with somebody else there."""
     graft_delay_us: int = 10 * MILLISECOND
     """How long an announced cell may be missing before it is asked for."""
     graft_retry_us: int = 150 * MILLISECOND

@@ -118,16 +118,6 @@ class DialBook:
             dial.calls += 1
         return ready
 
-    def hurry(self, count: int, now: Micros) -> None:
-        """Call at once so many of those that are due last, of where members were: what kept them away may be over."""
-        later = [
-            (dial.due, endpoint)
-            for endpoint, dial in self._dials.items()
-            if dial.standing is not Standing.HINT and not dial.resting and dial.due > now
-        ]
-        for _, endpoint in sorted(later, reverse=True)[:count]:
-            self._dials[endpoint].due = now
-
     def _make_room(self, standing: Standing) -> bool:
         """Whether one more of that standing fits, after the least promising of them was put out if need be."""
         if standing is Standing.SEED:

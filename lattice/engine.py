@@ -17,7 +17,7 @@ that the trio driver, the simulator and the tests rely on:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from lattice import canonical, wire
 from lattice.cells import Cell, CellIndex, CellKind
@@ -52,7 +52,7 @@ from lattice.events import (
     TimerFired,
 )
 from lattice.grants import Grants
-from lattice.health import open_row, row_id_of
+from lattice.health import Row, open_row, row_id_of
 from lattice.health_plane import HealthPlane, Self
 from lattice.identity import Signer, Verifier, node_id_of
 from lattice.membership import Member, MemberState, MemberUpdate
@@ -63,6 +63,7 @@ from lattice.policy_store import PolicyStore
 from lattice.prng import Prng
 from lattice.purges import Purges, open_purge, purge_id_of
 from lattice.reconciliation import Reconciliation
+from lattice.reunion import Reunion
 from lattice.roster import Roster
 from lattice.row_records import ROW_TABLE, restored_row
 from lattice.seal import Seal
@@ -77,6 +78,7 @@ from lattice.wire import (
     Delta,
     Digest,
     Graft,
+    Heal,
     IHave,
     Leave,
     Message,
@@ -154,6 +156,7 @@ class Engine:
         self._cells = CellIndex()
         self._policy = PolicyStore(authors, verifier, self._grants)
         self._purges = Purges(self._policy.check_author)
+        self._reunion = Reunion()
         self._health = HealthPlane(
             self._out,
             self._cells,
@@ -169,6 +172,8 @@ class Engine:
             self._health.our_row,
             self._on_member_changed,
             self._health.issue,
+            lambda node: self._reunion.returned(node, self._out.now),
+            self._row_of,
             lambda claim, came_from: self._strategy.next_hops(
                 CellId(claim.node), claim.by, came_from, self._present(), self._out.prng
             ),
@@ -181,7 +186,9 @@ class Engine:
             self._swim.endpoint_of,
             self._health.age_ms,
         )
-        self._reconciliation = Reconciliation(self._out, self._cells, self._swim)
+        self._reconciliation = Reconciliation(
+            self._out, self._cells, self._swim, lambda peer: self._reunion.is_other_side(peer, self._out.now)
+        )
 
     # --- the edge
 
@@ -390,19 +397,20 @@ class Engine:
 
     def _on_message(self, message: Message, sender: NodeId, source: Endpoint, streamed: bool = False) -> None:
         if isinstance(message, Ping):
-            self._take_cells(message.cells, sender, source, push=False)
+            if not self._is_one_way(message, sender):
+                self._take_cells(message.cells, sender, source, push=False)
             if streamed and sender in self._swim.members:
                 source = self._swim.endpoint_of(sender)  # it has just introduced itself
-            self._swim.hear(message.updates, sender)
+            doubted = self._swim.hear(message.updates, sender)
             self._reconciliation.compare(sender, message.root)
             self._swim.on_ping(message, sender, source)
+            if doubted and not message.cells:  # else the answer has our row
+                self._out.send(Rumour(self._health.our_row()), source)
             return
         if isinstance(message, Ack):
             self._take_cells(message.cells, sender, source, push=False)
             self._learn_own_endpoint(sender, message.seen_as)
-            incarnation = self._swim.incarnation
-            self._swim.hear(message.updates, sender)
-            if self._swim.incarnation != incarnation:  # it held us as gone: here is the proof that we are not
+            if self._swim.hear(message.updates, sender):  # it held us as gone: here is the proof that we are not
                 self._out.send(Rumour(self._health.our_row()), source)
             self._swim.on_ack(message, sender)
             if sender == message.subject:
@@ -414,6 +422,11 @@ class Engine:
                 self._spreading.on_i_have(message, sender)
             case Rumour(cells):
                 self._take_cells(cells, sender, source, push=True)
+            case Heal(cells):
+                fresh = self._take_cells(cells, sender, source, push=False)
+                if fresh:
+                    self._reconciliation.healed()
+                    self._pass_through(fresh, sender)
             case PingReq():
                 self._swim.on_ping_req(message, source)
             case Nack():
@@ -425,14 +438,24 @@ class Engine:
             case Compare():
                 self._reconciliation.compared(message, sender, source)
             case Digest():
-                self._spreading.send_delta(self._reconciliation.digested(message, sender, source), source)
+                missing = self._reconciliation.digested(message, sender, source)
+                self._spreading.send_delta(self._not_theirs(missing, sender), source)
             case Delta(root, cells):
                 fresh = self._take_cells(cells, sender, source, push=False)
+                if fresh and self._reunion.is_other_side(sender, self._out.now):
+                    self._pass_through(fresh, None)
                 self._reconciliation.compare(sender, root)
                 if fresh:  # else what still differs is something that one of us refuses: the next ping is soon enough
-                    self._reconciliation.soon(sender)
+                    self._reconciliation.brought(sender)
             case Leave(incarnation):
                 self._swim.hear((MemberUpdate(sender, MemberState.LEFT, incarnation, sender),), sender)
+
+    def _is_one_way(self, ping: Ping, sender: NodeId) -> bool:
+        """Whether it only shows that we hear whom we held as gone. When our answer has been heard, its row comes again;
+        else a node that nobody hears would hold everybody as back, and gone, and back."""
+        if not ping.updates or sender not in self._swim.members or self._is_present(sender):
+            return False
+        return any(update.node == self.node and update.state == MemberState.DOWN for update in ping.updates)
 
     def _learn_own_endpoint(self, sender: NodeId, seen_as: Endpoint) -> None:
         if sender in self._swim.members and self._own_address.heard(sender, seen_as[0], self._out.now):
@@ -445,14 +468,15 @@ class Engine:
 
     def _take_cells(
         self, cells: Sequence[WireCell], sender: NodeId | None, source: Endpoint | None, push: bool
-    ) -> bool:
-        """Join what came (`sender` is None if it came from here); whether any of it was news."""
+    ) -> list[Cell]:
+        """Join what came (`sender` is None if it came from here); what of it was news."""
         if not cells:
-            return False
+            return []
         fresh: list[Cell] = []
         heirs: list[Cell] = []
         came_back: list[Cell] = []
         away = sender is not None and not self._is_present(sender)
+        was_known = sender is not None and sender in self._swim.members
         for cell in sorted(cells, key=_admission_order):
             try:
                 admitted = self._admit(cell, sender, source)
@@ -473,9 +497,16 @@ class Engine:
         if push and heirs:
             self._spreading.push(heirs, self.node if sender else None)  # these came earlier, and from somebody else
         if came_back:  # its own trees do not reach those whom we see: it, or the network, was away
-            self._spreading.push(came_back, None)
-            self._swim.hurry()
-        return bool(fresh or came_back)
+            if was_known:
+                self._reconciliation.healed()
+                self._spreading.heal(came_back, None, self._our_side())
+            else:
+                self._spreading.push(came_back, None)
+        return fresh + heirs
+
+    def _pass_through(self, cells: list[Cell], came_from: NodeId | None) -> None:
+        """What the other side of a partition knew: our side shall know it, too."""
+        self._spreading.heal(cells, came_from, self._our_side())
 
     def _admit(self, cell: WireCell, sender: NodeId | None, source: Endpoint | None) -> list[Cell]:
         """Judge one cell; what it brought in, itself first. Raises `LatticeError` with nothing changed."""
@@ -606,6 +637,7 @@ class Engine:
 
     def _on_member_changed(self, member: Member) -> None:
         self._roster = None
+        self._reunion.changed(member.node)
         self._health.mute(member.node, not member.present)
 
     def _is_present(self, node: NodeId) -> bool:
@@ -615,10 +647,33 @@ class Engine:
     def _present(self) -> Roster:
         """Everybody present, ourselves included, as the trees see them."""
         if self._roster is None:
-            present = (self._swim.members.get(node) for node in self._swim.members.present())
-            others = ((member.area, member.node) for member in present if member)
-            self._roster = Roster.of(self.node, [(self._us.area, self.node), *others])
+            self._roster = Roster.of(self.node, self._places())
         return self._roster
+
+    def _our_side(self) -> Roster:
+        """Those of them who were never gone."""
+        return self._reunion.our_side(self.node, self._places())
+
+    def _places(self) -> Iterator[tuple[str, NodeId]]:
+        yield self._us.area, self.node
+        for node in self._swim.members.present():
+            member = self._swim.members.get(node)
+            assert member is not None, "whoever is present is a member"
+            yield member.area, node
+
+    def _not_theirs(self, cells: list[Cell], peer: NodeId) -> list[Cell]:
+        """Without the rows of the other side, if the peer is there: what it has of those is newer."""
+        if not self._reunion.is_other_side(peer, self._out.now):
+            return cells
+        return [cell for cell in cells if cell.kind is not CellKind.ROW or self._is_ours(NodeId(cell.place[0]))]
+
+    def _is_ours(self, node: NodeId) -> bool:
+        """Whether a node was never gone."""
+        return self._is_present(node) and not self._reunion.is_other_side(node, self._out.now)
+
+    def _row_of(self, node: NodeId) -> Row | None:
+        held = self._health.table.get(node)
+        return held.signed.row if held is not None else None
 
     def _view_members(self) -> tuple[MemberView, ...]:
         rows = {signed.observer: signed.row for signed in self._health.table.rows()}

@@ -9,6 +9,10 @@ signed row: to refute what is said of it, and when it starts. Hence whoever hear
 i + 1", and a claim of death stands only if nobody answers it. A claim about an incarnation of which there is no row yet
 is passed over; it rides on several frames, and the row is on its way.
 
+Of two halves of a network each calls the other's members down, and each of those goes on signing rows meanwhile. So a
+claim of death says which row it is about, and a later one of the same incarnation answers it, too: who was alive to
+write it need write no other (`reunion`). An isolated member's row does not, for that one may be deaf.
+
 A member comes to exist by its signed row, which says who and where it is; claims about strangers are ignored. Members
 that are gone stay in the table (and are called again, so that a long partition heals by itself) until forgotten.
 """
@@ -42,6 +46,8 @@ class MemberUpdate:
     incarnation: int
     by: NodeId = NOBODY
     """Whose finding it is. It orders nothing: it tells independent voices apart."""
+    seq: int = 0
+    """Of a claim of death: the last row of that incarnation that whoever makes it had seen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +61,13 @@ class Member:
     incarnation: int
     state: MemberState
     changed: Micros
+    seq: int = 0
+    """Of a member that is down: the last row it was seen to sign before. A later one says that it is not."""
 
     @property
     def present(self) -> bool:
         """Alive, or only suspected not to be."""
         return self.state <= MemberState.SUSPECT
-
-    def claim(self) -> MemberUpdate:
-        return MemberUpdate(self.node, self.state, self.incarnation)
 
 
 class Membership:
@@ -101,10 +106,13 @@ class Membership:
             self._present = sorted(node for node, member in self._members.items() if member.present)
         return self._present
 
-    def introduce(self, node: NodeId, site: str, area: str, endpoint: Endpoint, incarnation: int, now: Micros) -> bool:
+    def introduce(
+        self, node: NodeId, site: str, area: str, endpoint: Endpoint, incarnation: int, now: Micros, seq: int = 0
+    ) -> bool:
         """A verified row says that this node exists, there, in this incarnation. Whether that changed its state.
 
-        The row proves that the node was alive when it wrote it: it lifts any claim about an earlier incarnation.
+        The row proves that the node was alive when it wrote it: it lifts any claim about an earlier incarnation, and a
+        claim of death about an earlier row. `seq` is the row's, or 0 for one that shall not lift.
         """
         known = self._members.get(node)
         if known is None:
@@ -115,6 +123,9 @@ class Membership:
         if incarnation > known.incarnation:
             self._put(Member(node, site, area, endpoint, incarnation, MemberState.ALIVE, now))
             return not known.present
+        if incarnation == known.incarnation and known.state == MemberState.DOWN and seq > known.seq:
+            self._put(Member(node, site, area, endpoint, incarnation, MemberState.ALIVE, now))
+            return True
         if incarnation == known.incarnation and (site, area, endpoint) != (known.site, known.area, known.endpoint):
             self._put(replace(known, site=site, area=area, endpoint=endpoint))
         return False
@@ -124,7 +135,7 @@ class Membership:
         known = self._members.get(update.node)
         if known is None or update.incarnation != known.incarnation or update.state <= known.state:
             return False  # ahead of the member's row, too: only that raises an incarnation, else a liar could for good
-        self._put(replace(known, state=update.state, changed=now))
+        self._put(replace(known, state=update.state, changed=now, seq=update.seq))
         return True
 
     def reached_at(self, node: NodeId, endpoint: Endpoint) -> bool:

@@ -3,9 +3,18 @@
 Whoever pinged begins, after a moment: a rumour on its way often makes the roots equal by then. An exchange that brought
 nothing new is not followed by another before the next ping: what still differs is something that one side refuses, and
 nothing is gained by insisting. The exchange itself is in `antientropy`.
+
+When the sides of a partition meet again, all of one lack the same, and see it at the same time; one exchange would do,
+for what it brings is passed on (`reunion`). So each waits until nothing of the kind has come for a while, and then for
+a time drawn so that of any number of nodes few begin early: the later half of them in the last slot, half of the others
+in the one before, and so on. What the first ones bring sends the others back to waiting. (Feedback for multicast by
+exponentially distributed timers: Nonnenmacher and Biersack, 1998.) And with the other side a node has one exchange at
+a time, or everybody there would answer the one that was away alone with the same.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from lattice.antientropy import Reconciler
 from lattice.cells import Cell, CellIndex
@@ -18,18 +27,35 @@ from lattice.wire import Compare, Digest
 class Reconciliation:
     """The comparisons of one node."""
 
-    def __init__(self, out: Outbox, cells: CellIndex, swim: Swim) -> None:
+    def __init__(self, out: Outbox, cells: CellIndex, swim: Swim, is_other_side: Callable[[NodeId], bool]) -> None:
+        """`is_other_side` says whether a member was away lately (`reunion`)."""
         self._out = out
         self._cells = cells
         self._swim = swim
+        self._is_other_side = is_other_side
         self._reconciler = Reconciler(cells, out.prng)
         self._roots: dict[NodeId, bytes] = {}
         self._waiting_since: dict[NodeId, Micros] = {}
-        self._stirred = Micros(0)
+        self._quiet_at = Micros(0)
+        self._turn_at = Micros(0)
+        """When we may begin with the other side."""
+        self._partner: NodeId | None = None
+        self._partner_until = Micros(0)
 
     def stirred(self) -> None:
         """A rumour brought news: more of it may be on its way."""
-        self._stirred = self._out.now
+        self._quiet_at = self._out.after(self._out.config.reconcile_quiet_us)
+
+    def healed(self) -> None:
+        """Somebody on our side is taking in what the other side knows: that is being done, then."""
+        self._turn_at = self._out.after(self._out.config.heal_quiet_us + self._late_mostly())
+
+    def _late_mostly(self) -> int:
+        """Of n nodes about one draws a time in the first slot, and half of them one in the last."""
+        slots = len(self._swim.members).bit_length()
+        slot_us, prng = self._out.config.heal_slot_us, self._out.prng
+        early = slots - prng.below(1 << slots).bit_length()  # 0 for every other, 1 for every fourth, …
+        return (slots - early) * slot_us + prng.below(slot_us)
 
     def compare(self, peer: NodeId, root: bytes) -> None:
         """A member's root, as it just said."""
@@ -46,23 +72,48 @@ class Reconciliation:
 
     def begin(self, peer: NodeId) -> None:
         """The moment is over. While rumours bring news it is too early: what we would ask for is on its way."""
-        config, now = self._out.config, self._out.now
-        quiet_at = self._stirred + config.reconcile_quiet_us
-        if quiet_at > now and peer in self._roots:
-            patience_over = self._waiting_since.setdefault(peer, now) + config.reconcile_patience_us
+        now, may_at = self._out.now, self._may_begin_at(peer)
+        if may_at > now and peer in self._roots:
+            patience_over = self._waiting_since.setdefault(peer, now) + self._patience_us()
             if patience_over > now:
-                self._out.timers.set(f"reconcile {peer.hex()}", Micros(min(quiet_at, patience_over)))
+                self._out.timers.set(f"reconcile {peer.hex()}", Micros(min(may_at, patience_over)))
                 return
         self._waiting_since.pop(peer, None)
         member = self._swim.members.get(peer)
         root = self._roots.pop(peer, None)
         if member is not None and member.present and root is not None and root != self._cells.root():
             self._out.count("reconciliations begun")
-            self._out.send(self._reconciler.open(peer, self._out.now), member.endpoint)
+            self._pair_with(peer)
+            self._out.send(self._reconciler.open(peer, now), member.endpoint)
+
+    def _may_begin_at(self, peer: NodeId) -> Micros:
+        if not self._is_other_side(peer):
+            return max(self._quiet_at, self._turn_at)
+        if self._is_partner(peer):
+            return self._out.now
+        return max(self._quiet_at, self._turn_at, self._partner_until)
+
+    def _patience_us(self) -> int:
+        config = self._out.config
+        return config.heal_patience_us if self._turn_at > self._out.now else config.reconcile_patience_us
+
+    # --- one exchange at a time with the other side
+
+    def _is_partner(self, peer: NodeId) -> bool:
+        return peer == self._partner and self._partner_until > self._out.now
+
+    def _pair_with(self, peer: NodeId) -> None:
+        self._partner = peer
+        self._partner_until = self._out.after(self._out.config.heal_pair_us)
 
     def compared(self, compare: Compare, sender: NodeId, source: Endpoint) -> None:
+        yields = not self._is_partner(sender) or self._out.node < sender  # of two that began with each other, one does
+        if self._partner_until > self._out.now and self._is_other_side(sender) and yields:
+            self._out.count("reconciliations put off")
+            return
         answer = self._reconciler.compared(sender, compare, self._out.now)
         if answer is not None:
+            self._pair_with(sender)
             self._out.send(answer, source)
 
     def digested(self, digest: Digest, sender: NodeId, source: Endpoint) -> list[Cell]:
@@ -71,6 +122,12 @@ class Reconciliation:
         if answer is not None:
             self._out.send(answer, source)
         return missing
+
+    def brought(self, peer: NodeId) -> None:
+        """A part of what we lacked has come: go on when no more of it does."""
+        if peer in self._roots:
+            self._pair_with(peer)
+            self._out.timers.set(f"reconcile {peer.hex()}", self._out.after(self._out.config.reconcile_delay_us))
 
     def refuse(self, cell: CellId) -> None:
         """This cell is not for us: claim to have it, or peers would send it for ever in place of what we lack."""

@@ -11,15 +11,17 @@ The strategy (`dissemination`) says to whom; this says what is sent, when, and h
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby
 
 from lattice.antientropy import most_urgent_first
 from lattice.cells import Cell, CellIndex
 from lattice.dissemination import Strategy
 from lattice.outbox import Outbox
+from lattice.reunion import stem_of
 from lattice.roster import Roster
 from lattice.seal import OVERHEAD_BYTES
 from lattice.types import SECOND, CellId, Endpoint, Micros, NodeId
-from lattice.wire import IDS_MAX, Delta, Graft, IHave, Rumour, WireCell
+from lattice.wire import IDS_MAX, Delta, Graft, Heal, IHave, Rumour, WireCell
 
 _CELL_OVERHEAD_BYTES = 12
 _MESSAGE_OVERHEAD_BYTES = 32
@@ -66,6 +68,17 @@ class Spreading:
         for peer in sorted(by_peer):
             for batch in self.batches(most_urgent_first(by_peer[peer])):
                 self._out.send(Rumour(batch), self._endpoint_of(peer))
+
+    def heal(self, cells: Iterable[Cell], came_from: NodeId | None, side: Roster) -> None:
+        """Pass on what the other side of a partition knew (`came_from` is None if we took it in from there)."""
+        by_peer: dict[NodeId, list[Cell]] = {}
+        for stem, of_stem in groupby(most_urgent_first(cells), stem_of):
+            together = list(of_stem)
+            for peer in self._strategy.next_hops(stem, b"", came_from, side, self._out.prng):
+                by_peer.setdefault(peer, []).extend(together)
+        for peer in sorted(by_peer):
+            for batch in self.batches(by_peer[peer]):
+                self._out.send(Heal(batch), self._endpoint_of(peer))
 
     def _may_pass(self, writer: bytes) -> bool:
         """Take a token of the writer's: `rumours_per_s` come back, up to `rumours_burst`. Tokens are in millionths."""

@@ -47,10 +47,9 @@ NACK_PERCENT = 80
 """A nack is sent no later than this share of the time that whoever asks will wait (the paper's 80 %)."""
 REDIALS_AT_ONCE = 3
 """A restarted node calls so many of the peers it knew at once; one answer brings it all the others."""
-GREETING_PACE_US = 50 * MILLISECOND
-"""Members that come back are pinged, one in so long: hundreds may, when a partition ends."""
-REDIALS_ON_RETURN = 1
-"""And when a member that was away is met, so many of those that still are, from both sides: their number doubles."""
+GREETING_PACE_US = 200 * MILLISECOND
+"""Members that come back are pinged, one in so long: hundreds may, when a partition ends, and who is pinged before
+its row has come another way brings it across once more (at 50 ms the bytes of a heal are a tenth more)."""
 TELLINGS = 5
 """How often an accuser tells the accused within the shortest suspicion: a link that loses a quarter of all datagrams
 loses so many in a row once in a thousand times."""
@@ -73,15 +72,20 @@ class Swim:
         our_row: Callable[[], tuple[WireCell, ...]],
         on_change: Callable[[Member], None],
         on_doubted: Callable[[], None],
+        on_return: Callable[[NodeId], None],
+        row_of: Callable[[NodeId], Row | None],
         hops: Callable[[MemberUpdate, NodeId | None], list[NodeId]],
     ) -> None:
-        """`root` and `our_row` are what pings carry; `on_change` hears of members that came, went or came back; `hops`
-        says to whom a claim is passed on that came from there."""
+        """`root` and `our_row` are what pings carry; `on_change` hears of members that came, went or came back, and
+        `on_return` before that of the last; `row_of` is the row held of a node; `hops` says to whom a claim is passed
+        on that came from there."""
         self._out = out
         self._root = root
         self._our_row = our_row
         self._on_change = on_change
         self._on_doubted = on_doubted
+        self._on_return = on_return
+        self._row_of = row_of
         self._hops = hops
         self.incarnation = 0
         config = out.config
@@ -162,11 +166,14 @@ class Swim:
                 suspect, incarnation = MemberState.SUSPECT, member.incarnation
                 self.hear((MemberUpdate(member.node, suspect, incarnation, sender),), None)
 
-    def hear(self, updates: Iterable[MemberUpdate], sender: NodeId | None) -> None:
-        """Claims about members, ourselves perhaps, from `sender` (None: our own)."""
+    def hear(self, updates: Iterable[MemberUpdate], sender: NodeId | None) -> bool:
+        """Claims about members from `sender` (None: our own). Whether one is that we are not well: our row answers."""
+        doubted = False
         for update in updates:
             if update.node == self._out.node:
-                self._hear_of_us(update)
+                doubted = self._hear_of_us(update) or doubted
+            elif self._is_answered(update):
+                self._out.count("claims answered by a later row")
             elif update.state in (MemberState.ALIVE, MemberState.LEFT) or not self._out.config.lifeguard:
                 if self.members.hear(update, self._out.now):
                     self._on_news(update)
@@ -175,6 +182,12 @@ class Swim:
                 passed_on = update.state == MemberState.SUSPECT and update.by in self.members
                 by = update.by if passed_on or sender is None else sender
                 self._accuse(update.node, update.incarnation, by, sender)
+        return doubted
+
+    def _is_answered(self, update: MemberUpdate) -> bool:
+        """Whether it is a claim of death about a row that a later one of the same incarnation has followed."""
+        row = self._row_of(update.node) if update.state == MemberState.DOWN else None
+        return row is not None and row.incarnation == update.incarnation and _lifts(row) > update.seq
 
     def meet_sender(self, sender: NodeId, source: Endpoint) -> None:
         """Where a frame came from is where its sender is; to a stranger we introduce ourselves."""
@@ -192,7 +205,8 @@ class Swim:
         known = self.members.get(observer)
         if known is not None and not endpoint[0]:
             endpoint = known.endpoint
-        changed = self.members.introduce(observer, row.site, row.group, endpoint, row.incarnation, self._out.now)
+        now, seq = self._out.now, _lifts(row)
+        changed = self.members.introduce(observer, row.site, row.group, endpoint, row.incarnation, now, seq)
         member = self.members.get(observer)
         assert member is not None, "there was room"
         if known is None or known.incarnation < member.incarnation:
@@ -204,10 +218,12 @@ class Swim:
             self._out.persist("peer", observer, canonical.pack(member.endpoint))
             self._dials.drop(member.endpoint)
         lifted = known is not None and known.state == MemberState.SUSPECT and member.state == MemberState.ALIVE
-        if changed and known is not None and self._out.now >= self._greets_at:
-            # It is back, or we are: if we are what was away, its answer says that it holds us as gone.
-            self._greets_at = self._out.after(GREETING_PACE_US)
-            self._ping(observer, self._out.prng.token())
+        if changed and known is not None:
+            self._on_return(observer)
+            if self._out.now >= self._greets_at:
+                # It is back, or we are: if we are what was away, its answer says that it holds us as gone.
+                self._greets_at = self._out.after(GREETING_PACE_US)
+                self._ping(observer, self._out.prng.token())
         if changed or lifted:
             self._tell(member)
 
@@ -233,11 +249,6 @@ class Swim:
                 self._out.count("discovery: too many endpoints")
         if peers:
             self._out.timers.set("stale peers", self._out.after(self._out.config.forget_us))
-        self._arm_dials()
-
-    def hurry(self) -> None:
-        """A member that was away has called, or answered: what kept it away kept others, too. Call a few of them."""
-        self._dials.hurry(REDIALS_ON_RETURN, self._out.now)
         self._arm_dials()
 
     def on_stale_peers(self) -> None:
@@ -412,7 +423,9 @@ class Swim:
         if suspicion is not None and suspicion.deadline(self._stretch) > self._out.now:
             self._out.timers.set(f"suspect {node.hex()}", suspicion.deadline(self._stretch))
             return
-        down = MemberUpdate(node, MemberState.DOWN, member.incarnation, self._out.node)
+        row = self._row_of(node)
+        seq = row.seq if row is not None and row.incarnation == member.incarnation else 0
+        down = MemberUpdate(node, MemberState.DOWN, member.incarnation, self._out.node, seq)
         if self.members.hear(down, self._out.now):
             self._on_news(down)
 
@@ -457,11 +470,14 @@ class Swim:
 
     # --- claims
 
-    def _hear_of_us(self, update: MemberUpdate) -> None:
-        """Somebody says that we are not well: a greater incarnation says that we are."""
+    def _hear_of_us(self, update: MemberUpdate) -> bool:
+        """Whether somebody says that we are not well. A greater incarnation says that we are, unless our row does."""
         ahead = update.incarnation - self.incarnation
-        if update.state != MemberState.ALIVE and 0 <= ahead < INCARNATION_LEAP_MAX and not self._leaving:
+        if update.state == MemberState.ALIVE or self._leaving or not 0 <= ahead < INCARNATION_LEAP_MAX:
+            return False
+        if not self._is_answered(update):
             self.refute(update.incarnation)
+        return True
 
     def refute(self, claimed: int) -> None:
         self._out.count("refutations")
@@ -499,7 +515,7 @@ class Swim:
         """What we hold of a member, as our own word."""
         suspicion = self._suspicions.get(member.node)
         by = suspicion.accusers[0] if suspicion is not None and member.state == MemberState.SUSPECT else self._out.node
-        return MemberUpdate(member.node, member.state, member.incarnation, by)
+        return MemberUpdate(member.node, member.state, member.incarnation, by, member.seq)
 
     def _news_for(self, peer: NodeId) -> tuple[MemberUpdate, ...]:
         """What rides along: first of all what is wrongly said of the peer itself, so that it can refute it."""
@@ -511,3 +527,8 @@ class Swim:
         if member is not None and member.state != MemberState.ALIVE:
             news = (self._claim(member), *(update for update in news if update.node != peer))
         return news
+
+
+def _lifts(row: Row) -> int:
+    """The number of a row that says that its observer is there and hears. Isolated, it might be deaf: then none."""
+    return 0 if row.isolated else row.seq

@@ -7,6 +7,7 @@ PingReq    "ping that one for me" (SWIM's indirect probe)
 Nack       "it does not answer me either": the helper is well, and so is its path to us (Lifeguard)
 News       claims about members that may not wait for a ping
 Rumour     fresh cells, pushed; whoever finds one new passes it on
+Heal       cells that the other side of a partition knew, pushed through our side
 IHave      ids of cells that the sender can give, along the announcement trees
 Graft      "give me these"
 Compare    "our roots differ; here are my shards' fingerprints" opens a reconciliation
@@ -94,6 +95,11 @@ class Rumour:
 
 
 @record
+class Heal:
+    cells: tuple[WireCell, ...]
+
+
+@record
 class IHave:
     ids: tuple[CellId, ...]
 
@@ -132,7 +138,9 @@ class Leave:
     incarnation: int
 
 
-Message: TypeAlias = Ping | Ack | PingReq | Nack | News | Rumour | IHave | Graft | Compare | Digest | Delta | Leave
+Message: TypeAlias = (
+    Ping | Ack | PingReq | Nack | News | Rumour | Heal | IHave | Graft | Compare | Digest | Delta | Leave
+)
 
 
 def encode(message: Message) -> bytes:
@@ -167,10 +175,12 @@ def _fields(message: Message) -> canonical.Value:
             return (11, nonce, subject)
         case News(claims):
             return (12, _updates(claims))
+        case Heal(carried):
+            return (13, _cells(carried))
 
 
 def _updates(updates: tuple[MemberUpdate, ...]) -> canonical.Value:
-    return [(one.node, int(one.state), one.incarnation, one.by) for one in updates] if updates else ()
+    return [(one.node, int(one.state), one.incarnation, one.by, one.seq) for one in updates] if updates else ()
 
 
 def _cells(cells: tuple[WireCell, ...]) -> canonical.Value:
@@ -232,6 +242,8 @@ def _parse(kind: int, fields: tuple[object, ...]) -> Message:
             return Nack(_nonce(nonce), _node(subject))
         case 12:
             return News(_read_updates(_exactly(fields, 2)[1]))
+        case 13:
+            return Heal(_read_cells(_exactly(fields, 2)[1]))
         case _:
             raise WireError("unknown message", f"type {kind}")
 
@@ -281,12 +293,13 @@ def _read_updates(value: object) -> tuple[MemberUpdate, ...]:
 
 
 def _read_update(item: object) -> MemberUpdate:
-    node, state, incarnation, by = canonical.array(item, "update", length=4)
+    node, state, incarnation, by, seq = canonical.array(item, "update", length=5)
     return MemberUpdate(
         _node(node),
         MemberState(canonical.integer(state, "state", 0, int(MemberState.LEFT))),
         canonical.integer(incarnation, "incarnation", 1),
         _node(by),
+        canonical.integer(seq, "row"),
     )
 
 

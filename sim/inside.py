@@ -16,6 +16,7 @@ from lattice.antientropy import SALTS_MAX
 from lattice.cells import CellIndex
 from lattice.dialing import Standing
 from lattice.engine import Engine
+from lattice.events import LocalUpdate, OpsSubmitted
 from lattice.health import SignedRow
 from lattice.health_plane import row_cell
 from lattice.health_table import HealthTable, HeldRow, Placement
@@ -238,6 +239,15 @@ def lose(engine: Engine, gone: Sequence[Member], prng: Prng) -> None:
             dials._dials[member.endpoint].wait_us = longest_us
     engine._health.conclude(engine._health.table.regions())
     engine._swim._arm_dials()
+    engine._deadline = engine._out.timers.earliest()  # which whoever starts it is told of
+
+
+def hand_ops(engine: Engine, ops: Sequence[bytes]) -> None:
+    """Let a grafted engine hold these since long: it tells nobody."""
+    engine.handle(LocalUpdate(OpsSubmitted(tuple(ops))), engine._out.now)
+    engine._spreading._announcements.clear()
+    engine._out.timers.cancel("announce")
+    engine._deadline = engine._out.timers.earliest()
 
 
 def settle(engine: Engine) -> None:

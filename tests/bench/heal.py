@@ -6,8 +6,8 @@ regions each), so that all rows differ. Then the cut ends, and real engines do t
 1 to 60 ms each way.
 
 *The difference* is what each node lacks of the other half, cell by cell, at the moment the cut ends; *sent* is every
-byte of every frame from then on until all are equal. It can not be less than twice the difference: every node was held
-as gone by half of the others, so every row is signed anew and goes to all.
+byte of every frame from then on until all are equal: envelopes, probes, comparisons and what came twice included. With
+`--ops N` an author on each side has meanwhile published half of N changes of policy, too.
 
 *A pair* is two nodes alone, each with half of 10,000 cells that the other lacks, and the link between them.
 """
@@ -20,19 +20,23 @@ from dataclasses import replace
 from hashlib import blake2b
 
 from lattice.antientropy import Reconciler
+from lattice.authoring import compose
 from lattice.cells import Cell, CellIndex, CellKind
 from lattice.config import Config
 from lattice.engine import Engine
 from lattice.events import HealthObserved, LocalUpdate, SetTimer, TimerFired
 from lattice.health import Observation, SignedRow
+from lattice.identity import author_id_of
 from lattice.membership import MemberState
+from lattice.policy_store import PolicyStore
 from lattice.prng import Prng
 from lattice.spreading import affordable, batches
 from lattice.types import MILLISECOND, SECOND, CellId, Level, Micros, NodeId
 from lattice.wire import Delta
 from sim import inside
+from sim.signing import KeyedSigner, KeyedVerifier
 from tests.bench.gossip import frame_bytes
-from tests.bench.swim import LIFEGUARD, Link, World
+from tests.bench.swim import EPOCH, LIFEGUARD, Link, World
 
 REGIONS = tuple(f"region-{number:02}" for number in range(10))
 HORIZON_US = 3_600 * SECOND
@@ -40,6 +44,12 @@ HORIZON_US = 3_600 * SECOND
 
 class Halves(World):
     """Two halves that have forgotten each other's news."""
+
+    def __init__(self, count: int, config: Config, link: Link, seed: str, ops: int) -> None:
+        self.operators = [KeyedSigner(f"operator {side}") for side in range(2)]
+        authors = [author_id_of(operator.public_key) for operator in self.operators]
+        self.published = [published(operator, ops // 2) for operator in self.operators]
+        super().__init__(count, config, link, seed, authors=authors)
 
     def _converge(self, seed: str) -> None:
         prng = Prng.seeded(f"{seed}/halves")
@@ -49,7 +59,7 @@ class Halves(World):
             inside.member_record(engine, f"site-{index}", f"{index % 4},0", self.endpoint(index), self.now)
             for index, engine in enumerate(self.engines)
         ]
-        down = [replace(member, state=MemberState.DOWN) for member in alive]
+        down = [replace(member, state=MemberState.DOWN, seq=1) for member in alive]  # only its first row was heard
         halves = [[index for index in range(count) if index % 2 == side] for side in range(2)]
         crowds = []
         for side, half in enumerate(halves):
@@ -71,12 +81,35 @@ class Halves(World):
             rows = [new[index] if index % 2 == side else old[index] for index in range(count)]
             base = inside.Base(rows, self.now, Micros(self.now + HORIZON_US))
             self.lacking_bytes += len(half) * sum(len(new[index].data) for index in halves[1 - side])
+            self.lacking_bytes += len(half) * sum(map(len, self.published[1 - side]))
             for index in half:
                 engine = self.engines[index]
                 inside.graft(engine, base, Micros(self.now + prng.below(HORIZON_US)))
                 inside.lose(engine, [down[other] for other in halves[1 - side]], prng)
                 crowds[side].gather(engine)
+                inside.hand_ops(engine, self.published[side])
                 self._perform(index, [SetTimer(inside.earliest_timer(engine))])
+
+
+def published(operator: KeyedSigner, count: int) -> list[bytes]:
+    """So many ops of one author, each a change of one route of its policy."""
+    author = author_id_of(operator.public_key)
+    store, ops = PolicyStore([author], KeyedVerifier()), list[bytes]()
+    while len(ops) < count:
+        statement = f"route r{len(ops) % 20} of {author.hex()} {len(ops)}\n"
+        for op in compose(
+            operator,
+            store.chain(author),
+            author.hex(),
+            [statement],
+            message="",
+            now_ms=EPOCH // 1_000,
+            supersedes=store.context(author.hex()),
+            blocks_known=store.blocks_known(author),
+        ).ops:
+            store.admit(op.data)
+            ops.append(op.data)
+    return ops
 
 
 def row_of(engine: Engine) -> SignedRow:
@@ -85,8 +118,10 @@ def row_of(engine: Engine) -> SignedRow:
     return row
 
 
-def heal(nodes: int, config: Config, link: Link, seed: str, at_most_us: int = 20 * SECOND) -> dict[str, object]:
-    world = Halves(nodes, config, link, seed)
+def heal(
+    nodes: int, config: Config, link: Link, seed: str, ops: int = 0, at_most_us: int = 20 * SECOND
+) -> dict[str, object]:
+    world = Halves(nodes, config, link, seed, ops)
     assert len({inside.root_of(engine) for engine in world.engines}) == 2, "two halves"
     began = world.now
     met: Micros | None = None
@@ -100,6 +135,7 @@ def heal(nodes: int, config: Config, link: Link, seed: str, at_most_us: int = 20
             break
     return {
         "nodes": nodes,
+        "cells": nodes + sum(map(len, world.published)),
         "contact_ms": None if met is None else (met - began) // MILLISECOND,
         "equal_ms": None if equal is None or met is None else (equal - met) // MILLISECOND,
         "lacking_bytes_per_node": world.lacking_bytes // nodes,
@@ -150,10 +186,11 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench heal", description=__doc__)
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     parser.add_argument("--nodes", type=int, default=1_000)
+    parser.add_argument("--ops", type=int, default=0, help="changes of policy during the partition")
     parser.add_argument("--seed", default="0")
     told = parser.parse_args(argv)
     figures = {
-        "cluster": heal(told.nodes, LIFEGUARD, Link(), told.seed),
+        "cluster": heal(told.nodes, LIFEGUARD, Link(), told.seed, told.ops),
         "pair": pair(10_000, 250),
         "pair_of_the_like": pair(100, 250, shared=9_900),
     }

@@ -33,7 +33,7 @@ from lattice.events import (
 )
 from lattice.prng import Prng
 from lattice.seal import Seal
-from lattice.types import MILLISECOND, SECOND, Endpoint, Micros
+from lattice.types import MILLISECOND, SECOND, AuthorId, Endpoint, Micros
 from sim import inside
 from sim.signing import KeyedSigner, KeyedVerifier, TaggedSeal
 
@@ -72,6 +72,7 @@ class World:
         link: Link,
         seed: str,
         seal: Callable[[], Seal] = lambda: TaggedSeal(CLUSTER),
+        authors: Sequence[AuthorId] = (),
     ) -> None:
         self.now = EPOCH
         self.link = link
@@ -96,7 +97,7 @@ class World:
                 signer=KeyedSigner(f"node {index}"),
                 verifier=verifier,
                 seal=seal(),
-                authors=[],
+                authors=authors,
                 prng=Prng.seeded(f"{seed}/{index}"),
                 now=self.now,
             )

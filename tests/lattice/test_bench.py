@@ -38,6 +38,7 @@ def test_two_nodes_that_share_nothing_send_little_more_than_what_they_lack() -> 
 
 
 def test_forty_nodes_in_halves_are_one_within_two_seconds_of_contact() -> None:
-    figures = heal.heal(40, LIFEGUARD, Link(), "0")
+    figures = heal.heal(40, LIFEGUARD, Link(), "0", ops=60)
     assert isinstance(figures["equal_ms"], int)
     assert figures["equal_ms"] <= 2_000
+    assert figures["times_the_difference"] <= 1.3  # type: ignore[operator]

@@ -46,7 +46,7 @@ def test_halves_that_meet_again_are_equal_within_a_second_of_the_first_contact()
 
 
 def test_a_greeting_is_paced() -> None:
-    """However many come back at once, a node pings one of them in 50 ms."""
+    """However many come back at once, a node pings one of them in 200 ms."""
     cluster = halved(20)
     before, start = counted(cluster)["out Ping"], cluster.now
     cluster.run_until(lambda: cluster.all_know_all() and cluster.equal(), 40 * SECOND)

@@ -40,7 +40,7 @@ def whisper(cluster: Cluster, frm: int, to: int, message: Ping | Ack | Nack | Ne
 
 def accusation(cluster: Cluster, of: int, by: int, state: MemberState = MemberState.SUSPECT) -> MemberUpdate:
     member = next(seen for seen in cluster.engines[0].view().members if seen.node == cluster.engines[of].node)
-    return MemberUpdate(member.node, state, member.incarnation, cluster.engines[by].node)
+    return MemberUpdate(member.node, state, member.incarnation, cluster.engines[by].node, canonical.INTEGER_MAX)
 
 
 # --- accusers
@@ -128,7 +128,7 @@ def test_a_paused_node_blames_nobody_when_it_wakes(paused_s: int) -> None:
     blamed = [note for _, index, note in cluster.notified[at:] if index == 5 and isinstance(note, MemberChanged)]
     assert not blamed
     after = cluster.engines[0].view().members[5].incarnation
-    assert after > before or paused_s == 1, "doubted, and refuted"
+    assert after > before or paused_s != 5, "doubted, and refuted; after a minute its next row was due, and answers"
 
 
 def test_late_timers_one_by_one_are_one_stall() -> None:
@@ -247,7 +247,7 @@ def test_a_node_that_moves_is_no_conflict() -> None:
 # --- newer peers
 
 
-@pytest.mark.parametrize("kind", [13, 99, 2**31])
+@pytest.mark.parametrize("kind", [14, 99, 2**31])
 def test_a_message_of_a_later_version_is_counted_and_ignored(kind: int) -> None:
     cluster = settled(3)
     before = cluster.engines[0].view()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from lattice.health import SignedRow
 from lattice.health_table import HealthTable, Placement
 from lattice.join import delta, join, leq
-from lattice.membership import Member, Membership, MemberUpdate
+from lattice.membership import Member, Membership, MemberState, MemberUpdate
 from lattice.types import Endpoint, Micros, NodeId
 from tests.lattice.strategies import claims, row_maps, signed_rows
 
@@ -129,8 +129,8 @@ def _introduced() -> Membership:
     return members
 
 
-def _claims_of(members: Membership) -> list[MemberUpdate]:
-    return [member.claim() for member in members.all()]
+def _claims_of(members: Membership) -> list[tuple[NodeId, MemberState, int]]:
+    return [(member.node, member.state, member.incarnation) for member in members.all()]
 
 
 @given(st.lists(claims, max_size=12), st.data())
@@ -170,6 +170,19 @@ def test_a_members_own_row_of_a_later_incarnation_lifts_every_claim(heard: list[
     assert after is not None
     assert after.present == (before.present or later > before.incarnation)
     assert after.incarnation == max(before.incarnation, later)
+
+
+def test_a_later_row_of_the_same_incarnation_lifts_a_claim_of_death_and_no_other() -> None:
+    node = NodeId(bytes(16))
+    for state in (MemberState.SUSPECT, MemberState.DOWN, MemberState.LEFT):
+        for seq in (0, 7, 8):  # 0: a row that shall not lift
+            members = _introduced()
+            members.hear(MemberUpdate(node, state, 3, seq=7), NOW)
+            lifted = members.introduce(node, "site", "", HERE, 3, NOW, seq)
+            assert lifted == (state == MemberState.DOWN and seq == 8)
+            member = members.get(node)
+            assert member is not None
+            assert member.state == (MemberState.ALIVE if lifted else state)
 
 
 def _rank(member: Member) -> tuple[int, int]:

@@ -200,11 +200,13 @@ class NeverCallsAgain(Engine):
         self._swim.on_dial = lambda: None  # type: ignore[method-assign]  # the planted mistake
         introduce = self._swim.members.introduce
 
-        def once(node: NodeId, site: str, area: str, endpoint: Endpoint, incarnation: int, now: Micros) -> bool:
+        def once(
+            node: NodeId, site: str, area: str, endpoint: Endpoint, incarnation: int, now: Micros, seq: int = 0
+        ) -> bool:
             known = self._swim.members.get(node)
             if known is not None and not known.present:
                 return False
-            return introduce(node, site, area, endpoint, incarnation, now)
+            return introduce(node, site, area, endpoint, incarnation, now, seq)
 
         self._swim.members.introduce = once  # type: ignore[method-assign]  # the planted mistake
 
