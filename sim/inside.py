@@ -17,7 +17,7 @@ from lattice.cells import CellIndex
 from lattice.dialing import Standing
 from lattice.engine import Engine
 from lattice.events import LocalUpdate, OpsSubmitted
-from lattice.health import SignedRow
+from lattice.health import Row, SignedRow
 from lattice.health_plane import row_cell
 from lattice.health_table import HealthTable, HeldRow, Placement
 from lattice.membership import Member, MemberState
@@ -43,6 +43,11 @@ def row_of(engine: Engine) -> SignedRow | None:
     """The engine's own row."""
     held = engine._health.table.get(engine.node)
     return held.signed if held else None
+
+
+def held_row(engine: Engine, node: NodeId) -> Row | None:
+    held = engine._health.table.get(node)
+    return held.signed.row if held else None
 
 
 def held_rows(engine: Engine) -> list[SignedRow]:

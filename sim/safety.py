@@ -172,13 +172,18 @@ class Incarnated(Check):
 
 class MembersRise(Check):
     name = "members-rise"
-    promise = "what a node believes of a member only moves up: alive < suspect < down < left < next incarnation"
+    promise = (
+        "what a node believes of a member only moves up: alive < suspect < down < left < next incarnation; from down "
+        "back to alive within an incarnation only by a later row, of one that is not isolated"
+    )
 
     STATES = ("alive", "suspect", "down", "left")
 
     def __init__(self, stage: Stage, start: int) -> None:
         super().__init__(stage, start)
         self._believed: dict[tuple[int, int, NodeId], tuple[int, int]] = {}
+        self._buried_with: dict[tuple[int, int, NodeId], int] = {}
+        """The last row held of a member when it was found to be down."""
 
     def looked(self, host: Host, view: LatticeView) -> None:
         for member in view.members:
@@ -187,7 +192,18 @@ class MembersRise(Check):
             key = (host.index, host.life, member.node)
             now = (member.incarnation, self.STATES.index(member.state))
             before = self._believed.get(key, now)
-            if now < before:
+            row = inside.held_row(host.engine, member.node)
+            seq = row.seq if row is not None and row.incarnation == member.incarnation else 0
+            if member.state == "down" and (now != before or key not in self._buried_with):
+                self._buried_with[key] = seq
+            answered = (
+                now[0] == before[0]
+                and self.STATES[before[1]] == "down"
+                and row is not None
+                and not row.isolated
+                and seq > self._buried_with[key]
+            )
+            if now < before and not answered:
                 was = f"{self.STATES[before[1]]}({before[0]})"
                 raise self.broken(host, f"{member.site} went from {was} to {member.state}({member.incarnation})")
             self._believed[key] = now

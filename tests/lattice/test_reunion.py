@@ -27,7 +27,8 @@ def test_the_ops_of_an_author_share_a_tree_and_rows_do_by_shard() -> None:
     def cell(first: int, kind: CellKind, writer: bytes) -> Cell:
         return Cell(CellId(bytes([first]) * 16), kind, b"", 1, (writer, 1))
 
-    assert stem_of(cell(0, CellKind.OP, FAR)) == stem_of(cell(255, CellKind.OP, FAR)) == FAR
+    assert bytes(stem_of(cell(0, CellKind.OP, FAR))) == FAR
+    assert stem_of(cell(0, CellKind.OP, FAR)) == stem_of(cell(255, CellKind.OP, FAR))
     assert stem_of(cell(0, CellKind.OP, NEAR)) != stem_of(cell(0, CellKind.OP, FAR))
     assert stem_of(cell(0, CellKind.ROW, NEAR)) == stem_of(cell(15, CellKind.ROW, FAR))
     assert stem_of(cell(0, CellKind.ROW, FAR)) != stem_of(cell(16, CellKind.ROW, FAR))
