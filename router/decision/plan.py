@@ -280,7 +280,8 @@ def _spilling(
         if settings.spill is not None:
             above = settings.spill.above_ppm
             excess = min(saturation_ppm.get(option.region, 0), 1_000_000) - above
-            share = max(share, excess * 1_000_000 // (1_000_000 - above))
+            if excess > 0:
+                share = max(share, excess * 1_000_000 // (1_000_000 - above))
         if share > 0:
             found.append((option.region, share))
     return tuple(found)

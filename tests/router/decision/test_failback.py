@@ -156,3 +156,14 @@ def test_explain_says_so() -> None:
     assert explained.decision.reason == "secondary: ams returning"
     kept = {kept.region: kept.why for _, tier in explained.tiers for kept in tier}
     assert kept == {"ams": "returning", "fra": "", "iad": "standby"}
+
+
+@pytest.mark.parametrize("threshold", ["80%", "100%"])
+def test_a_region_that_never_spills_has_its_users_back_no_sooner(threshold: str) -> None:
+    policy = POLICY.replace("spill above 80%", f"spill above {threshold}")
+    planned = plan(
+        compile_policy(parse(policy)), WELL, SitePlace("here", 0, 0), 0, {"ams": 1_000_000}, away_ppm={"ams": 950_000}
+    )
+    users = [Request("192.0.2.9", "api.example", "/", headers=(("cookie", f"uid={n}"),)) for n in range(200)]
+    home = sum(decide(planned, user, frozenset()).region == "ams" for user in users)
+    assert home == 0 if threshold == "80%" else 0 < home < 30
