@@ -269,7 +269,7 @@ class _Writer:
                 return self.kind(body) or self.kind(orelse)
             case ast.Compare() | ast.BoolOp() | ast.UnaryOp(ast.Not()):
                 return I32
-            case ast.Call(ast.Name("min"), [left, right]):
+            case ast.Call(ast.Name("min" | "max"), [left, right]):
                 return self.kind(left) or self.kind(right)
             case ast.Call(ast.Name(name)):
                 return self.program.signature(self.called(node, name))[1]
@@ -311,9 +311,10 @@ class _Writer:
                 self.code += op("else")
                 self.value(orelse, wanted)
                 self.close()
-            case ast.Call(ast.Name("min"), [left, right]):
+            case ast.Call(ast.Name("min" | "max" as name), [left, right]):
                 self.once(node, left, right)
-                self.value(ast.IfExp(ast.Compare(left, [ast.Lt()], [right]), left, right), wanted)
+                first = ast.Lt() if name == "min" else ast.Gt()
+                self.value(ast.IfExp(ast.Compare(left, [first], [right]), left, right), wanted)
             case ast.Call():
                 self.call(node)
             case _:
