@@ -13,7 +13,6 @@ only, and every change to it is one assignment, so a decision sees either the ol
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import os
 import random
@@ -21,7 +20,6 @@ import socket as stdlib_socket
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import ExitStack
 from functools import partial
 from itertools import islice
 
@@ -29,7 +27,6 @@ import trio
 
 from lattice.discovery import Discovery
 from lattice.driver import Driver
-from lattice.engine import Engine
 from lattice.events import (
     EquivocationProven,
     HealthObserved,
@@ -47,10 +44,8 @@ from lattice.events import (
     Rejected,
     VerdictChanged,
 )
-from lattice.identity import Ed25519Signer, Ed25519Verifier, author_id_of
-from lattice.prng import Prng
-from lattice.roster import area_of
-from lattice.transport import Clock, Transport, bind
+from lattice.identity import Ed25519Verifier
+from lattice.transport import Clock, Transport
 from lattice.types import MILLISECOND, SECOND, AuthorId, Endpoint, Level, short
 from lattice.view import LatticeView
 from router.cache.turn import SiteCache
@@ -85,7 +80,6 @@ from router.health.region_word import RegionWords
 from router.health.regional_health import RegionalHealth
 from router.health.round_trips import RoundTrips
 from router.journal import Journal
-from router.listening import bound_endpoint, cannot_listen, listen, listen_unix
 from router.location import Locations
 from router.policy import PolicyError
 from router.policy.paths import PathPattern
@@ -95,8 +89,8 @@ from router.policy_keeper import InForce, compile_text, complaint, load_grammar
 from router.seeding import Seeding
 from router.serving import Serving
 from router.site.config_reader import ConfigError, endpoint_text
-from router.site.site_config import BoundEndpoints, SiteConfig, load_site_config
-from router.site.state_dir import LastGood, StateDir
+from router.site.site_config import SiteConfig, load_site_config
+from router.site.state_dir import LastGood
 from router.submissions import Submissions
 from router.tcp.relay import TcpListener, TcpRelay
 from router.traffic.proxy import Proxy
@@ -736,86 +730,3 @@ class _DataPlane:
     @property
     def needs(self) -> Needs:
         return self._node.needs
-
-
-async def run_node(
-    config: SiteConfig,
-    *,
-    ready: Callable[[BoundEndpoints], None],
-    stop: trio.Event,
-    hangups: trio.MemoryReceiveChannel[None] | None = None,
-) -> None:
-    """Run a node until `stop` is set and everything has drained. Raises `StartError` if it cannot start.
-
-    Each of `hangups` (a SIGHUP) makes it read anew what may change while it runs.
-    """
-    with ExitStack() as opened:
-        control = opened.enter_context(listen(config.control.listen, "control.listen"))
-        http = [opened.enter_context(listen(endpoint, "http.listen")) for endpoint in config.http.listen]
-        unix = [opened.enter_context(listen_unix(path, "http.unix_listen")) for path in config.http.unix_listen]
-        for path in config.http.unix_listen:
-            opened.callback(path.unlink, missing_ok=True)
-        https = [opened.enter_context(listen(endpoint, "http.tls_listen")) for endpoint in config.http.tls_listen]
-        tcp = [opened.enter_context(listen(endpoint, "tcp.listen")) for endpoint in config.tcp.listen]
-        tls = [opened.enter_context(listen(endpoint, "tcp.tls_listen")) for endpoint in config.tcp.tls_listen]
-        try:
-            transport = await bind(*config.gossip.listen)
-        except OSError as error:
-            raise cannot_listen(config.gossip.listen, "gossip.listen", error) from None
-        opened.callback(transport.close)
-        bound = BoundEndpoints(
-            gossip=transport.endpoint,
-            http=tuple(map(bound_endpoint, http)),
-            https=tuple(map(bound_endpoint, https)),
-            tcp=tuple(map(bound_endpoint, (*tcp, *tls))),
-            control=bound_endpoint(control),
-        )
-        state = StateDir(config.site.state_dir)
-        opened.callback(state.close)
-        clock = Clock()
-        credentials = Credentials(config, state.node_key, clock.now)
-        driver_of = partial(_driver, config, state, transport, clock, credentials)
-        node = Node(config, driver_of, clock, state.last_good, credentials)
-        relayed = [TcpListener(_trio_listener(listener), tls=False) for listener in tcp]
-        relayed += [TcpListener(_trio_listener(listener), tls=True) for listener in tls]
-        proxied = [_trio_listener(listener) for listener in (*http, *unix)]
-        secured = [_trio_listener(listener) for listener in https]
-        await node.run(
-            transport, proxied, secured, relayed, control, ready=lambda: ready(bound), stop=stop, hangups=hangups
-        )
-
-
-def _trio_listener(listener: stdlib_socket.socket) -> trio.SocketListener:
-    return trio.SocketListener(trio.socket.from_stdlib_socket(listener))
-
-
-def _driver(
-    config: SiteConfig,
-    state: StateDir,
-    transport: Transport,
-    clock: Clock,
-    credentials: Credentials,
-    on_notification: Callable[[Notification], None],
-    say: Callable[[str], None],
-) -> Driver:
-    cluster = config.cluster.name
-    engine_config = config.timing.engine_config()
-    host, port = transport.endpoint
-    engine = Engine(
-        config=engine_config,
-        site=config.site.name,
-        endpoint=("" if ipaddress.ip_address(host).is_unspecified else host, port),
-        signer=Ed25519Signer(state.node_key, cluster, credentials.grant),
-        verifier=Ed25519Verifier(cluster),
-        seal=credentials.seal,
-        authors=[author_id_of(key) for key in config.policy.authors],
-        prng=Prng(random.SystemRandom().random),
-        now=clock.now(),
-        area=area_of(*config.site.at_e6) if config.site.at_e6 else "",
-        at_e6=config.site.at_e6,
-        ca_key=credentials.ca_key,
-    )
-    driver = Driver(engine, transport, state.store, clock, on_notification, engine_config.frame_bytes_max, say)
-    if credentials.security is not None:
-        driver.secure(credentials.security)
-    return driver

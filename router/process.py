@@ -17,7 +17,7 @@ STDIN_READ_BYTES = 4096
 
 
 class RunNode(Protocol):
-    """`router.node.run_node`: runs until `stop` is set and everything has drained, or raises."""
+    """`router.starting.run_node`: runs until `stop` is set and everything has drained, or raises."""
 
     async def __call__(
         self,

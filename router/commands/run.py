@@ -13,10 +13,10 @@ import trio
 from router.commands.failing import CommandError, complain, leaves
 from router.commands.shared import load_site
 from router.errors import StartError
-from router.node import run_node
 from router.process import run_until_told
 from router.site.config_reader import endpoint_text
 from router.site.site_config import BoundEndpoints
+from router.starting import run_node
 
 
 @click.command()

@@ -22,10 +22,10 @@ from router.control.body import HeadBody, head_of
 from router.demo.backend import serve
 from router.errors import StartError
 from router.listening import listen
-from router.node import run_node
 from router.site.config_reader import endpoint_text
 from router.site.key_file import write_secret
 from router.site.site_config import BoundEndpoints, SiteConfig, load_site_config
+from router.starting import run_node
 
 AUTHOR_KEY = bytes(range(32))
 
