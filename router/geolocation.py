@@ -2,7 +2,8 @@
 
 Two schemas are read: nested, as GeoLite2 and DB-IP have it ({"country": {"iso_code": "DE"}, "continent": {"code":
 "EU"}, "autonomous_system_number": 64500}), and flat, as IPinfo has it ({"country": "DE", "asn": "AS64500"}). A file
-that changes is read anew; one that is damaged changes nothing: the last good one stays, and `problem` says why.
+that changes is read anew; one that is damaged changes nothing: the last good one stays, and `problem` says why. So that
+it stays across a restart too, a copy of the last good file is kept beside the node's other state.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import lru_cache
 from importlib.util import find_spec
 from io import BytesIO
@@ -17,6 +19,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import maxminddb
+
+from router.site.key_file import replace_file
 
 _HAS_LIBRARY = find_spec("maxminddb.extension") is not None and hasattr(os, "memfd_create")
 REMEMBERED_MAX = 65_536
@@ -76,14 +80,21 @@ def _opened(content: bytes) -> maxminddb.Reader:
 class GeoDatabase:
     """A database file, and what it says of addresses."""
 
-    def __init__(self, path: Path) -> None:
-        """Read the file, if it can be: `problem` says what is wrong."""
+    def __init__(self, path: Path, last_good: Path | None = None, *, keep: bool = True) -> None:
+        """Read the file, or else its last good copy: `problem` says what is wrong. With `keep`, this process is the one
+        that writes the copy."""
         self._path = path
+        self._last_good = last_good
+        self._keep = keep
         self._stamp: tuple[int, int, int] | None = None
         self._reader: maxminddb.Reader | None = None
         self.problem = ""
         self.place = lru_cache(maxsize=REMEMBERED_MAX)(self._place)
-        self.reload()
+        if not self.reload() and last_good is not None and last_good.exists():
+            try:
+                self._use(last_good.read_bytes())
+            except Exception as error:  # noqa: BLE001  (as in `reload`)
+                self.problem += f"; nor its last good copy: {last_good}: {error}"
 
     def reload(self) -> bool:
         """Read the file again if it changed; whether it did and is in use now. Blocks: call it off the loop."""
@@ -93,14 +104,34 @@ class GeoDatabase:
             if stamp == self._stamp:
                 return False
             self._stamp = stamp
-            reader = _opened(self._path.read_bytes())
-            reader.get("192.0.2.1")
+            content = self._path.read_bytes()
+            self._use(content)
         except Exception as error:  # noqa: BLE001  (of damaged bytes the library raises whatever comes up)
             self.problem = f"{self._path}: {error}"
             return False
-        self._reader, self.problem = reader, ""
-        self.place = lru_cache(maxsize=REMEMBERED_MAX)(self._place)
+        self.problem = ""
+        if self._last_good is not None and self._keep:
+            try:
+                self._remember(self._last_good, content, status)
+            except OSError as error:
+                self.problem = f"{self._last_good}: no copy could be kept: {error.strerror}"
         return True
+
+    def _use(self, content: bytes) -> None:
+        reader = _opened(content)
+        reader.get("192.0.2.1")
+        self._reader = reader
+        self.place = lru_cache(maxsize=REMEMBERED_MAX)(self._place)
+
+    @staticmethod
+    def _remember(copy: Path, content: bytes, status: os.stat_result) -> None:
+        """Keep a copy, of the same date and size; unless there is one: a node that restarts writes nothing."""
+        with suppress(FileNotFoundError):
+            known = copy.stat()
+            if (known.st_mtime_ns, known.st_size) == (status.st_mtime_ns, len(content)):
+                return
+        replace_file(copy, content, 0o600)
+        os.utime(copy, ns=(status.st_mtime_ns, status.st_mtime_ns))
 
     def _place(self, address: str) -> GeoPlace:
         """Where an address is; unknown for what is no address and for what a damaged file says of it."""

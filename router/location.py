@@ -20,12 +20,14 @@ from router.journal import Journal
 log = logging.getLogger("edgelattice")
 
 LOOK_INTERVAL_US: Final = SECOND
+LAST_GOOD_FILE: Final = "location.mmdb"
 
 
 class Locations:
-    def __init__(self, path: Path, journal: Journal) -> None:
+    def __init__(self, path: Path, state_dir: Path, journal: Journal, *, keep: bool = True) -> None:
+        """`keep` says whether this process writes the copy of the last good file in `state_dir`."""
         self._journal = journal
-        self._database = GeoDatabase(path)
+        self._database = GeoDatabase(path, state_dir / LAST_GOOD_FILE, keep=keep)
         self._told = ""
         self._tell()
 

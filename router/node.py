@@ -136,7 +136,8 @@ class Node:
         latitude_e6, longitude_e6 = config.site.at_e6 or (0, 0)
         self._place = SitePlace(config.site.name, latitude_e6, longitude_e6, placed=config.site.at_e6 is not None)
         self._journal = Journal(clock.now)
-        self._locations = Locations(config.geo.database, self._journal) if config.geo.database else None
+        geo, state_dir = config.geo.database, config.site.state_dir
+        self._locations = Locations(geo, state_dir, self._journal) if geo else None
         self._trips = RoundTrips()
         self._health = RegionalHealth()
         self._levels_told: dict[str, Level] = {}

@@ -80,6 +80,7 @@ def explain(
     if as_json:
         body = {
             "site": site.name,
+            "unknown_here": [] if ours else list(_UNKNOWN_OF_OTHERS),
             "explanation": plain_explanation(explained_by(table, request, ejected)),
             "regions": [_state(region, _steering(view).get(region.region)) for region in view.regions],
         }
@@ -87,9 +88,20 @@ def explain(
         return
     show_explanation(table, request, as_json=False, ejected=ejected)
     click.echo(f"  decided at {site.name}")
+    if not ours:
+        click.echo(f"  not known here of {site.name}: {', '.join(_UNKNOWN_OF_OTHERS)}")
     for region in view.regions:
         if region.region in program.regions:
             _show_state(region, _steering(view).get(region.region))
+
+
+_UNKNOWN_OF_OTHERS = (
+    "the round trips it measured (distances stand in)",
+    "what it ejected this instant",
+    "its damping, cooldown and probation",
+    "who has yet to go back",
+)
+"""Its rows say how soon regions answer, not how far they are: what a region takes to think would count as distance."""
 
 
 def _located(node: ControlClient, request: Request) -> Request:
@@ -164,7 +176,7 @@ def _show_state(region: RegionBody, steering: SteeringBody | None) -> None:
     if steering.away_ppm:
         click.echo(f"    well again: {write_percent(steering.away_ppm)} of its users are yet to go back")
     if steering.returns_ms is not None:
-        click.echo(f"    returns no earlier than {_clock(steering.returns_ms)} (damping, cooldown)")
+        click.echo(f"    returns no earlier than {_clock(steering.returns_ms)} (damping, cooldown, probation)")
 
 
 def _clock(at_ms: int) -> str:

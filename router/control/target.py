@@ -175,7 +175,7 @@ class RegionSteering:
     """Above which the region is held; None without damping."""
     suppressed: bool
     returns_ms: int | None
-    """When damping or cooldown lets it back at the earliest; None when neither holds it."""
+    """When damping, cooldown or probation lets it back at the earliest; None when neither holds it."""
     saturation_ppm: int
     rtt_us: int | None
     """As probes measured it; None before they have."""

@@ -30,7 +30,7 @@ class Kept:
     """Why it was not taken; "" for the chosen one, "standby" for what may be tried next, "returning" when it is well
     again and this user is not among the first to go back."""
     returns_us: int | None = None
-    """When damping or cooldown lets it back at the earliest."""
+    """When damping, cooldown or probation lets it back at the earliest."""
 
 
 @dataclass(frozen=True, slots=True)

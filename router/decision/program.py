@@ -113,6 +113,7 @@ def _needs(policy: Policy, geo: GeoZones) -> Needs:
         upgrade="upgrade" in kinds,
         port="port" in kinds,
         place=bool(geo.asns or geo.countries or geo.continents) or bool(kinds & {"asn", "country", "continent"}),
+        sni="sni" in kinds,
     )
     return NO_NEEDS if needs == NO_NEEDS else needs
 

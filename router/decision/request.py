@@ -36,6 +36,7 @@ class Needs(NamedTuple):
     port: bool = False
     place: bool = False
     """Country, continent or ASN."""
+    sni: bool = False
 
 
 NO_NEEDS: Final = Needs()
@@ -62,6 +63,7 @@ class Request(NamedTuple):
     port: int = 0
     """Where it arrived; 0 when it does not matter."""
     sni: str = ""
+    """The name that the client asked a certificate for, in its TLS handshake; "" when none."""
 
 
 def header(request: Request, name: str) -> str | None:

@@ -204,6 +204,7 @@ def policy_text(scenario: Scenario, endpoints: Mapping[str, Endpoint]) -> str:
         "  errors  above 20%\n"
         "  fail after 3\n"
         f"  recover after {recover_after_us(scenario) // MILLISECOND}ms\n"
+        "  probation 0s\n"  # a run of seconds shows a return, not the proof that it lasts
         "  unknown as healthy\n"
         "}\n"
     )

@@ -5,8 +5,13 @@ because one event, seen along many paths, was counted many times (RIPE-378). Eve
 every half-life. A region whose penalty rises above `suppress` is held at the worst level it has had since, until the
 penalty has fallen below `reuse`. The penalty is capped so that a region that has become quiet returns within `max`.
 
-Apart from that, an improvement counts only once it has lasted for the health block's `cooldown`. Damping never takes
-the last region: when everything would be DOWN because of it, levels count as they are.
+Apart from that, an improvement counts only once it has lasted: for the health block's `cooldown`, and for as long as
+the region has been worse and half as long again, `probation` at most. The longer it was away, the longer it must prove
+itself, so what comes and goes in equal turns, each shorter than the probation, is left once and stays left: nobody
+moves twice for it. The half is a margin, for nobody sees both edges equally late. Each level has its own account: a
+region that was DEGRADED for an hour, and DOWN for two seconds, is DEGRADED again after three.
+
+Neither takes the last region: when everything would be DOWN because of it, levels count as they are.
 
 The decay is in integers, by halves and a table of 256ths, and never increases with time.
 """
@@ -49,12 +54,15 @@ def decayed(penalty: int, elapsed_us: int, half_life_us: int) -> int:
 class Damper:
     """One region. Owns no clock: `now` never decreases."""
 
-    def __init__(self, damp: Damp | None, cooldown_us: int = 0) -> None:
+    def __init__(self, damp: Damp | None, cooldown_us: int = 0, probation_us: int = 0) -> None:
         self._damp = damp
         self._cooldown_us = cooldown_us
+        self._probation_us = probation_us
         self._raw = Level.UNKNOWN
         self._better_since: Micros | None = None
         self._shown = Level.UNKNOWN
+        self._worse_since: dict[Level, Micros] = {}
+        """Since when what is shown has been worse than each level that it is worse than."""
         self._penalty = 0
         self._as_of = Micros(0)
         self._suppressed = False
@@ -88,7 +96,7 @@ class Damper:
         self._settle(now)
         moments = []
         if self._better_since is not None:
-            moments.append(self._better_since + self._cooldown_us)
+            moments.append(self._better_since + self._proof_us(self._better_since))
         if self._suppressed and self._damp is not None:
             low, high = now, now + self._damp.longest_us + self._damp.half_life_us
             while low < high:
@@ -118,11 +126,28 @@ class Damper:
         if self._suppressed and self._damp and self._scaled(now) < self._damp.reuse * _SCALE:
             self._suppressed = False
         if self._raw >= self._shown or self._shown is Level.UNKNOWN or self._raw is Level.UNKNOWN:
-            self._shown, self._better_since = self._raw, None
+            self._show(self._raw, now)
         elif self._better_since is None:
             self._better_since = now
-        if self._better_since is not None and now - self._better_since >= self._cooldown_us:
-            self._shown, self._better_since = self._raw, None
+        if self._better_since is not None and now - self._better_since >= self._proof_us(self._better_since):
+            self._show(self._raw, now)
+
+    def _show(self, level: Level, now: Micros) -> None:
+        self._shown, self._better_since = level, None
+        self._worse_since = {
+            better: self._worse_since.get(better, now) for better in Level if Level.UNKNOWN < better < level
+        }
+
+    def _proof_us(self, better_since: Micros) -> int:
+        """How long an improvement to the present level must last."""
+        if not self._probation_us:
+            return self._cooldown_us
+        away = better_since - self._worse_since.get(self._raw, better_since)
+        return max(self._cooldown_us, min(away * 3 // 2, self._probation_us))
+
+
+def _terms(rules: Health) -> tuple[Damp | None, int, int]:
+    return rules.damp, rules.cooldown_us, rules.probation_us
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +171,8 @@ class RegionDamping:
         self._dampers = {}
         for region, rules in health.items():
             known = before.get(region)
-            kept = known is not None and (known[0].damp, known[0].cooldown_us) == (rules.damp, rules.cooldown_us)
-            damper = known[1] if known is not None and kept else Damper(rules.damp, rules.cooldown_us)
+            kept = known is not None and _terms(known[0]) == _terms(rules)
+            damper = known[1] if known is not None and kept else Damper(*_terms(rules))
             self._dampers[region] = (rules, damper)
 
     def __getitem__(self, region: str) -> Damper:

@@ -223,6 +223,10 @@ class _Builder(ScenarioBuilder):
             health = replace(health, oldest_us_max=above, oldest_us_back=back)
         for word in line("cooldown"):
             health = replace(health, cooldown_us=self._value(values.read_duration, word, 1, span))
+        for word in line("probation"):
+            health = replace(
+                health, probation_us=self._value(lambda text: values.read_duration(text, 0), word, 0, span)
+            )
         if damp := self._once(node, "damp", "damp"):
             health = replace(health, damp=self._damp(damp))
         for word in line("fail"):

@@ -2,7 +2,8 @@
 
 A node is an object whose "is" names its class where several may stand; durations are microseconds, shares millionths,
 coordinates millionths of a degree, as in the syntax tree. Fields that have their default value may be left out when
-read. An unknown field, a missing one, or a value of the wrong type is an error that names its path.
+read. An unknown field, a missing one, a value of the wrong type or a number that text could not say (`bounds`) is an
+error that names its path.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+from router.policy.bounds import BOUNDS, Bounds
 from router.policy.conditions import CONDITION_DEPTH_MAX
 from router.policy.syntax import Policy
 
@@ -118,9 +120,21 @@ def _node(nodes: dict[str, Any], value: Any, path: str, depth: int) -> Any:
     for name, field in shown.items():
         if name in value:
             found[name] = _read(_hints(made)[name], value[name], f"{path}.{name}", depth + 1)
+            _bound(BOUNDS.get((kind, name)), found[name], f"{path}.{name}")
         elif field.default is MISSING and field.default_factory is MISSING:
             raise JsonPolicyError(f"{path}.{name}", "missing")
     return made(**found)
+
+
+def _bound(bounds: Bounds | None, value: Any, path: str) -> None:
+    if bounds is None:
+        return
+    several = isinstance(value, tuple)
+    for number, each in enumerate(value if several else (value,)):
+        if isinstance(each, int) and not bounds[0] <= each <= bounds[1]:
+            raise JsonPolicyError(
+                f"{path}[{number}]" if several else path, f"{each} is out of range: {bounds[0]} to {bounds[1]}"
+            )
 
 
 def _network(value: Any, path: str) -> IPv4Network | IPv6Network:

@@ -340,6 +340,7 @@ def _wanted_word(before: str, previous: str) -> str:
         "DEMAND": "a rate (4000rps)",
         "DRAIN": "a duration (60s)",
         "COOLDOWN": "a duration (5s)",
+        "PROBATION": "a duration (5m)",
         "STEP": "a duration (3s)",
         "REPEAT": "a number of times (20)",
         "TIER": "the number of a tier (4)",

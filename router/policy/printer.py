@@ -116,6 +116,8 @@ def _health(health: Health) -> list[str]:
     lines += [f"fail after {health.fail_after}", f"recover after {write_duration(health.recover_after_us)}"]
     if health.cooldown_us:
         lines.append(f"cooldown {write_duration(health.cooldown_us)}")
+    if health.probation_us != usual.probation_us:
+        lines.append(f"probation {write_duration(health.probation_us)}")
     if damp := health.damp:
         lines.append(
             f"damp penalty {damp.penalty} suppress {damp.suppress} reuse {damp.reuse} "

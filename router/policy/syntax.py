@@ -138,6 +138,10 @@ class Health:
     oldest_us_back: int | None = None
     cooldown_us: int = 0
     """After it became worse, a level stays for so long at least."""
+    probation_us: int = 360 * SECOND
+    """A region that users had to leave must be better for as long as it was away and half as long again, this at most,
+    before they return; 0 asks for nothing. Six minutes, because what comes and goes every five is a flap, and is told
+    from an outage with some margin."""
     damp: Damp | None = None
     span: Span = field(default=NOWHERE, compare=False)
 

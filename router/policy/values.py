@@ -345,6 +345,8 @@ def read_status_range(word: str) -> tuple[int, int]:
 
 def write_duration(duration_us: int) -> str:
     """The shortest word that `read_duration` reads as `duration_us`."""
+    if not duration_us:
+        return "0s"
     unit, size = next((u, s) for u, s in reversed(_UNITS.items()) if duration_us % s == 0 and duration_us >= s)
     return f"{duration_us // size}{unit}"
 

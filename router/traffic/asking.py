@@ -6,8 +6,9 @@ from router.decision.request import Needs, Request
 from router.traffic.http1 import Fields, RequestHead
 
 
-def asked(needs: Needs, head: RequestHead, client: str, port: int) -> Request:
-    """What to decide. `port` is where the request arrived; 0 when `needs` has no use for it."""
+def asked(needs: Needs, head: RequestHead, client: str, port: int, sni: str = "") -> Request:
+    """What to decide. `port` is where the request arrived, `sni` the name in its TLS handshake; 0 and "" when `needs`
+    has no use for them."""
     target = head.target
     if not needs.query:
         target = target.partition(b"?")[0]
@@ -19,6 +20,7 @@ def asked(needs: Needs, head: RequestHead, client: str, port: int) -> Request:
         _headers(head.fields, needs.headers) if needs.headers else (),
         upgrade="websocket" if head.websocket else "",
         port=port,
+        sni=sni,
     )
 
 

@@ -42,6 +42,7 @@ from router.traffic.plane import Course, Leg
 from router.traffic.relaying import relay, relay_upgraded, relayed
 from router.traffic.reply import Reply, refuse
 from router.traffic.request_body import NO_BODY, Client, ClientGoneError, Unheard
+from router.traffic.server_tls import name_asked_for
 from router.traffic.steering import Outcome
 from router.traffic.strict import BadRequestError, BadResponseError
 from router.traffic.terms import Terms
@@ -138,7 +139,8 @@ class Exchange(Reply):
         if self._asked is None:
             needs = self.plane.router.needs
             port = _port_of(self.client) if needs.port else 0
-            self._asked = asked(needs, self.head, self.plane.client_of(self.client, self.head), port)
+            sni = name_asked_for(self.client.sock) if needs.sni else ""
+            self._asked = asked(needs, self.head, self.plane.client_of(self.client, self.head), port, sni)
         return self._asked
 
     def unheard(self) -> Exchange:

@@ -9,6 +9,7 @@ A file that cannot be used changes nothing: the certificate that was in force st
 
 from __future__ import annotations
 
+import socket
 import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -88,6 +89,8 @@ class ServerTls:
 
     def _take_name(self, shaking: ssl.SSLSocket | ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> None:
         shaking.context = self._contexts[choose(name, self._certificates)]
+        if isinstance(shaking, ssl.SSLSocket):
+            shaking.server_hostname = name  # a client's sockets have it from the start, a server's nowhere
 
     def _load(self, files: TlsFiles) -> tuple[ServerCertificate, ssl.SSLContext]:
         place = files.chain
@@ -140,6 +143,11 @@ def _stamp(files: TlsFiles) -> tuple[tuple[int, int, int], ...]:
         else:
             stamps.append((found.st_mtime_ns, found.st_ino, found.st_size))
     return tuple(stamps)
+
+
+def name_asked_for(sock: socket.socket) -> str:
+    """The SNI of a client's handshake, in lower case; "" without one, and without TLS."""
+    return (sock.server_hostname or "").lower() if isinstance(sock, ssl.SSLSocket) else ""
 
 
 def handshake_fault(error: OSError) -> str:

@@ -82,7 +82,8 @@ class Worker:
         self._journal = Journal(self._clock.now)
         self._credentials = Credentials(config, node_key_in(config.site.state_dir), self._clock.now)
         self._seen = SeenClients()
-        self._locations = Locations(config.geo.database, self._journal) if config.geo.database else None
+        geo, state_dir = config.geo.database, config.site.state_dir
+        self._locations = Locations(geo, state_dir, self._journal, keep=False) if geo else None
         latitude_e6, longitude_e6 = config.site.at_e6 or (0, 0)
         self._place = SitePlace(config.site.name, latitude_e6, longitude_e6, placed=config.site.at_e6 is not None)
         self._health = RegionalHealth()

@@ -65,3 +65,40 @@ def test_no_damage_inside_a_file_raises(tmp_path: Path, seed: int) -> None:
 )
 def test_what_a_record_does_not_say_is_unknown(record: object) -> None:
     assert place_of(record) == NOWHERE
+
+
+def test_the_last_good_file_outlives_a_restart(tmp_path: Path) -> None:
+    path, copy = tmp_path / "geo.mmdb", tmp_path / "state.mmdb"
+    write(path, database({"192.0.2.0/24": NESTED}), 1)
+    GeoDatabase(path, copy)
+    kept = copy.stat()
+    GeoDatabase(path, copy)
+    assert copy.stat() == kept, "what is there already is not written again"
+    for at, damage in enumerate((b"not a database", None), start=2):
+        path.unlink() if damage is None else write(path, damage, at)
+        restarted = GeoDatabase(path, copy)
+        assert restarted.place("192.0.2.1").country == "DE"
+        assert "geo.mmdb" in restarted.problem
+    write(path, database({"192.0.2.0/24": FLAT}), 5)
+    assert restarted.reload()
+    assert restarted.problem == ""
+    assert GeoDatabase(tmp_path / "none.mmdb", copy).place("192.0.2.1").country == "US", "the copy followed"
+
+
+def test_whoever_does_not_keep_the_copy_only_reads_it(tmp_path: Path) -> None:
+    path, copy = tmp_path / "geo.mmdb", tmp_path / "state.mmdb"
+    write(path, database({"192.0.2.0/24": NESTED}), 1)
+    GeoDatabase(path, copy, keep=False)
+    assert not copy.exists()
+    write(copy, b"damaged", 2)
+    damaged = GeoDatabase(tmp_path / "none.mmdb", copy, keep=False)
+    assert damaged.place("192.0.2.1") == NOWHERE
+    assert "none.mmdb" in damaged.problem
+    assert "state.mmdb" in damaged.problem
+
+
+def test_a_copy_that_cannot_be_kept_is_told_and_the_file_is_in_use(tmp_path: Path) -> None:
+    write(tmp_path / "geo.mmdb", database({"192.0.2.0/24": NESTED}), 1)
+    geo = GeoDatabase(tmp_path / "geo.mmdb", tmp_path / "missing" / "state.mmdb")
+    assert geo.place("192.0.2.1").country == "DE"
+    assert "no copy could be kept" in geo.problem

@@ -182,7 +182,10 @@ async def test_explain_asks_a_live_node_for_itself_and_for_another_site(
                 assert await ams.publish(text) == 200
                 await until(lambda: _is(partial(level, nyc, "fra"), "HEALTHY"))
                 assert (await explained(ams)).startswith("fra   primary\n")
-                assert (await explained(ams, "--at", "nyc")).startswith("iad   primary\n"), "the other site's place"
+                there = await explained(ams, "--at", "nyc")
+                assert there.startswith("iad   primary\n"), "the other site's place"
+                assert "not known here of nyc: the round trips it measured" in there
+                assert "not known here" not in await explained(ams)
                 assert "default:" in await explained(ams, "--header", "X-Zone: eu"), "file and line"
                 backends[0].kill()
                 await until(partial(_is, partial(level, ams, "fra"), "DOWN"))

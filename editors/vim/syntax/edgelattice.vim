@@ -11,7 +11,7 @@ setlocal iskeyword=@,48-57,_,-
 syntax keyword policyStatement edition region group zone health route rule never test
 syntax keyword policyLine at endpoint tls weight capacity avoid drain country continent asn demand path for
 syntax keyword policyLine probe expect containing every timeout latency errors saturation oldest above below over samples
-syntax keyword policyLine fail recover after cooldown damp unknown as
+syntax keyword policyLine fail recover after cooldown probation damp unknown as
 syntax keyword policyLine when during share by stick spill panic retry budget methods hedge cache off stale serves outside
 syntax keyword policyLine given set step repeat
 syntax keyword policyTier primary secondary tertiary tier nearest any of otherwise deny serve

@@ -10,6 +10,7 @@ from lattice.types import SECOND, Level, Micros
 from router.health.damping import Damper, RegionDamping, decayed
 from router.policy.settings import Damp
 from router.policy.syntax import Health
+from tests.bench.steering import PERIODS_S, flapping
 
 HOUR = 3_600 * SECOND
 START = 1_800_000_000 * SECOND
@@ -44,6 +45,46 @@ def test_nobody_is_sent_back_within_the_cooldown_of_having_been_moved(period_s: 
     times = switches(period_s * SECOND, Damper(Damp(), 30 * SECOND))
     gone, back = times[0::2], times[1::2]
     assert all(returned - left >= 30 * SECOND for left, returned in zip(gone, back, strict=False))
+
+
+@pytest.mark.parametrize("late_s", [0, 2])
+def test_no_user_moves_twice_in_30_s_whatever_the_wave(late_s: int) -> None:
+    """By the defaults alone, and with damping and a cooldown: users asked through `decide`, on their way back too."""
+    for period_s in PERIODS_S:
+        if period_s < 4 * late_s:
+            continue  # too short for anybody to see it recover
+        seconds = 3_600 if period_s >= 60 else 660  # a short wave has shown everything by then
+        for health in ("", "damp penalty 1000 cooldown 30s"):
+            seen = flapping(period_s, health, late_s * SECOND, users=5, seconds=seconds)
+            assert seen["most_in_ten_minutes"] <= 4, seen
+            assert seen["soonest_second_move_s"] >= 30, seen
+
+
+def test_without_probation_users_move_to_and_fro() -> None:
+    assert flapping(30, "probation 0s", seconds=660)["soonest_second_move_s"] < 30
+    assert flapping(90, "probation 0s damp penalty 1000 cooldown 30s")["soonest_second_move_s"] < 30
+
+
+def test_an_outage_is_over_when_it_has_been_over_for_half_as_long_again_and_a_long_one_after_the_probation() -> None:
+    for away_s, proof_s in ((4, 6), (100, 150), (3_000, 360)):
+        damper = Damper(None, 0, 360 * SECOND)
+        damper.observe(Level.HEALTHY, Micros(START))
+        damper.observe(Level.DOWN, Micros(START))
+        end = START + away_s * SECOND
+        damper.observe(Level.HEALTHY, Micros(end))
+        assert damper.returns_at(Micros(end)) == end + proof_s * SECOND
+        assert damper.level(Micros(end + proof_s * SECOND - 1)) is Level.DOWN
+        assert damper.level(Micros(end + proof_s * SECOND)) is Level.HEALTHY
+
+
+def test_each_level_is_proved_for_as_long_as_the_region_was_worse_than_it() -> None:
+    damper = Damper(None, 0, 360 * SECOND)
+    damper.observe(Level.DEGRADED, Micros(START))
+    damper.observe(Level.DOWN, Micros(START + 100 * SECOND))
+    damper.observe(Level.DEGRADED, Micros(START + 102 * SECOND))
+    assert damper.level(Micros(START + 105 * SECOND)) is Level.DEGRADED
+    damper.observe(Level.HEALTHY, Micros(START + 110 * SECOND))
+    assert damper.returns_at(Micros(START + 110 * SECOND)) == START + (110 + 165) * SECOND
 
 
 def test_the_count_catches_a_damper_that_does_not_damp() -> None:

@@ -95,6 +95,8 @@ def healths(draw: st.DrawFn, name: str) -> Health:
         draw(st.integers(1, 100)),
         draw(durations_us),
         draw(st.sampled_from((Level.HEALTHY, Level.DOWN))),
+        cooldown_us=draw(st.just(0) | durations_us),
+        probation_us=draw(st.just(0) | durations_us),
     )
 
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import is_dataclass
+from typing import Any, get_args, get_type_hints
 
 import pytest
 
+from router.policy.bounds import BOUNDS
 from router.policy.json_form import JSON_BYTES_MAX, JsonPolicyError, from_json, to_json
+from router.policy.span import Span
+from router.policy.syntax import Policy
 from tests.router.decision.wasm.corpus import program
 
 FORM = json.loads(to_json(program().policy))
@@ -65,3 +69,39 @@ def test_what_is_no_policy_at_all_is_said_so() -> None:
     for text in ("", "{", "[" * 100_000, "7", "[]", "nul", '{"is":"Route"}', " " * (JSON_BYTES_MAX + 1)):
         with pytest.raises(JsonPolicyError, match=r"^\$"):
             from_json(text)
+
+
+def test_a_number_that_text_could_not_say_is_an_error_with_its_path() -> None:
+    seen = set()
+    for path, node in nodes(FORM):
+        for key, value in node.items() if isinstance(node, dict) else ():
+            numbers = value if isinstance(value, list) else [value]
+            if key == "is" or not numbers or any(type(number) is not int for number in numbers):
+                continue
+            if (node["is"], key) in seen:
+                continue
+            seen.add((node["is"], key))
+            least, most = BOUNDS[node["is"], key]
+            for wrong in (least - 1, most + 1, 10**30, -(10**30)):
+                node[key] = [wrong] if isinstance(value, list) else wrong
+                error = refused(FORM)
+                assert error.path == (f"{path}.{key}[0]" if isinstance(value, list) else f"{path}.{key}")
+                assert "is out of range" in str(error)
+            node[key] = value
+    assert len(seen) > 20, seen
+
+
+def test_every_number_of_the_language_has_its_bounds() -> None:
+    kinds: list[type[Any]] = [Policy]
+    found: set[tuple[str, str]] = set()
+    for kind in kinds:
+        for field, hint in get_type_hints(kind).items():
+            parts: list[Any] = [hint]
+            inner: list[type[Any]] = []
+            for part in parts:
+                parts += get_args(part)
+                inner += [part] if isinstance(part, type) else []
+            if int in inner:
+                found.add((kind.__name__, field))
+            kinds += [each for each in inner if is_dataclass(each) and each is not Span and each not in kinds]
+    assert found == set(BOUNDS)

@@ -14,6 +14,7 @@ import trio.testing
 import trustme
 
 from lattice.types import MILLISECOND
+from router.decision.request import NO_NEEDS, Needs
 from router.traffic.message_body import LAST_CHUNK, chunk
 from router.traffic.proxy import ProxyLimits
 from router.traffic.server_tls import ServerTls
@@ -99,6 +100,18 @@ async def test_bodies_larger_than_any_buffer_pass_both_ways(tls: ServerTls) -> N
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(wire.send, post(body))
                 assert (await wire.response("POST")).body == body
+
+
+async def test_the_name_in_the_handshake_is_told_where_the_policy_reads_it(tls: ServerTls) -> None:
+    async with staged(serving(answer()), tls=tls.context) as stage:
+        for needs in (Needs(sni=True), NO_NEEDS):
+            stage.router.needs = needs
+            wire = await stage.tls_client(client_context(), "shop.test")
+            assert (await wire.ask(GET)).status == 200
+        plain = await stage.client()
+        stage.router.needs = Needs(sni=True)
+        assert (await plain.ask(GET)).status == 200
+        assert [request.sni for request in stage.router.asked] == ["shop.test", "", ""]
 
 
 async def test_whoever_was_here_before_resumes_even_after_a_renewal(tls: ServerTls, tmp_path: Path) -> None:
