@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from functools import partial
 from pathlib import Path
 
@@ -193,7 +194,7 @@ async def test_explain_asks_a_live_node_for_itself_and_for_another_site(
                 assert said.startswith("iad   secondary: fra DOWN\n")
                 assert "fra DOWN since" in said
                 assert "better again after 0.3s of success" in said
-                assert "damping 1000 of 2500" in said
+                assert re.search(r"damping (1000|9\d\d) of 2500", said), "it decays meanwhile"
                 body = json.loads(await explained(ams, "--json", "--header", "X-Zone: eu"))
                 (fra,) = [region for region in body["regions"] if region["region"] == "fra"]
                 assert (body["site"], fra["planned"], fra["penalty"] > 900) == ("ams", "DOWN", True)
