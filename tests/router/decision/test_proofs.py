@@ -92,8 +92,10 @@ def test_test_blocks_say_what_happens() -> None:
 def test_flapping_is_damped_on_the_virtual_clock() -> None:
     wave = "repeat 50 { set fra down step 3s set fra up step 3s }"
     assert failures(f"given country DE {wave} expect switches <= 1") == []
-    undamped = TEXT.replace("damp suppress 2500 cooldown 30s", "")
+    undamped = TEXT.replace("damp suppress 2500 cooldown 30s", "probation 0s")
     assert failures(f"given country DE {wave} expect switches <= 4", undamped) == ["100 switches, more than 4"]
+    proved = TEXT.replace("damp suppress 2500 cooldown 30s", "")
+    assert failures(f"given country DE {wave} expect switches <= 1", proved) == [], "probation holds by itself"
     assert failures("given country DE set fra down step 1s set fra up step 31s expect region fra") == []
 
 
