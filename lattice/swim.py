@@ -135,7 +135,7 @@ class Swim:
     def on_ack(self, ack: Ack, sender: NodeId) -> None:
         answer = self._probe.acked(ack.nonce, ack.subject, sender == ack.subject, self._out.now)
         if answer.probe is not None:
-            self.health.better()
+            self._recover()
             member = self.members.get(ack.subject)
             if answer.rtt_us is not None and member is not None:
                 self._rtt.observe(member.node, member.area, answer.rtt_us)
@@ -160,7 +160,7 @@ class Swim:
         if probe is not None:
             self._failed(probe)
         elif self._probe.nacked_late(nack.nonce, nack.subject, sender, self._out.now):
-            self.health.better()  # it was counted among the silent
+            self._recover()  # it was counted among the silent
             member = self.members.get(nack.subject)
             if member is not None and member.present:
                 suspect, incarnation = MemberState.SUSPECT, member.incarnation
@@ -415,6 +415,18 @@ class Swim:
     @property
     def _stretch(self) -> int:
         return self.health.stretch(1)
+
+    def _recover(self) -> None:
+        """A misfortune of ours less: whom we suspect need not be spared any longer than our health now asks for.
+
+        Where answers take longer than a probe, its nacks come after it has counted against us; without this the death
+        of every far member is known late to whoever found it first.
+        """
+        if self.health.score:
+            self.health.better()
+            for node, suspicion in sorted(self._suspicions.items()):
+                due = max(suspicion.deadline(self._stretch), self._out.now)
+                self._out.timers.set_earlier(f"suspect {node.hex()}", due)
 
     def on_suspicion_over(self, node: NodeId) -> None:
         member, suspicion = self.members.get(node), self._suspicions.get(node)
