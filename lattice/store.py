@@ -46,10 +46,14 @@ class Store:
             self._fresh.rename(path)
         try:
             self._database = _open(path)
-            damage = _damage(self._database)
-        except sqlite3.OperationalError:
-            raise
+            try:
+                damage = _damage(self._database)
+            except sqlite3.Error:
+                self._database.close()
+                raise
         except sqlite3.DatabaseError as error:
+            if _is_the_disks(error):
+                raise
             self._replace(str(error))
         else:
             if damage is not None:
@@ -76,9 +80,9 @@ class Store:
             with closing(sqlite3.connect(self.path)) as database:
                 database.execute("BEGIN")
                 return _damage(database)
-        except sqlite3.OperationalError:
-            raise
         except sqlite3.DatabaseError as error:
+            if _is_the_disks(error):
+                raise
             return str(error)
 
     def renew(self, why: str) -> str:
@@ -143,6 +147,14 @@ def _damage(database: sqlite3.Connection) -> str | None:
             return f"a record of {kind!r} is not what was written"
         total += int.from_bytes(hashed, "big")
     return None if total % _MODULUS == _total(database) else "records are missing, or older than the others"
+
+
+def _is_the_disks(error: sqlite3.DatabaseError) -> bool:
+    """Whether it is the disk's fault, and not the file's.
+
+    That a statement does not fit the tables (SQLITE_ERROR) is the file's: a flipped bit may rename a column.
+    """
+    return isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode != sqlite3.SQLITE_ERROR
 
 
 def _is_whole(kind: object, key: object, value: object, hashed: object) -> bool:

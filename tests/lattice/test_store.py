@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -140,6 +141,30 @@ def test_no_flipped_bit_and_no_cut_gives_a_record_that_was_never_written(data: s
         store.write([Persist("op", b"new", b"v")])
         assert store.damage() is None
         store.close()
+
+
+@pytest.mark.parametrize("word", [b"records", b"total", b"kind", b"key", b"value", b"hash"])
+def test_a_flipped_bit_in_the_name_of_a_table_or_column_is_damage(word: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "state.sqlite"
+    for number in range(times_said(word, tmp_path)):
+        store = Store(path)
+        store.write([Persist("op", b"a", b"1")])
+        store.close()
+        content = bytearray(path.read_bytes())
+        at = [match.start() for match in re.finditer(word, content[:4096])][number]
+        content[at] ^= 1
+        path.write_bytes(bytes(content))
+        damaged = Store(path)
+        assert damaged.replaced is not None or damaged.read() == (("op", b"a", b"1"),)
+        assert damaged.damage() is None
+        damaged.close()
+        path.unlink()
+
+
+def times_said(word: bytes, folder: Path) -> int:
+    """How often the schema of a new file says a word."""
+    Store(folder / "new.sqlite").close()
+    return len(re.findall(word, (folder / "new.sqlite").read_bytes()[:4096]))
 
 
 def test_a_death_between_the_two_renames_loses_nothing(tmp_path: Path) -> None:

