@@ -67,7 +67,12 @@ class Serving:
             self._close()
 
     async def _serve(self, proxy: Proxy, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        await proxy.serve(_again(self._http), _again(self._https), task_status=task_status)
+        http, https = _again(self._http), _again(self._https)
+        try:
+            await proxy.serve(http, https, task_status=task_status)
+        finally:  # cut off early, it has not closed them itself
+            for listener in (*http, *https):
+                listener.socket.close()
         self._live.remove(proxy)
         self._retired.update(proxy.counters)
 

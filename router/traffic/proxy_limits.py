@@ -33,9 +33,9 @@ class ProxyLimits:
     """From accept to the end of the TLS handshake. Two round trips around the world and a lost packet; nginx 60 s."""
     idle_timeout_us: int = 60 * SECOND
     """Between two requests. nginx 75 s, AWS load balancers 60 s."""
-    first_request_us: int = 500 * MILLISECOND
-    """What is left to a client that has connected and not asked yet when a drain begins: a round trip around the
-    world."""
+    first_request_us: int = 2 * SECOND
+    """What is left to a client that has connected and not asked yet when a drain begins: some round trips around the
+    world, or one and a stall of whoever asks."""
     head_timeout_us: int = 10 * SECOND
     """From a request's first byte to the end of its head: 408. HAProxy's usual http-request timeout."""
     body_timeout_us: int = 30 * SECOND
