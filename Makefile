@@ -12,7 +12,7 @@ help:
 	@echo 'make demo    three regions, three sites, real traffic; a region dies and no user notices'
 	@echo 'make test    the tests'
 	@echo 'make check   lint, format, types, import contracts'
-	@echo 'make nightly a million decisions, in every form of a policy, compared byte for byte: an hour or so'
+	@echo 'make nightly a million decisions, in every form of a policy, compared byte for byte: some twenty minutes'
 	@echo 'make clean   remove .venv and every cache'
 	@echo
 	@echo 'DEMO="--seconds 20 --rate 400" make demo   passes options on; PYTHON=python3.12 make test   picks the Python'
