@@ -689,17 +689,22 @@ class Node:
     async def _serve_by(self, config: SiteConfig) -> None:
         """Serve new connections by a site file that was read anew; those there are finish what they do. Raises
         `CredentialError` or OSError; then nothing has changed but certificates."""
-        before = self._config
-        if config == before:
+        before = self._config, self._addresses, self._cache
+        if config == self._config:
             return
         self._credentials.take_site(config)
+        cache_stays = config.cache == self._config.cache
         self._config = config
         self._addresses = AddressRule(config.upstream.allow)
-        if config.cache != before.cache:
+        if not cache_stays:
             self._cache = SiteCache(config.cache.bytes_max, config.cache.object_bytes_max)
         proxy = self._new_proxy()
         proxy.configure(self._named_endpoints(), self._credentials.upstream_tls)
-        await self._serving.replace(proxy)
+        try:
+            await self._serving.replace(proxy)
+        except OSError:
+            self._config, self._addresses, self._cache = before
+            raise
         self._journal.note("reload", "the site file is in force anew")
 
     def _discovery_counters(self) -> dict[str, int]:

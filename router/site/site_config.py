@@ -231,17 +231,6 @@ class TimingConfig:
 class SiteConfig:
     """A whole site file, checked."""
 
-    def reloaded(self, fresh: SiteConfig) -> SiteConfig:
-        """This, with what of the file read anew may change while a node runs: how users and endpoints are spoken to."""
-        http = replace(
-            self.http,
-            http2=fresh.http.http2,
-            proxy_from=fresh.http.proxy_from,
-            forwarded_from=fresh.http.forwarded_from,
-            by_forwarded=fresh.http.by_forwarded,
-        )
-        return replace(self, http=http, tls=fresh.tls, upstream=fresh.upstream, cache=fresh.cache)
-
     path: Path
     site: SitePart
     cluster: ClusterPart
@@ -257,6 +246,17 @@ class SiteConfig:
     timing: TimingConfig
     warnings: tuple[str, ...]
     """What works but should be known: show each to whoever starts the node."""
+
+    def reloaded(self, fresh: SiteConfig) -> SiteConfig:
+        """This, with what of the file read anew may change while a node runs: how users and endpoints are spoken to."""
+        http = replace(
+            self.http,
+            http2=fresh.http.http2,
+            proxy_from=fresh.http.proxy_from,
+            forwarded_from=fresh.http.forwarded_from,
+            by_forwarded=fresh.http.by_forwarded,
+        )
+        return replace(self, http=http, tls=fresh.tls, upstream=fresh.upstream, cache=fresh.cache)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 async def converse(exchange: Exchange, leg: Leg, left: bytes | memoryview) -> Ending | Lost:
-    """Request and response at the same time: the request did not fit the first write, or is not all here yet."""
+    """Listen while the rest of the request is sent; what the exchange makes of it."""
     upstream, attempt = leg.upstream, leg.attempt
     if exchange.head.expects_continue:
         exchange.arm(exchange.first_byte_timeout_us)  # until the client sends, it is the upstream's turn

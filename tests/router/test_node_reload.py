@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 from functools import partial
 from pathlib import Path
 
+import pytest
 import trio
 
+from router.serving import Serving
+from router.traffic.proxy import Proxy
 from tests.router.test_node import Backend, Site, exchange, policy_text, running, site_config, until
 
 PLAIN = "GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
@@ -67,6 +71,26 @@ async def test_a_new_site_file_comes_into_force_and_no_request_notices(tmp_path:
 async def _in_force(site: Site, times: int) -> bool:
     events = [event["text"] for event in (await site.view())["events"] if event["kind"] == "reload"]
     return sum("in force anew" in text for text in events) == times
+
+
+async def test_a_site_file_that_could_not_be_served_by_comes_into_force_when_it_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hang_up, hangups = trio.open_memory_channel[None](1)
+    config = site_config(tmp_path / "ams", "ams")
+
+    async def short_of_descriptors(self: Serving, proxy: Proxy) -> None:
+        await trio.lowlevel.checkpoint()
+        raise OSError(errno.EMFILE, "too many open files")
+
+    async with running(config, hangups) as ams:
+        config.path.write_text(config.path.read_text() + '\n[cache]\nsize = "1MiB"\n')
+        with monkeypatch.context() as patch:
+            patch.setattr(Serving, "replace", short_of_descriptors)
+            await hang_up.send(None)
+            await until(partial(_said, ams, "too many open files"))
+        await hang_up.send(None)
+        await until(partial(_in_force, ams, 1))
 
 
 async def test_a_hangup_without_news_leaves_connections_alone(tmp_path: Path) -> None:
