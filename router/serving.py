@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 
 import trio
 
@@ -67,12 +68,9 @@ class Serving:
             self._close()
 
     async def _serve(self, proxy: Proxy, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        http, https = _again(self._http), _again(self._https)
-        try:
+        with ExitStack() as ours:  # cut off early, the proxy has not closed them itself
+            http, https = _again(self._http, ours), _again(self._https, ours)
             await proxy.serve(http, https, task_status=task_status)
-        finally:  # cut off early, it has not closed them itself
-            for listener in (*http, *https):
-                listener.socket.close()
         self._live.remove(proxy)
         self._retired.update(proxy.counters)
 
@@ -101,5 +99,5 @@ class Serving:
             listener.socket.close()
 
 
-def _again(listeners: Sequence[trio.SocketListener]) -> list[trio.SocketListener]:
-    return [trio.SocketListener(listener.socket.dup()) for listener in listeners]
+def _again(listeners: Sequence[trio.SocketListener], ours: ExitStack) -> list[trio.SocketListener]:
+    return [trio.SocketListener(ours.enter_context(listener.socket.dup())) for listener in listeners]

@@ -78,7 +78,8 @@ class TcpRelay:
         self._clients: Counter[str] = Counter()
         self._accepting = trio.CancelScope()
         self._relaying = trio.CancelScope()
-        self._idle = trio.Event()
+        self._ended = trio.Event()
+        self._ended.set()  # not begun
         self.open = 0
         """Connections under way."""
         self.counters: Counter[str] = Counter()
@@ -87,6 +88,7 @@ class TcpRelay:
         self, listeners: list[TcpListener], *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
         """Accept until `drain`, and relay until every connection has ended."""
+        self._ended = trio.Event()
         with self._relaying:
             async with trio.open_nursery() as relaying:
                 with self._accepting:
@@ -98,15 +100,13 @@ class TcpRelay:
                             )
                             await accepting.start(accept)
                         task_status.started()
+        self._ended.set()
 
     async def drain(self, grace_us: int) -> None:
         """Accept no more, give those under way their time, then reset what is left."""
         self._accepting.cancel()
-        with trio.move_on_after(grace_us / 1e6):
-            while self.open:
-                self._idle = trio.Event()
-                await self._idle.wait()
-        self._relaying.cancel()
+        self._relaying.deadline = trio.current_time() + grace_us / 1e6
+        await self._ended.wait()
 
     async def _take(self, tls: bool, stream: trio.SocketStream) -> None:
         """One connection, from accept to its ending."""
@@ -137,7 +137,6 @@ class TcpRelay:
             if not self._clients[address]:
                 del self._clients[address]
             self.open -= 1
-            self._idle.set()
 
     async def _relay(self, client: Connection, address: str, tls: bool) -> Ending:
         first, name = b"", ""

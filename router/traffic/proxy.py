@@ -89,6 +89,8 @@ class Proxy:
         self._http2: set[Http2Connection] = set()
         self._by_address: Counter[str] = Counter()
         self._accepting = trio.CancelScope()
+        self._accepted = trio.Event()
+        """Nobody is accepted any more."""
         self._drained = trio.Event()
         self._emptied = trio.Event()
 
@@ -161,6 +163,7 @@ class Proxy:
             connection.go_away()
             connection.rouse()
         with trio.move_on_after(grace_us / 1e6):
+            await self._accepted.wait()  # who is being accepted right now is not yet among the open
             while self._open:
                 self._emptied = trio.Event()
                 await self._emptied.wait()
@@ -179,6 +182,7 @@ class Proxy:
                     nursery.start_soon(self._accept, listener, self._tls)
         for listener in (*listeners, *tls_listeners):
             listener.socket.close()
+        self._accepted.set()
 
     async def _accept(self, listener: trio.SocketListener, tls: ssl.SSLContext | None) -> None:
         while True:

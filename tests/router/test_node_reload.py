@@ -34,24 +34,23 @@ async def test_a_new_site_file_comes_into_force_and_no_request_notices(tmp_path:
             assert await ams.publish(policy_text(fra)) == 200
             await until(partial(_serves, ams))
             statuses: list[int] = []
-            begun = await trio.open_tcp_stream(*ams.bound.http[0])
-            await begun.send_all(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\n1")
-            async with trio.open_nursery() as asking:
+            async with await trio.open_tcp_stream(*ams.bound.http[0]) as begun:
+                await begun.send_all(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\n1")
+                async with trio.open_nursery() as asking:
 
-                async def ask() -> None:
-                    while True:
-                        statuses.append((await ams.get())[0])
+                    async def ask() -> None:
+                        while True:
+                            statuses.append((await ams.get())[0])
 
-                asking.start_soon(ask)
-                for size in (1, 2, 3):
-                    config.path.write_text(f'{text}\n[cache]\nsize = "{size}MiB"\n')
-                    await hang_up.send(None)
-                    await until(partial(_in_force, ams, size))
-                asking.cancel_scope.cancel()
-            assert set(statuses) == {200}
-            await begun.send_all(b"2")
-            assert b" 200 OK\r\n" in await begun.receive_some(), "what was begun is finished"
-            await begun.aclose()
+                    asking.start_soon(ask)
+                    for size in (1, 2, 3):
+                        config.path.write_text(f'{text}\n[cache]\nsize = "{size}MiB"\n')
+                        await hang_up.send(None)
+                        await until(partial(_in_force, ams, size))
+                    asking.cancel_scope.cancel()
+                assert set(statuses) == {200}
+                await begun.send_all(b"2")
+                assert b" 200 OK\r\n" in await begun.receive_some(), "what was begun is finished"
             requests = (await ams.view())["counters"]["proxy requests"]
             assert requests >= len(statuses) + 2, "of all that ever served"
 

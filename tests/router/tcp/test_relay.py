@@ -15,7 +15,7 @@ import pytest
 import trio
 import trustme
 
-from lattice.types import MILLISECOND, Endpoint, Level
+from lattice.types import MILLISECOND, SECOND, Endpoint, Level
 from router.decision.decide import Attempt, Decision, Request
 from router.decision.request import NO_NEEDS
 from router.tcp.relay import TcpListener, TcpRelay
@@ -308,6 +308,26 @@ async def test_a_drain_waits_for_those_under_way_and_resets_the_rest() -> None:
         with pytest.raises(trio.BrokenResourceError):
             await stubborn.receive_some()
     assert (relay.counters["relayed"], relay.counters["abandoned"]) == (1, 1)
+
+
+@pytest.mark.parametrize("checkpoints", range(1, 9))
+async def test_who_is_being_accepted_as_a_drain_begins_is_joined(checkpoints: int) -> None:
+    async with upstream(echo) as endpoint:
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        relay = TcpRelay(ScriptedNode(endpoint))
+        with socket.create_connection(listener.socket.getsockname()) as client:
+            client.send(b"hello")
+            client.shutdown(socket.SHUT_WR)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(relay.serve, [TcpListener(listener, False)])
+                for _ in range(checkpoints):
+                    await trio.lowlevel.checkpoint()
+                await relay.drain(10 * SECOND)
+            assert relay.counters["relayed"] == relay.counters["connections"]
+            if relay.counters["connections"]:
+                assert client.recv(9) == b"hello"
+            else:
+                assert checkpoints < 8, "long accepted"
 
 
 def contexts(name: str) -> tuple[ssl.SSLContext, ssl.SSLContext]:

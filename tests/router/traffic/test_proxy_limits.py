@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
@@ -10,10 +11,13 @@ import trio
 import trio.testing
 
 from lattice.types import SECOND
-from router.traffic.proxy import Outcome, ProxyLimits
+from router.traffic.proxy import Outcome, Proxy, ProxyLimits
 from router.traffic.request_body import Client
 from tests.router.traffic.upstreams import (
+    DRIVER,
     GET,
+    SITE,
+    FixedRouter,
     Script,
     Stage,
     Wire,
@@ -306,6 +310,26 @@ async def test_a_first_request_on_its_way_meets_no_reset(clock: trio.testing.Moc
             began = trio.current_time()
             assert await silent.rest() == b""
             assert trio.current_time() - began < LIMITS.first_request_us / SECOND
+
+
+@pytest.mark.parametrize("checkpoints", range(1, 9))
+async def test_who_is_being_accepted_as_a_drain_begins_is_served(
+    clock: trio.testing.MockClock, checkpoints: int
+) -> None:
+    """Out of the kernel's queue, and in nobody's list yet: no other process will have this client."""
+    proxy = Proxy(FixedRouter(), SITE, LIMITS, fast=DRIVER.get() == "fibers")
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    with socket.create_connection(listener.socket.getsockname()) as client:
+        client.send(GET)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(proxy.serve, [listener])
+            for _ in range(checkpoints):
+                await trio.lowlevel.checkpoint()
+            await proxy.drain(10 * SECOND)
+        if proxy.counters["connections"]:
+            assert client.recv(100).startswith(b"HTTP/1.1 502 "), "answered, though there is no region"
+        else:
+            assert checkpoints < 7, "long accepted"
 
 
 async def test_a_drain_ends_after_its_grace(clock: trio.testing.MockClock) -> None:
