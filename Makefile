@@ -6,12 +6,13 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check nightly clean
+.PHONY: help demo test check search nightly clean
 
 help:
 	@echo 'make demo    three regions, three sites, real traffic; a region dies and no user notices'
 	@echo 'make test    the tests'
 	@echo 'make check   lint, format, types, import contracts'
+	@echo 'make search  the laws alone, over examples never tried before: what `make test` repeats, this looks for'
 	@echo 'make nightly a million decisions, in every form of a policy, compared byte for byte: some twenty minutes'
 	@echo 'make clean   remove .venv and every cache'
 	@echo
@@ -28,6 +29,10 @@ check: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Tests with a `given` or a state machine; a failure prints how to see it again.
+search: $(INSTALLED)
+	HYPOTHESIS_PROFILE=search $(BIN)/pytest -m hypothesis $(TESTS)
 
 nightly: SEED ?= $(shell date +%s)
 nightly: POLICIES ?= 4000

@@ -134,7 +134,7 @@ _CUTS = st.lists(st.integers(0, 400), max_size=8)
 
 
 @given(_NEARLY | st.binary(max_size=300), _CUTS)
-@settings(max_examples=1_000)
+@settings(max_examples=300)
 @example(b"\r\n\r\n", [1])
 @example(b"\r\n" + get(b"Host: h") + get(b"Host: h"), [1, 3])
 @example(b"M" * 33 + b" / HTTP/1.1\r\nHost: h\r\n", [33])
@@ -148,7 +148,7 @@ def test_no_bytes_raise_anything_but_a_refusal_and_cutting_them_changes_nothing(
 
 
 @given(_NEARLY | st.binary(max_size=300), _CUTS)
-@settings(max_examples=500)
+@settings(max_examples=300)
 def test_no_response_bytes_raise_anything_but_a_refusal(data: bytes, at: list[int]) -> None:
     for prefix in (b"", b"HTTP/1.1 200 OK\r\n"):
         reader = ResponseReader()
@@ -175,7 +175,7 @@ _FIELDS = st.lists(
 
 
 @given(st.sampled_from([b"GET", b"POST", b"OPTIONS", b"BREW"]), _FIELDS, st.sampled_from([b"HTTP/1.1", b"HTTP/1.0"]))
-@settings(max_examples=1_000)
+@settings(max_examples=300)
 def test_what_is_let_in_h11_reads_the_same_way(
     method: bytes, fields: list[tuple[bytes, bytes]], version: bytes
 ) -> None:

@@ -67,7 +67,7 @@ def test_a_length_is_counted_exactly(body: bytes, surplus: bytes, at: list[int])
     ),
     _CUTS,
 )
-@settings(max_examples=1_000)
+@settings(max_examples=300)
 def test_what_is_let_in_h11_reads_the_same_way(parts: list[bytes], at: list[int]) -> None:
     raw = b"".join(parts)
     framing = ChunkedBody()
