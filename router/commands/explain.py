@@ -10,8 +10,9 @@ import click
 import msgspec
 
 from lattice.types import Endpoint, Level
+from router.commands.asked import request_options
 from router.commands.failing import EXIT_USAGE, CommandError
-from router.commands.policy_tools import moment_us, place_at, read_headers, show_explanation
+from router.commands.policy_tools import moment_us, place_at, show_explanation
 from router.commands.shared import client_for, control_option
 from router.control.body import DEFAULT_POLICY, RegionBody, SteeringBody, ViewBody
 from router.control.client import ControlClient, ControlError
@@ -25,14 +26,7 @@ from router.policy.values import write_percent
 
 
 @click.command()
-@click.option("--client", required=True, metavar="ADDRESS", help="The user's IP address.")
-@click.option("--host", required=True)
-@click.option("--path", default="/", show_default=True)
-@click.option("--method", default="GET", show_default=True)
-@click.option("--header", "headers", multiple=True, metavar="'NAME: VALUE'", help="May be repeated.")
-@click.option("--country", default="", help="The user's country; else where the node's database has the address.")
-@click.option("--continent", default="")
-@click.option("--asn", default=0)
+@request_options(client_required=True)
 @click.option(
     "--at", "at", metavar="SITE", help="The deciding site's name, or \"LAT LON\"; the node's own unless given."
 )
@@ -40,14 +34,7 @@ from router.policy.values import write_percent
 @click.option("--json", "as_json", is_flag=True)
 @control_option
 def explain(
-    client: str,
-    host: str,
-    path: str,
-    method: str,
-    headers: tuple[str, ...],
-    country: str,
-    continent: str,
-    asn: int,
+    request: Request,
     at: str | None,
     moment: str | None,
     as_json: bool,
@@ -57,7 +44,8 @@ def explain(
 
     The decision is worked out here, from the policy in force there and what it knows. For another site it is by that
     site's own word on each region and the verdict; what it ejected this instant, the round trips it measured and who
-    has yet to go back to a region there, only it knows.
+    has yet to go back to a region there, only it knows. Without a country, continent or ASN given, the node's
+    database is asked where the user is.
 
     \b
         edgelattice explain --client 203.0.113.7 --host shop.example.com --path /cart --at fra
@@ -66,8 +54,7 @@ def explain(
     try:
         text, view = node.policy_text(DEFAULT_POLICY), node.view()
         program = compile_policy(parse(text, DEFAULT_POLICY))
-        request = Request(client, host, path, method, read_headers(headers), country, continent, asn)
-        if program.needs.place and not (country or continent or asn):
+        if program.needs.place and not (request.country or request.continent or request.asn):
             request = _located(node, request)
     except ControlError as error:
         raise CommandError(str(error)) from None

@@ -2,32 +2,37 @@
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from collections.abc import Set as AbstractSet
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import click
 import msgspec
 
 from lattice.types import Endpoint, Level
+from router.commands.asked import request_options
 from router.commands.failing import EXIT_FAILED, EXIT_USAGE, CommandError, complain
 from router.commands.policy_files import compiled, policy_text
+from router.decision.access_log import LINE_LENGTH_MAX, Recorded, Unreadable, read_log
 from router.decision.explanation import explain, plain_explanation
 from router.decision.plan import RouteTable, SitePlace, plan
 from router.decision.program import Program
 from router.decision.request import Request
-from router.decision.scenario_run import run_tests, users_of
-from router.decision.traffic_study import Study, compare, read_log_line, simulate
+from router.decision.scenario_run import run_tests
+from router.decision.traffic_study import Study, Timeline, compare, compare_synthetic, simulate
 from router.decision.wasm.image import ImageTooLargeError
 from router.decision.wasm.module import policy_module
 from router.policy import PolicyError, format_policy
+from router.policy.errors import did_you_mean
 from router.policy.json_form import to_json
 from router.policy.values import LATITUDE_E6_MAX, LONGITUDE_E6_MAX, BadValueError, read_coordinate, read_level
 from router.policy.windows import read_moment
 
 _FILE = click.Path(path_type=Path, allow_dash=True)
-_USERS = 2_000
 
 
 @click.command("fmt")
@@ -72,74 +77,93 @@ def test(file: Path, as_json: bool) -> int:
     return EXIT_FAILED if failed else 0
 
 
+def _site_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--site",
+        "--at",
+        "site",
+        default="0 0",
+        show_default=True,
+        metavar="'LAT LON'|REGION",
+        help="Where the deciding site is, or which region it is beside.",
+    )(command)
+
+
 @click.command("diff")
 @click.argument("before", type=_FILE)
 @click.argument("after", type=_FILE)
-@click.option("--log", type=click.Path(path_type=Path), help="Recorded traffic; else users of every zone and route.")
+@click.option("--log", type=_FILE, help="Recorded traffic; else as many users of every route, zone and rule.")
 @click.option("--host", default="", help="The host of log lines that name none.")
-@click.option("--site", default="0 0", metavar="'LAT LON'", help="Where the deciding site is.", show_default=True)
-@click.option("--max-moved", type=float, help="Exit status 1 when a greater share of users (per cent) moves.")
+@_site_option
+@click.option("--set", "levels", multiple=True, metavar="REGION=LEVEL", help="For example fra=down; may be repeated.")
+@click.option("--time", "moment", metavar="ISO8601", help="When; of each log line its own time, else now.")
+@click.option(
+    "--max-moved",
+    type=click.FloatRange(0, 100),
+    help="Exit status 1 when a greater share of users (per cent) moves.",
+)
 @click.option("--json", "as_json", is_flag=True)
 def diff(
-    before: Path, after: Path, log: Path | None, host: str, site: str, max_moved: float | None, as_json: bool
+    before: Path,
+    after: Path,
+    log: Path | None,
+    host: str,
+    site: str,
+    levels: tuple[str, ...],
+    moment: str | None,
+    max_moved: float | None,
+    as_json: bool,
 ) -> int:
-    """Say which users and requests a change of policy would move, and where, everything being healthy."""
-    old, new = (_table(compiled(file), site, (), None) for file in (before, after))
-    requests = _recorded(log, host) if log else _synthetic(new.program)
-    study = compare(old, new, (request for request in requests if request is not None))
+    """Say which users and requests a change of policy would move, and where.
+
+    With a log: of the requests in it. Without one: of made-up users, as many for each kind of request that either
+    policy tells apart, so shares are of kinds, not of your traffic. Everything is healthy but for --set.
+    """
+    programs = [compiled(file) for file in (before, after)]
+    regions = {name for program in programs for name in program.regions}
+    old, new = (_timeline(program, site, _levels(levels, regions), moment) for program in programs)
+    study = compare(old, new, _recorded(log, host)) if log else compare_synthetic(old.at(None), new.at(None))
     _show(study, as_json, moves=True)
     share = 100 * len(study.users_moved) / max(1, len(study.users))
-    return EXIT_FAILED if max_moved is not None and share > max_moved else 0
+    return EXIT_FAILED if _useless(study, log) or (max_moved is not None and share > max_moved) else 0
 
 
 @click.command("simulate")
 @click.argument("file", type=_FILE)
-@click.option("--log", type=click.Path(path_type=Path), required=True, help="Common or combined format, or JSON lines.")
+@click.option("--log", type=_FILE, required=True, help="Common or combined format, or JSON lines; - is standard input.")
 @click.option("--host", default="", help="The host of log lines that name none.")
-@click.option("--site", default="0 0", metavar="'LAT LON'", help="Where the deciding site is.", show_default=True)
+@_site_option
 @click.option("--set", "levels", multiple=True, metavar="REGION=LEVEL", help="For example fra=down; may be repeated.")
-@click.option("--time", "moment", metavar="ISO8601", help="When; now unless given.")
+@click.option("--time", "moment", metavar="ISO8601", help="When; of each line its own time, else now.")
 @click.option("--json", "as_json", is_flag=True)
 def simulate_command(
     file: Path, log: Path, host: str, site: str, levels: tuple[str, ...], moment: str | None, as_json: bool
-) -> None:
-    """Say where a policy would send recorded traffic."""
-    _show(simulate(_table(compiled(file), site, levels, moment), _recorded(log, host)), as_json, moves=False)
+) -> int:
+    """Say where a policy would send recorded traffic.
+
+    Lines that are no requests are counted, the first few shown with what is wrong; exit status 1 when all are.
+    """
+    program = compiled(file)
+    study = simulate(
+        _timeline(program, site, _levels(levels, program.regions), moment), _recorded(log, host)
+    )  # fmt: skip
+    _show(study, as_json, moves=False)
+    return EXIT_FAILED if _useless(study, log) else 0
 
 
 @click.command("explain")
 @click.argument("file", type=_FILE)
-@click.option("--client", default="", metavar="ADDRESS")
-@click.option("--host", required=True)
-@click.option("--path", default="/", show_default=True)
-@click.option("--method", default="GET", show_default=True)
-@click.option("--header", "headers", multiple=True, metavar="'NAME: VALUE'", help="May be repeated.")
-@click.option("--country", default="")
-@click.option("--continent", default="")
-@click.option("--asn", default=0)
-@click.option("--site", default="0 0", metavar="'LAT LON'", help="Where the deciding site is.", show_default=True)
+@request_options(client_required=False)
+@_site_option
 @click.option("--set", "levels", multiple=True, metavar="REGION=LEVEL", help="For example fra=down; may be repeated.")
 @click.option("--time", "moment", metavar="ISO8601", help="When; now unless given.")
 @click.option("--json", "as_json", is_flag=True)
 def explain_command(
-    file: Path,
-    client: str,
-    host: str,
-    path: str,
-    method: str,
-    headers: tuple[str, ...],
-    country: str,
-    continent: str,
-    asn: int,
-    site: str,
-    levels: tuple[str, ...],
-    moment: str | None,
-    as_json: bool,
+    file: Path, request: Request, site: str, levels: tuple[str, ...], moment: str | None, as_json: bool
 ) -> None:
     """Say which rule decides a request, what each tier keeps, and why."""
-    table = _table(compiled(file), site, levels, moment)
-    request = Request(client, host, path, method, read_headers(headers), country, continent, asn)
-    show_explanation(table, request, as_json)
+    program = compiled(file)
+    show_explanation(_timeline(program, site, _levels(levels, program.regions), moment).at(None), request, as_json)
 
 
 @click.command("compile")
@@ -172,17 +196,6 @@ def compile_command(file: Path, target: str, output: Path | None) -> None:
         raise CommandError(f"--output {output}: cannot be written: {(error.strerror or str(error)).lower()}") from None
 
 
-def read_headers(lines: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
-    """`NAME: VALUE`, as curl takes them."""
-    found = []
-    for line in lines:
-        name, colon, value = line.partition(":")
-        if not colon or not name.strip():
-            raise CommandError(f"--header {line!r}: write NAME: VALUE", EXIT_USAGE)
-        found.append((name.strip().lower(), value.strip()))
-    return tuple(found)
-
-
 def show_explanation(
     table: RouteTable, request: Request, as_json: bool, ejected: AbstractSet[Endpoint] = frozenset()
 ) -> None:
@@ -206,17 +219,28 @@ def show_explanation(
         click.echo(f"  until {until}, when a time window opens or closes")
 
 
-def _table(program: Program, site: str, assignments: tuple[str, ...], moment: str | None) -> RouteTable:
-    known = dict.fromkeys(program.regions, Level.HEALTHY)
+def _levels(assignments: tuple[str, ...], regions: Collection[str]) -> Mapping[str, Level]:
+    """What `--set` says. Raises `CommandError`."""
+    known: dict[str, Level] = {}
     for assignment in assignments:
         region, _, level = assignment.partition("=")
-        if region not in known:
-            raise CommandError(f"--set {assignment}: the policy has no region {region}", EXIT_USAGE)
+        if region not in regions:
+            near = did_you_mean(region, regions) or f"there are: {', '.join(sorted(regions)[:8])}"
+            raise CommandError(f"--set {assignment}: the policy has no region {region!r}; {near}", EXIT_USAGE)
         try:
             known[region] = read_level(level)
         except BadValueError as error:
-            raise CommandError(f"--set {assignment}: {error.message}", EXIT_USAGE) from None
-    return plan(program, known, place_at(site), moment_us(moment))
+            raise CommandError(
+                f"--set {assignment}: {error.message}; expected REGION=LEVEL, {error.expected}", EXIT_USAGE
+            ) from None
+    return known
+
+
+def _timeline(program: Program, site: str, levels: Mapping[str, Level], moment: str | None) -> Timeline:
+    known = {name: levels.get(name, Level.HEALTHY) for name in program.regions}
+    beside = program.regions.get(site)
+    place = place_at(site) if beside is None else SitePlace("here", beside.latitude_e6, beside.longitude_e6)
+    return Timeline(lambda now_us: plan(program, known, place, now_us), moment_us(moment), fixed=moment is not None)
 
 
 def place_at(text: str) -> SitePlace:
@@ -225,11 +249,13 @@ def place_at(text: str) -> SitePlace:
     try:
         return SitePlace(
             "here",
-            read_coordinate(latitude or "x", LATITUDE_E6_MAX, "latitude"),
-            read_coordinate(longitude.strip() or "x", LONGITUDE_E6_MAX, "longitude"),
+            read_coordinate(latitude, LATITUDE_E6_MAX, "latitude"),
+            read_coordinate(longitude.strip(), LONGITUDE_E6_MAX, "longitude"),
         )
     except BadValueError as error:
-        raise CommandError(f"site {text!r}: {error.message}; expected {error.expected}", EXIT_USAGE) from None
+        raise CommandError(
+            f"site {text!r}: {error.message}; expected latitude and longitude, like '50.11 8.68'", EXIT_USAGE
+        ) from None
 
 
 def moment_us(moment: str | None) -> int:
@@ -237,32 +263,38 @@ def moment_us(moment: str | None) -> int:
     try:
         return read_moment(moment) if moment else time.time_ns() // 1_000
     except ValueError as error:
-        raise CommandError(f"--time: {error}", EXIT_USAGE) from None
+        raise CommandError(
+            f"--time {moment!r}: {error}; expected a date, a time and an offset, like 2027-03-28T03:30:00+02:00",
+            EXIT_USAGE,
+        ) from None
 
 
-def _recorded(log: Path, host: str) -> Iterator[Request | None]:
+def _recorded(log: Path, host: str) -> Iterator[Recorded | Unreadable]:
+    """The lines of a file; - is standard input. Raises `CommandError`."""
     try:
-        with log.open(encoding="utf-8", errors="replace") as lines:
-            for line in lines:
-                if line.strip():
-                    yield read_log_line(line, host)
+        with log.open("rb") if str(log) != "-" else nullcontext(sys.stdin.buffer) as opened:
+            yield from read_log(_lines(opened), host)
     except OSError as error:
-        raise CommandError(f"{log}: cannot be read: {(error.strerror or str(error)).lower()}", EXIT_USAGE) from None
+        raise CommandError(
+            f"--log {log}: cannot be read: {(error.strerror or str(error)).lower()}", EXIT_USAGE
+        ) from None
 
 
-def _synthetic(program: Program) -> Iterator[Request]:
-    """Users of every zone, on every route."""
-    for route in program.routes:
-        host, path = route.hosts[0].replace("*", "x"), route.path.replace("**", "").replace("*", "x") or "/"
-        yield from users_of(program, Request("", host, path), _USERS)
-        for zone in program.policy.zones:
-            country, continent = (places[0] if places else "" for places in (zone.countries, zone.continents))
-            for cidr in zone.cidrs[:8]:
-                yield Request(str(cidr.network.network_address), host, path)
-            if not zone.cidrs:
-                asn = zone.asns[0] if zone.asns else 0
-                base = Request("", host, path, country=country, continent=continent, asn=asn)
-                yield from users_of(program, base, _USERS)
+def _lines(opened: BinaryIO) -> Iterator[str]:
+    """Lines, each cut where it is too long to be one: a file without line ends is no reason to read it whole."""
+    whole = True
+    while line := opened.readline(LINE_LENGTH_MAX + 2):
+        if whole:
+            yield line.decode("utf-8", "replace")
+        whole = line.endswith(b"\n")
+
+
+def _useless(study: Study, log: Path | None) -> bool:
+    """Whether there was nothing to go by; then says so."""
+    if log is not None and not study.requests:
+        complain(f"--log {log}: no line of it is a request, so nothing was tried")
+        return True
+    return False
 
 
 def _show(study: Study, as_json: bool, *, moves: bool) -> None:
@@ -271,6 +303,7 @@ def _show(study: Study, as_json: bool, *, moves: bool) -> None:
             "requests": study.requests,
             "users": len(study.users),
             "unreadable": study.unreadable,
+            "first_unreadable": [{"line": each.line, "why": each.why} for each in study.first_unreadable],
             "regions": dict(sorted(study.regions.items())),
         }
         if moves:
@@ -283,6 +316,10 @@ def _show(study: Study, as_json: bool, *, moves: bool) -> None:
             body["rules"] = dict(sorted(study.rules.items()))
         click.echo(msgspec.json.encode(body))
         return
+    for each in study.first_unreadable:
+        complain(f"line {each.line}: {each.why}")
+    if study.unreadable > len(study.first_unreadable):
+        complain(f"... and {study.unreadable - len(study.first_unreadable)} more lines")
     if moves:
         share = 100 * study.moved / max(1, study.requests)
         click.echo(f"{study.moved} of {study.requests} requests move ({share:.1f} %), ", nl=False)

@@ -21,21 +21,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
+from urllib.parse import quote_plus
 
 from router.decision.plan import Layout, SitePlace, lay_out
 from router.decision.program import Program
 from router.decision.proofs_of_settings import check_capacity, check_panic, check_settings, may_take
 from router.decision.proofs_of_windows import check_windows
+from router.decision.request import Request
 from router.policy.conditions import And, Condition, Match, Not, Or, Present, tests_of
 from router.policy.errors import Diagnostic, Findings
 from router.policy.hosts import host_key
 from router.policy.paths import PathPattern
 from router.policy.span import Span
 from router.policy.syntax import Never, Route, Tier
+from router.policy.zones import read_client
 
 STEPS_MAX = 400_000
 """Tests evaluated in one search, about half a second; a question that takes longer is reported as not proved."""
 PAIRS_MAX = 400
+KINDS_MAX = 2_000
+"""Kinds of requests that are listed."""
 _NOBODY = "-"
 """A value that no test names."""
 
@@ -121,6 +127,29 @@ def _check_never(question: _Question, index: int, never: Never, findings: Findin
                 "name allowed regions only in its tiers, or put a rule before it",
             )
             return
+
+
+def kinds_of_requests(program: Program) -> Iterator[Request]:
+    """A request of every kind that the policy tells apart: for each route one by each rule and by its own tiers, from
+    each zone that can get there, and one for each of its hosts; `KINDS_MAX` at most."""
+    layouts: dict[str, Layout] = {}
+    kinds = (
+        kind for route in program.routes for kind in _kinds_of_route(_Question(program, route, layouts))
+    )  # fmt: skip
+    yield from islice(kinds, KINDS_MAX)
+
+
+def _kinds_of_route(question: _Question) -> Iterator[Request]:
+    for number in (*range(len(question.route.rules)), len(question.route.rules)):
+        for zone in question.program.zones:
+            try:
+                found = question.request([*question.reaching(number), (Match("zone", "", (zone,)), True)])
+            except TooHardError:
+                found = None
+            if found is not None:
+                yield question.example(found)
+    for host in question.route.hosts[1:]:
+        yield question.example({("host", ""): _a_host(host)})
 
 
 def _too_hard(span: Span, what: str, findings: Findings) -> None:
@@ -295,6 +324,43 @@ class _Question:
             return self.route.rules[number].tiers
         return next((each.tiers for each in self.route.overrides if each.zone == zone), self.route.tiers)
 
+    def example(self, known: Assignment) -> Request:
+        """A request of which this is true."""
+
+        def said(name: str, otherwise: str = "") -> str:
+            return known.get((name, "")) or otherwise
+
+        def named(field: str) -> list[tuple[str, str]]:
+            return [
+                (argument, value) for (name, argument), value in known.items() if name == field and value is not None
+            ]
+
+        queries = "&".join(f"{quote_plus(name)}={quote_plus(value)}" for name, value in named("query"))
+        cookies = "; ".join(f"{name}={value}" for name, value in named("cookie"))
+        path = said("path", self.route.path.replace("**", "").replace("*", "x"))
+        return Request(
+            client=self._address_in(said("prefix")),
+            host=said("host", _a_host(self.route.hosts[0])),
+            path=f"{path}?{queries}" if queries else path,
+            method=said("method", "GET"),
+            headers=(*named("header"), *((("cookie", cookies),) if cookies else ())),
+            country=said("country"),
+            continent=said("continent"),
+            asn=int(said("asn", "0")),
+            upgrade=said("upgrade"),
+            port=int(said("port", "0")),
+            sni=said("sni"),
+        )
+
+    def _address_in(self, zone: str) -> str:
+        """The first address of a zone's blocks that no longer prefix takes from it; "" when there is none."""
+        place = self.program.zones[zone]
+        for cidr in place.cidrs if place else ():
+            for address in (cidr.network.network_address, cidr.network.broadcast_address):
+                if self.program.addresses.zone_of(read_client(str(address))) == zone:
+                    return str(address)
+        return ""
+
     def shown(self, known: Assignment) -> str:
         """The request in words."""
         parts = [f"zone {self.zone(known)}"] if self.zone(known) else []
@@ -320,6 +386,10 @@ class _Question:
             name, _NOBODY
         )
         return [*values, other, *absent]
+
+
+def _a_host(pattern: str) -> str:
+    return pattern.replace("*", "x")
 
 
 def _first_of(order: list[str], allowed: frozenset[str] | set[str]) -> tuple[str, list[str]] | None:
@@ -369,4 +439,4 @@ def _segment(pattern: list[str], place: int) -> str | None:
     return "**" if pattern[-1] == "**" else None
 
 
-__all__ = ["STEPS_MAX", "prove"]
+__all__ = ["KINDS_MAX", "STEPS_MAX", "kinds_of_requests", "prove"]

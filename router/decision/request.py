@@ -73,6 +73,12 @@ def header(request: Request, name: str) -> str | None:
     return None
 
 
+def upgrade_of(headers: tuple[tuple[str, str], ...]) -> str:
+    """What a request with these headers asks to speak, as the data plane understands it: WebSocket or nothing."""
+    asked = {option.strip().lower() for name, value in headers if name == "upgrade" for option in value.split(",")}
+    return "websocket" if "websocket" in asked else ""
+
+
 def query(request: Request, name: str) -> str | None:
     """The first value of a query parameter, decoded; "" when it has none."""
     text = request.path.partition("?")[2]

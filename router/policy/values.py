@@ -69,7 +69,7 @@ def read_coordinate(word: str, e6_max: int, what: str) -> int:
     matched = _COORDINATE.match(word)
     if not matched:
         hint = "drop the semicolon: statements need none" if word.endswith(";") else ""
-        if word[-1] in "NSEWnsew":
+        if word[-1:] and word[-1] in "NSEWnsew":
             hint = "south and west are negative numbers: 33.87S is -33.87"
         raise BadValueError("E104", f"{excerpt(word)} is not a {what}", expected, hint)
     sign, whole, fraction = matched.groups()

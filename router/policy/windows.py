@@ -34,7 +34,7 @@ _ONCE = re.compile(rf"{_DATE} to {_DATE} {_NAME}\Z")
 _ZONE_PART = re.compile(r"[A-Za-z][A-Za-z0-9_+-]*\Z")
 _LOOK_AHEAD_DAYS = 9
 """A weekly window opens again within a week, and a day more for zones far east or west."""
-YEARS = (1990, 2199)
+YEARS = (1970, 2199)
 
 
 class WindowError(ValueError):
@@ -168,10 +168,15 @@ def _utc(now_us: int) -> datetime:
 
 
 def read_moment(text: str) -> int:
-    """An ISO 8601 moment with its offset ("2027-03-28T03:30:00+02:00"), as microseconds. Raises `ValueError`."""
+    """An ISO 8601 moment with its offset ("2027-03-28T03:30:00+02:00"), as microseconds. Raises `ValueError`.
+
+    Of the years that windows are for: calendars end, and windows look a few days around.
+    """
     moment = datetime.fromisoformat(text)
     if moment.tzinfo is None:
         raise ValueError("no offset from UTC")
+    if not YEARS[0] <= moment.year <= YEARS[1]:
+        raise ValueError(f"years are from {YEARS[0]} to {YEARS[1]}")
     return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
 
 

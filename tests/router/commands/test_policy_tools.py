@@ -67,12 +67,64 @@ def test_diff_simulate_and_explain(file: Path, tmp_path: Path, capsys: pytest.Ca
     assert json.loads(said)["regions"] == {"fra": 2}
     assert json.loads(said)["unreadable"] == 1
     status, said = run(capsys, "diff", file, other, "--log", log, *host)
-    assert (status, said) == (0, "1 of 2 requests move (50.0 %), 1 of 2 users\n  fra -> iad   1\n")
+    assert (status, said.splitlines()[:2]) == (0, ["1 of 2 requests move (50.0 %), 1 of 2 users", "  fra -> iad   1"])
+    assert "line 2: 'nonsense' is neither in the common" in said
     assert run(capsys, "diff", file, other, "--log", log, *host, "--max-moved", "5")[0] == 1
     status, said = run(capsys, "explain", file, *host, "--country", "DE", "--set", "fra=down")
     assert status == 0
     assert "ams   secondary: fra DOWN" in said
     assert f"rule residency   {file}:8   zone in eu" in said
+    status, said = run(capsys, "diff", file, other, "--json")
+    assert [move["from"] + move["to"] for move in json.loads(said)["moves"]] == ["fraiad"]
+    assert run(capsys, "diff", file, other, "--set", "iad=down")[1].startswith("0 of 2000 requests move")
+
+
+def test_a_log_without_a_request_proves_nothing(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = tmp_path / "access.log"
+    for content in (b"", b"\x00\xff" * 100_000, b"nonsense\n" * 9):
+        log.write_bytes(content)
+        for tool in (("simulate", file), ("diff", file, file)):
+            status, said = run(capsys, *tool, "--log", log)
+            assert (status, "no line of it is a request" in said) == (1, True)
+    assert "line 5: " in said
+    assert "... and 4 more lines" in said
+
+
+def test_explain_knows_all_that_rules_ask(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file.write_text(
+        """edition 1
+region fra { at 50.11 8.68  endpoint 192.0.2.10:443 }
+region iad { at 38.94 -77.45  endpoint 192.0.2.30:443 }
+route api for "*" {
+  rule live { when upgrade in websocket  primary iad }
+  rule tls  { when port in 8443 or sni in "db.example"  primary iad }
+  primary nearest
+}
+"""
+    )
+    options: tuple[str, ...]
+    for options, region in (
+        (("--host", "h", "--at", "iad"), "iad"),
+        (("--host", "h", "--at", "fra"), "fra"),
+        (("--host", "h", "--at", "50.1 8.7"), "fra"),
+        (("--host", "h", "--at", "fra", "--header", "Upgrade: WebSocket"), "iad   primary\n  rule live"),
+        (("--host", "h", "--at", "fra", "--port", "8443"), "iad   primary\n  rule tls"),
+        (("--sni", "db.example", "--at", "fra"), "iad   primary\n  rule tls"),
+    ):
+        status, said = run(capsys, "explain", file, *options)
+        assert (status, said[: len(region)]) == (0, region), (options, said)
+    for options, wrong in (
+        (("--path", "/x"), "--host"),
+        (("--host", "h", "--path", "x"), "write /x"),
+        (("--host", "h", "--client", "me"), "'me'"),
+        (("--host", "h", "--country", "de"), "write DE"),
+        (("--host", "h", "--at", "nowhere"), "'50.11 8.68'"),
+        (("--host", "h", "--set", "fr=down"), "did you mean 'fra'?"),
+        (("--host", "h", "--set", "fra"), "expected REGION=LEVEL"),
+        (("--host", "h", "--time", "9999-12-31T00:00:00Z"), "years are from 1970 to 2199"),
+    ):
+        status, said = run(capsys, "explain", file, *options)
+        assert (status, wrong in said, "Traceback" in said) == (2, True, False), said
 
 
 def test_json_and_bad_options(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
