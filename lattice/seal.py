@@ -6,12 +6,13 @@
      ├ version ┼ cluster tag ┼ key id ┼ ring tag ┼ sender id ┼ counter (nonce) ┼ body, then a 16-byte tag when sealed
           1           4          2         2          16             8
 
-The whole header is authenticated. The body is sealed with AES-256-GCM under a key of the *sender's* own, derived from
-one of the cluster's keys by keyed BLAKE2b, with the sender's counter as nonce: two nodes never share a (key, nonce)
-pair. The counter starts at the boot time in microseconds, or beyond what an earlier life had reserved, whichever is
-greater (`reserve`), and rises by one a frame: so no life of a node, whatever its clock says, uses a nonce again, and
-what was heard before shows (`replay`). The key id says which of the cluster's keys it is, the ring tag which keys the
-sender has (`key_ring`).
+The first five bytes are the same in every version, so that nodes of two versions refuse each other and can say why; to
+read further is left to those of one version. The whole header is authenticated. The body is sealed with AES-256-GCM
+under a key of the *sender's* own, derived from one of the cluster's keys by keyed BLAKE2b, with the sender's counter as
+nonce: two nodes never share a (key, nonce) pair. The counter starts at the boot time in microseconds, or beyond what an
+earlier life had reserved, whichever is greater (`reserve`), and rises by one a frame: so no life of a node, whatever
+its clock says, uses a nonce again, and what was heard before shows (`replay`). The key id says which of the cluster's
+keys it is, the ring tag which keys the sender has (`key_ring`).
 
 `Plain` is the same envelope with nothing sealed, and no memory of what was heard: for a simulator, and for
 `insecure = true`, which is loud.
@@ -33,8 +34,9 @@ from lattice.key_ring import KEY_ID_BYTES, RING_TAG_BYTES, KeyId, KeyRing
 from lattice.replay import ReplayWindows
 from lattice.types import Micros, NodeId
 
-VERSION: Final = 2
-"""1 had neither key id nor ring tag."""
+VERSION: Final = 3
+"""Of the envelope and of the messages in it: whatever either comes to look like, or to say, is another version. 1 had
+neither key id nor ring tag; 2 knew no `Heal`, and claims about members named no row."""
 _SEALED: Final = 0x80
 """The version byte's top bit: a sealed cluster never reads a plain frame, nor the other way round."""
 
@@ -134,13 +136,13 @@ class Plain:
     def _check(self, frame: bytes, least: int) -> None:
         if len(frame) < least:
             raise WireError("truncated", f"{len(frame)} bytes, at least {least}")
-        if frame[0] != self._prefix[0]:
-            ours, theirs = self._prefix[0], frame[0]
-            if (ours ^ theirs) == _SEALED:
-                raise WireError("plain frame" if ours & _SEALED else "sealed frame", "one side has insecure = true")
-            raise WireError("wrong version", f"{theirs & 0x7F}, this node speaks {VERSION}")
         if frame[1:_KEY_AT] != self._prefix[1:]:
             raise WireError("wrong cluster", frame[1:_KEY_AT].hex())
+        ours, theirs = self._prefix[0], frame[0]
+        if (ours ^ theirs) & ~_SEALED:
+            raise WireError("wrong version", f"{theirs & ~_SEALED}, this node speaks {ours & ~_SEALED}")
+        if ours != theirs:
+            raise WireError("plain frame" if ours & _SEALED else "sealed frame", "one side has insecure = true")
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,6 +49,7 @@ from lattice.transport import Clock, Transport
 from lattice.types import MILLISECOND, SECOND, AuthorId, Endpoint, Level, short
 from lattice.view import LatticeView
 from router.cache.turn import SiteCache
+from router.complaints import Complaints
 from router.control.api import DEFAULT_POLICY, control_app
 from router.control.server import serve_control
 from router.control.target import (
@@ -109,7 +110,6 @@ LEVEL_INTERVAL_US = 10 * MILLISECOND
 EXPIRE_INTERVAL_US = 100 * MILLISECOND
 WARM_STEPS = 50
 """Lanes settled beforehand in each of these intervals: half a millisecond."""
-CLOCK_TOLD_US = 60 * SECOND
 LEAVE_GRACE_US = 200 * MILLISECOND
 """How long the goodbye datagrams get."""
 SIGNAL_AHEAD_MS_MAX = 300_000
@@ -136,6 +136,7 @@ class Node:
         latitude_e6, longitude_e6 = config.site.at_e6 or (0, 0)
         self._place = SitePlace(config.site.name, latitude_e6, longitude_e6, placed=config.site.at_e6 is not None)
         self._journal = Journal(clock.now)
+        self._complaints = Complaints(self._journal, log.warning)
         geo, state_dir = config.geo.database, config.site.state_dir
         self._locations = Locations(geo, state_dir, self._journal) if geo else None
         self._trips = RoundTrips()
@@ -159,7 +160,6 @@ class Node:
         )
         self._seeding = Seeding(config.gossip.seeds, config.gossip.listen[0], self._driver.submit)
         self._discovery: Discovery | None = None
-        self._clock_told_at = -CLOCK_TOLD_US
         self._policy_elected = trio.Event()
         self._submissions = Submissions(self._driver, config.cluster.name, config.policy.author_key, self._now_ms)
         self._addresses = AddressRule(config.upstream.allow)
@@ -349,10 +349,9 @@ class Node:
                 log.warning("%s", text)
             case Purged(host, path, author):
                 self._forget_cached(host, path, author)
-            case Rejected("op", "from the future", _):
-                self._complain_of_clock()
             case Rejected(what, reason, source):
                 log.debug("%s from %s refused: %s", what, source and endpoint_text(source), reason)
+                self._complaints.rejected(what, reason, source, self._clock.now())
             case _:
                 pass
 
@@ -372,17 +371,6 @@ class Node:
     def _on_disk(self, text: str) -> None:
         self._journal.note("disk", text)
         log.error("%s", text)
-
-    def _complain_of_clock(self) -> None:
-        """Once a while: the same op is offered again and again until its time has come."""
-        now = self._clock.now()
-        if now >= self._clock_told_at + CLOCK_TOLD_US:
-            self._clock_told_at = now
-            text = (
-                "policy dated ahead of this node's clock, and of most others', was refused: an author's clock is wrong"
-            )
-            self._journal.note("clock", text)
-            log.warning("%s", text)
 
     def _replan(self) -> None:
         if self._in_force is None:

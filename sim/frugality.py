@@ -22,11 +22,12 @@ from lattice.events import (
     StreamFrameReceived,
 )
 from lattice.prng import Prng
-from lattice.seal import HEADER_BYTES, TAG_BYTES
+from lattice.seal import HEADER_BYTES, OVERHEAD_BYTES, TAG_BYTES, VERSION, cluster_tag
 from lattice.types import SECOND, CellId
 from sim import inside
 from sim.checks import Check
 from sim.host import Host
+from sim.signing import CLUSTER
 from sim.stage import Stage
 
 STORM_BYTES_MAX: Final = 4_000_000
@@ -44,6 +45,8 @@ STRANGERS_MIN: Final = 20_000
 """With fewer of them the share is chance."""
 DIGEST: Final = 6
 """A Digest's number on the wire."""
+_TAG: Final = cluster_tag(CLUSTER)
+_CLUSTER_ENDS: Final = 1 + len(_TAG)
 
 
 class NoStorm(Check):
@@ -145,4 +148,23 @@ class KeysOpen(Check):
             raise self.broken(host, f"a frame from {notification.source}: {notification.reason}")
 
 
-FRUGALITY: tuple[type[Check], ...] = (NoStorm, Quiet, SilentToNoise, DigestsShowAll, KeysOpen)
+class VersionsApart(Check):
+    name = "versions-apart"
+    promise = "a frame of another protocol version is refused for that, and for nothing that stands behind it"
+    inputs = (DatagramReceived, StreamFrameReceived)
+
+    def stepped(self, host: Host, event: Input, effects: Sequence[Effect]) -> None:
+        assert isinstance(event, DatagramReceived | StreamFrameReceived)
+        frame, ours = event.data, self.stage.seals.versions.get(host.index, VERSION)
+        if frame[1:_CLUSTER_ENDS] != _TAG or frame[0] & 0x7F == ours or len(frame) < OVERHEAD_BYTES:
+            return
+        if not any(
+            isinstance(effect, Notify)
+            and isinstance(effect.notification, Rejected)
+            and effect.notification.reason.startswith("wrong version")
+            for effect in effects
+        ):
+            raise self.broken(host, f"a frame of version {frame[0] & 0x7F} was read by a node of version {ours}")
+
+
+FRUGALITY: tuple[type[Check], ...] = (NoStorm, Quiet, SilentToNoise, DigestsShowAll, KeysOpen, VersionsApart)

@@ -66,8 +66,9 @@ class RotateKeys:
 class MixVersions:
     """Nodes of the next version among those of this one: restarted into it one after the other.
 
-    `speaks = "more"`: the same envelope, and now and then a message that this version does not know. `speaks =
-    "another"`: an envelope that this version does not open, so that the cluster falls in two until all have it.
+    `speaks = "another"`: the protocol's version is raised, so neither opens what the other says, and the cluster falls
+    in two until all have it. `speaks = "more"`: a build that did not raise it, and now and then says what this one does
+    not know.
     """
 
     which: Selector

@@ -37,6 +37,7 @@ MESSAGES: Final = (
     "Graft",
     "Nack",
     "News",
+    "Heal",
 )
 """Names of the message types by the number that a body begins with (`lattice.wire`)."""
 CA: Final = "ca"

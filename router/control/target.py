@@ -50,7 +50,7 @@ class NodeEvent:
 
     at_ms: int
     kind: str
-    """"region", "verdict", "policy", "member", "eject" or "lift"; more kinds may come."""
+    """"region", "verdict", "policy", "member", "version", "clock", "eject" or "lift"; more kinds may come."""
     text: str
     detail: tuple[tuple[str, str], ...] = ()
     """By kind. region and verdict: region, old, new. policy: policy, version. member: site, state. eject and lift:

@@ -24,6 +24,9 @@ from lattice.wire import (
     Compare,
     Delta,
     Digest,
+    Graft,
+    Heal,
+    IHave,
     Leave,
     Message,
     Nack,
@@ -138,8 +141,10 @@ witnesses = st.builds(
 # --- messages
 
 updates = st.lists(
-    st.builds(MemberUpdate, node=nodes, state=st.sampled_from(MemberState), incarnation=counts, by=nodes), max_size=3
+    st.builds(MemberUpdate, node=nodes, state=st.sampled_from(MemberState), incarnation=counts, by=nodes, seq=nonces),
+    max_size=3,
 ).map(tuple)
+some_ids = st.lists(cell_ids, min_size=1, max_size=3).map(tuple)
 wire_cells = st.lists(
     st.builds(
         WireCell,
@@ -165,6 +170,9 @@ messages: st.SearchStrategy[Message] = st.one_of(
     st.builds(Nack, nonces, nodes),
     st.builds(News, updates),
     st.builds(Rumour, wire_cells),
+    st.builds(Heal, wire_cells),
+    st.builds(IHave, some_ids),
+    st.builds(Graft, some_ids),
     st.builds(Compare, nonces, fingerprints),
     st.builds(Digest, shards, nonces, sparse_blooms, nonces),
     st.builds(Delta, ids, wire_cells),

@@ -8,7 +8,17 @@ from hypothesis import strategies as st
 
 from lattice.errors import WireError
 from lattice.key_ring import KeyRing
-from lattice.seal import HEADER_BYTES, OVERHEAD_BYTES, RESERVED_COUNTERS, SENDERS_CACHED_MAX, Plain, Seal, Sealed
+from lattice.seal import (
+    HEADER_BYTES,
+    OVERHEAD_BYTES,
+    RESERVED_COUNTERS,
+    SENDERS_CACHED_MAX,
+    VERSION,
+    Plain,
+    Seal,
+    Sealed,
+    cluster_tag,
+)
 from lattice.types import Micros, NodeId
 from tests.lattice.strategies import nodes
 
@@ -84,11 +94,19 @@ def test_others_frames_are_refused_with_the_reason(reader: Seal, writer: Seal, r
     assert refused.value.reason == reason
 
 
-def test_another_version_is_named(seal: Seal) -> None:
-    frame = bytearray(seal.close(SENDER, b"body", NOW))
-    frame[0] += 1
-    with pytest.raises(WireError, match="wrong version: 3, this node speaks 2"):
-        seal.open(bytes(frame))
+@pytest.mark.parametrize("theirs", [VERSION - 1, VERSION + 1])
+@pytest.mark.parametrize("flag", [0, 0x80], ids=["plain", "sealed"])
+def test_another_version_is_named_whatever_it_seals(seal: Seal, theirs: int, flag: int) -> None:
+    """Only the first five bytes are those of every version: what follows is not looked at."""
+    frame = bytes([theirs | flag]) + cluster_tag("test") + bytes(60)
+    with pytest.raises(WireError) as refused:
+        seal.open(frame)
+    assert str(refused.value) == f"wrong version: {theirs}, this node speaks {VERSION}"
+
+
+def test_a_strangers_version_is_nothing_to_us(seal: Seal) -> None:
+    with pytest.raises(WireError, match="wrong cluster"):
+        seal.open(bytes([VERSION + 1]) + cluster_tag("other") + bytes(60))
 
 
 def test_forged_senders_do_not_fill_memory(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,7 @@ from lattice.health import SignedRow
 from lattice.health_table import HealthTable, Offer
 from lattice.key_ring import KeyRing
 from lattice.membership import MemberState, MemberUpdate
-from lattice.seal import Sealed
+from lattice.seal import Plain, Sealed
 from lattice.types import AuthorId, CellId, Endpoint, Level, Micros, NodeId, VersionId
 from lattice.view import LatticeView
 from lattice.wire import Compare, Digest
@@ -292,6 +292,15 @@ class DropsOldKeys(Engine):
         seal = self._seal
         if isinstance(seal, Sealed) and len(seal.ring.keys) > 1 and seal.ring.used.label != "first":
             seal.rekey(KeyRing((seal.ring.used,)))
+        return super().handle(event, now)
+
+
+class ReadsEveryVersion(Engine):
+    """Takes a frame's version for the one that it speaks from now on."""
+
+    def handle(self, event: Input, now: Micros) -> list[Effect]:
+        if isinstance(event, DatagramReceived) and isinstance(self._seal, Plain):
+            self._seal._prefix = event.data[:1] + self._seal._prefix[1:]
         return super().handle(event, now)
 
 

@@ -18,6 +18,7 @@ CRASH = {"at": "2s", "for": "2s", "do": "crash", "nodes": "node 1"}
 GONE = {"at": "1s", "do": "crash", "nodes": "node 1"}
 BACK = {"at": "5s", "do": "health", "region": "ashburn", "level": "healthy"}
 ROTATION = {"at": "1s", "do": "key-rotation", "over": "2s"}
+NEXT = {"at": "1s", "for": "4s", "do": "version-mix", "nodes": "node 1", "speaks": "another"}
 SHORT = "2s"
 
 
@@ -59,6 +60,7 @@ PLANTED = [
     Planted("silent-to-noise", mutants.AnswersNoise, table({"at": "1s", "do": "lie-garbage", "nodes": "node 2"})),
     Planted("digest-shows-all", mutants.HidesCells, table({"at": "1s", "for": "3s", "do": "halves"}, PUBLISH)),
     Planted("keys-open", mutants.DropsOldKeys, table(ROTATION, protocol={"seal": "sealed"})),
+    Planted("versions-apart", mutants.ReadsEveryVersion, table(NEXT)),
     Planted("joins-agree", mutants.JoinsByArrival, table(DOWN)),
     Planted("restart-is-same", mutants.ForgetsPolicy, table(PUBLISH, CRASH)),
     Planted("no-black-hole", mutants.KeepsNewsToItself, table(DOWN, users={"rate": 50})),

@@ -10,9 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lattice.types import MILLISECOND, SECOND
+from lattice.wire import encode
 from sim.network import PASS, Deliver, Drop, LinkSettings, Network, Packet, Verdict
+from sim.signing import MESSAGES
 from sim.topology import PathSettings, Room, globe, measured
 from sim.wire_faults import BOTH, Held, Severed
+from tests.lattice.test_wire import SAMPLES
 
 MANY = 20_000
 
@@ -139,3 +142,8 @@ def test_a_matrix_is_halved_and_shared() -> None:
     assert sites.delay_us(a, b) == 15_000
     assert sites.delay_us(b, a) == 25_000
     assert len({place.name for place in sites.places}) == 5
+
+
+def test_every_message_has_its_name_in_the_counts() -> None:
+    assert [MESSAGES[encode(sample)[1]] for sample in SAMPLES] == [type(sample).__name__ for sample in SAMPLES]
+    assert len(MESSAGES) == 1 + len(SAMPLES)
