@@ -1,8 +1,8 @@
 """One node's replication engine: inputs and `now` in, effects out.
 
 The parts know their business: `swim` who is there, `health_plane` how the regions are, `policy_store` what is in force,
-`spreading` and `reconciliation` how it travels. The engine opens what arrives, hands it to them, and keeps the contract
-that the trio driver, the simulator and the tests rely on:
+`admission` what is let in, `spreading` and `reconciliation` how it travels. The engine opens what arrives, hands it to
+them, and keeps the contract that the trio driver, the simulator and the tests rely on:
 
 1. `now` never decreases.
 2. Hostile bytes never raise: they are counted, and become ``Notify(Rejected(...))``; state is untouched.
@@ -17,32 +17,27 @@ that the trio driver, the simulator and the tests rely on:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
-from lattice import canonical, wire
+from lattice import wire
+from lattice.admission import Admission
 from lattice.cells import Cell, CellIndex, CellKind
 from lattice.config import Config
 from lattice.dissemination import Strategy, Tree
-from lattice.equivocation import contradict, open_proof, prove
-from lattice.errors import LatticeError, UntrustedError
+from lattice.errors import LatticeError
 from lattice.events import (
     Certified,
     DatagramReceived,
     Effect,
     HealthObserved,
-    Holds,
     Input,
-    KeyRevoked,
     LeaveRequested,
     LocalChange,
     LocalUpdate,
     LoopLagged,
-    OpAccepted,
     OpsSubmitted,
     PeerDiscovered,
     PolicyApplied,
-    PolicyChanged,
-    Purged,
     PurgesSubmitted,
     RecordsLost,
     RevocationsSubmitted,
@@ -52,25 +47,21 @@ from lattice.events import (
     TimerFired,
 )
 from lattice.grants import Grants
-from lattice.health import Row, open_row, row_id_of
+from lattice.health import Row
 from lattice.health_plane import HealthPlane, Self
 from lattice.identity import Signer, Verifier, node_id_of
 from lattice.membership import Member, MemberState, MemberUpdate
 from lattice.outbox import RECEIVED, Outbox
 from lattice.own_address import OwnAddress
-from lattice.policy_ops import OpId, SignedOp, op_id_of
 from lattice.policy_store import PolicyStore
+from lattice.presence import Presence
 from lattice.prng import Prng
-from lattice.purges import Purges, open_purge, purge_id_of
 from lattice.reconciliation import Reconciliation
-from lattice.reunion import Reunion
-from lattice.roster import Roster
-from lattice.row_records import ROW_TABLE, restored_row
 from lattice.seal import Seal
 from lattice.seal_records import SealRecords
 from lattice.spreading import Spreading
 from lattice.swim import Swim
-from lattice.types import AuthorId, CellId, Endpoint, Micros, NodeId, VersionId
+from lattice.types import AuthorId, CellId, Endpoint, Micros, NodeId
 from lattice.view import LatticeView, MemberView
 from lattice.wire import (
     Ack,
@@ -89,27 +80,6 @@ from lattice.wire import (
     Rumour,
     WireCell,
 )
-
-REFUSED_FOR_GOOD = frozenset(
-    {
-        "author without capability",
-        "unknown namespace",
-        "bad content",
-        "broken chain",
-        "below the checkpoint",
-        "follows a refused op",
-        "author revoked",
-        "bad grant",
-        "grant expired",
-        "key revoked",
-        "not granted",
-        "purge is over",
-    }
-)
-"""Why a well-signed cell will be refused again: there is no sense in having it sent again."""
-
-
-REVOKED_TABLE = "revoked"
 
 
 class Engine:
@@ -137,7 +107,6 @@ class Engine:
         of the cluster's CA, without which any key may speak as a node, and `signer` then has no grant to show."""
         self.node = node_id_of(signer.public_key)
         self._config = config
-        self._verifier = verifier
         self._seal = seal
         self._us = Self(site, area, endpoint, {}, signer.grant, at_e6)
         self._grants = Grants(ca_key, verifier)
@@ -145,7 +114,6 @@ class Engine:
         self._started = False
         self._deadline: Micros | None = None
         self._view: LatticeView | None = None
-        self._roster: Roster | None = None
         self._stall_us = config.stall_us
         self._stalled_for: Micros | None = None
         self._proves_senders = seal.windows is not None
@@ -155,8 +123,6 @@ class Engine:
         self._seal_records = SealRecords(seal, self._out.persist)
         self._cells = CellIndex()
         self._policy = PolicyStore(authors, verifier, self._grants)
-        self._purges = Purges(self._policy.check_author)
-        self._reunion = Reunion()
         self._health = HealthPlane(
             self._out,
             self._cells,
@@ -172,22 +138,35 @@ class Engine:
             self._health.our_row,
             self._on_member_changed,
             self._health.issue,
-            lambda node: self._reunion.returned(node, self._out.now),
+            lambda node: self._presence.returned(node),
             self._row_of,
             lambda claim, came_from: self._strategy.next_hops(
-                CellId(claim.node), claim.by, came_from, self._present(), self._out.prng
+                CellId(claim.node), claim.by, came_from, self._presence.everybody(), self._out.prng
             ),
         )
+        self._presence = Presence(self._out, self._us, self._swim.members)
         self._spreading = Spreading(
             self._out,
             self._cells,
             self._strategy,
-            self._present,
+            self._presence.everybody,
             self._swim.endpoint_of,
             self._health.age_ms,
         )
-        self._reconciliation = Reconciliation(
-            self._out, self._cells, self._swim, lambda peer: self._reunion.is_other_side(peer, self._out.now)
+        self._reconciliation = Reconciliation(self._out, self._cells, self._swim, self._presence.is_other_side)
+        self._admission = Admission(
+            self._out,
+            self._cells,
+            self._us,
+            verifier,
+            self._grants,
+            self._policy,
+            self._health,
+            self._swim,
+            self._presence,
+            on_refused=self._reconciliation.refuse,
+            on_forgiven=self._reconciliation.forgive,
+            on_expelled=self._on_expelled,
         )
 
     # --- the edge
@@ -261,35 +240,12 @@ class Engine:
 
     def _on_restored(self, records: Sequence[tuple[str, bytes, bytes]]) -> None:
         assert not self._started, "Restored comes before the first TimerFired"
-        ops = self._policy.in_chain_order(value for table, _, value in records if table == "op")
-        others = sorted(
-            (record for record in records if record[0] != "op"), key=lambda at: (at[0] != REVOKED_TABLE, at)
-        )
-        peers: dict[NodeId, Endpoint] = {}
-        for table, key, value in [*others, *(("op", b"", data) for data in ops)]:
-            try:
-                if self._seal_records.restore(table, key, value):
-                    continue
-                if (table, key) == ("self", b"incarnation"):
-                    self._swim.incarnation = canonical.integer(canonical.unpack(value, 16), "incarnation")
-                elif table == "op":
-                    self._admit_op(value)
-                elif table == REVOKED_TABLE:
-                    self._admit_revocation(value)
-                elif table == ROW_TABLE:
-                    self._health.records.touch(NodeId(key))  # if it is not taken, its record goes
-                    row, age_us = restored_row(value, self._out.now)
-                    self._admit_row(row, age_us, None, None)
-                elif table == "peer":
-                    peers[NodeId(key)] = canonical.endpoint(canonical.unpack(value, 128), "peer")
-            except LatticeError as error:
-                self._out.count(f"restore: {error.reason}")
-        self._swim.redial(peers)
-        self._tell_policies({})
+        self._admission.restore(records, self._seal_records)
 
     def _on_timer(self) -> None:
         if not self._started:
             self._started = True
+            self._admission.restoring = False
             if self._proves_senders:
                 self._seal_records.before(self._out.now)
             self._swim.start()
@@ -313,18 +269,13 @@ class Engine:
                     self._swim.on_suspicion_over(_node(argument))
                 case "forget":
                     if self._swim.on_forget(_node(argument)):
-                        self._health.forget(_node(argument))
-                        self._reconciliation.forget(_node(argument))
+                        self._forget(_node(argument))
                 case "row":
                     self._health.issue()
                 case "lease":
-                    self._health.lease_over(_node(argument), self._is_present(_node(argument)))
+                    self._health.lease_over(_node(argument), self._presence.includes(_node(argument)))
                 case "purge":
-                    for cell in self._purges.forget(self._out.now):
-                        self._cells.discard(cell)
-                        self._out.stale_view = True
-                    if (end := self._purges.next_end()) is not None:
-                        self._out.timers.set("purge", end)
+                    self._admission.on_purges_over()
                 case "overrule":
                     self._health.conclude([argument])
                 case "announce":
@@ -374,10 +325,7 @@ class Engine:
         self._swim.persist_all()
         self._seal_records.forget_saved()
         self._health.records.forget_saved()
-        for revocation in self._grants.revocations():
-            self._out.persist(REVOKED_TABLE, revocation.key, revocation.data)
-        for data in self._policy.ops():
-            self._out.persist("op", op_id_of(data), data)
+        self._admission.persist_all()
 
     def _on_frame(self, data: bytes, source: Endpoint, what: str) -> None:
         try:
@@ -439,10 +387,10 @@ class Engine:
                 self._reconciliation.compared(message, sender, source)
             case Digest():
                 missing = self._reconciliation.digested(message, sender, source)
-                self._spreading.send_delta(self._not_theirs(missing, sender), source)
+                self._spreading.send_delta(self._presence.not_theirs(missing, sender), source)
             case Delta(root, cells):
                 fresh = self._take_cells(cells, sender, source, push=False)
-                if fresh and self._reunion.is_other_side(sender, self._out.now):
+                if fresh and self._presence.is_other_side(sender):
                     self._pass_through(fresh, None)
                 self._reconciliation.compare(sender, root)
                 if fresh:  # else what still differs is something that one of us refuses: the next ping is soon enough
@@ -453,7 +401,7 @@ class Engine:
     def _is_one_way(self, ping: Ping, sender: NodeId) -> bool:
         """Whether it only shows that we hear whom we held as gone. When our answer has been heard, its row comes again;
         else a node that nobody hears would hold everybody as back, and gone, and back."""
-        if not ping.updates or sender not in self._swim.members or self._is_present(sender):
+        if not ping.updates or sender not in self._swim.members or self._presence.includes(sender):
             return False
         return any(update.node == self.node and update.state == MemberState.DOWN for update in ping.updates)
 
@@ -472,204 +420,40 @@ class Engine:
         """Join what came (`sender` is None if it came from here); what of it was news."""
         if not cells:
             return []
-        fresh: list[Cell] = []
-        heirs: list[Cell] = []
-        came_back: list[Cell] = []
-        away = sender is not None and not self._is_present(sender)
         was_known = sender is not None and sender in self._swim.members
-        for cell in sorted(cells, key=_admission_order):
-            try:
-                admitted = self._admit(cell, sender, source)
-            except LatticeError as error:
-                if error.reason in REFUSED_FOR_GOOD:
-                    self._reconciliation.refuse(_cell_id(cell))
-                self._out.reject(cell.kind.name.lower(), error, source)
-            else:
-                if away and admitted and admitted[0].place[0] == sender:
-                    came_back += admitted
-                    continue
-                fresh += admitted[:1]
-                heirs += admitted[1:]
-        if push and fresh:
+        admitted = self._admission.take(cells, sender, source)
+        if push and admitted.fresh:
             if sender is not None:
                 self._reconciliation.stirred()
-            self._spreading.push(fresh, sender)
-        if push and heirs:
-            self._spreading.push(heirs, self.node if sender else None)  # these came earlier, and from somebody else
-        if came_back:  # its own trees do not reach those whom we see: it, or the network, was away
+            self._spreading.push(admitted.fresh, sender)
+        if push and admitted.heirs:  # these came earlier, and from somebody else
+            self._spreading.push(admitted.heirs, self.node if sender else None)
+        if admitted.came_back:  # its own trees do not reach those whom we see: it, or the network, was away
             if was_known:
                 self._reconciliation.healed()
-                self._spreading.heal(came_back, None, self._our_side())
+                self._pass_through(admitted.came_back, None)
             else:
-                self._spreading.push(came_back, None)
-        return fresh + heirs
+                self._spreading.push(admitted.came_back, None)
+        return admitted.fresh + admitted.heirs
 
     def _pass_through(self, cells: list[Cell], came_from: NodeId | None) -> None:
         """What the other side of a partition knew: our side shall know it, too."""
-        self._spreading.heal(cells, came_from, self._our_side())
-
-    def _admit(self, cell: WireCell, sender: NodeId | None, source: Endpoint | None) -> list[Cell]:
-        """Judge one cell; what it brought in, itself first. Raises `LatticeError` with nothing changed."""
-        match cell.kind:
-            case CellKind.ROW:
-                return self._admit_row(cell.data, cell.age_ms * 1_000, sender, source)
-            case CellKind.OP:
-                return self._admit_op(cell.data, own=sender is None)
-            case CellKind.EVIDENCE:
-                return self._admit_proof(cell.data)
-            case CellKind.REVOCATION:
-                return self._admit_revocation(cell.data)
-            case CellKind.PURGE:
-                return self._admit_purge(cell.data)
-
-    def _admit_purge(self, data: bytes) -> list[Cell]:
-        purge = open_purge(data, self._verifier)
-        if self._grants.is_revoked(purge.author):
-            raise UntrustedError("author revoked", purge.author.hex())
-        if not self._purges.take(purge, self._out.now):
-            return []
-        cell = Cell(purge.cell, CellKind.PURGE, data, 1, (purge.author, purge.at_ms))
-        self._cells.add(cell)
-        self._out.timers.set_earlier("purge", purge.ends)
-        self._out.stale_view = True
-        self._out.notify(Purged(purge.host, purge.path, purge.author))
-        return [cell]
-
-    def _admit_revocation(self, data: bytes) -> list[Cell]:
-        revocation = self._grants.open_revocation(data)
-        news, replaced = self._grants.take(revocation)
-        if not news:
-            return []
-        if replaced is not None:
-            self._cells.discard(replaced.cell)
-        cell = Cell(revocation.cell, CellKind.REVOCATION, data, 0, (revocation.key, 0))
-        self._cells.add(cell)
-        if self._started:
-            self._out.persist(REVOKED_TABLE, revocation.key, data)
-        node = NodeId(revocation.key)
-        member = self._swim.members.get(node)
-        site = self._us.site if node == self.node else member.site if member else ""
-        self._out.notify(KeyRevoked(revocation.key, site))
-        if self._swim.expel(node):
-            self._health.forget(node)
-            self._reconciliation.forget(node)
-            self._roster = None
-        before = self._serving()
-        self._policy.revoke(AuthorId(revocation.key), revocation.seq, OpId(revocation.op))
-        self._drop_void()
-        self._reconciliation.forgive()
-        self._out.stale_view = True
-        if self._started:
-            self._tell_policies(before)
-        return [cell]
-
-    def _admit_proof(self, data: bytes) -> list[Cell]:
-        proof = open_proof(data, self._verifier)
-        if proof.observer != self.node and proof.observer not in self._swim.members:
-            raise UntrustedError("evidence about a stranger", proof.observer.hex())
-        cell = self._health.take_proof(proof)
-        if cell is None:
-            return []
-        if proof.observer == self.node and self._swim.incarnation <= proof.incarnation < canonical.INTEGER_MAX:
-            # Our own key, used elsewhere or by an earlier life: only a greater incarnation of it votes again.
-            self._swim.refute(proof.incarnation)
-        return [cell]
-
-    def _admit_row(self, data: bytes, age_us: int, sender: NodeId | None, source: Endpoint | None) -> list[Cell]:
-        signed = open_row(data, self._verifier)
-        members = self._swim.members
-        if signed.observer == self.node:
-            ours = self._health.table.get(self.node)
-            if ours is not None and contradict(ours.signed, signed):
-                return self._admit_proof(prove(ours.signed, signed).data)
-            if signed.order > (self._health.table.order_of(self.node) or (0, 0, b"")):
-                self._swim.on_own_row(signed.row, self._us.endpoint)
-            return []
-        self._grants.check_node(
-            signed.observer, signed.row.public_key, signed.row.site, signed.row.grant, self._out.now
-        )
-        if signed.observer not in members and len(members) >= self._config.members_max:
-            raise UntrustedError("too many members", f"{self._config.members_max} are known")
-        placed = self._health.place(signed, age_us, source)
-        if placed is None:
-            return []
-        # Whoever listens on a wildcard may not know its own address yet: then it is where its frame came from.
-        host = signed.row.endpoint[0] or (source[0] if source and sender == signed.observer else "")
-        known = members.get(signed.observer)
-        self._swim.meet(signed.row, signed.observer, (host, signed.row.endpoint[1]))
-        if known is None or known.area != signed.row.group:
-            self._roster = None
-        return [placed]
-
-    def _admit_op(self, data: bytes, own: bool = False) -> list[Cell]:
-        before = self._serving()
-        now_ms = self._out.now // 1_000 if self._started else None
-        accepted = self._policy.admit(data, own, now_ms, self._health.majority_clock_ms)
-        fresh = [_op_cell(signed) for signed in accepted]
-        for signed, cell in zip(accepted, fresh, strict=True):
-            self._cells.add(cell)
-            if self._started:  # else it was restored: written already, and nobody waits for it
-                # What was published here may be signed here, too: no other op may ever take its place in the chain.
-                self._out.persist("op", signed.id, signed.data, Holds.CELLS if own else Holds.NOTHING)
-                self._out.notify(OpAccepted(signed.id))
-        self._drop_void()
-        self._out.stale_view = self._out.stale_view or bool(accepted)
-        if self._started:
-            self._tell_policies(before)
-        return fresh
-
-    def _drop_void(self) -> None:
-        """After the checkpoint or the revocation that says so is on its way to the disk."""
-        for void in self._policy.take_void():
-            self._cells.discard(void.cell)
-            self._out.persist("op", void.id, None)
-            self._out.count("void ops dropped")
-
-    def _serving(self) -> dict[str, VersionId]:
-        return {policy.policy: policy.version for policy in self._policy.policies()}
-
-    def _tell_policies(self, before: dict[str, VersionId]) -> None:
-        for policy in self._policy.policies():
-            if before.get(policy.policy) != policy.version:
-                self._out.notify(PolicyChanged(policy.policy, policy.version))
+        self._spreading.heal(cells, came_from, self._presence.our_side())
 
     # --- members
 
     def _on_member_changed(self, member: Member) -> None:
-        self._roster = None
-        self._reunion.changed(member.node)
+        self._presence.changed(member.node)
         self._health.mute(member.node, not member.present)
 
-    def _is_present(self, node: NodeId) -> bool:
-        member = self._swim.members.get(node)
-        return node == self.node or (member is not None and member.present)
+    def _on_expelled(self, node: NodeId) -> None:
+        """Its key was taken back."""
+        self._forget(node)
+        self._presence.moved()
 
-    def _present(self) -> Roster:
-        """Everybody present, ourselves included, as the trees see them."""
-        if self._roster is None:
-            self._roster = Roster.of(self.node, self._places())
-        return self._roster
-
-    def _our_side(self) -> Roster:
-        """Those of them who were never gone."""
-        return self._reunion.our_side(self.node, self._places())
-
-    def _places(self) -> Iterator[tuple[str, NodeId]]:
-        yield self._us.area, self.node
-        for node in self._swim.members.present():
-            member = self._swim.members.get(node)
-            assert member is not None, "whoever is present is a member"
-            yield member.area, node
-
-    def _not_theirs(self, cells: list[Cell], peer: NodeId) -> list[Cell]:
-        """Without the rows of the other side, if the peer is there: what it has of those is newer."""
-        if not self._reunion.is_other_side(peer, self._out.now):
-            return cells
-        return [cell for cell in cells if cell.kind is not CellKind.ROW or self._is_ours(NodeId(cell.place[0]))]
-
-    def _is_ours(self, node: NodeId) -> bool:
-        """Whether a node was never gone."""
-        return self._is_present(node) and not self._reunion.is_other_side(node, self._out.now)
+    def _forget(self, node: NodeId) -> None:
+        self._health.forget(node)
+        self._reconciliation.forget(node)
 
     def _row_of(self, node: NodeId) -> Row | None:
         held = self._health.table.get(node)
@@ -698,18 +482,3 @@ class Engine:
 
 def _node(argument: str) -> NodeId:
     return NodeId(bytes.fromhex(argument))
-
-
-def _admission_order(cell: WireCell) -> tuple[bool, CellKind]:
-    """Who is revoked first, evidence after the rows: it is about members."""
-    return cell.kind is not CellKind.REVOCATION, cell.kind
-
-
-def _cell_id(cell: WireCell) -> CellId:
-    if cell.kind is CellKind.PURGE:
-        return purge_id_of(cell.data)
-    return row_id_of(cell.data) if cell.kind is CellKind.ROW else CellId(op_id_of(cell.data))
-
-
-def _op_cell(signed: SignedOp) -> Cell:
-    return Cell(signed.cell, CellKind.OP, signed.data, 1, (signed.op.author, signed.op.seq))

@@ -161,7 +161,7 @@ class Crowd:
         turn = (self.order[offset:] + self.order[:offset])[:TURNS_KEPT]
         engine._swim._probe._round = [node for node in turn if node != engine.node]
         # Until it has started, its trees know only itself: its first row is on no way to anybody.
-        engine._roster = Roster.of(engine.node, [(self.members[engine.node].area, engine.node)])
+        engine._presence._everybody = Roster.of(engine.node, [(self.members[engine.node].area, engine.node)])
 
     def remember(self, gone: Sequence[Member]) -> None:
         """Members that everybody here holds as down."""
@@ -172,7 +172,7 @@ class Crowd:
         roster = Roster(engine.node, self._roster.places)
         shared = {name: value for name, value in vars(self._roster).items() if name in {"nodes", "areas", "index"}}
         vars(roster).update(shared)
-        engine._roster = roster
+        engine._presence._everybody = roster
 
 
 def member_record(engine: Engine, site: str, area: str, endpoint: Endpoint, now: Micros) -> Member:

@@ -188,7 +188,12 @@ class ShowsAnotherRoot(Engine):
 class ChokesOnOps(Engine):
     """The contagious update: the handler raises on a certain cell."""
 
-    def _admit_op(self, *given: Any, **named: Any) -> Any:
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        self._admission.admit_op = self._choke  # type: ignore[method-assign]  # the planted mistake
+
+    @staticmethod
+    def _choke(data: bytes, own: bool = False) -> list[Cell]:
         raise KeyError("a field that older versions lack")
 
 
@@ -214,8 +219,10 @@ class NeverCallsAgain(Engine):
 class IgnoresOps(Engine):
     """Only the first node takes any policy."""
 
-    def _admit_op(self, *given: Any, **named: Any) -> Any:
-        return super()._admit_op(*given, **named) if self._us.endpoint[0] == "10.0.0.0" else []
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        if self._us.endpoint[0] != "10.0.0.0":
+            self._admission.admit_op = lambda data, own=False: []  # type: ignore[method-assign]
 
 
 class KeepsToItself(Engine):

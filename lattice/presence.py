@@ -1,0 +1,69 @@
+"""Who is there, ourselves included, as those see it who send: the trees want everybody, a reunion only our side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from lattice.cells import Cell, CellKind
+from lattice.health_plane import Self
+from lattice.membership import Membership
+from lattice.outbox import Outbox
+from lattice.reunion import Reunion
+from lattice.roster import Roster
+from lattice.types import NodeId
+
+
+class Presence:
+    """Of one node."""
+
+    def __init__(self, out: Outbox, us: Self, members: Membership) -> None:
+        self._out = out
+        self._us = us
+        self._members = members
+        self._reunion = Reunion()
+        self._everybody: Roster | None = None
+
+    def changed(self, node: NodeId) -> None:
+        """A member came, went, or came back."""
+        self._everybody = None
+        self._reunion.changed(node)
+
+    def moved(self) -> None:
+        """A member is new, put out, or in another area."""
+        self._everybody = None
+
+    def returned(self, node: NodeId) -> None:
+        """A member that was held as down is there."""
+        self._reunion.returned(node, self._out.now)
+
+    def includes(self, node: NodeId) -> bool:
+        member = self._members.get(node)
+        return node == self._out.node or (member is not None and member.present)
+
+    def everybody(self) -> Roster:
+        if self._everybody is None:
+            self._everybody = Roster.of(self._out.node, self._places())
+        return self._everybody
+
+    def our_side(self) -> Roster:
+        """Those of them who were never gone."""
+        return self._reunion.our_side(self._out.node, self._places())
+
+    def is_other_side(self, peer: NodeId) -> bool:
+        return self._reunion.is_other_side(peer, self._out.now)
+
+    def not_theirs(self, cells: Sequence[Cell], peer: NodeId) -> list[Cell]:
+        """Without the rows of the other side, if the peer is there: what it has of those is newer."""
+        if not self.is_other_side(peer):
+            return list(cells)
+        return [cell for cell in cells if cell.kind is not CellKind.ROW or self._is_ours(NodeId(cell.place[0]))]
+
+    def _is_ours(self, node: NodeId) -> bool:
+        return self.includes(node) and not self.is_other_side(node)
+
+    def _places(self) -> Iterator[tuple[str, NodeId]]:
+        yield self._us.area, self._out.node
+        for node in self._members.present():
+            member = self._members.get(node)
+            assert member is not None, "whoever is present is a member"
+            yield member.area, node
