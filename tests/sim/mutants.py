@@ -107,6 +107,19 @@ class RevivesTheDead(Engine):
         return super().handle(event, now)
 
 
+class BelievesLastWords(Engine):
+    """The row that a member died with brings it back, and needs no later one."""
+
+    def handle(self, event: Input, now: Micros) -> list[Effect]:
+        for member in self._swim.members.all():
+            row = self._row_of(member.node)
+            last = row is not None and (row.incarnation, row.seq) == (member.incarnation, member.seq)
+            if member.state is MemberState.DOWN and last:
+                self._swim.members._put(replace(member, state=MemberState.ALIVE))
+                self._out.stale_view = True
+        return super().handle(event, now)
+
+
 class Exaggerates(Engine):
     """Signs worse than what it was told."""
 

@@ -45,6 +45,7 @@ PLANTED = [
         table({"at": "1s", "do": "lie-invented", "nodes": "node 2"}, protocol={"certified": True}),
     ),
     Planted("members-rise", mutants.RevivesTheDead, table(GONE, duration="20s")),
+    Planted("members-rise", mutants.BelievesLastWords, table(GONE, duration="20s")),
     Planted("witness-saw-it", mutants.Exaggerates, table(DOWN)),
     Planted("verdict-is-quorum", mutants.ListensToOneVoice, table(DOWN)),
     Planted("worse-of-both", mutants.TrustsOnlyItself, table(DOWN)),
@@ -90,8 +91,10 @@ def test_an_engine_that_raises_is_found() -> None:
     assert "KeyError" in result.violations[0].evidence
 
 
-def test_every_check_has_its_mutant() -> None:
+def test_every_check_has_its_mutant_and_every_mutant_its_check() -> None:
     assert {planted.check for planted in PLANTED} == {check.name for check in ALL_CHECKS}
+    made = {one for one in vars(mutants).values() if isinstance(one, type) and issubclass(one, Engine)}
+    assert made - {Engine, mutants.ChokesOnOps} == {planted.engine for planted in PLANTED}
 
 
 @pytest.mark.parametrize(
