@@ -2,7 +2,7 @@
 
 ::
 
-    A ──Compare(salt a, fingerprints of A's shards)──▶ B     where do we differ?
+    A ──Compare(salt a, fingerprints of A's shards)──▶ B     where do we differ? (`cells`)
     A ◀──Digest(B's filter under a, salt b)────────── B     this is what I have there
     A ──Delta(cells B's filter lacks)────────────────▶ B     you lack these
     A ──Digest(A's filter under b)───────────────────▶ B     and this is what I have
@@ -10,13 +10,16 @@
 
 Each salt is chosen by the node that will read the filter, serves once, and dies after a while. A Delta says the
 sender's root, so that what did not fit, or hid behind a false positive, is asked for in the next round.
+
+A filter covers all that the shards hold which differ, so few differences cost what stands beside them there: as A
+divides its cells into shards of some forty, that is a hundred bytes each way for each.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from lattice.cells import SHARDS, Cell, CellIndex, shard_of
+from lattice.cells import SHARDS_MIN, Cell, CellIndex, Shards, shards_for
 from lattice.digest import Bloom
 from lattice.errors import WireError
 from lattice.prng import Prng
@@ -25,7 +28,8 @@ from lattice.types import SECOND, CellId, Micros, NodeId
 from lattice.wire import Compare, Digest
 
 CELLS_PER_DIGEST = 680
-"""What a filter of 1,020 bytes covers at 12 bits a cell: one datagram."""
+"""What a filter of 1,020 bytes covers at 12 bits a cell: one datagram. Of a large store a sixteenth, whatever it is, or
+those who differ much would take ever more exchanges."""
 SALTS_MAX = 1_024
 REFUSED_MAX = 4_096
 SALT_LIFE_US = 10 * SECOND
@@ -41,15 +45,17 @@ class Reconciler:
         self._refused: dict[CellId, None] = {}
 
     def open(self, peer: NodeId, now: Micros) -> Compare:
-        return Compare(self._new_salt(peer, now), self._cells.fingerprints())
+        salt = self._new_salt(peer, now)
+        return Compare(salt, self._cells.fingerprints(shards_for(len(self._cells)), salt))
 
     def compared(self, peer: NodeId, compare: Compare, now: Micros) -> Digest | None:
         """Our filter over the shards that differ (as many as one datagram covers); None when none does."""
-        ours = self._cells.fingerprints()
-        differing = [shard for shard in range(SHARDS) if ours[shard] != compare.fingerprints[shard]]
+        of = len(compare.fingerprints)
+        ours = self._cells.fingerprints(of, compare.salt)
+        differing = [shard for shard in range(of) if ours[shard] != compare.fingerprints[shard]]
         if not differing:
             return None
-        return self._digest(self._affordable(differing), compare.salt, self._new_salt(peer, now))
+        return self._digest(self._affordable(differing, of), compare.salt, self._new_salt(peer, now))
 
     def digested(self, peer: NodeId, digest: Digest, now: Micros) -> tuple[list[Cell], Digest | None]:
         """The cells that the peer's filter lacks, most urgent first, and our own filter if it wants one.
@@ -64,19 +70,19 @@ class Reconciler:
         answer = self._digest(digest.shards, digest.answer_salt, 0) if digest.answer_salt else None
         return most_urgent_first(map(self._cells.get, missing)), answer
 
-    def _affordable(self, differing: list[int]) -> tuple[int, ...]:
+    def _affordable(self, differing: list[int], of: int) -> Shards:
         chosen: list[int] = []
-        room = CELLS_PER_DIGEST
+        room = max(CELLS_PER_DIGEST, len(self._cells) // SHARDS_MIN)
         for shard in self._prng.shuffled(differing):
-            room -= self._cells.count_in(shard)
+            room -= self._cells.count_in(shard, of)
             if chosen and room < 0:
                 break
             chosen.append(shard)
-        return tuple(sorted(chosen))
+        return Shards(of, tuple(sorted(chosen)))
 
-    def _digest(self, shards: tuple[int, ...], salt: int, answer_salt: int) -> Digest:
+    def _digest(self, shards: Shards, salt: int, answer_salt: int) -> Digest:
         held: list[CellId] = self._cells.ids_in(shards)
-        refused = [cell for cell in self._refused if shard_of(cell) in shards]
+        refused = [cell for cell in self._refused if cell in shards]
         return Digest(shards, salt, Bloom.of([*held, *refused], len(held) + len(refused), salt), answer_salt)
 
     def refuse(self, cell: CellId) -> None:

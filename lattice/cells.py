@@ -2,21 +2,31 @@
 
 The root is the sum of all cell ids modulo 2^128: ids are hashes, and a cell comes or goes with one addition. (Whoever
 may sign cells could, with much work, craft a set whose sum equals another's: Wagner, 2002. It would hide those cells
-from the comparison until anything else changes.) Sixteen shards, by the first four bits of the id, have a sum each;
-their fingerprints tell where two unequal nodes differ.
+from the comparison until anything else changes.)
+
+Where two unequal nodes differ the fingerprints of *shards* tell: parts of all ids by their first bits, each with a sum.
+A node that asks divides what it has into as many as leave some forty cells in each, for a difference costs what its
+shard holds: 16 shards at least, and 256 at most, whose fingerprints are one datagram. A fingerprint is four bytes of
+the sum's keyed hash, under a salt of the one exchange: what hides behind equal fingerprints, once in four billion
+times, does not hide under the next salt, and nobody can prepare it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
+from hashlib import blake2b
 from typing import Final
 
+from lattice.record import record
 from lattice.types import CellId
 
-SHARDS: Final = 16
-FINGERPRINT_BYTES: Final = 8
+SHARDS_MIN: Final = 16
+SHARDS_MAX: Final = 256
+"""One for each first byte of an id."""
+CELLS_PER_SHARD: Final = 40
+"""As a filter's block of 512 bits shows at 12 bits a cell."""
+FINGERPRINT_BYTES: Final = 4
 _MODULUS: Final = 2**128
 
 
@@ -41,57 +51,89 @@ class Cell:
     """(writer, version): ops of one author go in chain order."""
 
 
-def shard_of(cell: CellId) -> int:
-    return cell[0] * SHARDS // 256
+@record
+class Shards:
+    """Some of the parts that all ids are divided into."""
+
+    of: int
+    """How many there are: a power of two within `SHARDS_MIN` and `SHARDS_MAX`."""
+    chosen: tuple[int, ...]
+    """Sorted."""
+
+    def __contains__(self, cell: CellId) -> bool:
+        return shard_of(cell, self.of) in self.chosen
+
+
+def shard_of(cell: CellId, of: int) -> int:
+    return cell[0] * of // SHARDS_MAX
+
+
+def shards_for(cells: int) -> int:
+    """Into how many shards so many cells are best divided."""
+    return min(max(SHARDS_MIN, 1 << (cells // CELLS_PER_SHARD).bit_length()), SHARDS_MAX)
 
 
 class CellIndex:
-    """All cells of one node, by shard, with their sums kept as cells come and go."""
+    """All cells of one node, with their sums kept as cells come and go."""
 
     def __init__(self) -> None:
-        self._shards: list[dict[CellId, Cell]] = [{} for _ in range(SHARDS)]
-        self._sums = [0] * SHARDS
-        self._count = 0
+        self._cells: dict[CellId, Cell] = {}
+        self._total = 0
+        self._sums = [0] * SHARDS_MAX
+        self._counts = [0] * SHARDS_MAX
         self._root: bytes | None = None
         """The last root, until a cell comes or goes."""
 
     def __len__(self) -> int:
-        return self._count
+        return len(self._cells)
 
     def __contains__(self, cell: CellId) -> bool:
-        return cell in self._shards[cell[0] * SHARDS // 256]
+        return cell in self._cells
 
     def get(self, cell: CellId) -> Cell:
-        return self._shards[shard_of(cell)][cell]
+        return self._cells[cell]
 
     def add(self, cell: Cell) -> None:
-        shard = shard_of(cell.id)
-        if cell.id not in self._shards[shard]:
-            self._shards[shard][cell.id] = cell
-            self._sums[shard] = (self._sums[shard] + int.from_bytes(cell.id, "big")) % _MODULUS
-            self._count += 1
-            self._root = None
+        if cell.id not in self._cells:
+            self._cells[cell.id] = cell
+            self._count(cell.id, 1)
 
     def discard(self, cell: CellId) -> None:
-        shard = shard_of(cell)
-        if self._shards[shard].pop(cell, None) is not None:
-            self._sums[shard] = (self._sums[shard] - int.from_bytes(cell, "big")) % _MODULUS
-            self._count -= 1
-            self._root = None
+        if self._cells.pop(cell, None) is not None:
+            self._count(cell, -1)
+
+    def _count(self, cell: CellId, by: int) -> None:
+        term = by * int.from_bytes(cell, "big")
+        self._total = (self._total + term) % _MODULUS
+        self._sums[cell[0]] = (self._sums[cell[0]] + term) % _MODULUS
+        self._counts[cell[0]] += by
+        self._root = None
 
     def root(self) -> bytes:
         """16 bytes; equal if and only if the sets are, up to a collision of the hash."""
         if self._root is None:
-            self._root = (sum(self._sums) % _MODULUS).to_bytes(16, "big")
+            self._root = self._total.to_bytes(16, "big")
         return self._root
 
-    def fingerprints(self) -> tuple[bytes, ...]:
-        """The low 8 bytes of each shard's sum."""
-        return tuple((total % 2 ** (8 * FINGERPRINT_BYTES)).to_bytes(FINGERPRINT_BYTES, "big") for total in self._sums)
+    def fingerprints(self, of: int, salt: int) -> tuple[bytes, ...]:
+        """Of each shard, `FINGERPRINT_BYTES` of its sum's hash under `salt`."""
+        width, key = SHARDS_MAX // of, salt.to_bytes(8, "big")
+        return tuple(
+            blake2b(
+                (sum(self._sums[at : at + width]) % _MODULUS).to_bytes(16, "big"),
+                digest_size=FINGERPRINT_BYTES,
+                key=key,
+                person=b"edgelattice shrd",
+            ).digest()
+            for at in range(0, SHARDS_MAX, width)
+        )
 
-    def count_in(self, shard: int) -> int:
-        return len(self._shards[shard])
+    def count_in(self, shard: int, of: int) -> int:
+        width = SHARDS_MAX // of
+        return sum(self._counts[shard * width : (shard + 1) * width])
 
-    def ids_in(self, shards: Iterable[int]) -> list[CellId]:
+    def ids_in(self, shards: Shards) -> list[CellId]:
         """Sorted."""
-        return sorted(cell for shard in shards for cell in self._shards[shard])
+        width = SHARDS_MAX // shards.of
+        begins = {first for shard in shards.chosen for first in range(shard * width, (shard + 1) * width)}
+        return sorted(cell for cell in self._cells if cell[0] in begins)

@@ -11,14 +11,14 @@ its side, and so passes nothing on.
 
 Such news comes in heaps, so it is not announced, and does not go along a tree of its own for each cell: cells of one
 *stem* share a tree, and so share datagrams on every hop. The ops of an author are of one stem, for they are taken in
-the order of their chain; the others are divided by shard.
+the order of their chain; the others are divided into sixteen by their ids.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from lattice.cells import Cell, CellKind, shard_of
+from lattice.cells import Cell, CellKind
 from lattice.roster import Roster
 from lattice.types import SECOND, CellId, Micros, NodeId
 
@@ -28,7 +28,7 @@ REUNION_US = 10 * SECOND
 
 def stem_of(cell: Cell) -> CellId:
     """What seeds the tree that this cell takes when it heals."""
-    return CellId(cell.place[0] if cell.kind is CellKind.OP else bytes([shard_of(cell.id)]))
+    return CellId(cell.place[0] if cell.kind is CellKind.OP else bytes([cell.id[0] >> 4]))
 
 
 class Reunion:

@@ -25,7 +25,7 @@ from __future__ import annotations
 from typing import Final, TypeAlias
 
 from lattice import canonical
-from lattice.cells import FINGERPRINT_BYTES, SHARDS, CellKind
+from lattice.cells import FINGERPRINT_BYTES, SHARDS_MAX, SHARDS_MIN, CellKind, Shards
 from lattice.digest import Bloom
 from lattice.equivocation import PROOF_BYTES_MAX
 from lattice.errors import MalformedError, WireError
@@ -112,13 +112,13 @@ class Graft:
 @record
 class Compare:
     salt: int
-    """Under which the peer is to build its filter: chosen by whoever will read it."""
+    """Under which the fingerprints are, and the peer is to build its filter: chosen by whoever will read it."""
     fingerprints: tuple[bytes, ...]
 
 
 @record
 class Digest:
-    shards: tuple[int, ...]
+    shards: Shards
     salt: int
     """The salt of this filter."""
     bloom: Bloom
@@ -164,7 +164,7 @@ def _fields(message: Message) -> canonical.Value:
         case Compare(salt, fingerprints):
             return (5, salt, b"".join(fingerprints))
         case Digest(shards, salt, bloom, answer_salt):
-            return (6, shards, salt, bloom.data, answer_salt)
+            return (6, _bitmap(shards), salt, bloom.data, answer_salt)
         case Delta(root, carried):
             return (7, root, _cells(carried))
         case Leave(incarnation):
@@ -224,7 +224,8 @@ def _parse(kind: int, fields: tuple[object, ...]) -> Message:
             return PingReq(_nonce(nonce), _node(subject), canonical.endpoint(target, "target"))
         case 5:
             _, salt, joined = _exactly(fields, 3)
-            prints = canonical.blob(joined, "fingerprints", length=SHARDS * FINGERPRINT_BYTES)
+            prints = canonical.blob(joined, "fingerprints", length_max=SHARDS_MAX * FINGERPRINT_BYTES)
+            _check_count(len(prints), FINGERPRINT_BYTES, "fingerprints")
             cut = range(0, len(prints), FINGERPRINT_BYTES)
             return Compare(_nonce(salt), tuple(prints[at : at + FINGERPRINT_BYTES] for at in cut))
         case 6:
@@ -267,14 +268,26 @@ def _node(value: object) -> NodeId:
     return NodeId(value if type(value) is bytes and len(value) == 16 else canonical.blob(value, "node id", length=16))
 
 
-def _read_shards(value: object) -> tuple[int, ...]:
-    shards = tuple(
-        canonical.integer(shard, "shard", 0, SHARDS - 1)
-        for shard in canonical.array(value, "shards", length_max=SHARDS)
-    )
-    if sorted(set(shards)) != list(shards) or not shards:
-        raise WireError("bad shape", "shards are empty or not sorted")
-    return shards
+def _bitmap(shards: Shards) -> bytes:
+    """A bit for each shard there is, the first one's the lowest of the first byte."""
+    return sum(1 << shard for shard in shards.chosen).to_bytes(shards.of // 8, "little")
+
+
+def _read_shards(value: object) -> Shards:
+    bits = canonical.blob(value, "shards", length_max=SHARDS_MAX // 8)
+    of = _check_count(len(bits) * 8, 1, "shards")
+    chosen = int.from_bytes(bits, "little")
+    if not chosen:
+        raise WireError("bad shape", "no shards")
+    return Shards(of, tuple([shard for shard in range(of) if chosen >> shard & 1]))
+
+
+def _check_count(size: int, each: int, what: str) -> int:
+    """How many shards so many bytes or bits are of, if they can be."""
+    count = size // each
+    if size % each or not SHARDS_MIN <= count <= SHARDS_MAX or count & (count - 1):
+        raise WireError("bad shape", f"{what}: {size} is no power of two of shards, of {each} each")
+    return count
 
 
 def _read_ids(value: object) -> tuple[CellId, ...]:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from heapq import heapify
 
 from lattice.antientropy import SALTS_MAX
-from lattice.cells import CellIndex
+from lattice.cells import CellIndex, Shards
 from lattice.dialing import Standing
 from lattice.engine import Engine
 from lattice.events import LocalUpdate, OpsSubmitted
@@ -59,7 +59,7 @@ def empty_table(engine: Engine) -> HealthTable:
     return type(engine._health.table)()
 
 
-def cells_in(engine: Engine, shards: Sequence[int]) -> list[CellId]:
+def cells_in(engine: Engine, shards: Shards) -> list[CellId]:
     return engine._cells.ids_in(shards)
 
 
@@ -217,9 +217,9 @@ def graft(engine: Engine, base: Base, row_due: Micros) -> None:
         tally._sites = {site: dict(voices) for site, voices in ready._sites.items()}
         tally._counts = list(ready._counts)
     cells = engine._cells
-    cells._shards = [Overlay(shard) for shard in base.cells._shards]
-    cells._sums = list(base.cells._sums)
-    cells._count = len(base.cells)
+    cells._cells = Overlay(base.cells._cells)
+    cells._total = base.cells._total
+    cells._sums, cells._counts = list(base.cells._sums), list(base.cells._counts)
     cells._root = None
     assert own.cell in cells, "the base was made of these very rows"
     timers = engine._out.timers
@@ -261,7 +261,7 @@ def settle(engine: Engine) -> None:
     members._members = dict(members._members.items())
     table._rows = dict(table._rows.items())
     table._floors = dict(table._floors.items())
-    cells._shards = [dict(shard.items()) for shard in cells._shards]
+    cells._cells = dict(cells._cells.items())
 
 
 def earliest_timer(engine: Engine) -> Micros | None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from lattice import wire
-from lattice.cells import SHARDS, CellKind
+from lattice.cells import SHARDS_MIN, CellKind, Shards
 from lattice.digest import BLOCK_BYTES, Bloom
 from lattice.events import DatagramReceived, Input
 from lattice.health import Report, Row, sign_row
@@ -162,7 +162,7 @@ def garbage(stage: Stage, host: Host, prng: Prng) -> list[Message | bytes]:
 
 def overfull(stage: Stage, host: Host, prng: Prng) -> list[Message | bytes]:
     """A filter that claims to hold everything, and one nobody asked for."""
-    shards = tuple(range(SHARDS))
+    shards = Shards(SHARDS_MIN, tuple(range(SHARDS_MIN)))
     return [
         Digest(shards, prng.token() | 1, Bloom(b"\xff" * BLOCK_BYTES), 0),
         Digest(shards, prng.token() | 1, Bloom(bytes(BLOCK_BYTES)), prng.token() | 1),

@@ -9,7 +9,8 @@ regions each), so that all rows differ. Then the cut ends, and real engines do t
 byte of every frame from then on until all are equal: envelopes, probes, comparisons and what came twice included. With
 `--ops N` an author on each side has meanwhile published half of N changes of policy, too.
 
-*A pair* is two nodes alone, each with half of 10,000 cells that the other lacks, and the link between them.
+*A pair* is two nodes alone, each with half of 10,000 cells that the other lacks, and the link between them; or of all but
+a few in common.
 """
 
 from __future__ import annotations
@@ -192,6 +193,8 @@ def main(argv: list[str]) -> int:
     figures = {
         "cluster": heal(told.nodes, LIFEGUARD, Link(), told.seed, told.ops),
         "pair": pair(10_000, 250),
+        "pair_with_one_difference": pair(1, 250, shared=9_999),
+        "pair_with_20_differences": pair(20, 250, shared=9_980),
         "pair_of_the_like": pair(100, 250, shared=9_900),
     }
     if told.json:

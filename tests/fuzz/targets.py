@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from lattice import canonical, wire
 from lattice.authoring import compose, encode_update
-from lattice.cells import CellKind
+from lattice.cells import CellKind, Shards
 from lattice.checkpoint import compose_checkpoint, compose_deletion
 from lattice.digest import BLOCK_BYTES, Bloom
 from lattice.equivocation import open_proof, prove
@@ -98,8 +98,8 @@ def _messages() -> tuple[bytes, ...]:
         Rumour(cells),
         IHave(ids),
         Graft(ids),
-        Compare(1, (bytes(8),) * 16),
-        Digest((0, 3), 1, Bloom.of(ids, 2, 1), 7),
+        Compare(1, (bytes(4),) * 32),
+        Digest(Shards(32, (0, 3)), 1, Bloom.of(ids, 2, 1), 7),
         Delta(bytes(16), cells),
         Leave(1),
     )

@@ -8,7 +8,7 @@ from functools import cache
 from hypothesis import strategies as st
 
 from lattice.authoring import compose
-from lattice.cells import FINGERPRINT_BYTES, SHARDS, CellKind
+from lattice.cells import FINGERPRINT_BYTES, CellKind, Shards
 from lattice.digest import BLOCK_BYTES, Bloom
 from lattice.health import LEASE_MS_MAX, Report, Row, SignedRow, sign_row
 from lattice.identity import author_id_of
@@ -154,10 +154,17 @@ wire_cells = st.lists(
     ),
     max_size=3,
 ).map(tuple)
-shards = st.sets(st.integers(min_value=0, max_value=SHARDS - 1), min_size=1).map(lambda drawn: tuple(sorted(drawn)))
-fingerprints = st.lists(
-    st.binary(min_size=FINGERPRINT_BYTES, max_size=FINGERPRINT_BYTES), min_size=SHARDS, max_size=SHARDS
-).map(tuple)
+divisions = st.sampled_from((16, 32, 64, 128, 256))
+shards = divisions.flatmap(
+    lambda of: st.builds(
+        Shards, st.just(of), st.sets(st.integers(0, of - 1), min_size=1).map(lambda drawn: tuple(sorted(drawn)))
+    )
+)
+fingerprints = divisions.flatmap(
+    lambda of: st.binary(min_size=of * FINGERPRINT_BYTES, max_size=of * FINGERPRINT_BYTES).map(
+        lambda drawn: tuple(drawn[at : at + FINGERPRINT_BYTES] for at in range(0, len(drawn), FINGERPRINT_BYTES))
+    )
+)
 sparse_blooms = st.integers(min_value=1, max_value=3).flatmap(
     lambda blocks: st.binary(min_size=8, max_size=8).map(
         lambda start: Bloom(start + bytes(blocks * BLOCK_BYTES - len(start)))

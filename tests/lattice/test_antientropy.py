@@ -134,6 +134,44 @@ def test_the_urgent_goes_first_then_each_writer_in_order() -> None:
 
 def test_a_compare_of_nonsense_is_answered_with_what_differs() -> None:
     right = Side("right", {1, 2, 3})
-    digest = right.reconciler.compared(A, Compare(0, (bytes(8),) * 16), NOW)
+    digest = right.reconciler.compared(A, Compare(0, (bytes(4),) * 16), NOW)
     assert digest is not None
-    assert set(digest.shards) <= {cell(number).id[0] >> 4 for number in (1, 2, 3)}
+    assert len(digest.shards.chosen) == 16, "no sum has that hash, not even that of nothing"
+
+
+@pytest.mark.parametrize(("differing", "bytes_max", "exchanges_max"), [(1, 1_600, 1), (10, 3_100, 2), (20, 6_000, 3)])
+def test_few_differences_in_a_large_store_cost_little(differing: int, bytes_max: int, exchanges_max: int) -> None:
+    """Each costs the filters over its shard, not over a sixteenth of the store."""
+    shared = set(range(10_000 - differing))
+    left = Side("left", shared | set(range(20_000, 20_000 + differing // 2)))
+    right = Side("right", shared | set(range(30_000, 30_000 + differing - differing // 2)))
+    sent, exchanges = 0, 0
+    while left.index.root() != right.index.root():
+        compare = left.reconciler.open(B, NOW)
+        digest = right.reconciler.compared(A, compare, NOW)
+        assert digest is not None
+        to_right, answer = left.reconciler.digested(B, digest, NOW)
+        assert answer is not None
+        to_left, _ = right.reconciler.digested(A, answer, NOW)
+        for found in to_right:
+            right.index.add(found)
+        for found in to_left:
+            left.index.add(found)
+        sent += sum(len(encode(message)) for message in (compare, digest, answer))
+        exchanges += 1
+    assert sent <= bytes_max
+    assert exchanges <= exchanges_max
+
+
+def test_what_hides_behind_an_equal_fingerprint_is_found_in_the_next_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lattice.cells.FINGERPRINT_BYTES", 1)  # so that one in 256 hides
+    hidden = 0
+    for seed in range(300):
+        left, right = Side(f"l{seed}", {seed}), Side(f"r{seed}", {seed, 1_000 + seed})
+        exchanges = 1
+        while one_round(left, right) == 0:
+            exchanges += 1
+        hidden += exchanges > 1
+        assert left.index.root() == right.index.root()
+        assert exchanges <= 3
+    assert hidden > 0, "otherwise this test shows nothing"

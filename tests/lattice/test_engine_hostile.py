@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from lattice import canonical, wire
-from lattice.cells import CellKind
+from lattice.cells import CellKind, Shards
 from lattice.digest import Bloom
 from lattice.engine import Engine
 from lattice.events import (
@@ -242,7 +242,7 @@ def test_captured_frames_heard_again(what: str, later_us: int) -> None:
 
 
 def test_a_filter_that_answers_no_question_of_ours_is_counted(victim: Victim) -> None:
-    digest = wire.Digest((0,), 5, Bloom.of([], 0, 5), 0)
+    digest = wire.Digest(Shards(16, (0,)), 5, Bloom.of([], 0, 5), 0)
     counted = victim.attack(DatagramReceived, [victim.speaking(wire.encode(digest)) for _ in range(10)])
     assert counted == {"datagram rejected: unknown salt": 10}
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from lattice import antientropy, spreading, wire
-from lattice.cells import Cell, CellKind
+from lattice.cells import Cell, CellKind, Shards
 from lattice.config import Config
 from lattice.engine import Engine
 from lattice.events import DatagramReceived, LocalUpdate, PeerDiscovered, SendDatagram
@@ -166,7 +166,7 @@ def test_rumours_of_one_moment_go_the_urgent_first(monkeypatch: pytest.MonkeyPat
 def ops_of(cluster: Cluster) -> list[Cell]:
     cluster.publish(0, *(f"route r{number} {{ {'x' * 800} }}\n" for number in range(6)))
     index = cluster.engines[0]._cells
-    cells = [index.get(cell) for cell in index.ids_in(range(16))]
+    cells = [index.get(cell) for cell in index.ids_in(Shards(16, tuple(range(16))))]
     return [cell for cell in cells if cell.kind is CellKind.OP]
 
 

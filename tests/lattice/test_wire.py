@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lattice import canonical, wire
-from lattice.cells import FINGERPRINT_BYTES, SHARDS, CellKind
+from lattice.cells import FINGERPRINT_BYTES, CellKind, Shards
 from lattice.digest import Bloom
 from lattice.equivocation import PROOF_BYTES_MAX
 from lattice.errors import WireError
@@ -85,14 +85,18 @@ BAD = {
     "a cell too large": canonical.pack((4, ((1, bytes(PROOF_BYTES_MAX + 1), 0),))),
     "a cell too old": canonical.pack((4, ((1, b"", wire.AGE_MS_MAX + 1),))),
     "a name for an address": canonical.pack((3, 5, bytes(16), ("example.org", 1))),
-    "too few fingerprints": canonical.pack((5, 1, bytes(127))),
-    "no shards": canonical.pack((6, (), 1, bytes(64), 0)),
-    "shards out of order": canonical.pack((6, (2, 1), 1, bytes(64), 0)),
-    "a shard twice": canonical.pack((6, (1, 1), 1, bytes(64), 0)),
-    "shard 16": canonical.pack((6, (16,), 1, bytes(64), 0)),
-    "half a block": canonical.pack((6, (1,), 1, bytes(32), 0)),
-    "an overfull filter": canonical.pack((6, (1,), 1, b"\xff" * 64, 0)),
-    "a filter beyond its limit": canonical.pack((6, (1,), 1, bytes(64 * 513), 0)),
+    "too few fingerprints": canonical.pack((5, 1, bytes(32))),
+    "fingerprints of no power of two": canonical.pack((5, 1, bytes(4 * 48))),
+    "half a fingerprint": canonical.pack((5, 1, bytes(66))),
+    "more fingerprints than there are shards": canonical.pack((5, 1, bytes(2_048))),
+    "no shards": canonical.pack((6, bytes(2), 1, bytes(64), 0)),
+    "shards of version 3": canonical.pack((6, (1,), 1, bytes(64), 0)),
+    "of eight shards": canonical.pack((6, b"\1", 1, bytes(64), 0)),
+    "of 24 shards": canonical.pack((6, b"\1\0\0", 1, bytes(64), 0)),
+    "of 512 shards": canonical.pack((6, b"\1" * 64, 1, bytes(64), 0)),
+    "half a block": canonical.pack((6, b"\1\0", 1, bytes(32), 0)),
+    "an overfull filter": canonical.pack((6, b"\1\0", 1, b"\xff" * 64, 0)),
+    "a filter beyond its limit": canonical.pack((6, b"\1\0", 1, bytes(64 * 513), 0)),
 }
 
 
@@ -114,7 +118,9 @@ def test_the_bytes_are_what_they_always_were() -> None:
     assert encode(Leave(3)).hex() == "920803"
     ack = Ack(1, NodeId(b"n" * 16), b"r" * 16, ("10.0.0.1", 7))
     assert encode(ack).hex() == "970201c410" + "6e" * 16 + "c410" + "72" * 16 + "92a831302e302e302e31079090"
-    assert isinstance(decode(BAD["no shards"].replace(b"\x95\x06\x90", b"\x95\x06\x91\x03"), 999), Digest)
+    digest = decode(BAD["no shards"].replace(b"\xc4\x02\0\0", b"\xc4\x02\x09\x80"), 999)
+    assert isinstance(digest, Digest)
+    assert digest.shards == Shards(16, (0, 3, 15))
 
 
 CLAIM = MemberUpdate(NodeId(b"n" * 16), MemberState.DOWN, 2, NodeId(b"b" * 16), 7)
@@ -125,8 +131,8 @@ SAMPLES: tuple[Message, ...] = (
     Ack(1, CLAIM.node, b"r" * 16, ("10.0.0.1", 7), (CLAIM,), (CELL,)),
     PingReq(1, CLAIM.node, ("::1", 7)),
     Rumour((CELL,)),
-    Compare(1, (b"p" * FINGERPRINT_BYTES,) * SHARDS),
-    Digest((1, 15), 2, Bloom(bytes(64)), 3),
+    Compare(1, (b"p" * FINGERPRINT_BYTES,) * 32),
+    Digest(Shards(32, (1, 15, 31)), 2, Bloom(bytes(64)), 3),
     Delta(b"r" * 16, (CELL,)),
     Leave(3),
     IHave((ID, ID)),
@@ -135,7 +141,7 @@ SAMPLES: tuple[Message, ...] = (
     News((CLAIM,)),
     Heal((CELL,)),
 )
-SPOKEN = {3: "8a331ee88add83c1"}
+SPOKEN = {4: "d23b3795e4a02d64"}
 """A digest of the samples' bytes, by version. When it changes, nodes of before would misread us: raise `seal.VERSION`,
 and put the new pair in place of this one."""
 

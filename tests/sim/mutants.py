@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from lattice.cells import Cell, CellKind
+from lattice.cells import Cell, CellKind, Shards
 from lattice.digest import Bloom
 from lattice.engine import Engine
 from lattice.events import (
@@ -301,7 +301,7 @@ class HidesCells(Engine):
         self._reconciliation._reconciler._digest = self._empty  # type: ignore[method-assign]  # the planted mistake
 
     @staticmethod
-    def _empty(shards: tuple[int, ...], salt: int, answer_salt: int) -> Digest:
+    def _empty(shards: Shards, salt: int, answer_salt: int) -> Digest:
         return Digest(shards, salt, Bloom.of([], 1, salt), answer_salt)
 
 
