@@ -156,7 +156,7 @@ class Node:
             credentials.ca_key,
             Ed25519Verifier(config.cluster.name),
             self._driver.is_revoked,
-            open_to_others=config.control.allow_remote,
+            unsigned=config.control.unsigned_signals,
         )
         self._seeding = Seeding(config.gossip.seeds, config.gossip.listen[0], self._driver.submit)
         self._discovery: Discovery | None = None

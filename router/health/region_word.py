@@ -2,8 +2,8 @@
 
 A region has a key of its own and a certificate for the role ``region``, whose grant (`lattice.grants`) goes along with
 each signal. So a signal may come from anywhere, through anybody. A region that signs is believed only when it signs:
-for `SIGNS_US` after a signed word, unsigned ones about it are refused. Where the API is open to other machines and
-there is a CA, unsigned ones are refused from the start.
+for `SIGNS_US` after a signed word, unsigned ones about it are refused. A site takes none at all that are unsigned if
+its file says so (`control.unsigned_signals`), or if other machines reach the API and there is a CA.
 """
 
 from __future__ import annotations
@@ -53,13 +53,13 @@ class RegionWords:
         verifier: Verifier,
         is_revoked: Callable[[NodeId], bool],
         *,
-        open_to_others: bool,
+        unsigned: bool,
     ) -> None:
-        """`open_to_others`: other machines reach the control API."""
+        """`unsigned`: what nobody signed is taken, of regions that have not signed lately."""
         self._grants = Grants(ca_key, verifier)
         self._verifier = verifier
         self._is_revoked = is_revoked
-        self._signed_only = open_to_others and ca_key is not None
+        self._unsigned = unsigned
         self._signs: dict[str, Micros] = {}
 
     def judge(self, signal: RegionSignal, proof: Proof | None, now: Micros) -> None:
@@ -82,10 +82,8 @@ class RegionWords:
     def _judge_unsigned(self, region: str, now: Micros) -> None:
         if now < self._signs.get(region, 0):
             raise RefusalError(403, f"region {region!r} signs its word, and this is not signed", "`edgelattice signal`")
-        if self._signed_only:
-            raise RefusalError(
-                403, "other machines reach this API, so signals must be signed", "`edgelattice signal` signs and sends"
-            )
+        if not self._unsigned:
+            raise RefusalError(403, "at this site signals must be signed", "`edgelattice signal` signs and sends")
 
     def _judge_proof(self, signal: RegionSignal, proof: Proof, now: Micros) -> None:
         if len(proof.public_key) != PUBLIC_KEY_BYTES or len(proof.signature) != SIGNATURE_BYTES:

@@ -167,6 +167,8 @@ class ControlPart:
     allow_remote: bool
     host_names: tuple[str, ...]
     """Names, beside IP addresses and localhost, by which requests may call this API (see control_gate)."""
+    unsigned_signals: bool
+    """Whether `POST /update` is taken from whoever reaches this API, of a region that has not signed lately."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,7 +305,7 @@ def load_site_config(path: Path) -> SiteConfig:
     tls = _read_tls(top.section("tls"), directory, needed=bool(http.tls_listen))
     upstream = _read_upstream(top.section("upstream"), directory)
     tcp = _read_tcp(top.section("tcp"))
-    control = _read_control(top.section("control"))
+    control = _read_control(top.section("control"), cluster.certificates is not None)
     policy = _read_policy(top.section("policy"), directory, cluster.certificates is not None, warnings)
     geo = _read_geo(top.section("geo"), directory)
     cache = _read_cache(top.section("cache"))
@@ -494,7 +496,7 @@ def _refuse_repeated(section: Section, key: str, listen: tuple[Endpoint, ...]) -
         section.note(key, f"{endpoint_text(endpoint)} stands there more than once", "remove one")
 
 
-def _read_control(section: Section) -> ControlPart:
+def _read_control(section: Section, certified: bool) -> ControlPart:
     listen = section.take("listen", listen_endpoint, CONTROL_LISTEN)
     allow_remote = section.take("allow_remote", truth, False)
     host_names = section.take_each("host_names", text, ())
@@ -504,8 +506,21 @@ def _read_control(section: Section) -> ControlPart:
             f"{endpoint_text(listen)} can be reached from other machines, and this API has no passwords yet",
             "use 127.0.0.1, or set allow_remote = true behind a firewall",
         )
+    unsigned_signals = section.take("unsigned_signals", truth, not (allow_remote and certified))
+    if unsigned_signals and allow_remote and certified:
+        section.note(
+            "unsigned_signals",
+            "with allow_remote any other machine could speak in a region's name",
+            "leave it out, and sign: `edgelattice signal`",
+        )
+    if not unsigned_signals and not certified:
+        section.note(
+            "unsigned_signals",
+            "without a CA no region can sign, so no signal would ever be taken",
+            "set cluster.ca and cluster.certificate, or leave it out",
+        )
     section.close()
-    return ControlPart(listen, allow_remote, tuple(name.lower() for name in host_names))
+    return ControlPart(listen, allow_remote, tuple(name.lower() for name in host_names), unsigned_signals)
 
 
 def _read_policy(section: Section, directory: Path, certified: bool, warnings: list[str]) -> PolicyPart:

@@ -9,8 +9,8 @@ regions each), so that all rows differ. Then the cut ends, and real engines do t
 byte of every frame from then on until all are equal: envelopes, probes, comparisons and what came twice included. With
 `--ops N` an author on each side has meanwhile published half of N changes of policy, too.
 
-*A pair* is two nodes alone, each with half of 10,000 cells that the other lacks, and the link between them; or of all but
-a few in common.
+*A pair* is two nodes alone, each with half of 10,000 cells that the other lacks, and the link between them; or with all
+but a few in common.
 """
 
 from __future__ import annotations

@@ -23,12 +23,12 @@ def region(
     return signer_of(name, sign_grant(ca, signer_of(name).public_key, role, name, until_s))
 
 
-def words(revoked: NodeId | None = None, ca: bool = True, open_to_others: bool = False) -> RegionWords:
+def words(revoked: NodeId | None = None, ca: bool = True, unsigned: bool = True) -> RegionWords:
     return RegionWords(
         CA.public_key if ca else None,
         Ed25519Verifier(CLUSTER),
         lambda key: key == revoked,
-        open_to_others=open_to_others,
+        unsigned=unsigned,
     )
 
 
@@ -42,10 +42,10 @@ def refusal(judge: RegionWords, signal: RegionSignal, proof: Proof | None, now: 
 
 
 def test_a_region_s_own_word_is_taken_from_anywhere() -> None:
-    words(open_to_others=True).judge(SIGNAL, GOOD, EPOCH)
-    assert "must be signed" in refusal(words(open_to_others=True), SIGNAL, None)
+    words(unsigned=False).judge(SIGNAL, GOOD, EPOCH)
+    assert "must be signed" in refusal(words(unsigned=False), SIGNAL, None), "before any region has signed, too"
     words().judge(SIGNAL, None, EPOCH)
-    words(ca=False, open_to_others=True).judge(SIGNAL, None, EPOCH)
+    words(ca=False).judge(SIGNAL, None, EPOCH)
     assert "has no CA" in refusal(words(ca=False), SIGNAL, GOOD)
 
 

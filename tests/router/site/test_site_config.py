@@ -191,6 +191,15 @@ x = 1
         (MINIMAL + '[[tls.certificates]]\nchian = "a"', "tls.certificates[0].chian: unknown key; did you mean chain?"),
         (MINIMAL + '[upstream]\nkey = "a"', "upstream.certificate: is missing, and key is set; set both or neither"),
         (MINIMAL + '[upstream]\nallow = ["10.0.0.1/8"]', 'upstream.allow[0] = "10.0.0.1/8": expected an address block'),
+        (
+            MINIMAL + "[control]\nunsigned_signals = false",
+            "control.unsigned_signals: without a CA no region can",
+        ),
+        (
+            MINIMAL.replace("key_file", 'ca = "a"\ncertificate = "b"\nkey_file')
+            + "[control]\nallow_remote = true\nunsigned_signals = true",
+            "control.unsigned_signals: with allow_remote any other machine could speak",
+        ),
         (MINIMAL + '[tls]\ncertificates = "a"', 'tls.certificates = "a": expected an array of tables'),
         (
             MINIMAL + '[http]\nforwarded_by = "Via"',
@@ -233,6 +242,24 @@ def test_what_works_but_should_be_known_is_a_warning(tmp_path: Path) -> None:
 def test_a_remote_control_api_has_to_be_asked_for(tmp_path: Path) -> None:
     config = load(tmp_path, MINIMAL + '[control]\nlisten = "0.0.0.0:8180"\nallow_remote = true')
     assert config.control.listen == ("0.0.0.0", 8180)
+    assert config.control.unsigned_signals, "without a CA nobody can sign"
+
+
+CERTIFIED = MINIMAL.replace("key_file", 'ca = "ca.crt"\ncertificate = "node.crt"\nkey_file')
+OPEN_API = '[control]\nlisten = "0.0.0.0:8180"\nallow_remote = true\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "taken"),
+    [
+        (CERTIFIED, True),
+        (CERTIFIED + "[control]\nunsigned_signals = false", False),
+        (CERTIFIED + OPEN_API, False),
+        (CERTIFIED + OPEN_API + "unsigned_signals = false", False),
+    ],
+)
+def test_a_site_may_take_only_signed_signals(tmp_path: Path, text: str, taken: bool) -> None:
+    assert load(tmp_path, text).control.unsigned_signals == taken
 
 
 # --- key files
