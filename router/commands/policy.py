@@ -47,7 +47,8 @@ def check(file: Path, as_json: bool) -> int:
 
     Each mistake with its place, what was expected there, and how to mend it. What holds is then proved: that every rule
     is reached, every `never` kept in every state of health, and that losing a region leaves the others enough room.
-    FILE may be - for standard input. Exit status 0 when the policy holds, 1 when it does not.
+    FILE may be - for standard input, and JSON (as `policy compile` writes it) in place of text. Exit status 0 when the
+    policy holds, 1 when it does not.
     """
     text = policy_text(file)
     error = _mistakes(text, str(file))

@@ -10,13 +10,29 @@ import click
 from router.commands.failing import EXIT_USAGE, CommandError
 from router.decision.program import Program, compile_policy
 from router.policy import PolicyError, parse
+from router.policy.json_form import JsonPolicyError, from_json, is_json
+from router.policy.printer import print_policy
 
 POLICY_FILE_BYTES_MAX = 4 * 1024 * 1024
 """Read so much and let the parser refuse what is too long, with its own words."""
 
 
 def policy_text(file: Path) -> str:
-    """A policy's text; - is standard input. Raises `CommandError`."""
+    """A policy's text; of one in its JSON form, the text that says the same. - is standard input.
+
+    Raises `CommandError`.
+    """
+    written = written_text(file)
+    if not is_json(written):
+        return written
+    try:
+        return print_policy(from_json(written))
+    except JsonPolicyError as error:
+        raise CommandError(f"{file}: {error}") from None
+
+
+def written_text(file: Path) -> str:
+    """What a file says, text or JSON. Raises `CommandError`."""
     try:
         if str(file) == "-":
             content = sys.stdin.buffer.read(POLICY_FILE_BYTES_MAX)
@@ -32,7 +48,7 @@ def policy_text(file: Path) -> str:
 
 
 def compiled(file: Path) -> Program:
-    """A policy, compiled; its mistakes go to standard error. Raises `CommandError`."""
+    """A policy, compiled, from text or JSON; its mistakes go to standard error. Raises `CommandError`."""
     text = policy_text(file)
     try:
         return compile_policy(parse(text, str(file)))

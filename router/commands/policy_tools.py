@@ -16,7 +16,7 @@ import msgspec
 from lattice.types import Endpoint, Level
 from router.commands.asked import request_options
 from router.commands.failing import EXIT_FAILED, EXIT_USAGE, CommandError, complain
-from router.commands.policy_files import compiled, policy_text
+from router.commands.policy_files import compiled, written_text
 from router.decision.access_log import LINE_LENGTH_MAX, Recorded, Unreadable, read_log
 from router.decision.explanation import explain, plain_explanation
 from router.decision.plan import RouteTable, SitePlace, plan
@@ -28,7 +28,8 @@ from router.decision.wasm.image import ImageTooLargeError
 from router.decision.wasm.module import policy_module
 from router.policy import PolicyError, format_policy
 from router.policy.errors import did_you_mean
-from router.policy.json_form import to_json
+from router.policy.json_form import is_json, to_json
+from router.policy.printer import print_policy
 from router.policy.values import LATITUDE_E6_MAX, LONGITUDE_E6_MAX, BadValueError, read_coordinate, read_level
 from router.policy.windows import read_moment
 
@@ -40,7 +41,9 @@ _FILE = click.Path(path_type=Path, allow_dash=True)
 @click.option("--check", "only_check", is_flag=True, help="Change nothing; exit 1 when there is something to do.")
 def fmt(file: Path, only_check: bool) -> int:
     """Lay a policy out, comments and all. With - it goes from standard input to standard output."""
-    text = policy_text(file)
+    text = written_text(file)
+    if is_json(text):
+        raise CommandError(f"{file}: JSON is not laid out; `policy compile --target text` makes a text of it")
     try:
         done = format_policy(text, str(file))
     except PolicyError as error:
@@ -168,18 +171,23 @@ def explain_command(
 
 @click.command("compile")
 @click.argument("file", type=_FILE)
-@click.option("--target", type=click.Choice(["json", "wasm"]), default="json", show_default=True)
+@click.option("--target", type=click.Choice(["json", "text", "wasm"]), default="json", show_default=True)
 @click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="Where to; else standard output.")
 def compile_command(file: Path, target: str, output: Path | None) -> None:
-    """Write a policy in another form: JSON, field by field, or a WebAssembly module that decides as a node does.
+    """Write a policy in another form: JSON, field by field, a WebAssembly module that decides as a node does, or text.
+
+    FILE may be JSON, as every FILE of a policy may. The text is canonical: comments are not kept, `fmt` keeps them.
 
     \b
         edgelattice policy compile shop.policy --output shop.json
+        edgelattice policy compile shop.json --target text --output shop.policy
         edgelattice policy compile shop.policy --target wasm --output shop.wasm
     """
     program = compiled(file)
     if target == "json":
         written = f"{to_json(program.policy)}\n".encode()
+    elif target == "text":
+        written = print_policy(program.policy).encode()
     elif output is None:
         raise CommandError("--target wasm: a module is no text; say where to with --output", EXIT_USAGE)
     else:

@@ -9,12 +9,10 @@ import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from lattice.types import SECOND
 from router.policy import values
 from router.policy.errors import Findings
 from router.policy.probe import USUAL_PROBE, Probe, ProbeKind, StatusRange
 from router.policy.reading import Node, Value, Word, unquoted
-from router.policy.rule_builder import LIFETIME_US_MAX, read_weight
 from router.policy.scenario_builder import ScenarioBuilder
 from router.policy.span import NOWHERE, Span
 from router.policy.syntax import (
@@ -40,13 +38,8 @@ from router.policy.syntax import (
     Zone,
     tier_name,
 )
+from router.policy.words import EDITION, read_tier_number, reader
 
-EDITION = 1
-FAILURES_MAX = 100
-NEAREST_MAX = 256
-TIERS_MAX = 16
-PROBE_INTERVAL_US_MIN = 10_000
-ERRORS_OVER_US_MAX = 60 * SECOND
 _RULE_LINES = (("when", "when"), ("share", "share"), ("refuse", "deny"))
 
 
@@ -119,8 +112,12 @@ class _Builder(ScenarioBuilder):
             address = self._value(values.read_endpoint, word, None, span)
             if address:
                 tls, weights = line.nodes("tls"), line.nodes("weight")
-                server = self._value(values.read_host_pattern, unquoted(tls[0].value("STRING")), None) if tls else None
-                weight = self._value(read_weight, weights[0].value(), 1) if weights else 1
+                server = (
+                    self._value(reader(UpstreamEndpoint, "tls"), unquoted(tls[0].value("STRING")), None)
+                    if tls
+                    else None
+                )
+                weight = self._value(reader(UpstreamEndpoint, "weight"), weights[0].value(), 1) if weights else 1
                 endpoints.append(UpstreamEndpoint(*address, server, weight, span=word.span))
         graded_by = self._once(node, "graded_by", "health")
         health, health_span = self._name(graded_by) if graded_by else (HEALTH_DEFAULT, NOWHERE)
@@ -132,11 +129,9 @@ class _Builder(ScenarioBuilder):
             longitude,
             tuple(endpoints),
             health,
-            capacity_rps=self._value(values.read_rate, capacity.value(), None) if capacity else None,
+            capacity_rps=self._value(reader(Region, "capacity_rps"), capacity.value(), None) if capacity else None,
             avoid=self._windows(node.nodes("avoid"), span),
-            drain_us=self._value(lambda word: values.read_duration(word, SECOND, LIFETIME_US_MAX), drain.value(), None)
-            if drain
-            else None,
+            drain_us=self._value(reader(Region, "drain_us"), drain.value(), None) if drain else None,
             span=span,
             health_span=health_span,
         )
@@ -160,7 +155,7 @@ class _Builder(ScenarioBuilder):
         cidrs = []
         for line in node.nodes("cidr"):
             word = line.words("WORD")[0]
-            network = self._value(values.read_cidr, word, None, span)
+            network = self._value(reader(Cidr, "network"), word, None, span)
             if network:
                 cidrs.append(Cidr(network, span=word.span))
         latitude, longitude = self._at(node, span) or (None, None)
@@ -174,12 +169,10 @@ class _Builder(ScenarioBuilder):
             tuple(cidrs),
             latitude,
             longitude,
-            countries=listed("country", values.read_country),
-            continents=listed("continent", values.read_continent),
-            asns=listed(
-                "asn", lambda word: values.read_number(word, 1, 4_294_967_295, "E122", "an AS number", "64500")
-            ),
-            demand_rps=self._value(values.read_rate, demand.value(), None) if demand else None,
+            countries=listed("country", reader(Zone, "countries")),
+            continents=listed("continent", reader(Zone, "continents")),
+            asns=listed("asn", reader(Zone, "asns")),
+            demand_rps=self._value(reader(Zone, "demand_rps"), demand.value(), None) if demand else None,
             span=span,
         )
 
@@ -197,16 +190,14 @@ class _Builder(ScenarioBuilder):
             health = replace(
                 health,
                 probe=self._probe(probe, span),
-                probe_interval_us=self._value(
-                    lambda word: values.read_duration(word, PROBE_INTERVAL_US_MIN), every, values.DURATION_US_MAX, span
-                ),
-                probe_timeout_us=self._value(values.read_duration, timeout, 1, span),
+                probe_interval_us=self._value(reader(Health, "probe_interval_us"), every, values.DURATION_US_MAX, span),
+                probe_timeout_us=self._value(reader(Health, "probe_timeout_us"), timeout, 1, span),
             )
         if latency := self._once(node, "latency", "latency"):
-            above, back = self._band(latency, values.read_duration, span)
+            above, back = self._band(latency, reader(Health, "latency_us_max"), span)
             health = replace(health, latency_us_max=above, latency_us_back=back)
         if errors := self._once(node, "errors", "errors"):
-            above, back = self._band(errors, values.read_percent, span)
+            above, back = self._band(errors, reader(Health, "errors_ppm_max"), span)
             over_us, samples = self._evidence(errors, span)
             health = replace(
                 health,
@@ -216,26 +207,26 @@ class _Builder(ScenarioBuilder):
                 errors_samples_min=samples,
             )
         if saturation := self._once(node, "saturation", "saturation"):
-            above, back = self._band(saturation, values.read_percent, span)
+            above, back = self._band(saturation, reader(Health, "saturation_ppm_max"), span)
             health = replace(health, saturation_ppm_max=above, saturation_ppm_back=back)
         if oldest := self._once(node, "oldest", "oldest"):
-            above, back = self._band(oldest, values.read_duration, span)
+            above, back = self._band(oldest, reader(Health, "oldest_us_max"), span)
             health = replace(health, oldest_us_max=above, oldest_us_back=back)
         for word in line("cooldown"):
-            health = replace(health, cooldown_us=self._value(values.read_duration, word, 1, span))
+            health = replace(health, cooldown_us=self._value(reader(Health, "cooldown_us"), word, 1, span))
         for word in line("probation"):
-            health = replace(
-                health, probation_us=self._value(lambda text: values.read_duration(text, 0), word, 0, span)
-            )
+            health = replace(health, probation_us=self._value(reader(Health, "probation_us"), word, 0, span))
         if damp := self._once(node, "damp", "damp"):
             health = replace(health, damp=self._damp(damp))
         for word in line("fail"):
-            fail_after = self._value(lambda text: values.read_count(text, FAILURES_MAX, "failures"), word, 1, span)
+            fail_after = self._value(reader(Health, "fail_after"), word, 1, span)
             health = replace(health, fail_after=fail_after)
         for word in line("recover"):
-            health = replace(health, recover_after_us=self._value(values.read_duration, word, 1, span))
+            health = replace(health, recover_after_us=self._value(reader(Health, "recover_after_us"), word, 1, span))
         for word in line("unknown"):
-            health = replace(health, unknown_as=self._value(values.read_unknown, word, Health().unknown_as, span))
+            health = replace(
+                health, unknown_as=self._value(reader(Health, "unknown_as"), word, Health().unknown_as, span)
+            )
         return health
 
     def _probe(self, node: Node, span: Span) -> Probe:
@@ -276,13 +267,9 @@ class _Builder(ScenarioBuilder):
             if not isinstance(keyword, Word) or not isinstance(word, Word):
                 continue
             if keyword.kind == "OVER":
-                over_us = self._value(
-                    lambda text: values.read_duration(text, SECOND, ERRORS_OVER_US_MAX), word, SECOND, span
-                )
+                over_us = self._value(reader(Health, "errors_over_us"), word, 1, span)
             elif keyword.kind == "SAMPLES":
-                samples = self._value(
-                    lambda text: values.read_number(text, 1, 10_000, "E112", "a number of samples", "10"), word, 1, span
-                )
+                samples = self._value(reader(Health, "errors_samples_min"), word, 1, span)
         return over_us, samples
 
     def route(self, node: Node) -> Route:
@@ -297,14 +284,14 @@ class _Builder(ScenarioBuilder):
                 (paths if after_path else hosts).append(unquoted(child))
         patterns: dict[str, Word] = {}
         for host in hosts:
-            pattern = self._value(values.read_host_pattern, host, None, span)
+            pattern = self._value(reader(Route, "hosts"), host, None, span)
             if pattern in patterns:
                 self._findings.add(
                     "E313", host.span, f"host {pattern} is given twice", "each host once", "delete this one"
                 )
             elif pattern:
                 patterns[pattern] = host
-        path = self._value(values.read_path_pattern, paths[0], "/", span) if paths else "/**"
+        path = self._value(reader(Route, "path"), paths[0], "/", span) if paths else "/**"
         return Route(
             name,
             tuple(patterns),
@@ -346,18 +333,14 @@ class _Builder(ScenarioBuilder):
             choice = Named(self._members(chosen))
         elif chosen.rule == "nearest":
             counts = chosen.words("WORD")
-            count = self._value(_read_nearest, counts[0], 1) if counts else 1
+            count = self._value(reader(Nearest, "count"), counts[0], 1) if counts else 1
             choice = Nearest(count, group, group_span=group_span)
         else:
             choice = AnyLeft(group, group_span=group_span)
         name = keyword.text
         if keyword.kind == "TIER":
             word = node.value()
-            name = tier_name(
-                self._value(
-                    lambda text: values.read_number(text, 1, TIERS_MAX, "E135", "a tier", "4"), word, 1, keyword.span
-                )
-            )
+            name = tier_name(self._value(read_tier_number, word, 1, keyword.span))
         return Tier(name, choice, span=keyword.span)
 
     def _otherwise(self, node: Node) -> Otherwise | None:
@@ -375,19 +358,6 @@ class _Builder(ScenarioBuilder):
             return None
         latitude, longitude = found.words("WORD")
         return (
-            self._value(
-                lambda word: values.read_coordinate(word, values.LATITUDE_E6_MAX, "latitude"), latitude, 0, owner
-            ),
-            self._value(
-                lambda word: values.read_coordinate(word, values.LONGITUDE_E6_MAX, "longitude"), longitude, 0, owner
-            ),
+            self._value(reader(Region, "latitude_e6"), latitude, 0, owner),
+            self._value(reader(Region, "longitude_e6"), longitude, 0, owner),
         )
-
-
-def _read_nearest(word: str) -> int:
-    try:
-        return values.read_count(word, NEAREST_MAX, "regions")
-    except values.BadValueError as error:
-        if values.is_name(word):
-            error.hint = f"to name regions leave out nearest: primary {word}"
-        raise

@@ -2,13 +2,14 @@
 
 A node is an object whose "is" names its class where several may stand; durations are microseconds, shares millionths,
 coordinates millionths of a degree, as in the syntax tree. Fields that have their default value may be left out when
-read. An unknown field, a missing one, a value of the wrong type or a number that text could not say (`bounds`) is an
-error that names its path.
+read. An unknown field, a missing one, a value of the wrong type, or one that text could not say (`words`), is an error
+that names its path. So what is read can be printed, and parsed again to the same policy.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import types
 from dataclasses import MISSING, Field, fields, is_dataclass
 from enum import Enum
@@ -16,14 +17,20 @@ from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from router.policy.bounds import BOUNDS, Bounds
 from router.policy.conditions import CONDITION_DEPTH_MAX
+from router.policy.errors import excerpt
+from router.policy.grammar import FORBIDDEN, TEXT_BYTES_MAX
+from router.policy.printer import print_policy
 from router.policy.syntax import Policy
+from router.policy.values import BadValueError
+from router.policy.words import WHOLE, WORDS, Word
 
 JSON_BYTES_MAX = 4 * 1024 * 1024
-_DEPTH_MAX = 16 + 2 * CONDITION_DEPTH_MAX
+_DEPTH_MAX = 16 + 5 * (1 + CONDITION_DEPTH_MAX)
+"""Between two parentheses an `or`, an `and`, each with its list, and a `not`."""
 _WORDS = {int: "a whole number", str: "a text", bool: "true or false"}
 _NETWORKS = {IPv4Network, IPv6Network}
+_UNSAYABLE = re.compile(f'["\\n]|{FORBIDDEN.pattern}')
 
 
 class JsonPolicyError(ValueError):
@@ -44,12 +51,20 @@ def from_json(text: str) -> Policy:
     if len(text) > JSON_BYTES_MAX:
         raise JsonPolicyError("$", f"longer than {JSON_BYTES_MAX} characters")
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=_object)
     except (ValueError, RecursionError) as error:
         raise JsonPolicyError("$", f"not JSON: {error}") from None
     read = _read(Policy, value, "$", 0)
     assert isinstance(read, Policy)
+    size = len(print_policy(read).encode())
+    if size > TEXT_BYTES_MAX:
+        raise JsonPolicyError("$", f"its text is {size} bytes long; at most {TEXT_BYTES_MAX}")
     return read
+
+
+def is_json(text: str) -> bool:
+    """Whether a file holds the JSON form: no policy's text begins with a brace."""
+    return text.lstrip("\ufeff \t\r\n").startswith("{")
 
 
 def plain(node: Any) -> Any:
@@ -91,17 +106,20 @@ def _read(wanted: Any, value: Any, path: str, depth: int) -> Any:
     nodes = {option.__name__: option for option in options if isinstance(option, type) and is_dataclass(option)}
     if nodes:
         return _node(nodes, value, path, depth)
-    (kind,) = options
-    if get_origin(kind) is tuple:
+    if get_origin(options[0]) is tuple:
         if not isinstance(value, list):
             raise JsonPolicyError(path, "a list is needed here")
-        return tuple(_read(get_args(kind)[0], each, f"{path}[{n}]", depth + 1) for n, each in enumerate(value))
-    if isinstance(kind, type) and issubclass(kind, Enum):
-        if not isinstance(value, str) or value not in kind.__members__:
-            raise JsonPolicyError(path, f"one of {', '.join(kind.__members__)} is needed here")
-        return kind[value]
-    if type(value) is not kind:
-        raise JsonPolicyError(path, f"{_WORDS[kind]} is needed here")
+        return tuple(_read(get_args(options[0])[0], each, f"{path}[{n}]", depth + 1) for n, each in enumerate(value))
+    if isinstance(options[0], type) and issubclass(options[0], Enum):
+        if not isinstance(value, str) or value not in options[0].__members__:
+            raise JsonPolicyError(path, f"one of {', '.join(options[0].__members__)} is needed here")
+        return options[0][value]
+    if type(value) not in options:
+        raise JsonPolicyError(path, f"{' or '.join(_WORDS[kind] for kind in options)} is needed here")
+    if isinstance(value, str) and (found := _UNSAYABLE.search(value)):
+        raise JsonPolicyError(
+            path, f"the character U+{ord(found[0]):04X} cannot stand in a policy's text; leave it out"
+        )
     return value
 
 
@@ -120,21 +138,41 @@ def _node(nodes: dict[str, Any], value: Any, path: str, depth: int) -> Any:
     for name, field in shown.items():
         if name in value:
             found[name] = _read(_hints(made)[name], value[name], f"{path}.{name}", depth + 1)
-            _bound(BOUNDS.get((kind, name)), found[name], f"{path}.{name}")
+            if found[name] != field.default or field.default is MISSING:
+                _check_words(WORDS.get((kind, name)), found[name], f"{path}.{name}")
         elif field.default is MISSING and field.default_factory is MISSING:
             raise JsonPolicyError(f"{path}.{name}", "missing")
-    return made(**found)
+    node = made(**found)
+    if kind in WHOLE:
+        try:
+            WHOLE[kind](node)
+        except BadValueError as error:
+            raise JsonPolicyError(path, _said(error)) from None
+    return node
 
 
-def _bound(bounds: Bounds | None, value: Any, path: str) -> None:
-    if bounds is None:
+def _check_words(word: Word | None, value: Any, path: str) -> None:
+    if word is None or value is None:
         return
     several = isinstance(value, tuple)
     for number, each in enumerate(value if several else (value,)):
-        if isinstance(each, int) and not bounds[0] <= each <= bounds[1]:
-            raise JsonPolicyError(
-                f"{path}[{number}]" if several else path, f"{each} is out of range: {bounds[0]} to {bounds[1]}"
-            )
+        try:
+            word.check(each)
+        except BadValueError as error:
+            place = f"{path}[{number}]" if several else path
+            raise JsonPolicyError(place, f"{excerpt(str(each))}: {_said(error)}") from None
+
+
+def _said(error: BadValueError) -> str:
+    return f"{error.message}; expected {error.expected}{f' ({error.hint})' if error.hint else ''}"
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the field {next(name for name in found if names.count(name) > 1)!r} is there twice")
+    return found
 
 
 def _network(value: Any, path: str) -> IPv4Network | IPv6Network:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import TypeAlias
 
 from lark import Lark, Token, Tree, UnexpectedCharacters, UnexpectedToken
@@ -21,13 +20,11 @@ from router.policy.builder import build
 from router.policy.check import check
 from router.policy.conditions import CONDITION_DEPTH_MAX
 from router.policy.errors import Findings, PolicyError, did_you_mean, excerpt
+from router.policy.grammar import FORBIDDEN, STATEMENTS_MAX, TEXT_BYTES_MAX, grammar, soft_kinds
 from router.policy.reading import Node, Word
 from router.policy.span import NOWHERE, Span
 from router.policy.syntax import TIERS, Policy
 
-TEXT_BYTES_MAX = 256 * 1024
-"""A policy is written by people; the largest seen in research were a few thousand lines."""
-STATEMENTS_MAX = 4_096
 PARENTHESES_MAX = CONDITION_DEPTH_MAX
 BRACES_MAX = 8
 """The grammar nests three deep; what goes further is refused before it is parsed."""
@@ -48,11 +45,6 @@ _PUNCTUATION = {
     "$END": "the end of the text",
 }
 _REST_OF_LINE = re.compile(r"[ \t\r]*(?:#[^\n]*)?(?:\n|\Z)")
-# Control characters hide text in terminals; bidirectional overrides make it read differently from what it says
-# (CVE-2021-42574); lone surrogates are not text at all.
-_FORBIDDEN = re.compile(
-    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]|\r(?!\n)"
-)
 _Stack: TypeAlias = list[Token | Tree[Token]]
 
 
@@ -131,26 +123,13 @@ def _parse(text: str, findings: Findings) -> tuple[Node, ...]:
 
 @lru_cache(maxsize=1)
 def _lark() -> Lark:
-    return Lark(_grammar(), parser="lalr", lexer="basic", propagate_positions=True, maybe_placeholders=True)
-
-
-@lru_cache(maxsize=1)
-def _grammar() -> str:
-    return Path(__file__).with_name("grammar.lark").read_text(encoding="utf-8")
+    return Lark(grammar(), parser="lalr", lexer="basic", propagate_positions=True, maybe_placeholders=True)
 
 
 @lru_cache(maxsize=1)
 def _kinds() -> tuple[str, ...]:
     """The named terminals, in the order the grammar lists them: how messages list them too."""
-    return (*re.findall(r"^([A-Z_]+):", _grammar(), re.MULTILINE), *_PUNCTUATION)
-
-
-@lru_cache(maxsize=1)
-def _soft() -> frozenset[str]:
-    """The words of the language that may be names too."""
-    later = re.search(r"^_later:(.*?)\n\n", _grammar(), re.MULTILINE | re.DOTALL)
-    assert later, "the grammar has a rule for them"
-    return frozenset(("AT", "AS", *re.findall(r"[A-Z]+", later[1])))
+    return (*re.findall(r"^([A-Z_]+):", grammar(), re.MULTILINE), *_PUNCTUATION)
 
 
 def _node(tree: Tree[Token]) -> Node:
@@ -205,7 +184,7 @@ def _check_characters(text: str, findings: Findings) -> None:
     if size > TEXT_BYTES_MAX:
         findings.add("E001", NOWHERE, f"the policy is {size} bytes long", f"at most {TEXT_BYTES_MAX} bytes of UTF-8")
         findings.raise_if_any()
-    if found := _FORBIDDEN.search(text):
+    if found := FORBIDDEN.search(text):
         before = text[: found.start()]
         span = Span(before.count("\n") + 1, found.start() - (before.rfind("\n") + 1) + 1, 1)
         hint = "save the file as UTF-8 without a byte order mark" if found[0] == "\ufeff" else "delete it"
@@ -305,7 +284,7 @@ def _wanted(accepts: set[str], stack: _Stack) -> str:
     if "WORD" in accepts:
         phrases.append(_wanted_word(before, previous))
     if {"WORD", "AS"} <= accepts:
-        accepts = accepts - _soft()
+        accepts = accepts - soft_kinds()
     words = sorted(accepts - {"WORD", "STRING"}, key=_kinds().index)
     phrases += [_PUNCTUATION[kind] if kind == "$END" else f"'{_PUNCTUATION.get(kind, kind.lower())}'" for kind in words]
     return phrases[0] if len(phrases) == 1 else f"{', '.join(phrases[:-1])} or {phrases[-1]}"

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
 
-from lattice.types import SECOND, Level
+from lattice.types import Level
 from router.policy.printer_parts import print_condition, print_key, print_settings
 from router.policy.probe import USUAL_PROBE, Probe, ProbeKind, StatusRange
 from router.policy.scenarios import (
@@ -39,7 +38,8 @@ from router.policy.syntax import (
     UpstreamEndpoint,
     Zone,
 )
-from router.policy.values import write_decimal, write_duration, write_percent
+from router.policy.values import write_degrees, write_duration, write_percent
+from router.policy.windows import write_moment
 
 
 def print_policy(policy: Policy) -> str:
@@ -60,7 +60,7 @@ def _block(head: str, lines: Iterable[str]) -> str:
 
 
 def _region(region: Region) -> list[str]:
-    lines = [f"at {_degrees(region.latitude_e6)} {_degrees(region.longitude_e6)}"]
+    lines = [f"at {write_degrees(region.latitude_e6)} {write_degrees(region.longitude_e6)}"]
     lines += [f"endpoint {_endpoint(endpoint)}" for endpoint in region.endpoints]
     if region.health != HEALTH_DEFAULT:
         lines.append(f"health {region.health}")
@@ -75,7 +75,7 @@ def _region(region: Region) -> list[str]:
 def _zone(zone: Zone) -> list[str]:
     lines = [str(cidr.network) for cidr in zone.cidrs]
     if zone.latitude_e6 is not None and zone.longitude_e6 is not None:
-        lines.insert(0, f"at {_degrees(zone.latitude_e6)} {_degrees(zone.longitude_e6)}")
+        lines.insert(0, f"at {write_degrees(zone.latitude_e6)} {write_degrees(zone.longitude_e6)}")
     for keyword, places in (("country", zone.countries), ("continent", zone.continents), ("asn", zone.asns)):
         lines += [f"{keyword} {', '.join(map(str, places))}"] if places else []
     if zone.demand_rps is not None:
@@ -205,14 +205,14 @@ def _actions(actions: Iterable[Action]) -> list[str]:
             case Given(facts):
                 lines.append(f"given {' '.join(map(_fact, facts))}")
             case At(now_us):
-                lines.append(f'at "{datetime.fromtimestamp(now_us // SECOND, UTC).isoformat()}"')
+                lines.append(f'at "{write_moment(now_us)}"')
             case SetLevel(region, level):
                 lines.append(f"set {region} {level.name.lower()}")
             case SetSaturation(region, ppm):
                 lines.append(f"set {region} saturation {write_percent(ppm)}")
             case Step(by_us):
                 lines.append(f"step {write_duration(by_us)}")
-            case Repeat(1, claims) if claims and all(isinstance(claim, Expected) for claim in claims):
+            case Repeat(1, claims) if len(claims) > 1 and all(isinstance(claim, Expected) for claim in claims):
                 lines.append(f"expect {' '.join(_claim(claim) for claim in claims if isinstance(claim, Expected))}")
             case Repeat(count, inner):
                 lines += [f"repeat {count} {{", *(f"  {line}" for line in _actions(inner)), "}"]
@@ -226,6 +226,8 @@ def _fact(fact: Fact) -> str:
 
 
 def _claim(claim: Expected) -> str:
+    if claim.what == "tier":
+        return f"tier {str(claim.value).removeprefix('tier ')}"
     if claim.what not in BOUNDS:
         return f"{claim.what} {claim.value}"
     value = str(claim.value) if claim.what == "switches" else write_percent(int(claim.value))
@@ -236,7 +238,3 @@ def _endpoint(endpoint: UpstreamEndpoint) -> str:
     host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
     tls = f' tls "{endpoint.tls}"' if endpoint.tls is not None else ""
     return f"{host}:{endpoint.port}{tls}{f' weight {endpoint.weight}' if endpoint.weight != 1 else ''}"
-
-
-def _degrees(e6: int) -> str:
-    return f"{'-' if e6 < 0 else ''}{write_decimal(abs(e6), 6)}"

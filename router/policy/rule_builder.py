@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
-from functools import partial
 
 from lattice.types import SECOND
 from router.policy import values
@@ -24,11 +22,8 @@ from router.policy.reading import Node, Reader, shortened, unquoted
 from router.policy.settings import KEYS, Cache, Damp, Hedge, Key, Panic, Retry, Settings, Share, Spill, Stick, Timeouts
 from router.policy.span import Span
 from router.policy.syntax import Deny, RegionName
-from router.policy.windows import Window, WindowError, read_window, zone_names
-
-DAY_US = 86_400 * SECOND
-LIFETIME_US_MAX = 30 * DAY_US
-RETRIES_MAX = 5
+from router.policy.windows import Window
+from router.policy.words import KEY_READERS, MATCH_READERS, read_window_text, reader
 
 
 class RuleBuilder(Reader):
@@ -65,8 +60,8 @@ class RuleBuilder(Reader):
                 "E001", words[VALUES_MAX].span, f"{len(words)} values in one list", f"at most {VALUES_MAX} values"
             )
             words = words[:VALUES_MAX]
-        reader = _VALUE_READERS.get(field, lambda text: text)
-        return Match(field, argument, self._values(reader, words), span)
+        read = MATCH_READERS.get(field, lambda text: text)
+        return Match(field, argument, self._values(read, words), span)
 
     def _field(self, node: Node) -> tuple[str, str, Span]:
         word = node.first
@@ -96,16 +91,16 @@ class RuleBuilder(Reader):
         return word.text, name.lower() if word.text == "header" else name, word.span
 
     def _windows(self, nodes: list[Node], owner: Span) -> tuple[Window, ...]:
-        found = (self._value(_read_window, unquoted(node.value("STRING")), None, owner) for node in nodes)
+        found = (self._value(read_window_text, unquoted(node.value("STRING")), None, owner) for node in nodes)
         return tuple(window for window in found if window is not None)
 
     def _refusal(self, node: Node) -> Deny:
         texts = node.words("STRING")
-        reason = self._value(values.read_reason, unquoted(texts[0]), "") if texts else ""
-        return Deny(self._value(values.read_status, node.value(), 503), reason)
+        reason = self._value(reader(Deny, "reason"), unquoted(texts[0]), "") if texts else ""
+        return Deny(self._value(reader(Deny, "status"), node.value(), 503), reason)
 
     def _share(self, node: Node) -> Share:
-        ppm = self._value(values.read_percent, node.value(), 1_000_000)
+        ppm = self._value(reader(Share, "ppm"), node.value(), 1_000_000)
         return Share(ppm, self._key(node.nodes("key")[0]))
 
     def _key(self, node: Node) -> Key:
@@ -119,13 +114,10 @@ class RuleBuilder(Reader):
                 did_you_mean(word.text, KEYS),
             )
             return Key("ip", count=32, span=word.span)
-        if word.text in ("ip", "path"):
-            most, example = (32, "24") if word.text == "ip" else (16, "1")
-            what = "a number of prefix bits" if word.text == "ip" else "a number of segments"
-            count = self._value(lambda text: values.read_number(text, 1, most, "E128", what, example), argument, 1)
-            return Key(word.text, count=count, span=word.span)
-        name = self._value(lambda text: values.read_token(text, word.text), argument, "x")
-        return Key(word.text, name.lower() if word.text == "header" else name, span=word.span)
+        said = self._value(KEY_READERS[word.text], argument, None)
+        if isinstance(said, int) or word.text in ("ip", "path"):
+            return Key(word.text, count=said or 1, span=word.span)
+        return Key(word.text, said or "x", span=word.span)
 
     def _settings(self, node: Node) -> Settings:
         stick = self._once(node, "stick", "stick")
@@ -137,8 +129,8 @@ class RuleBuilder(Reader):
         cache = self._once(node, "cache", "cache")
         return Settings(
             stick=self._stick(stick) if stick else None,
-            spill=Spill(self._value(values.read_percent, spill.value(), 1)) if spill else None,
-            panic=Panic(self._value(values.read_percent, panic.value(), 1)) if panic else None,
+            spill=Spill(self._value(reader(Spill, "above_ppm"), spill.value(), 1)) if spill else None,
+            panic=Panic(self._value(reader(Panic, "below_ppm"), panic.value(), 1)) if panic else None,
             retry=self._retry(retry) if retry else None,
             hedge=self._hedge(hedge) if hedge else None,
             timeouts=self._timeouts(timeouts) if timeouts else None,
@@ -146,37 +138,31 @@ class RuleBuilder(Reader):
         )
 
     def _stick(self, node: Node) -> Stick:
-        lifetime = self._value(lambda word: values.read_duration(word, SECOND, LIFETIME_US_MAX), node.value(), SECOND)
+        lifetime = self._value(reader(Stick, "lifetime_us"), node.value(), SECOND)
         return Stick(tuple(self._key(key) for key in node.nodes("key")), lifetime, span=node.first.span)
 
     def _retry(self, node: Node) -> Retry:
-        retry = Retry(
-            self._value(
-                lambda word: values.read_number(word, 0, RETRIES_MAX, "E112", "a number of retries", "2"),
-                node.value(),
-                1,
-            )
-        )
+        retry = Retry(self._value(reader(Retry, "count"), node.value(), 1))
         budget = self._budget(node, retry.budget_ppm)
         methods = node.nodes("methods")
-        chosen = self._values(values.read_method, methods[0].words("WORD")) if methods else retry.methods
+        chosen = self._values(reader(Retry, "methods"), methods[0].words("WORD")) if methods else retry.methods
         return Retry(retry.count, budget, chosen, span=methods[0].first.span if methods else node.first.span)
 
     def _hedge(self, node: Node) -> Hedge:
-        after = self._value(values.read_duration, node.value(), SECOND)
+        after = self._value(reader(Hedge, "after_us"), node.value(), SECOND)
         return Hedge(after, self._budget(node, Hedge(after).budget_ppm))
 
     def _budget(self, node: Node, default: int) -> int:
         budgets = node.nodes("budget")
-        return self._value(values.read_percent, budgets[0].value(), default) if budgets else default
+        return self._value(reader(Retry, "budget_ppm"), budgets[0].value(), default) if budgets else default
 
     def _timeouts(self, node: Node) -> Timeouts:
-        found = self._pairs(node, ("connect", "first-byte", "total"), lambda _: values.read_duration)
+        found = self._pairs(node, ("connect", "first-byte", "total"), lambda _: reader(Timeouts, "connect_us"))
         return Timeouts(found.get("connect", 0), found.get("first-byte", 0), found.get("total", 0))
 
     def _cache(self, node: Node) -> Cache:
         stale = node.words("WORD")
-        read = partial(values.read_duration, least_us=SECOND, most_us=LIFETIME_US_MAX)
+        read = reader(Cache, "stale_us")
         return Cache(stale_us=self._value(read, stale[0], 0) if stale else 0, off=bool(node.words("OFF")))
 
     def _damp(self, node: Node) -> Damp:
@@ -184,7 +170,7 @@ class RuleBuilder(Reader):
         found = self._pairs(
             node,
             ("penalty", "suppress", "reuse", "half-life", "max"),
-            lambda name: _read_penalty if name in counts else values.read_duration,
+            lambda name: reader(Damp, "penalty" if name in counts else "half_life_us"),
         )
         usual = Damp()
         return Damp(
@@ -222,58 +208,6 @@ class RuleBuilder(Reader):
         for member in node.nodes("member"):
             word = member.nodes("name")[0].first
             weights = member.nodes("weight")
-            weight = self._value(read_weight, weights[0].value(), 1) if weights else None
+            weight = self._value(reader(RegionName, "weight"), weights[0].value(), 1) if weights else None
             found.append(RegionName(shortened(word), weight, span=word.span))
         return tuple(found)
-
-
-def read_weight(word: str) -> int:
-    return values.read_number(word, 1, 1_000, "E123", "a weight", "80")
-
-
-def _read_penalty(word: str) -> int:
-    return values.read_number(word, 1, 1_000_000, "E129", "a penalty", "1000")
-
-
-def _read_window(text: str) -> Window:
-    try:
-        return read_window(text)
-    except WindowError as error:
-        if error.unknown_zone:
-            near = did_you_mean(error.unknown_zone, zone_names()) or _by_city(error.unknown_zone)
-            raise values.BadValueError(
-                "E119", str(error), "an IANA time zone, like Europe/Berlin or UTC", near
-            ) from None
-        raise values.BadValueError(
-            "E118",
-            f"{excerpt(text)} is not a window: {error}",
-            '"Mon-Fri 22:00-06:00 Europe/Berlin" or "2027-03-28 01:00 to 2027-03-28 05:00 UTC"',
-        ) from None
-
-
-def _by_city(word: str) -> str:
-    cities = {zone.rpartition("/")[2].casefold(): zone for zone in zone_names()}
-    zone = cities.get(word.rpartition("/")[2].casefold())
-    return f"did you mean {zone!r}?" if zone else ""
-
-
-_VALUE_READERS: dict[str, Callable[[str], str]] = {
-    "host": values.read_host_pattern,
-    "path": values.read_path_pattern,
-    "method": values.read_method,
-    "country": values.read_country,
-    "continent": values.read_continent,
-    "asn": lambda word: str(values.read_number(word, 1, 4_294_967_295, "E122", "an AS number", "64500")),
-    "port": lambda word: str(values.read_number(word, 1, 65_535, "E107", "a port", "443")),
-    "sni": lambda word: values.read_host_pattern(word),
-    "upgrade": lambda word: _lowered(word),
-}
-
-
-def _lowered(word: str) -> str:
-    if not re.match(r"[A-Za-z0-9._/-]{1,64}\Z", word):
-        raise values.BadValueError("E126", f"{excerpt(word)} is not a protocol", "a protocol, like websocket")
-    return word.lower()
-
-
-__all__ = ["LIFETIME_US_MAX", "RETRIES_MAX", "RuleBuilder", "read_weight"]

@@ -28,7 +28,7 @@ _NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}\Z")
 _COORDINATE = re.compile(r"([+-]?)([0-9]{1,3})(?:\.([0-9]{1,18}))?\Z")
 _DURATION = re.compile(r"([0-9]{1,12})(us|ms|s|m|h)\Z")
 _PERCENT = re.compile(r"([0-9]{1,3})(?:\.([0-9]{1,4}))?%\Z")
-_COUNT = re.compile(r"[0-9]{1,9}\Z")
+_COUNT = re.compile(r"[0-9]{1,10}\Z")
 _ENDPOINT = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]+):([0-9]{1,5})\Z")
 _CIDR = re.compile(r"([^/]+)/([0-9]{1,3})\Z")
 REASON_LENGTH_MAX = 100
@@ -144,6 +144,10 @@ def read_rate(word: str) -> int:
         hint = f"write {word}rps" if _COUNT.match(word) and int(word) else ""
         raise BadValueError("E124", f"{excerpt(word)} is not a rate", "requests a second, like 4000rps", hint)
     return int(matched[1])
+
+
+def read_asn(word: str) -> int:
+    return read_number(word, 1, 4_294_967_295, "E122", "an AS number", "64500")
 
 
 def read_country(word: str) -> str:
@@ -347,12 +351,17 @@ def write_duration(duration_us: int) -> str:
     """The shortest word that `read_duration` reads as `duration_us`."""
     if not duration_us:
         return "0s"
-    unit, size = next((u, s) for u, s in reversed(_UNITS.items()) if duration_us % s == 0 and duration_us >= s)
+    sizes = ((unit, size) for unit, size in reversed(_UNITS.items()) if duration_us % size == 0 and duration_us >= size)
+    unit, size = next(sizes, ("us", 1))
     return f"{duration_us // size}{unit}"
 
 
 def write_percent(ppm: int) -> str:
     return f"{write_decimal(ppm, 4)}%"
+
+
+def write_degrees(e6: int) -> str:
+    return f"{'-' if e6 < 0 else ''}{write_decimal(abs(e6), 6)}"
 
 
 def write_decimal(scaled: int, digits: int) -> str:

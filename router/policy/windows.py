@@ -180,6 +180,14 @@ def read_moment(text: str) -> int:
     return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
 
 
+def write_moment(now_us: int) -> str:
+    """A moment as ISO 8601, in UTC; where calendars end, a number that is no moment."""
+    try:
+        return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=now_us)).isoformat()
+    except OverflowError:
+        return str(now_us)
+
+
 def _minute(hours: str, minutes: str) -> int:
     minute = int(hours) * 60 + int(minutes)
     if int(minutes) > 59 or minute > 1440:

@@ -154,3 +154,18 @@ def test_a_module_is_written_and_decides(file: Path, capsys: pytest.CaptureFixtu
     assert wasm.decide(request_bytes(request)) == decision_bytes(expected)
     status, said = run(capsys, "compile", file, "--target", "wasm")
     assert (status, "--output" in said, "Traceback" in said) == (2, True, False)
+
+
+def test_a_policy_in_json_is_a_policy(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kept, text = file.with_name("kept.json"), file.with_name("again.policy")
+    assert run(capsys, "compile", file, "--output", kept) == (0, "")
+    assert run(capsys, "check", kept) == (0, f"{kept}: holds\n")
+    assert run(capsys, "test", kept) == run(capsys, "test", file)
+    assert run(capsys, "diff", file, kept)[1].startswith("0 of ")
+    assert run(capsys, "compile", kept, "--target", "text", "--output", text) == (0, "")
+    assert run(capsys, "compile", text)[1] == kept.read_text()
+    status, said = run(capsys, "fmt", kept)
+    assert (status, "policy compile --target text" in said) == (1, True)
+    kept.write_text(kept.read_text().replace('"edition": 1', '"edition": 1, "colour": 2'))
+    status, said = run(capsys, "check", kept)
+    assert (status, f"{kept}: $.colour: unknown; a Policy has edition, " in said) == (1, True)
