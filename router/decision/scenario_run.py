@@ -1,9 +1,11 @@
-"""Runs the `test` blocks of a policy: its own decisions, on a virtual clock, with its own damping.
+"""Runs the `test` blocks of a policy: its own decisions, on a virtual clock, with its own damping and return of users.
 
 Every region is HEALTHY to begin with, the clock reads what `at` says (the epoch without it), and the deciding site is
 where `given site` says (0 0 without it). `users` are told apart by address and by every cookie and header that the
-policy tells users apart by. `moved` is the share of users whose region is not the one they had before the first `set`
-or `step`; `switches` counts how often the region of the given request changed.
+policy tells users apart by. A region that is well again gets its users back as at a node: a few at a time, over the ten
+seconds that a site takes unless its file says otherwise; `at` is a jump, after which everybody is back. `moved` is the
+share of users whose region is not the one they had before the first `set` or `step`; `switches` counts how often the
+region of the given request changed.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from dataclasses import dataclass
 
 from lattice.types import Level, Micros
 from router.decision.decide import Decision, decide
+from router.decision.failback import Failback
 from router.decision.plan import RouteTable, SitePlace, plan
 from router.decision.program import Program
 from router.decision.request import Request
@@ -65,6 +68,7 @@ class _Run:
         self._users = 1
         self._damping = RegionDamping()
         self._damping.configure(program.health)
+        self._failback = Failback()
         self._table: RouteTable | None = None
         self._next: int | None = None
         self._before: list[str | None] | None = None
@@ -78,7 +82,7 @@ class _Run:
                 case Given():
                     self._give(action)
                 case At(now_us):
-                    self._now, self._table = Micros(now_us), None
+                    self._now, self._table, self._failback = Micros(now_us), None, Failback()
                 case SetLevel(region, level):
                     self._begin()
                     self._levels[region] = level
@@ -159,9 +163,12 @@ class _Run:
     def _planned(self) -> RouteTable:
         if self._table is None:
             damped = self._damping.levels(self._levels, self._now)
-            self._table = plan(self._program, damped.levels, self._site, self._now, self._saturation)
-            edges = [edge for edge in (damped.next_change, self._table.valid_until) if edge is not None]
-            self._next = min(edges, default=None)
+            returning = self._failback.returning(damped.levels, self._now)
+            self._table = plan(
+                self._program, damped.levels, self._site, self._now, self._saturation, away_ppm=returning.away_ppm
+            )
+            edges = (damped.next_change, returning.next_change, self._table.valid_until)
+            self._next = min((edge for edge in edges if edge is not None), default=None)
         return self._table
 
     def _decision(self) -> Decision:
