@@ -66,7 +66,7 @@ class Word:
 def _same(read: Read, word: str, value: Any) -> None:
     found = read(word)
     if found != value:
-        raise BadValueError("E000", f"{excerpt(word)} is not how this is written", f"{excerpt(str(found))}")
+        raise BadValueError("", f"{excerpt(word)} is not how this is written", f"{excerpt(str(found))}")
 
 
 def read_name(word: str) -> str:
@@ -325,7 +325,7 @@ def reader(kind: type, field: str) -> Read:
 
 
 def _no(message: str, expected: str) -> BadValueError:
-    return BadValueError("E000", message, expected)
+    return BadValueError("", message, expected)
 
 
 def _probe(probe: Probe) -> None:

@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 
 from router.decision.program import compile_policy
+from router.decision.scenario_run import run_tests
 from router.policy import PolicyError, parse
+from router.policy.conditions import FIELDS
+from router.policy.grammar import grammar
+from router.policy.json_form import JsonPolicyError, from_json
+from router.policy.printer import print_policy
+from router.policy.probe import ProbeKind
+from router.policy.scenarios import BOUNDS, FACTS
+from router.policy.settings import KEYS
 from router.policy.syntax import Health, Policy
 
 REFERENCE = (Path(__file__).parents[3] / "docs" / "reference" / "policy.md").read_text(encoding="utf-8")
@@ -39,6 +47,35 @@ def test_every_example_of_the_reference_compiles(example: str) -> None:
 def test_there_are_examples_of_every_statement() -> None:
     for keyword in ("region", "zone", "health", "route", "group", "never", "test"):
         assert any(re.search(rf"^{keyword} ", example, re.MULTILINE) for example in EXAMPLES)
+
+
+def test_every_word_of_the_language_stands_in_an_example() -> None:
+    said = re.sub(r"#[^\n]*", "", "\n".join(EXAMPLES))
+    words = set(re.findall(r'^[A-Z_]+: "([a-z<=-]+)"$', grammar(), re.MULTILINE))
+    assert len(words) > 70
+    words |= {"penalty", "suppress", "reuse", "half-life", "max", "connect", "first-byte", "total"}
+    words |= {*BOUNDS, *(kind.value for kind in ProbeKind)}
+    assert {word for word in words if not re.search(rf"(?<![\w-]){re.escape(word)}(?![\w-])", said)} == set()
+    assert {name for name in FIELDS if not re.search(rf'\b{name}(\("[^"]*"\))? (in|present)\b', said)} == set()
+    assert {key for key in KEYS if f"{key}(" not in said} == set()
+    given = " ".join(re.findall(r"^ *given (.*)$", said, re.MULTILINE))
+    assert {fact for fact in FACTS if not re.search(rf"\b{fact}\b", given)} == set()
+
+
+def test_the_tests_that_are_shown_pass() -> None:
+    shown = [completed(example) for example in EXAMPLES if re.search(r"^test ", example, re.MULTILINE)]
+    failed = [one.message for policy in shown for _, failures in run_tests(compile_policy(policy)) for one in failures]
+    assert (len(shown), failed) == (2, [])
+
+
+def test_the_json_that_is_shown_is_a_policy_and_its_error_real() -> None:
+    (shown,) = re.findall(r"^```json\n(.*?)^```$", REFERENCE, re.MULTILINE | re.DOTALL)
+    policy = from_json(shown)
+    assert parse(print_policy(policy)) == policy
+    (said,) = re.findall(r"^shop\.json: (.*)$", REFERENCE, re.MULTILINE)
+    with pytest.raises(JsonPolicyError) as caught:
+        from_json(shown.replace("43200000000", "5"))
+    assert str(caught.value) == said
 
 
 def test_the_health_block_that_is_shown_is_the_default() -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lattice.types import SECOND
-from router.policy.windows import WindowError, read_moment, read_window
+from router.policy.windows import WindowError, read_moment, read_window, write_moment
 from tests.router.policy.rule_strategies import WINDOWS, moments
 
 BERLIN = ZoneInfo("Europe/Berlin")
@@ -108,3 +108,13 @@ def test_what_is_written_reads_back(text: str) -> None:
 def test_what_is_not_a_window_is_refused(text: str) -> None:
     with pytest.raises(WindowError):
         read_window(text)
+
+
+def test_moments_are_of_the_years_that_windows_are_for() -> None:
+    for moment in ("9999-12-31T23:59:59Z", "0001-01-01T00:00:00Z", "2200-01-01T00:00:00Z"):
+        with pytest.raises(ValueError, match="years are from 1970 to 2199"):
+            read_moment(moment)
+    for moment in ("1970-01-01T00:00:00Z", "2199-12-31T23:59:59Z"):
+        daily = read_window("22:00-06:00 Europe/Berlin")
+        assert daily.next_edge(at(moment)) is not None
+        assert write_moment(at(moment)) == moment.replace("Z", "+00:00")
