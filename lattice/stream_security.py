@@ -61,13 +61,24 @@ class StreamSecurity:
 
     async def accept(self, stream: trio.SocketStream, now: Micros) -> tuple[TlsStream, NodeId]:
         """The stream inside and which node is at its other end. Raises `WireError` or `UntrustedError`."""
-        return await self._shake(trio.SSLStream(stream, self._server, server_side=True), now)
+        inside, shown = await self._shake(trio.SSLStream(stream, self._server, server_side=True), Role.NODE, now)
+        return inside, shown.node
+
+    async def welcome(self, stream: trio.SocketStream, now: Micros) -> tuple[TlsStream, Certificate]:
+        """As `accept`, for whoever has a certificate of the cluster, in whatever role."""
+        return await self._shake(trio.SSLStream(stream, self._server, server_side=True), None, now)
+
+    @property
+    def client_context(self) -> ssl.SSLContext:
+        """For others that call, and judge the certificate that they are shown themselves."""
+        return self._client
 
     async def connect(self, stream: trio.SocketStream, now: Micros) -> tuple[TlsStream, NodeId]:
         """As `accept`, from the end that called."""
-        return await self._shake(trio.SSLStream(stream, self._client), now)
+        inside, shown = await self._shake(trio.SSLStream(stream, self._client), Role.NODE, now)
+        return inside, shown.node
 
-    async def _shake(self, stream: TlsStream, now: Micros) -> tuple[TlsStream, NodeId]:
+    async def _shake(self, stream: TlsStream, role: Role | None, now: Micros) -> tuple[TlsStream, Certificate]:
         try:
             await stream.do_handshake()
         except trio.BrokenResourceError as error:
@@ -75,7 +86,7 @@ class StreamSecurity:
         shown = stream.getpeercert(binary_form=True)
         if not shown:
             raise UntrustedError("no certificate", "the peer showed none")
-        return stream, self.authority.judge(shown, Role.NODE, now).node
+        return stream, self.authority.judge(shown, role, now)
 
 
 def tls_error(error: trio.BrokenResourceError) -> WireError:

@@ -74,6 +74,11 @@ class Credentials:
     def security(self) -> StreamSecurity | None:
         return self._security
 
+    def security_now(self) -> StreamSecurity:
+        """As `security`, where there is a CA."""
+        assert self._security is not None, "the site file is refused otherwise"
+        return self._security
+
     @property
     def ca_key(self) -> bytes | None:
         """The public key of the cluster's CA; None without one."""

@@ -51,6 +51,7 @@ from lattice.view import LatticeView
 from router.cache.turn import SiteCache
 from router.complaints import Complaints
 from router.control.api import DEFAULT_POLICY, control_app
+from router.control.door import Door
 from router.control.server import serve_control
 from router.control.target import (
     KeysState,
@@ -608,6 +609,11 @@ class Node:
 
     # --- running
 
+    def _door(self) -> Door | None:
+        if not self._config.control.tls:
+            return None
+        return Door(self._credentials.security_now, self._driver.is_revoked, self._clock.now)
+
     async def run(
         self,
         transport: Transport,
@@ -636,7 +642,7 @@ class Node:
             )
             await nursery.start(self._checker.run)
             await nursery.start(
-                partial(serve_control, control_app(self, self._config.control.host_names), control, stop)
+                partial(serve_control, control_app(self, self._config.control.host_names), control, stop, self._door())
             )
             if self._fleet is None:
                 await nursery.start(self._serving.run, http, https)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,12 @@ import click
 
 from router.commands.failing import EXIT_USAGE, CommandError
 from router.control.client import CONTROL_URL, ControlClient, control_url
+from router.control.shown import Shown, ShownError
 from router.site.config_reader import ConfigError, endpoint_text
 from router.site.site_config import SiteConfig, load_site_config
 
 CONTROL_ENVIRONMENT = "EDGELATTICE_CONTROL"
+CERTIFICATE_ENVIRONMENT = "EDGELATTICE_CERTIFICATE"
 
 
 def control_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -23,7 +26,8 @@ def control_option(command: Callable[..., Any]) -> Callable[..., Any]:
         metavar="URL",
         envvar=CONTROL_ENVIRONMENT,
         show_envvar=True,
-        help="Control address of the node to ask, as in its ready line.  [default: http://127.0.0.1:8180]",
+        help="Control address of the node to ask, as in its ready line; https:// shows it the certificate that "
+        "EDGELATTICE_CERTIFICATE names.  [default: http://127.0.0.1:8180]",
     )(command)
 
 
@@ -46,7 +50,24 @@ def client_for(control: str | None, site_toml: Path | None = None) -> ControlCli
                 EXIT_USAGE,
             )
         control = endpoint_text(endpoint)
+        if load_site(site_toml).control.tls:
+            control = f"https://{control}"
     try:
-        return ControlClient(control_url(control or CONTROL_URL))
+        url = control_url(control or CONTROL_URL)
+        return ControlClient(url, shown=_shown() if url.startswith("https:") else None)
     except ValueError as error:
         raise CommandError(f"--control: {error}", EXIT_USAGE) from None
+
+
+def _shown() -> Shown:
+    named = os.environ.get(CERTIFICATE_ENVIRONMENT, "")
+    if not named:
+        raise CommandError(
+            f"an https address asks who you are: set {CERTIFICATE_ENVIRONMENT} to your certificate (NAME.crt, with "
+            "NAME.key and the cluster's ca.crt beside it)",
+            EXIT_USAGE,
+        )
+    try:
+        return Shown(Path(named))
+    except ShownError as error:
+        raise CommandError(f"{CERTIFICATE_ENVIRONMENT}: {error}", EXIT_USAGE) from None

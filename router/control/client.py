@@ -11,6 +11,7 @@ from typing import Any, Final, TypeVar, cast
 
 import msgspec
 
+from lattice.errors import LatticeError
 from router.control.body import (
     OPS_MEDIA_TYPE,
     DecisionBody,
@@ -24,6 +25,7 @@ from router.control.body import (
     UpdateBody,
     ViewBody,
 )
+from router.control.shown import Shown
 
 T = TypeVar("T")
 
@@ -43,12 +45,13 @@ class ControlError(Exception):
 
 
 def control_url(text: str) -> str:
-    """A base URL out of what people type: `http://host:port`, `host:port` or `:port`. Raises ValueError."""
+    """A base URL out of what people type: `http[s]://host:port`, `host:port` or `:port`. Raises ValueError."""
     url = text if "://" in text else f"http://{'127.0.0.1' if text.startswith(':') else ''}{text}"
     parts = urllib.parse.urlsplit(url)
     wanted = f"{text!r} is no control address: expected http://HOST:PORT"
     try:
-        if parts.scheme != "http" or not parts.hostname or not parts.port or parts.path.strip("/") or parts.query:
+        beside = parts.path.strip("/") or parts.query
+        if parts.scheme not in {"http", "https"} or not parts.hostname or not parts.port or beside:
             raise ValueError(wanted)
     except ValueError:  # of `parts.port`, which says less
         raise ValueError(wanted) from None
@@ -68,11 +71,14 @@ demo in seven did, with four on two cores), for each then reads its annotations.
 class ControlClient:
     """One node's control API. Threads may use their own, or share one."""
 
-    def __init__(self, url: str = CONTROL_URL, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
+    def __init__(
+        self, url: str = CONTROL_URL, timeout_seconds: float = TIMEOUT_SECONDS, shown: Shown | None = None
+    ) -> None:
+        """`shown`: our certificate, where the node wants one."""
         self.url = url
         self._timeout_seconds = timeout_seconds
         # A proxy from the environment is for the outside, and would be asked for 127.0.0.1 on another machine.
-        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), *([] if shown is None else [shown]))
 
     def view(self) -> ViewBody:
         return self._decode(self.ask("/v1/view"), ViewBody)
@@ -132,13 +138,15 @@ class ControlClient:
         """One request; POST when there is a body. Raises `ControlError`."""
         url = self.url + path + ("?" + urllib.parse.urlencode(query) if query else "")
         headers = {"Content-Type": media_type} if media_type else {}
-        request = urllib.request.Request(url, data=body, headers=headers)  # noqa: S310  (control_url allows http only)
+        request = urllib.request.Request(url, data=body, headers=headers)  # noqa: S310  (control_url allows http and https)
         try:
             with self._opener.open(request, timeout=self._timeout_seconds) as response:
                 return bytes(response.read(ANSWER_BYTES_MAX))
         except urllib.error.HTTPError as error:
             with error:
                 raise self._refused(error.code, error.read(ANSWER_BYTES_MAX)) from None
+        except LatticeError as error:
+            raise ControlError(f"{self.url} is no node of this cluster: {error}") from None
         except urllib.error.URLError as error:
             reason = error.reason
             said = (reason.strerror or str(reason)) if isinstance(reason, OSError) else str(reason)

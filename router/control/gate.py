@@ -1,6 +1,6 @@
 """The control API's door: who may ask at all, before any handler looks at the request.
 
-The API listens on loopback and has no passwords yet, so the one stranger who can reach it is a web page in the
+Without TLS the API listens on loopback and has no passwords, so the one stranger who can reach it is a web page in the
 operator's own browser. Two rules keep it out, and need no configuration:
 
 * **Host.** A page can point its own DNS name at 127.0.0.1 and then read the answers as its own origin (DNS rebinding).
@@ -9,6 +9,8 @@ operator's own browser. Two rules keep it out, and need no configuration:
 * **Origin.** A page can send a simple POST anywhere without asking. Browsers always say so: a write whose `Origin` is
   not this very host is refused, as is one that says `Sec-Fetch-Site: cross-site`. No CORS header is ever sent, so
   answers stay unreadable as well.
+
+With TLS there is a third: the caller's role (`callers`).
 
 What a handler lets escape was answered with 500 already; it is logged here, and does not reach the server's task.
 """
@@ -26,6 +28,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from router.control.body import ErrorBody
+from router.control.callers import CALLER, Caller
 
 _logger = logging.getLogger(__name__)
 
@@ -54,7 +57,7 @@ class Gate:
     def __init__(self, app: ASGIApp, host_names: Collection[str], counters: Counter[str]) -> None:
         self._app = app
         self._host_names = frozenset(host_names)
-        self._counters = counters
+        self.counters = counters
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -73,7 +76,7 @@ class Gate:
         headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
         host = headers.get(b"host", "")
         if not host_allowed(host, self._host_names):
-            self._counters["control_refused_host"] += 1
+            self.counters["control_refused_host"] += 1
             return json_response(
                 ErrorBody(
                     error=f"this API is not called {host[:80]!r}",
@@ -82,12 +85,24 @@ class Gate:
                 ),
                 status=421,
             )
+        caller: Caller | None = scope.get(CALLER)
+        why = None if caller is None else caller.why_refused(scope["method"], scope["path"])
+        if caller is not None and why is not None:
+            self.counters["control_refused_role"] += 1
+            return json_response(
+                ErrorBody(
+                    error=f"{scope['method']} {scope['path'][:200]} is not for {caller.role} {caller.name!r}: {why}",
+                    path="certificate",
+                    remedy="an operator's certificate may (`edgelattice ca issue --role operator`)",
+                ),
+                status=403,
+            )
         if scope["method"] in {"GET", "HEAD"}:
             return None
         origin = headers.get(b"origin")
         foreign = origin is not None and origin.partition("://")[2].lower() != host.lower()
         if foreign or headers.get(b"sec-fetch-site", "none") == "cross-site":
-            self._counters["control_refused_origin"] += 1
+            self.counters["control_refused_origin"] += 1
             return json_response(
                 ErrorBody(error="a page of another origin may not write here", path="Origin"), status=403
             )
@@ -97,7 +112,7 @@ class Gate:
         try:
             await self._app(scope, receive, send)
         except ClientDisconnect:
-            self._counters["control_disconnected"] += 1
+            self.counters["control_disconnected"] += 1
         except Exception:
-            self._counters["control_failed"] += 1
+            self.counters["control_failed"] += 1
             _logger.exception("the control API failed on %s %s", scope["method"], scope["path"])

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections import Counter
 from functools import partial
 from typing import cast
 
@@ -20,7 +19,13 @@ from hypercorn.config import Config
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ASGIFramework, ConnectionState
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from lattice.errors import LatticeError
+from lattice.stream_security import TlsStream
+from router.control.callers import CALLER, Caller
+from router.control.door import Door
+from router.control.gate import Gate
 
 GRACE_SECONDS = 1.0
 """How long an answer may still take at the stop: handlers take microseconds, so this is for a slow reader."""
@@ -36,12 +41,14 @@ _log = logging.getLogger(__name__)
 class ControlServer:
     """Serves one ASGI app on one listening socket, which it owns."""
 
-    def __init__(self, app: ASGIApp, listener: socket.socket) -> None:
-        self._app = ASGIWrapper(cast("ASGIFramework", app))
+    def __init__(self, app: Gate, listener: socket.socket, door: Door | None = None) -> None:
+        """`door`: callers come in by TLS, and are known."""
+        self._app = app
+        self._door = door
         self._listener = trio.SocketListener(trio.socket.from_stdlib_socket(listener))
         self._open: dict[trio.SocketStream, trio.CancelScope] = {}
         self._context = WorkerContext(None)
-        self.counters: Counter[str] = Counter()
+        self.counters = app.counters
         self._config = Config()
         self._config.include_server_header = False
         self._config.accesslog = None
@@ -85,20 +92,38 @@ class ControlServer:
         with trio.CancelScope() as scope:
             self._open[stream] = scope
             try:
-                await TCPServer(self._app, self._config, self._context, ConnectionState({}), stream)  # type: ignore[arg-type]
+                await self._answer(stream)
+            except LatticeError as error:
+                self.counters[f"control refused: {error.reason}"] += 1
+                _log.debug("a caller of the control API was refused: %s", error)
+                stream.socket.close()
             except Exception as error:  # noqa: BLE001  (what one client provokes ends its connection, never the node)
                 self.counters["control connections broken"] += 1
                 _log.debug("a control connection broke: %r", error)
             finally:
                 del self._open[stream]
 
+    async def _answer(self, stream: trio.SocketStream) -> None:
+        inside: trio.SocketStream | TlsStream = stream
+        app: ASGIApp = self._app
+        if self._door is not None:
+            inside, caller = await self._door.open(stream)
+            app = partial(_called, self._app, caller)
+        wrapped = ASGIWrapper(cast("ASGIFramework", app))
+        await TCPServer(wrapped, self._config, self._context, ConnectionState({}), inside)  # type: ignore[arg-type]
+
+
+async def _called(app: ASGIApp, caller: Caller, scope: Scope, receive: Receive, send: Send) -> None:
+    await app({**scope, CALLER: caller}, receive, send)
+
 
 async def serve_control(
-    app: ASGIApp,
+    app: Gate,
     listener: socket.socket,
     stop: trio.Event,
+    door: Door | None = None,
     *,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """As `ControlServer.serve`."""
-    await ControlServer(app, listener).serve(stop, task_status=task_status)
+    await ControlServer(app, listener, door).serve(stop, task_status=task_status)

@@ -164,6 +164,8 @@ class TcpPart:
 @dataclass(frozen=True, slots=True)
 class ControlPart:
     listen: Endpoint
+    tls: bool
+    """Mutual TLS: whoever asks shows a certificate of the cluster's CA, and may what its role may."""
     allow_remote: bool
     host_names: tuple[str, ...]
     """Names, beside IP addresses and localhost, by which requests may call this API (see control_gate)."""
@@ -498,16 +500,19 @@ def _refuse_repeated(section: Section, key: str, listen: tuple[Endpoint, ...]) -
 
 def _read_control(section: Section, certified: bool) -> ControlPart:
     listen = section.take("listen", listen_endpoint, CONTROL_LISTEN)
+    tls = section.take("tls", truth, False)
     allow_remote = section.take("allow_remote", truth, False)
     host_names = section.take_each("host_names", text, ())
-    if not allow_remote and not ipaddress.ip_address(listen[0]).is_loopback:
+    if tls and not certified:
+        section.note("tls", "without a CA nobody has a certificate to show", "set cluster.ca and cluster.certificate")
+    if not allow_remote and not tls and not ipaddress.ip_address(listen[0]).is_loopback:
         section.note(
             "listen",
-            f"{endpoint_text(listen)} can be reached from other machines, and this API has no passwords yet",
-            "use 127.0.0.1, or set allow_remote = true behind a firewall",
+            f"{endpoint_text(listen)} can be reached from other machines, and nobody is asked who he is",
+            "use 127.0.0.1, or set tls = true, or allow_remote = true behind a firewall",
         )
-    unsigned_signals = section.take("unsigned_signals", truth, not (allow_remote and certified))
-    if unsigned_signals and allow_remote and certified:
+    unsigned_signals = section.take("unsigned_signals", truth, not (certified and (tls or allow_remote)))
+    if unsigned_signals and allow_remote and certified and not tls:
         section.note(
             "unsigned_signals",
             "with allow_remote any other machine could speak in a region's name",
@@ -520,7 +525,7 @@ def _read_control(section: Section, certified: bool) -> ControlPart:
             "set cluster.ca and cluster.certificate, or leave it out",
         )
     section.close()
-    return ControlPart(listen, allow_remote, tuple(name.lower() for name in host_names), unsigned_signals)
+    return ControlPart(listen, tls, allow_remote, tuple(name.lower() for name in host_names), unsigned_signals)
 
 
 def _read_policy(section: Section, directory: Path, certified: bool, warnings: list[str]) -> PolicyPart:

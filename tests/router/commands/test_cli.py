@@ -312,6 +312,7 @@ def test_someone_answers_who_speaks_no_http() -> None:
         (":8181", "http://127.0.0.1:8181"),
         ("[::1]:8180", "http://[::1]:8180"),
         ("edge.example.com:80", "http://edge.example.com:80"),
+        ("https://x:1/", "https://x:1"),
     ],
 )
 def test_a_control_address_as_people_type_it(text: str, url: str) -> None:
@@ -319,7 +320,7 @@ def test_a_control_address_as_people_type_it(text: str, url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "x", "https://x:1", "file:///etc/passwd", "http://x:99999", "http://x:1/v1", "http://x y:1"]
+    "text", ["", "x", "ftp://x:1", "file:///etc/passwd", "http://x:99999", "http://x:1/v1", "http://x y:1"]
 )
 def test_what_is_no_control_address(text: str) -> None:
     with pytest.raises(ValueError, match="is no control address"):

@@ -21,8 +21,8 @@ AUTHOR = public_key_of(AUTHOR_KEY).hex()
 TABLES = "cache, cluster, control, geo, gossip, http, policy, site, tcp, timing, tls, upstream"
 HOST_PORT = 'host:port, as "10.0.0.2:7946", "[fd00::2]:7946" or "edge.example.com:7946"'
 REMOTE = (
-    "can be reached from other machines, and this API has no passwords yet; "
-    "use 127.0.0.1, or set allow_remote = true behind a firewall"
+    "can be reached from other machines, and nobody is asked who he is; "
+    "use 127.0.0.1, or set tls = true, or allow_remote = true behind a firewall"
 )
 
 
@@ -200,6 +200,7 @@ x = 1
             + "[control]\nallow_remote = true\nunsigned_signals = true",
             "control.unsigned_signals: with allow_remote any other machine could speak",
         ),
+        (MINIMAL + "[control]\ntls = true", "control.tls: without a CA nobody has a certificate to show"),
         (MINIMAL + '[tls]\ncertificates = "a"', 'tls.certificates = "a": expected an array of tables'),
         (
             MINIMAL + '[http]\nforwarded_by = "Via"',
@@ -255,6 +256,8 @@ OPEN_API = '[control]\nlisten = "0.0.0.0:8180"\nallow_remote = true\n'
         (CERTIFIED, True),
         (CERTIFIED + "[control]\nunsigned_signals = false", False),
         (CERTIFIED + OPEN_API, False),
+        (CERTIFIED + '[control]\nlisten = "0.0.0.0:8180"\ntls = true', False),
+        (CERTIFIED + '[control]\nlisten = "0.0.0.0:8180"\ntls = true\nunsigned_signals = true', True),
         (CERTIFIED + OPEN_API + "unsigned_signals = false", False),
     ],
 )
