@@ -21,6 +21,7 @@ from router.control.client import ControlError
 from router.control.publish import compact, publish
 from router.decision.program import compile_policy
 from router.decision.proofs import prove
+from router.decision.scenario_run import run_tests
 from router.policy import PolicyError, parse
 
 
@@ -78,7 +79,7 @@ def check(file: Path, as_json: bool) -> int:
 def publish_command(file: Path, key_file: Path, control: str | None, name: str, message: str) -> None:
     """Sign a policy and hand it to one node.
 
-    It is checked and signed here; the sites pass it on to each other.
+    It is checked, its own tests are played, and it is signed here; the sites pass it on to each other.
 
     \b
         edgelattice policy publish shop.policy --key ams/operator.key -m "open asia"
@@ -93,6 +94,11 @@ def publish_command(file: Path, key_file: Path, control: str | None, name: str, 
     if mistakes is not None:
         click.echo(mistakes.render(text), err=True)
         raise CommandError(f"{counted(mistakes)}; nothing was published")
+    failed = [one for _, failures in run_tests(compile_policy(parse(text, str(file)))) for one in failures]
+    if failed:
+        for one in failed:
+            complain(f"{file}:{one.span.line}:{one.span.column}: test {one.test}: {one.message}")
+        raise CommandError("its own tests fail; nothing was published")
     client = client_for(control)
     try:
         now_ms = time.time_ns() // 1_000_000

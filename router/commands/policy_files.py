@@ -10,10 +10,10 @@ import click
 from router.commands.failing import EXIT_USAGE, CommandError
 from router.decision.program import Program, compile_policy
 from router.policy import PolicyError, parse
-from router.policy.json_form import JsonPolicyError, from_json, is_json
+from router.policy.json_form import JSON_BYTES_MAX, JsonPolicyError, from_json, is_json
 from router.policy.printer import print_policy
 
-POLICY_FILE_BYTES_MAX = 4 * 1024 * 1024
+POLICY_FILE_BYTES_MAX = JSON_BYTES_MAX + 1
 """Read so much and let the parser refuse what is too long, with its own words."""
 
 
@@ -42,9 +42,10 @@ def written_text(file: Path) -> str:
     except OSError as error:
         raise CommandError(f"{file}: cannot be read: {(error.strerror or str(error)).lower()}", EXIT_USAGE) from None
     try:
-        return content.decode("utf-8")
+        return content.decode("utf-8", "strict" if len(content) < POLICY_FILE_BYTES_MAX else "ignore")
     except UnicodeDecodeError as error:
-        raise CommandError(f"{file}: not UTF-8 text: byte {error.start} is 0x{content[error.start]:02x}") from None
+        wrong = f"byte {error.start} is 0x{content[error.start]:02x}"
+        raise CommandError(f"{file}: not UTF-8 text: {wrong}; save it as UTF-8") from None
 
 
 def compiled(file: Path) -> Program:

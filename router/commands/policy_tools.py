@@ -77,6 +77,8 @@ def test(file: Path, as_json: bool) -> int:
     if as_json:
         listed = [{"test": f.test, "line": f.span.line, "column": f.span.column, "message": f.message} for f in failed]
         click.echo(msgspec.json.encode({"tests": count, "failed": listed}))
+    elif not count:
+        complain(f'{file}: has no test; write: test "what must be" {{ given ... expect ... }}')
     return EXIT_FAILED if failed else 0
 
 

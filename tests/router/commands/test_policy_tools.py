@@ -169,3 +169,35 @@ def test_a_policy_in_json_is_a_policy(file: Path, capsys: pytest.CaptureFixture[
     kept.write_text(kept.read_text().replace('"edition": 1', '"edition": 1, "colour": 2'))
     status, said = run(capsys, "check", kept)
     assert (status, f"{kept}: $.colour: unknown; a Policy has edition, " in said) == (1, True)
+
+
+def test_what_is_no_policy_file_is_said(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for content, said in (
+        (b"\xff\xfee\x00", "not UTF-8 text: byte 0 is 0xff; save it as UTF-8"),
+        ("# \u00fc".encode() * (1 << 21), "bytes long"),
+        (b'{"edition": 1, "x": "' + b"x" * (1 << 23), "$: longer than 4194304 characters"),
+        (b"{", "$: not JSON"),
+        (b"", "the policy is empty"),
+    ):
+        file.write_bytes(content)
+        status, told = run(capsys, "check", file)
+        assert (status, said in told, "Traceback" in told) == (1, True, False), told[:500]
+
+
+def test_a_policy_without_tests_is_no_tested_policy(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file.write_text(POLICY[: POLICY.index("test ")])
+    assert run(capsys, "test", file) == (
+        0,
+        f'edgelattice: {file}: has no test; write: test "what must be" {{ given ... expect ... }}\n',
+    )
+
+
+def test_what_fails_its_own_tests_is_not_published(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file.write_text(POLICY.replace("expect region ams tier secondary", "expect region iad"))
+    assert main(["init", "--site", "ams", "--dir", str(tmp_path / "ams")]) == 0
+    capsys.readouterr()
+    status, said = run(capsys, "publish", file, "--key", tmp_path / "ams" / "operator.key", "--control", "127.0.0.1:1")
+    assert (status, "its own tests fail; nothing was published" in said) == (1, True), said
+    assert f"{file}:17:17: test frankfurt dies" in said
