@@ -24,6 +24,7 @@ from h2.errors import ErrorCodes
 from hyperframe.frame import ContinuationFrame, DataFrame, HeadersFrame, PingFrame, SettingsFrame
 
 from lattice.types import MILLISECOND, SECOND
+from router.decision.request import NO_NEEDS, Needs
 from router.traffic.http2 import STREAMS_MAX
 from router.traffic.http2_frames import PREFACE
 from router.traffic.message_body import LAST_CHUNK, chunk, last_chunk
@@ -197,6 +198,16 @@ async def echo(wire: Wire) -> None:
 
 
 # --- a stream is an exchange
+
+
+async def test_every_stream_has_the_name_of_its_handshake_where_the_policy_reads_it(tls: ssl.SSLContext) -> None:
+    async with staged(serving(answer()), tls=tls) as stage:
+        client = await connect(stage)
+        for needs in (Needs(sni=True), NO_NEEDS, Needs(sni=True)):
+            stage.router.needs = needs
+            assert (await client.ask()).status == 200
+        assert [request.sni for request in stage.router.asked] == ["shop.test", "", "shop.test"]
+        client.close()
 
 
 async def test_a_stream_is_steered_as_a_request(tls: ssl.SSLContext) -> None:
