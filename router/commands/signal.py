@@ -12,9 +12,10 @@ from lattice.grants import Role
 from lattice.identity import Ed25519Signer, public_key_of
 from router.commands.failing import EXIT_USAGE, CommandError
 from router.commands.shared import client_for, control_option
-from router.control.body import ProofBody, UpdateBody
+from router.control.body import DEFAULT_POLICY, ProofBody, UpdateBody
 from router.control.client import ControlError
 from router.health.region_word import sign_signal
+from router.policy import PolicyError, parse
 from router.site.key_file import KeyFileError, read_secret
 
 
@@ -29,8 +30,16 @@ from router.site.key_file import KeyFileError, read_secret
 @click.option("--latency-ms", type=click.FloatRange(0), default=0.0, help="As the region measures it.")
 @click.option("--error-rate", type=click.FloatRange(0, 1), default=0.0, help="Share of requests that fail.")
 @click.option("--capacity-pct", type=click.FloatRange(0, 100), default=0.0, help="Share of its capacity in use.")
+@click.option("--rps", type=click.FloatRange(0), help="In its place: requests a second, of the policy's `capacity`.")
 @control_option
-def signal(key_file: Path, latency_ms: float, error_rate: float, capacity_pct: float, control: str | None) -> None:
+def signal(
+    key_file: Path,
+    latency_ms: float,
+    error_rate: float,
+    capacity_pct: float,
+    rps: float | None,
+    control: str | None,
+) -> None:
     """Say how a region is, signed with its own key.
 
     It counts for 30 seconds, can make the region's level worse than what sites see, never better, and tells them how
@@ -38,6 +47,7 @@ def signal(key_file: Path, latency_ms: float, error_rate: float, capacity_pct: f
 
     \b
         edgelattice signal --key fra.key --capacity-pct 80 --control 127.0.0.1:8180
+        edgelattice signal --key fra.key --rps 3200 --control 127.0.0.1:8180
     """
     certificate_file = key_file.with_suffix(".crt")
     try:
@@ -55,9 +65,33 @@ def signal(key_file: Path, latency_ms: float, error_rate: float, capacity_pct: f
             "`edgelattice ca issue --role region --name REGION` makes one",
             EXIT_USAGE,
         )
-    update = UpdateBody(certificate.name, latency_ms, error_rate, capacity_pct, time.time_ns() // 1_000_000)
-    proof = sign_signal(Ed25519Signer(key, certificate.cluster, certificate.grant), update.signal(0))
+    client = client_for(control)
     try:
-        client_for(control).update(update, ProofBody.of(proof))
+        if rps is not None:
+            if capacity_pct:
+                raise CommandError("--rps: give it or --capacity-pct; both say how full the region is", EXIT_USAGE)
+            capacity_pct = share_of_capacity(client.policy_text(DEFAULT_POLICY), certificate.name, rps)
+        update = UpdateBody(certificate.name, latency_ms, error_rate, capacity_pct, time.time_ns() // 1_000_000)
+        proof = sign_signal(Ed25519Signer(key, certificate.cluster, certificate.grant), update.signal(0))
+        client.update(update, ProofBody.of(proof))
     except ControlError as error:
         raise CommandError(f"nothing was said: {error}") from None
+
+
+def share_of_capacity(policy: str, name: str, rps: float) -> float:
+    """How full a region is, in per cent, that serves so much of the capacity its policy declares; above it, 100.
+
+    Raises `CommandError`.
+    """
+    try:
+        regions = {region.name: region for region in parse(policy, DEFAULT_POLICY).regions}
+    except PolicyError as error:
+        raise CommandError(f"the node's policy is not known to this version: {error}") from None
+    capacity = regions[name].capacity_rps if name in regions else None
+    if capacity is None:
+        raise CommandError(
+            f"--rps: the policy in force declares no capacity for region {name}; add a line there: capacity 4000rps, "
+            "or give --capacity-pct",
+            EXIT_USAGE,
+        )
+    return min(100.0, 100 * rps / capacity)

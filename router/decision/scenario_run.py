@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from lattice.types import Level, Micros
+from lattice.types import MILLISECOND, Level, Micros
 from router.decision.decide import Decision, decide
 from router.decision.failback import Failback
 from router.decision.plan import RouteTable, SitePlace, plan
@@ -33,7 +33,7 @@ from router.policy.scenarios import (
     Step,
 )
 from router.policy.span import Span
-from router.policy.values import LATITUDE_E6_MAX, LONGITUDE_E6_MAX, read_coordinate, write_percent
+from router.policy.values import LATITUDE_E6_MAX, LONGITUDE_E6_MAX, read_coordinate, write_duration, write_percent
 
 EVENTS_MAX = 10_000
 """Moments of one step at which something changes by itself."""
@@ -209,7 +209,19 @@ class _Run:
             return
         if not bounded and found == expected.value:
             return
-        self.failed.append(Failed(self._scenario.name, _message(expected, found, decision), expected.span))
+        message = f"{_message(expected, found, decision)}{self._held()}"
+        self.failed.append(Failed(self._scenario.name, message, expected.span))
+
+    def _held(self) -> str:
+        """Which regions are not yet what the test set them to."""
+        planned = self._planned().levels
+        held = []
+        for region, level in self._levels.items():
+            returns = self._damping[region].returns_at(self._now)
+            if planned[region] > level and returns is not None:
+                left = write_duration(-(-(returns - self._now) // MILLISECOND) * MILLISECOND)
+                held.append(f"{region} is held {planned[region].name} for {left} more (damping, cooldown, probation)")
+        return "".join(f"; {each}" for each in held)
 
 
 def users_of(program: Program, request: Request, count: int) -> Iterator[Request]:

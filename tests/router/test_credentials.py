@@ -152,7 +152,7 @@ async def test_an_operator_with_a_certificate_publishes_until_it_is_revoked(tmp_
 @pytest.mark.slow
 async def test_a_region_that_signs_is_believed_only_when_it_signs(tmp_path: Path) -> None:
     ca = CaDir.create(tmp_path / "ca", "test", now())
-    text = "edition 1\nregion fra {\n  at 50.11 8.68\n  endpoint 127.0.0.1:1\n}\n"
+    text = "edition 1\nregion fra {\n  at 50.11 8.68\n  endpoint 127.0.0.1:1\n  capacity 4000rps\n}\n"
     text += 'route a for "*" path "/**" { primary any }\n'
     async with running(certified(tmp_path / "ams", ca, "ams")) as ams:
         assert await ams.publish(text) == 200
@@ -173,6 +173,10 @@ async def test_a_region_that_signs_is_believed_only_when_it_signs(tmp_path: Path
         say = ["signal", "--capacity-pct", "80", *control]
         assert await trio.to_thread.run_sync(main, [*say, "--key", str(tmp_path / "fra.key")]) == 0
         assert await capacity() == 80
+        rate = ["signal", "--rps", "3000", *control, "--key", str(tmp_path / "fra.key")]
+        assert await trio.to_thread.run_sync(main, rate) == 0
+        assert await capacity() == 75
+        assert await trio.to_thread.run_sync(main, [*say, "--key", str(tmp_path / "fra.key")]) == 0
         status, answer = await ams.control("POST /update", "application/json", json.dumps(plain).encode())
         assert (status, answer["error"]) == (403, "region 'fra' signs its word, and this is not signed")
         assert await trio.to_thread.run_sync(main, [*say, "--key", str(tmp_path / "iad.key")]) == 1, "no such region"

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from router.cli import main
+from router.commands.failing import CommandError
+from router.commands.signal import share_of_capacity
 from router.decision.decide import decide
 from router.decision.decision_bytes import decision_bytes
 from router.decision.plan import SitePlace, plan
@@ -201,3 +203,10 @@ def test_what_fails_its_own_tests_is_not_published(
     status, said = run(capsys, "publish", file, "--key", tmp_path / "ams" / "operator.key", "--control", "127.0.0.1:1")
     assert (status, "its own tests fail; nothing was published" in said) == (1, True), said
     assert f"{file}:17:17: test frankfurt dies" in said
+
+
+def test_a_rate_is_a_share_of_the_declared_capacity() -> None:
+    assert [share_of_capacity(POLICY, "fra", rps) for rps in (0, 1_000, 4_000, 9_000)] == [0, 25, 100, 100]
+    for policy, region in ((POLICY, "nrt"), (POLICY.replace("  capacity 4000rps", ""), "fra")):
+        with pytest.raises(CommandError, match=f"declares no capacity for region {region}; add a line there"):
+            share_of_capacity(policy, region, 1)

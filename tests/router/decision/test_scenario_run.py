@@ -45,6 +45,15 @@ def test_a_region_that_proves_itself_first_starts_its_return_then() -> None:
     assert failures(f"{waits} step 10s expect load ams <= 0%", proving) == []
 
 
+def test_what_holds_a_region_back_is_said() -> None:
+    proving = POLICY.replace("health default { probation 0s }\n", "")
+    (failed,) = failures("set fra down step 10s set fra up step 2s expect region fra", proving)
+    assert failed == (
+        "expected region fra, found ams (secondary: fra DOWN); "
+        "fra is held DOWN for 13s more (damping, cooldown, probation)"
+    )
+
+
 def test_after_a_jump_of_the_clock_everybody_is_back() -> None:
     jump = 'at "2027-01-05T12:00:00Z" set fra down step 1s set fra up at "2027-01-05T13:00:00Z" expect load ams <= 0%'
     assert failures(jump) == []
