@@ -23,6 +23,7 @@ from router.decision.program import compile_policy
 from router.decision.proofs import prove
 from router.decision.scenario_run import run_tests
 from router.policy import PolicyError, parse
+from router.policy.errors import Diagnostic
 
 
 @click.group()
@@ -51,8 +52,17 @@ def check(file: Path, as_json: bool) -> int:
     FILE may be - for standard input, and JSON (as `policy compile` writes it) in place of text. Exit status 0 when the
     policy holds, 1 when it does not.
     """
-    text = policy_text(file)
-    error = _mistakes(text, str(file))
+    text, error = "", None
+    try:
+        text = policy_text(file)
+    except CommandError as wrong:  # no text at all; an editor that asked for JSON gets JSON
+        if not as_json or wrong.status != EXIT_FAILED:
+            raise
+        error = PolicyError(
+            [Diagnostic("", 1, 1, wrong.message, "a policy, as text in UTF-8 or as JSON", file=str(file))]
+        )
+    else:
+        error = _mistakes(text, str(file))
     if as_json:
         left_out = 0 if error is None else error.left_out
         click.echo(msgspec.json.encode(CheckedBody(error is None, str(file), diagnostic_bodies(error), left_out)))

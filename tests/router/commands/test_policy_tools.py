@@ -184,6 +184,9 @@ def test_what_is_no_policy_file_is_said(file: Path, capsys: pytest.CaptureFixtur
         file.write_bytes(content)
         status, told = run(capsys, "check", file)
         assert (status, said in told, "Traceback" in told) == (1, True, False), told[:500]
+        status, told = run(capsys, "check", "--json", file)
+        assert (status, said in json.loads(told)["diagnostics"][0]["message"]) == (1, True)
+    assert run(capsys, "check", "--json", file.with_name("missing"))[0] == 2
 
 
 def test_a_policy_without_tests_is_no_tested_policy(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
