@@ -56,7 +56,10 @@ def fmt(file: Path, only_check: bool) -> int:
     if str(file) == "-":
         click.echo(done, nl=False)
     elif done != text:
-        file.write_text(done, encoding="utf-8")
+        try:
+            file.write_text(done, encoding="utf-8")
+        except OSError as error:
+            raise CommandError(f"{file}: cannot be written: {(error.strerror or str(error)).lower()}") from None
     return 0
 
 

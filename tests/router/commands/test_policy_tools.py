@@ -49,6 +49,17 @@ def test_the_guides_policy_holds_and_its_test_passes(file: Path, capsys: pytest.
     assert run(capsys, "fmt", "--check", file) == (0, "")
 
 
+def test_a_file_that_cannot_be_written_is_said(
+    file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    status, said = run(capsys, "fmt", file)
+    assert (status, f"{file}: cannot be written: no space left on device" in said) == (1, True)
+
+
 def test_a_broken_promise_is_found_before_it_is_published(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file.write_text(POLICY.replace("secondary any of gdpr", "secondary any"))
     status, said = run(capsys, "check", file)
