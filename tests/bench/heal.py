@@ -196,6 +196,7 @@ def main(argv: list[str]) -> int:
         "pair_with_one_difference": pair(1, 250, shared=9_999),
         "pair_with_20_differences": pair(20, 250, shared=9_980),
         "pair_of_the_like": pair(100, 250, shared=9_900),
+        "pair_of_large_stores": pair(10_000, 250, shared=40_000),
     }
     if told.json:
         print(json.dumps(figures))
