@@ -23,7 +23,8 @@ from router.policy.grammar import FORBIDDEN, TEXT_BYTES_MAX
 from router.policy.printer import print_policy
 from router.policy.syntax import Policy
 from router.policy.values import BadValueError
-from router.policy.words import WHOLE, WORDS, Word
+from router.policy.whole import WHOLE
+from router.policy.words import WORDS, Word
 
 JSON_BYTES_MAX = 4 * 1024 * 1024
 _DEPTH_MAX = 16 + 5 * (1 + CONDITION_DEPTH_MAX)

@@ -20,7 +20,8 @@ from router.policy.json_form import JSON_BYTES_MAX, JsonPolicyError, from_json, 
 from router.policy.printer import print_policy
 from router.policy.span import Span
 from router.policy.syntax import Policy
-from router.policy.words import WHOLE, WORDS
+from router.policy.whole import WHOLE
+from router.policy.words import WORDS
 
 WHOLE_TEXT = """edition 1
 region fra { at 50.11 8.68 endpoint 192.0.2.1:443 tls "x.example" weight 3 capacity 4000rps drain 12h health all
