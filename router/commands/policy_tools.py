@@ -16,6 +16,7 @@ import msgspec
 from lattice.types import Endpoint, Level
 from router.commands.asked import request_options
 from router.commands.failing import EXIT_FAILED, EXIT_USAGE, CommandError, complain
+from router.commands.numbers import Number
 from router.commands.policy_files import compiled, written_text
 from router.decision.access_log import LINE_LENGTH_MAX, Recorded, Unreadable, read_log
 from router.decision.explanation import explain, plain_explanation
@@ -107,7 +108,7 @@ def _site_option(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--time", "moment", metavar="ISO8601", help="When; of each log line its own time, else now.")
 @click.option(
     "--max-moved",
-    type=click.FloatRange(0, 100),
+    type=Number(0, 100),
     help="Exit status 1 when a greater share of users (per cent) moves.",
 )
 @click.option("--json", "as_json", is_flag=True)

@@ -11,6 +11,7 @@ from lattice.certificates import CertificateError, read_certificate
 from lattice.grants import Role
 from lattice.identity import Ed25519Signer, public_key_of
 from router.commands.failing import EXIT_USAGE, CommandError
+from router.commands.numbers import Number
 from router.commands.shared import client_for, control_option
 from router.control.body import DEFAULT_POLICY, ProofBody, UpdateBody
 from router.control.client import ControlError
@@ -27,10 +28,10 @@ from router.site.key_file import KeyFileError, read_secret
     required=True,
     help="The region's key, with its certificate beside it: `ca issue --role region --name REGION` makes both.",
 )
-@click.option("--latency-ms", type=click.FloatRange(0), default=0.0, help="As the region measures it.")
-@click.option("--error-rate", type=click.FloatRange(0, 1), default=0.0, help="Share of requests that fail.")
-@click.option("--capacity-pct", type=click.FloatRange(0, 100), default=0.0, help="Share of its capacity in use.")
-@click.option("--rps", type=click.FloatRange(0), help="In its place: requests a second, of the policy's `capacity`.")
+@click.option("--latency-ms", type=Number(0), default=0.0, help="As the region measures it.")
+@click.option("--error-rate", type=Number(0, 1), default=0.0, help="Share of requests that fail.")
+@click.option("--capacity-pct", type=Number(0, 100), default=0.0, help="Share of its capacity in use.")
+@click.option("--rps", type=Number(0), help="In its place: requests a second, of the policy's `capacity`.")
 @control_option
 def signal(
     key_file: Path,

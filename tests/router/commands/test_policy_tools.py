@@ -154,6 +154,8 @@ def test_json_and_bad_options(file: Path, capsys: pytest.CaptureFixture[str]) ->
         assert status == 2
         assert "Traceback" not in said
     assert run(capsys, "simulate", file, "--log", "/nonexistent")[0] == 2
+    for share in ("nan", "inf", "-1", "101"):
+        assert run(capsys, "diff", file, file, "--max-moved", share)[0] == 2
 
 
 def test_a_module_is_written_and_decides(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
