@@ -243,8 +243,12 @@ async def test_what_was_lost_comes_from_the_peers(tmp_path: Path) -> None:
 
 
 def kinds_in(path: Path) -> set[str]:
-    with closing(sqlite3.connect(path)) as reader:
-        return {kind for (kind,) in reader.execute("SELECT DISTINCT kind FROM records")}
+    """Of records in the file; none while it is moved aside and another takes its place."""
+    try:
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as reader:
+            return {kind for (kind,) in reader.execute("SELECT DISTINCT kind FROM records")}
+    except sqlite3.OperationalError:
+        return set()
 
 
 async def test_a_damaged_file_is_written_anew_while_the_node_runs(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -30,12 +31,16 @@ class Origin:
 
     async def _serve(self, stream: trio.SocketStream) -> None:
         async with stream:
-            while data := await stream.receive_some(65_536):
-                if not data.startswith(b"GET /healthz"):
-                    self.asked += 1
-                body = b"%d" % self.asked
-                head = b"HTTP/1.1 200 OK\r\nCache-Control: max-age=3600\r\nContent-Length: %d\r\n\r\n" % len(body)
-                await stream.send_all(head + body)
+            with suppress(trio.BrokenResourceError):  # a probe that has waited long enough hangs up
+                await self._answer(stream)
+
+    async def _answer(self, stream: trio.SocketStream) -> None:
+        while data := await stream.receive_some(65_536):
+            if not data.startswith(b"GET /healthz"):
+                self.asked += 1
+            body = b"%d" % self.asked
+            head = b"HTTP/1.1 200 OK\r\nCache-Control: max-age=3600\r\nContent-Length: %d\r\n\r\n" % len(body)
+            await stream.send_all(head + body)
 
 
 def policy(origin: Origin) -> str:
