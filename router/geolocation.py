@@ -1,13 +1,15 @@
 """Where a client's address is, by the operator's own MaxMind database (edge).
 
 Two schemas are read: nested, as GeoLite2 and DB-IP have it ({"country": {"iso_code": "DE"}, "continent": {"code":
-"EU"}, "autonomous_system_number": 64500}), and flat, as IPinfo has it ({"country": "DE", "asn": "AS64500"}). A file
-that changes is read anew; one that is damaged changes nothing: the last good one stays, and `problem` says why. So that
-it stays across a restart too, a copy of the last good file is kept beside the node's other state.
+"EU"}, "location": {"latitude": 52.5, "longitude": 13.4}, "autonomous_system_number": 64500}), and flat, as IPinfo has
+it ({"country": "DE", "lat": "52.5", "lng": "13.4", "asn": "AS64500"}). A file that changes is read anew; one that is
+damaged changes nothing: the last good one stays, and `problem` says why. So that it stays across a restart too, a copy
+of the last good file is kept beside the node's other state.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -20,6 +22,7 @@ from typing import NamedTuple
 
 import maxminddb
 
+from router.decision.nearby import location_at
 from router.site.key_file import replace_file
 
 _HAS_LIBRARY = find_spec("maxminddb.extension") is not None and hasattr(os, "memfd_create")
@@ -31,6 +34,8 @@ class GeoPlace(NamedTuple):
     country: str = ""
     continent: str = ""
     asn: int = 0
+    location: int = 0
+    """See `router.decision.nearby`."""
 
 
 NOWHERE = GeoPlace()
@@ -50,7 +55,26 @@ def place_of(record: object) -> GeoPlace:
         country if _is_code(country) else "",
         continent if _is_code(continent) else "",
         asn if isinstance(asn, int) and 0 <= asn < 1 << 32 else 0,
+        _location(record),
     )
+
+
+def _location(record: Mapping[object, object]) -> int:
+    """{"location": {"latitude": 52.5, "longitude": 13.4}}, or flat: {"lat": "52.5", "lng": "13.4"} and the like."""
+    nested = record.get("location")
+    where = nested if isinstance(nested, dict) else record
+    latitude = _degrees(where.get("latitude", where.get("lat")), 90)
+    longitude = _degrees(where.get("longitude", where.get("lng", where.get("lon"))), 180)
+    return 0 if latitude is None or longitude is None else location_at(latitude, longitude)
+
+
+def _degrees(value: object, most: int) -> int | None:
+    """In millionths; None for what is no such number."""
+    try:
+        degrees = float(value) if isinstance(value, str | int | float) else math.nan
+    except ValueError:
+        return None
+    return round(degrees * 1_000_000) if -most <= degrees <= most else None
 
 
 def _is_code(text: str) -> bool:

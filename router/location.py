@@ -1,7 +1,8 @@
 """Where clients are, from a database that may change on disk (edge).
 
-The node owns one `Locations`. It fills in country, continent and ASN of requests when the policy in force reads them,
-and looks at the file every second; what happened to it goes to the journal, and what is wrong with it to `status`.
+The node owns one `Locations`. It fills in country, continent, ASN and location of requests when the policy in force
+reads them, and looks at the file every second; what happened to it goes to the journal, and what is wrong with it to
+`status`.
 """
 
 from __future__ import annotations
@@ -38,12 +39,9 @@ class Locations:
 
     def located(self, request: Request) -> Request:
         """With the client's place, unless whoever asks has said it."""
-        if request.country or request.continent or request.asn:
+        if request.country or request.continent or request.asn or request.location:
             return request
-        place = self._database.place(request.client)
-        if not (place.country or place.continent or place.asn):
-            return request
-        return request._replace(country=place.country, continent=place.continent, asn=place.asn)
+        return request._replace(**self._database.place(request.client)._asdict())
 
     async def keep(self) -> None:
         """Follow the file for as long as the node runs."""

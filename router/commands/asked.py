@@ -9,8 +9,9 @@ from typing import Any
 import click
 
 from router.commands.failing import EXIT_USAGE, CommandError
+from router.decision.nearby import location_at
 from router.decision.request import Request, upgrade_of
-from router.policy.values import BadValueError, read_continent, read_country, read_method
+from router.policy.values import BadValueError, read_continent, read_country, read_method, read_place
 from router.policy.zones import read_client
 
 _PORTS = click.IntRange(0, 65_535)
@@ -29,6 +30,7 @@ def request_options(*, client_required: bool) -> Callable[[Callable[..., Any]], 
         click.option("--country", default="", help="The user's country, like DE."),
         click.option("--continent", default="", help="AF, AN, AS, EU, NA, OC or SA."),
         click.option("--asn", default=0, type=click.IntRange(0, 4_294_967_295)),
+        click.option("--location", default="", metavar="'LAT LON'", help="Where the user is, for `nearest to client`."),
         click.option("--port", default=0, type=_PORTS, help="Where it arrives, for rules on `port`."),
         click.option("--sni", default="", help="The name in its TLS handshake, for rules on `sni`."),
     ]
@@ -44,6 +46,7 @@ def request_options(*, client_required: bool) -> Callable[[Callable[..., Any]], 
             country: str,
             continent: str,
             asn: int,
+            location: str,
             port: int,
             sni: str,
             **others: Any,
@@ -67,6 +70,7 @@ def request_options(*, client_required: bool) -> Callable[[Callable[..., Any]], 
                 upgrade_of(read),
                 port,
                 sni,
+                location_at(*read_where("--location", location)) if location else 0,
             )
             return command(request=request, **others)
 
@@ -86,6 +90,16 @@ def read_headers(lines: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
             raise CommandError(f"--header {line!r}: write NAME: VALUE", EXIT_USAGE)
         found.append((name.strip().lower(), value.strip()))
     return tuple(found)
+
+
+def read_where(option: str, text: str) -> tuple[int, int]:
+    """The place "LAT LON", in millionths of a degree. Raises `CommandError`."""
+    try:
+        return read_place(text)
+    except BadValueError as error:
+        raise CommandError(
+            f"{option} {text!r}: {error.message}; expected latitude and longitude, like '50.11 8.68'", EXIT_USAGE
+        ) from None
 
 
 def _word(option: str, word: str, read: Callable[[str], str]) -> str:

@@ -54,7 +54,7 @@ def explain(
     try:
         text, view = node.policy_text(DEFAULT_POLICY), node.view()
         program = compile_policy(parse(text, DEFAULT_POLICY))
-        if program.needs.place and not (request.country or request.continent or request.asn):
+        if program.needs.place and not (request.country or request.continent or request.asn or request.location):
             request = _located(node, request)
     except ControlError as error:
         raise CommandError(str(error)) from None
@@ -93,7 +93,7 @@ _UNKNOWN_OF_OTHERS = (
 
 def _located(node: ControlClient, request: Request) -> Request:
     seen = node.decide(request.client, request.host, request.path, request.method)
-    return request._replace(country=seen.country, continent=seen.continent, asn=seen.asn)
+    return request._replace(country=seen.country, continent=seen.continent, asn=seen.asn, location=seen.location)
 
 
 def _site(view: ViewBody, at: str | None) -> SitePlace:

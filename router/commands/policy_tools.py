@@ -14,7 +14,7 @@ import click
 import msgspec
 
 from lattice.types import Endpoint, Level
-from router.commands.asked import request_options
+from router.commands.asked import read_where, request_options
 from router.commands.failing import EXIT_FAILED, EXIT_USAGE, CommandError, complain
 from router.commands.numbers import Number
 from router.commands.policy_files import compiled, written_text
@@ -31,7 +31,7 @@ from router.policy import PolicyError, format_policy
 from router.policy.errors import did_you_mean
 from router.policy.json_form import is_json, to_json
 from router.policy.printer import print_policy
-from router.policy.values import LATITUDE_E6_MAX, LONGITUDE_E6_MAX, BadValueError, read_coordinate, read_level
+from router.policy.values import BadValueError, read_level
 from router.policy.windows import read_moment
 
 _FILE = click.Path(path_type=Path, allow_dash=True)
@@ -259,17 +259,7 @@ def _timeline(program: Program, site: str, levels: Mapping[str, Level], moment: 
 
 def place_at(text: str) -> SitePlace:
     """The place "LAT LON". Raises `CommandError`."""
-    latitude, _, longitude = text.replace(",", " ").strip().partition(" ")
-    try:
-        return SitePlace(
-            "here",
-            read_coordinate(latitude, LATITUDE_E6_MAX, "latitude"),
-            read_coordinate(longitude.strip(), LONGITUDE_E6_MAX, "longitude"),
-        )
-    except BadValueError as error:
-        raise CommandError(
-            f"site {text!r}: {error.message}; expected latitude and longitude, like '50.11 8.68'", EXIT_USAGE
-        ) from None
+    return SitePlace("here", *read_where("site", text))
 
 
 def moment_us(moment: str | None) -> int:

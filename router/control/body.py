@@ -179,9 +179,11 @@ class DecisionBody(msgspec.Struct, frozen=True):
     status: int
     attempts: list[AttemptBody]
     country: str = ""
-    """Where the node's location database has the client, if the policy asks; so the next two."""
+    """Where the node's location database has the client, if the policy asks; so the next three."""
     continent: str = ""
     asn: int = 0
+    location: int = 0
+    """To a degree: 1 + 360 (latitude + 90) + (longitude + 180), rounded; 0 when it is not known."""
 
 
 class PublishedBody(msgspec.Struct, frozen=True):
@@ -402,6 +404,7 @@ def decision_body(decision: Decision, request: Request) -> DecisionBody:
         country=request.country,
         continent=request.continent,
         asn=request.asn,
+        location=request.location,
     )
 
 

@@ -15,9 +15,10 @@ from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
 from lattice.types import SECOND
+from router.decision.nearby import location_at
 from router.decision.request import Request, upgrade_of
 from router.policy.errors import excerpt
-from router.policy.values import BadValueError, read_continent, read_country, read_method
+from router.policy.values import BadValueError, read_continent, read_country, read_method, read_place
 from router.policy.windows import read_moment
 from router.policy.zones import read_client
 
@@ -91,8 +92,8 @@ def _from_common(line: str, host: str) -> Recorded:
 
 
 def _from_json(line: str, host: str) -> Recorded:
-    """May have client, host, path, method, headers (an object), country, continent, asn, port, sni and time; or names
-    that servers usually give these."""
+    """May have client, host, path, method, headers (an object), country, continent, asn, latitude and longitude, port,
+    sni and time; or names that servers usually give these."""
     try:
         entry = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -144,8 +145,19 @@ def _from_json(line: str, host: str) -> Recorded:
         upgrade=upgrade_of(headers),
         port=number("port", 65_535),
         sni=sni,
+        location=_location(found("latitude")[1], found("longitude")[1]),
     )
     return Recorded(request, _json_time(*found(*_TIME)))
+
+
+def _location(latitude: object, longitude: object) -> int:
+    """Of degrees, as numbers or as texts."""
+    if latitude is None and longitude is None:
+        return 0
+    try:
+        return location_at(*read_place(f"{latitude} {longitude}"))
+    except BadValueError as error:
+        raise LogLineError(f"latitude and longitude: {error.message}; expected {error.expected}") from None
 
 
 def _client(text: str, what: str) -> str:

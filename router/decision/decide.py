@@ -142,12 +142,13 @@ def _decide(
             always = table.usual[index, number, zone] = Settled(refused, None, frozenset(), None)
             return refused, always
         lanes = of_rule
-    lane = table.lanes[lanes[zone]]
+    lane = table.lane_near(lanes[zone], request.location)
     if not _is_plain(lane):
         decision = _decide_for_user(lane, route.name, zone, rule, request, client, ejected)
         return decision, _settled(decision) if _is_clear(lane, ejected) else None
     if not ejected and (usual := _plain(lane, route.name, zone, rule)) is not None:
-        table.usual[index, number, zone] = usual
+        if not lane.roams:
+            table.usual[index, number, zone] = usual
         return usual.decision, usual
     attempts, chosen = _attempts(lane.options, client, request.client, ejected)
     if chosen is None:
@@ -167,7 +168,7 @@ def warm(table: RouteTable) -> Iterator[None]:
                 if len(table.usual) >= WARM_MAX:
                     return
                 lane = table.lanes[place]
-                if (index, number, zone) in table.usual or not _is_plain(lane):
+                if (index, number, zone) in table.usual or lane.roams or not _is_plain(lane):
                     continue
                 rule = "" if number == NO_RULE else route.rules[number].name
                 if (usual := _plain(lane, route.name, zone, rule)) is not None:

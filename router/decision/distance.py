@@ -17,7 +17,8 @@ from math import isqrt
 
 EARTH_RADIUS_M = 6_371_009
 """Mean radius R1 of the WGS 84 ellipsoid (Moritz 1980), rounded."""
-_ONE = 1 << 128
+ONE_BITS = 128
+_ONE = 1 << ONE_BITS
 _PI = 314_159_265_358_979_323_846_264_338_327_950_288_419_716_939_937_510 * _ONE // 10**50
 _HALVINGS = 16
 _REMEMBERED_MAX = 65_536
@@ -27,7 +28,7 @@ _REMEMBERED_MAX = 65_536
 @lru_cache(maxsize=_REMEMBERED_MAX)
 def distance_m(latitude_e6: int, longitude_e6: int, other_latitude_e6: int, other_longitude_e6: int) -> int:
     """Metres along the surface between two places given in millionths of a degree. Symmetric."""
-    here, there = _point(latitude_e6, longitude_e6), _point(other_latitude_e6, other_longitude_e6)
+    here, there = point(latitude_e6, longitude_e6), point(other_latitude_e6, other_longitude_e6)
     chord_squared = min(sum((a - b) ** 2 for a, b in zip(here, there, strict=True)) // _ONE, 4 * _ONE)
     for _ in range(_HALVINGS):
         chord_squared = 2 * _ONE - isqrt((4 * _ONE - chord_squared) * _ONE)
@@ -36,10 +37,18 @@ def distance_m(latitude_e6: int, longitude_e6: int, other_latitude_e6: int, othe
 
 
 @lru_cache(maxsize=1_024)
-def _point(latitude_e6: int, longitude_e6: int) -> tuple[int, int, int]:
+def point(latitude_e6: int, longitude_e6: int) -> tuple[int, int, int]:
+    """Where a place is on a sphere of radius 2^128; its axes leave at 0° and 90° east, and at the north pole."""
     latitude, longitude = (e6 * _PI // 180_000_000 for e6 in (latitude_e6, longitude_e6))
     sine, cosine = _sine(latitude), _sine(latitude + _PI // 2)
     return cosine * _sine(longitude + _PI // 2) // _ONE, cosine * _sine(longitude) // _ONE, sine
+
+
+def sine_of_degrees(degrees: int) -> int:
+    """The sine of -180 to 270 whole degrees, scaled by 2^128; exactly 0, 1 and -1 where it is."""
+    if degrees % 90 == 0:
+        return (0, _ONE, 0, -_ONE)[degrees // 90 % 4]
+    return _sine(degrees * _PI // 180)
 
 
 def _sine(angle: int) -> int:

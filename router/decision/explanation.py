@@ -75,7 +75,7 @@ def explain(
     line = (rule or route).span.line
     where = f"{table.program.policy.file}:{line}"
     tested = print_condition(rule.condition) if rule and rule.condition else ""
-    lane = _lane(table, route, rule, decision.zone)
+    lane = _lane(table, route, rule, decision.zone, request.location)
     if lane is None:
         return Explanation(decision, where, tested, (), "", table.valid_until)
     tiers: dict[str, list[Kept]] = {}
@@ -88,12 +88,12 @@ def explain(
     return Explanation(decision, where, tested, shown, _affinity(lane, request), table.valid_until)
 
 
-def _lane(table: RouteTable, route: Route, rule: Rule | None, zone: str) -> Lane | None:
+def _lane(table: RouteTable, route: Route, rule: Rule | None, zone: str, location: int) -> Lane | None:
     index = table.program.routes.index(route)
     if rule is None:
-        return table.lane(index, zone)
+        return table.lane(index, zone, location)
     lanes = table.layout.rule_lanes[index][route.rules.index(rule)]
-    return None if lanes is None else table.lanes[lanes[zone]]
+    return None if lanes is None else table.lane_near(lanes[zone], location)
 
 
 def _kept(

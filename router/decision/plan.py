@@ -8,6 +8,9 @@ ordered:
 2. within a class by tier,
 3. within a tier as written, or by distance from the zone's place (from the site when the zone has none), then by name.
 
+Where a tier says `to client`, distance is from where the client itself is, when that is known. Such a lane is one for
+each order that regions can have around a client: they are made as clients come, and kept with the table.
+
 Affinity, weights and spill reorder the regions of one class for each user (`decide`). Nearest is by
 great circle from where the zone's clients are, where the policy says that. Else it is by the round trip from the site:
 as measured, and where nothing was measured as light in fibre needs it (100 km to a millisecond, there and back). An
@@ -22,6 +25,7 @@ cannot differ are one lane, so that a change of health re-plans 250 zones as fas
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import groupby
@@ -30,10 +34,11 @@ from typing import Any, NamedTuple, TypeAlias
 
 from lattice.types import Endpoint, Level
 from router.decision.distance import distance_m
+from router.decision.nearby import LOCATION_MAX
 from router.decision.predicates import Chooser, chooser
 from router.decision.program import Program
 from router.policy.settings import NO_SETTINGS, Settings
-from router.policy.syntax import AnyLeft, Deny, Named, Nearest, Otherwise, Tier, Zone
+from router.policy.syntax import AnyLeft, Deny, Named, Nearest, Otherwise, Tier, Zone, is_to_client
 
 CLASSES = {Level.HEALTHY: 0, Level.DEGRADED: 1, Level.FAILING: 2}
 """The order of levels that may serve."""
@@ -42,6 +47,8 @@ REASON_REGIONS_MAX = 3
 """How many regions a reason names; it goes into a response header."""
 METRES_PER_RTT_US = 100
 _LAYOUTS_MAX = 8
+_ROAMED_MAX = 4_096
+"""Lanes for clients of a location, some kilobytes each, until the next plan."""
 _Origin: TypeAlias = tuple[int, int] | None
 
 
@@ -109,6 +116,8 @@ class Lane(NamedTuple):
     """Of those, which have come back, and what share of their users is not to follow yet."""
     panicked: bool = False
     """Health is not believed here: too little of it is left."""
+    roams: bool = False
+    """Whether it is another for clients whose location is known: see `RouteTable.lane_near`."""
 
     @property
     def last_resort(self) -> tuple[Option, ...]:
@@ -152,6 +161,17 @@ def standing(option: Option) -> str:
     return "avoided" if option.avoided else option.level.name
 
 
+class LaneLayout(NamedTuple):
+    """A lane, as far as policy and place make it."""
+
+    numbers: tuple[int, ...]
+    """Its candidates, as indexes into `Layout.candidates`."""
+    otherwise: Otherwise
+    settings: Settings
+    roaming: tuple[tuple[Tier, ...], tuple[str, ...]] | None = None
+    """Its tiers, and all regions nearest first, when some tier wants them nearest to the client."""
+
+
 @dataclass(frozen=True, slots=True)
 class Layout:
     """Which lanes there are, and their candidates in the order of policy. Neither health nor time plays a part."""
@@ -162,8 +182,7 @@ class Layout:
     """For each route: the zone's lane, an index into `lanes`."""
     rule_lanes: tuple[tuple[Mapping[str, int] | None, ...], ...]
     """For each route and each of its rules: the same; None for a rule that refuses."""
-    lanes: tuple[tuple[tuple[int, ...], Otherwise, Settings], ...]
-    """For each lane: its candidates, as indexes into `candidates`, what happens without them, and its settings."""
+    lanes: tuple[LaneLayout, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -180,12 +199,33 @@ class RouteTable:
     """For each route: which of the rules that hold now a request passes; None when none holds."""
     valid_until: int | None
     """When the next time window opens or closes, in microseconds since the epoch: plan anew then."""
+    world: _World = field(repr=False)
     usual: dict[tuple[int, int, str], Any] = field(default_factory=dict, repr=False)
     """What `decide` remembers: by route, rule and zone, the `Settled` decision that all clients get. A decision is a
     function of the table, so remembering it changes no answer."""
+    roamed: dict[tuple[int, tuple[str, ...]], Lane] = field(default_factory=dict, repr=False)
+    """So too: by lane, and by the order of regions around a client."""
 
-    def lane(self, route: int, zone: str) -> Lane:
-        return self.lanes[self.layout.lane_of[route][zone]]
+    def lane(self, route: int, zone: str, location: int = 0) -> Lane:
+        return self.lane_near(self.layout.lane_of[route][zone], location)
+
+    def lane_near(self, number: int, location: int) -> Lane:
+        """A lane, for clients of a location; what is none is unknown."""
+        lane = self.lanes[number]
+        if not lane.roams or not 0 < location <= LOCATION_MAX:
+            return lane
+        order = self.program.nearby.order(location)
+        found = self.roamed.get((number, order))
+        if found is None:
+            if len(self.roamed) >= _ROAMED_MAX:
+                self.roamed.clear()
+            laid_out = self.layout.lanes[number]
+            assert laid_out.roaming is not None, "it roams"
+            tiers, nearest_first = laid_out.roaming
+            resolved = _candidates(tiers, nearest_first, order, self.program.groups)
+            numbers = tuple([self.world.number_of(candidate) for candidate in resolved])
+            found = self.roamed[number, order] = self.world.lane(laid_out._replace(numbers=numbers))
+        return found
 
 
 def plan(
@@ -208,36 +248,69 @@ def plan(
     known = {region: levels.get(region, Level.UNKNOWN) for region in program.regions}
     layout = lay_out(program, site, octaves_of(program, rtt_us))
     avoided = {name for name, region in program.regions.items() if any(each.open_at(now) for each in region.avoid)}
-    options = [_option(program, one, known[one.region], one.region in avoided) for one in layout.candidates]
-    classes = [_class(program, option) for option in options]
-    weighted = {number for number, one in enumerate(layout.candidates) if one.weight}
-    lanes = []
-    for numbers, otherwise, settings in layout.lanes:
-        serving = [number for number in numbers if classes[number] < _OUT]
-        ranks: Sequence[int] = classes
+    world = _World(program, known, avoided, saturation_ppm, away_ppm)
+    for candidate in layout.candidates:
+        world.number_of(candidate)
+    lanes = tuple([world.lane(laid_out) for laid_out in layout.lanes])
+    choosers, valid_until = _rules_at(program, now)
+    return RouteTable(program, site, known, layout, lanes, choosers, valid_until, world)
+
+
+class _World:
+    """What a table was planned with, and the candidates in it: numbered as they come, each with its option."""
+
+    def __init__(
+        self,
+        program: Program,
+        levels: Mapping[str, Level],
+        avoided: AbstractSet[str],
+        saturation_ppm: Mapping[str, int],
+        away_ppm: Mapping[str, int],
+    ) -> None:
+        self._program, self._levels, self._avoided = program, levels, avoided
+        self._saturation_ppm, self._away_ppm = saturation_ppm, away_ppm
+        self._numbers: dict[Candidate, int] = {}
+        self._options: list[Option] = []
+        self._classes: list[int] = []
+        self._weighted: set[int] = set()
+
+    def number_of(self, candidate: Candidate) -> int:
+        number = self._numbers.get(candidate)
+        if number is None:
+            number = self._numbers[candidate] = len(self._options)
+            region = candidate.region
+            option = _option(self._program, candidate, self._levels[region], region in self._avoided)
+            self._options.append(option)
+            self._classes.append(_class(self._program, option))
+            if candidate.weight:
+                self._weighted.add(number)
+        return number
+
+    def lane(self, laid_out: LaneLayout) -> Lane:
+        numbers, otherwise, settings, roaming = laid_out
+        options, ranks = self._options, self._classes
+        serving = [number for number in numbers if ranks[number] < _OUT]
         panicked = settings.panic is not None and len(serving) * 1_000_000 < settings.panic.below_ppm * len(numbers)
         if panicked:
             serving, ranks = [number for number in numbers if not options[number].avoided], [0] * len(options)
         serving.sort(key=ranks.__getitem__)  # a stable sort: within a class the order of policy stays
         candidates = tuple([options[number] for number in numbers])
-        returning = () if panicked else _returning(candidates, away_ppm)
-        spilling = _spilling(candidates, settings, saturation_ppm, dict(returning))
-        lanes.append(
-            Lane(
-                candidates,
-                tuple([options[number] for number in serving]),
-                otherwise,
-                settings,
-                _by_class(serving, ranks, options)
-                if settings.stick or spilling or (weighted and not weighted.isdisjoint(numbers))
-                else (),
-                spilling,
-                returning,
-                panicked,
-            )
+        returning = () if panicked else _returning(candidates, self._away_ppm)
+        spilling = _spilling(candidates, settings, self._saturation_ppm, dict(returning))
+        weighted = self._weighted
+        return Lane(
+            candidates,
+            tuple([options[number] for number in serving]),
+            otherwise,
+            settings,
+            _by_class(serving, ranks, options)
+            if settings.stick or spilling or (weighted and not weighted.isdisjoint(numbers))
+            else (),
+            spilling,
+            returning,
+            panicked,
+            roaming is not None,
         )
-    choosers, valid_until = _rules_at(program, now)
-    return RouteTable(program, site, known, layout, tuple(lanes), choosers, valid_until)
 
 
 def _rules_at(program: Program, now: int) -> tuple[tuple[Chooser | None, ...], int | None]:
@@ -308,11 +381,16 @@ def _octaves(rtt_us: int) -> int:
 
 
 @lru_cache(maxsize=_LAYOUTS_MAX)
-def lay_out(program: Program, site: SitePlace, measured: tuple[tuple[str, int], ...] = ()) -> Layout:
+def lay_out(
+    program: Program,
+    site: SitePlace,
+    measured: tuple[tuple[str, int], ...] = (),
+    near_client: tuple[str, ...] = (),
+) -> Layout:
     """Resolve every tier of every (route, rule, zone) to regions. `measured` is how near regions are to the site, in
-    quarters of an octave."""
+    quarters of an octave; `near_client` all regions, nearest first, around clients whose location is known."""
     candidates: dict[Candidate, int] = {}
-    lanes: dict[tuple[tuple[int, ...], Otherwise, Settings], int] = {}
+    lanes: dict[LaneLayout, int] = {}
     orders: dict[_Origin, tuple[str, ...]] = {None: nearest_to_site(program, site, dict(measured))}
     asked: dict[tuple[int, _Origin, Otherwise, Settings], int] = {}
     tier_lists: dict[tuple[Tier, ...], int] = {}
@@ -324,9 +402,12 @@ def lay_out(program: Program, site: SitePlace, measured: tuple[tuple[str, int], 
             if origin not in orders:
                 assert origin is not None, "the site's own order is there from the start"
                 orders[origin] = nearest_to(program, origin)
-            resolved = _candidates(tiers, orders[origin], program.groups)
+            nearest_first = orders[origin]
+            resolved = _candidates(tiers, nearest_first, near_client or nearest_first, program.groups)
             numbers = tuple(candidates.setdefault(candidate, len(candidates)) for candidate in resolved)
-            asked[question] = lanes.setdefault((numbers, otherwise, settings), len(lanes))
+            roaming = (tiers, nearest_first) if any(map(is_to_client, tiers)) else None
+            laid_out = LaneLayout(numbers, otherwise, settings, roaming)
+            asked[question] = lanes.setdefault(laid_out, len(lanes))
         return asked[question]
 
     lane_of, rule_lanes = [], []
@@ -386,20 +467,28 @@ def _metres(program: Program, place: tuple[int, int], name: str) -> int:
 
 
 def _candidates(
-    tiers: Iterable[Tier], nearest_first: tuple[str, ...], groups: Mapping[str, frozenset[str]]
+    tiers: Iterable[Tier],
+    nearest_first: tuple[str, ...],
+    near_client: tuple[str, ...],
+    groups: Mapping[str, frozenset[str]],
 ) -> Iterable[Candidate]:
     """Regions tier by tier, each once: a tier takes what no earlier tier took."""
     left = dict.fromkeys(nearest_first)
+
+    def allowed(group: str | None, to_client: bool) -> list[str]:
+        order = [name for name in near_client if name in left] if to_client else left
+        return [name for name in order if group is None or name in groups[group]]
+
     for tier in tiers:
         weights: dict[str, int] = {}
         match tier.choice:
             case Named(regions):
                 taken = [region.name for region in regions if region.name in left]
                 weights = {region.name: region.weight or 0 for region in regions}
-            case Nearest(count, group):
-                taken = [name for name in left if group is None or name in groups[group]][:count]
-            case AnyLeft(group):
-                taken = [name for name in left if group is None or name in groups[group]]
+            case Nearest(count, group, to_client):
+                taken = allowed(group, to_client)[:count]
+            case AnyLeft(group, to_client):
+                taken = allowed(group, to_client)
         for region in taken:
             del left[region]
             yield Candidate(region, tier.name, weights.get(region, 0))

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from router.decision.nearby import Nearby
 from router.decision.request import NO_NEEDS, Needs, Request
 from router.policy.check import check
 from router.policy.conditions import tests_of
@@ -13,7 +14,7 @@ from router.policy.errors import Findings
 from router.policy.hosts import HostIndex
 from router.policy.paths import PathPattern
 from router.policy.settings import Settings
-from router.policy.syntax import ZONE_NOWHERE, Health, Policy, Region, Route, Zone
+from router.policy.syntax import ZONE_NOWHERE, Health, Policy, Region, Route, Tier, Zone, is_to_client
 from router.policy.zones import ZoneIndex
 
 
@@ -57,6 +58,7 @@ class Program:
     """None when every zone is made of address blocks alone."""
     needs: Needs
     """What of a request some decision depends on."""
+    nearby: Nearby
     spills: bool
     """Whether some decision depends on how full regions are."""
 
@@ -89,12 +91,18 @@ def compile_policy(policy: Policy) -> Program:
         addresses=ZoneIndex.of(policy.zones),
         geo=geo if geo.asns or geo.countries or geo.continents else None,
         needs=_needs(policy, geo),
+        nearby=Nearby({region.name: region for region in regions}),
         spills=any(settings.spill for route in policy.routes for settings in _settings(route)),
     )
 
 
 def _settings(route: Route) -> list[Settings]:
     return [route.settings, *(rule.settings for rule in route.rules)]
+
+
+def _tiers(route: Route) -> list[Tier]:
+    parts = [route.tiers, *(each.tiers for each in route.overrides), *(rule.tiers for rule in route.rules)]
+    return [tier for tiers in parts for tier in tiers]
 
 
 def _needs(policy: Policy, geo: GeoZones) -> Needs:
@@ -112,7 +120,9 @@ def _needs(policy: Policy, geo: GeoZones) -> Needs:
         query="query" in kinds,
         upgrade="upgrade" in kinds,
         port="port" in kinds,
-        place=bool(geo.asns or geo.countries or geo.continents) or bool(kinds & {"asn", "country", "continent"}),
+        place=bool(geo.asns or geo.countries or geo.continents)
+        or bool(kinds & {"asn", "country", "continent"})
+        or any(is_to_client(tier) for route in policy.routes for tier in _tiers(route)),
         sni="sni" in kinds,
     )
     return NO_NEEDS if needs == NO_NEEDS else needs

@@ -8,7 +8,8 @@ a search through these with three-valued logic: a branch is left as soon as what
 **Health.** Which regions a lane may ever use is exactly its candidates: whatever comes before one may be DOWN. So a
 `never` holds over all states of health if no lane that its requests can reach has a candidate it forbids; else the
 counterexample is a request, and the regions that must be DOWN. `nearest` without a place means near to a site that is
-not known here: every region that it may take counts, and the counterexample is a site next to it.
+not known here: every region that it may take counts, and the counterexample is a site next to it. `to client` is near
+to a client that is not known either, and who is next to the same region.
 
 **Minimal.** A counterexample says nothing that it does not need: without any one part of the request, or with any one
 of the regions well, it would be none.
@@ -24,6 +25,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from urllib.parse import quote_plus
 
+from router.decision.nearby import location_at
 from router.decision.plan import Layout, SitePlace, lay_out
 from router.decision.program import Program
 from router.decision.proofs_of_settings import check_capacity, check_panic, check_settings, may_take
@@ -34,7 +36,7 @@ from router.policy.errors import Diagnostic, Findings
 from router.policy.hosts import host_key
 from router.policy.paths import PathPattern
 from router.policy.span import Span
-from router.policy.syntax import Never, Route, Tier
+from router.policy.syntax import Never, Route, Tier, is_to_client
 from router.policy.zones import read_client
 
 STEPS_MAX = 400_000
@@ -299,8 +301,9 @@ class _Question:
         """A region of a lane that is not allowed, what must be DOWN before it is used, and near what the deciding site
         is ("" when that does not matter): of all such, one with the fewest DOWN."""
         place = self.program.zones[zone]
-        if place is None or place.latitude_e6 is None:
-            possible = may_take(self.program, self._tiers(number, zone)) - set(allowed)
+        tiers = self._tiers(number, zone)
+        if place is None or place.latitude_e6 is None or any(map(is_to_client, tiers)):
+            possible = may_take(self.program, tiers) - set(allowed)
             near = {name: self._order(self._layout_at(name), index, number, zone) for name in sorted(possible)}
             found = [(*first, name) for name, order in near.items() if (first := _first_of(order, allowed))]
             return min(found, key=lambda one: (len(one[1]), one), default=None)
@@ -308,10 +311,13 @@ class _Question:
         return None if first is None else (*first, "")
 
     def _layout_at(self, region: str) -> Layout:
-        """The lanes of a site next to a region."""
+        """The lanes of a site next to a region, for clients who are there too."""
         if region not in self.layouts:
             at = self.program.regions[region]
-            self.layouts[region] = lay_out(self.program, SitePlace("", at.latitude_e6, at.longitude_e6))
+            site = SitePlace("", at.latitude_e6, at.longitude_e6)
+            around = self.program.nearby.order(location_at(at.latitude_e6, at.longitude_e6))
+            near_client = (region, *[name for name in around if name != region])
+            self.layouts[region] = lay_out(self.program, site, near_client=near_client)
         return self.layouts[region]
 
     def _order(self, layout: Layout, index: int, number: int, zone: str) -> list[str]:

@@ -103,7 +103,7 @@ def _serve(
     program: Program, load: dict[str, int], lane: int, layout: Layout, demand: int, lost: frozenset[str]
 ) -> None:
     """Add what a zone asks of the regions that are left."""
-    numbers, _, settings = layout.lanes[lane]
+    numbers, _, settings, _ = layout.lanes[lane]
     left = [layout.candidates[number] for number in numbers if layout.candidates[number].region not in lost]
     first = [each for each in left if each.tier == left[0].tier] if left else []
     if not (settings.stick or (first and first[0].weight)):
@@ -177,7 +177,7 @@ def check_panic(program: Program, findings: Findings) -> None:
         ]
         for span, lanes in arms:
             for lane in sorted(set(lanes.values())):
-                numbers, _, settings = layout.lanes[lane]
+                numbers, _, settings, _ = layout.lanes[lane]
                 if settings.panic is None:
                     continue
                 tiers = [layout.candidates[number].tier for number in numbers]

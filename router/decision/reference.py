@@ -16,6 +16,7 @@ from types import MappingProxyType
 from lattice.types import Endpoint, Level
 from router.decision.decide import Attempt, Decision
 from router.decision.distance import distance_m
+from router.decision.nearby import point_of, point_of_region
 from router.decision.plan import SitePlace
 from router.decision.rendezvous import ranking
 from router.decision.request import (
@@ -192,6 +193,7 @@ class _Case:
     def _places(self, tiers: tuple[Tier, ...], zone: str) -> list[_Place]:
         """Which regions are in which tier, best first."""
         left = self._nearest_first(zone)
+        around = self._around_the_client() or left
         places: list[_Place] = []
         for tier in tiers:
             choice = tier.choice
@@ -200,7 +202,8 @@ class _Case:
                 weights = {region.name: region.weight or 0 for region in choice.regions}
                 taken = [region.name for region in choice.regions if region.name in left]
             else:
-                taken = [name for name in left if choice.group is None or name in self._group(choice.group)]
+                order = [name for name in around if name in left] if choice.to_client else left
+                taken = [name for name in order if choice.group is None or name in self._group(choice.group)]
                 if isinstance(choice, Nearest):
                     taken = taken[: choice.count]
                 else:
@@ -226,6 +229,18 @@ class _Case:
             light = _quarter_octave(metres // 100) if self.site.placed else 0
             seen = _quarter_octave(measured[region.name]) if region.name in measured else 0
             return max(light, seen), metres, region.name
+
+        return [region.name for region in sorted(self.policy.regions, key=far)]
+
+    def _around_the_client(self) -> list[str]:
+        """Regions by distance from where the client is; empty when nobody knows."""
+        if not 1 <= self.request.location <= 65_160:
+            return []
+        here = point_of(self.request.location)
+
+        def far(region: Region) -> tuple[int, str]:
+            there = point_of_region(region)
+            return sum((here[axis] - there[axis]) ** 2 for axis in range(3)), region.name
 
         return [region.name for region in sorted(self.policy.regions, key=far)]
 

@@ -35,7 +35,7 @@ class Needs(NamedTuple):
     upgrade: bool = False
     port: bool = False
     place: bool = False
-    """Country, continent or ASN."""
+    """Country, continent, ASN or location."""
     sni: bool = False
 
 
@@ -64,6 +64,8 @@ class Request(NamedTuple):
     """Where it arrived; 0 when it does not matter."""
     sni: str = ""
     """The name that the client asked a certificate for, in its TLS handshake; "" when none."""
+    location: int = 0
+    """Where the client is, to a degree: see `router.decision.nearby`; 0 when unknown."""
 
 
 def header(request: Request, name: str) -> str | None:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from lattice.types import MILLISECOND, Level, Micros
 from router.decision.decide import Decision, decide
 from router.decision.failback import Failback
+from router.decision.nearby import location_at
 from router.decision.plan import RouteTable, SitePlace, plan
 from router.decision.program import Program
 from router.decision.request import Request
@@ -33,7 +34,7 @@ from router.policy.scenarios import (
     Step,
 )
 from router.policy.span import Span
-from router.policy.values import LATITUDE_E6_MAX, LONGITUDE_E6_MAX, read_coordinate, write_duration, write_percent
+from router.policy.values import read_place, write_duration, write_percent
 
 EVENTS_MAX = 10_000
 """Moments of one step at which something changes by itself."""
@@ -109,18 +110,14 @@ class _Run:
             elif fact.name == "cookie":
                 headers.append(("cookie", f"{fact.argument}={fact.value}"))
             elif fact.name == "site":
-                latitude, longitude = fact.value.split(" ", 1)
-                self._site = SitePlace(
-                    "test",
-                    read_coordinate(latitude, LATITUDE_E6_MAX, "latitude"),
-                    read_coordinate(longitude.strip(), LONGITUDE_E6_MAX, "longitude"),
-                )
+                self._site = SitePlace("test", *read_place(fact.value))
             elif fact.name == "users":
                 self._users = int(fact.value)
             else:
                 facts[f"{fact.name} {fact.argument}" if fact.argument else fact.name] = fact.value
         queries = [f"{name.removeprefix('query ')}={value}" for name, value in facts.items() if name[:6] == "query "]
         old = self._request
+        location = location_at(*read_place(facts["location"])) if "location" in facts else old.location
         path = facts.get("path", old.path)
         self._request = Request(
             client=facts.get("client", old.client),
@@ -134,6 +131,7 @@ class _Run:
             upgrade=facts.get("upgrade", old.upgrade).lower(),
             port=int(facts.get("port", old.port)),
             sni=facts.get("sni", old.sni),
+            location=location,
         )
         self._table, self._before, self._shown = None, None, None
 
@@ -241,7 +239,7 @@ def users_of(program: Program, request: Request, count: int) -> Iterator[Request
         client = request.client or f"100.{64 + (user >> 16)}.{user >> 8 & 255}.{user & 255}"
         yield Request(
             client, request.host, request.path, request.method, (*request.headers, *headers), request.country,
-            request.continent, request.asn, request.upgrade, request.port, request.sni,
+            request.continent, request.asn, request.upgrade, request.port, request.sni, request.location,
         )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from typing import Final
 from lattice.types import SECOND
 from router.decision.access_log import Recorded, Unreadable
 from router.decision.decide import decide
+from router.decision.nearby import location_at
 from router.decision.plan import RouteTable
 from router.decision.program import Program
 from router.decision.proofs import kinds_of_requests
@@ -87,13 +88,16 @@ def compare(before: Timeline, after: Timeline, log: Iterable[Recorded | Unreadab
 
 
 def compare_synthetic(before: RouteTable, after: RouteTable, users: int = USERS_MAX) -> Study:
-    """The same for made-up traffic: as many users of every kind of request that either policy tells apart."""
+    """The same for made-up traffic: as many users of every kind of request that either policy tells apart, who live
+    next to one region after the other."""
     study = Study()
+    places = [location_at(region.latitude_e6, region.longitude_e6) for region in after.program.regions.values()]
     kinds = synthetic_kinds(before.program, after.program)
     count = max(1, min(users, SYNTHETIC_MAX // max(1, len(kinds))))
     for number, kind in enumerate(kinds):
         for user, request in enumerate(users_of(after.program, kind, count)):
-            _compare(study, before, after, _elsewhere(after.program, request, user), f"{number}/{user}")
+            living = _elsewhere(after.program, request, user)._replace(location=places[user % len(places)])
+            _compare(study, before, after, living, f"{number}/{user}")
     return study
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from router.policy import values
-from router.policy.errors import Findings
+from router.policy.errors import Findings, excerpt
 from router.policy.probe import USUAL_PROBE, Probe, ProbeKind, StatusRange
 from router.policy.reading import Node, Value, Word, unquoted
 from router.policy.scenario_builder import ScenarioBuilder
@@ -334,14 +334,18 @@ class _Builder(ScenarioBuilder):
         elif chosen.rule == "nearest":
             counts = chosen.words("WORD")
             count = self._value(reader(Nearest, "count"), counts[0], 1) if counts else 1
-            choice = Nearest(count, group, group_span=group_span)
+            choice = Nearest(count, group, self._to_client(chosen), group_span=group_span)
         else:
-            choice = AnyLeft(group, group_span=group_span)
+            choice = AnyLeft(group, self._to_client(chosen), group_span=group_span)
         name = keyword.text
         if keyword.kind == "TIER":
             word = node.value()
             name = tier_name(self._value(read_tier_number, word, 1, keyword.span))
         return Tier(name, choice, span=keyword.span)
+
+    def _to_client(self, chosen: Node) -> bool:
+        """Whether nearest is said to be from where the client is."""
+        return any(self._value(_read_client, to.value(), True) for to in chosen.nodes("to"))
 
     def _otherwise(self, node: Node) -> Otherwise | None:
         found = self._once(node, "otherwise", "otherwise")
@@ -361,3 +365,9 @@ class _Builder(ScenarioBuilder):
             self._value(reader(Region, "latitude_e6"), latitude, 0, owner),
             self._value(reader(Region, "longitude_e6"), longitude, 0, owner),
         )
+
+
+def _read_client(word: str) -> bool:
+    if word != "client":
+        raise values.BadValueError("E142", f"nearest to {excerpt(word)} is not known", "nearest to client, or nearest")
+    return True

@@ -175,10 +175,14 @@ def _choice(choice: Choice) -> str:
     match choice:
         case Named(regions):
             return _regions(regions)
-        case Nearest(count, group):
-            return f"nearest{f' {count}' if count != 1 else ''}{f' of {group}' if group else ''}"
-        case AnyLeft(group):
-            return f"any of {group}" if group else "any"
+        case Nearest(count, group, to_client):
+            return f"nearest{f' {count}' if count != 1 else ''}{_from(group, to_client)}"
+        case AnyLeft(group, to_client):
+            return f"any{_from(group, to_client)}"
+
+
+def _from(group: str | None, to_client: bool) -> str:
+    return f"{f' of {group}' if group else ''}{' to client' if to_client else ''}"
 
 
 def _regions(regions: Iterable[RegionName]) -> str:

@@ -10,7 +10,7 @@ from router.policy.span import NOWHERE, Span
 
 FACTS = (
     "client", "host", "path", "method", "header", "query", "cookie", "upgrade", "country", "continent", "asn", "port",
-    "sni", "users", "site",
+    "sni", "users", "site", "location",
 )  # fmt: skip
 USERS_MAX = 100_000
 REPEAT_MAX = 1_000

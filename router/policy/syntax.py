@@ -167,6 +167,8 @@ class Nearest:
 
     count: int = 1
     group: str | None = None
+    to_client: bool = False
+    """Near to where the client itself is, as far as that is known."""
     group_span: Span = field(default=NOWHERE, compare=False)
 
 
@@ -175,6 +177,7 @@ class AnyLeft:
     """All that no earlier tier took, nearest first, of a group or of all."""
 
     group: str | None = None
+    to_client: bool = False
     group_span: Span = field(default=NOWHERE, compare=False)
 
 
@@ -186,6 +189,11 @@ class Tier:
     name: str
     choice: Choice
     span: Span = field(default=NOWHERE, compare=False)
+
+
+def is_to_client(tier: Tier) -> bool:
+    """Whether it depends on where the client itself is."""
+    return not isinstance(tier.choice, Named) and tier.choice.to_client
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,6 +80,15 @@ def read_coordinate(word: str, e6_max: int, what: str) -> int:
     return -e6 if sign == "-" else e6
 
 
+def read_place(text: str) -> tuple[int, int]:
+    """ "LAT LON", or with a comma between, in millionths of a degree."""
+    latitude, _, longitude = text.replace(",", " ").strip().partition(" ")
+    return (
+        read_coordinate(latitude or "x", LATITUDE_E6_MAX, "latitude"),
+        read_coordinate(longitude.strip() or "x", LONGITUDE_E6_MAX, "longitude"),
+    )
+
+
 def read_duration(word: str, least_us: int = MILLISECOND, most_us: int = DURATION_US_MAX) -> int:
     """A duration in microseconds, at least `least_us` and at most `most_us`."""
     most = write_duration(most_us)

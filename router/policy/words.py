@@ -145,7 +145,7 @@ def _longitude(word: str) -> int:
     return values.read_coordinate(word, values.LONGITUDE_E6_MAX, "longitude")
 
 
-def _read_site(word: str) -> str:
+def _read_place(word: str) -> str:
     latitude, _, longitude = word.partition(" ")
     if not longitude:
         raise BadValueError("E133", f"{excerpt(word)} is not a place", 'latitude and longitude, like "50.1 8.7"')
@@ -197,7 +197,8 @@ FACT_READERS: Final[dict[str, Read]] = {
     "port": _port_digits,
     "users": lambda word: str(read_number(word, 1, USERS_MAX, "E133", "a number of users", "1000")),
     "client": _read_client,
-    "site": _read_site,
+    "site": _read_place,
+    "location": _read_place,
 }
 """What a test may give; the others may be anything."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ipaddress import ip_network
+from struct import pack
 from typing import Any
 
 _METADATA = b"\xab\xcd\xefMaxMind.com"
@@ -16,6 +17,8 @@ def encoded(value: Any) -> bytes:
         return _head(7, len(value)) + b"".join(encoded(key) + encoded(each) for key, each in value.items())
     if isinstance(value, list):
         return bytes([len(value), 4]) + b"".join(map(encoded, value))
+    if isinstance(value, float):
+        return bytes([3 << 5 | 8]) + pack(">d", value)
     assert isinstance(value, int)
     data = value.to_bytes((value.bit_length() + 7) // 8, "big")
     return bytes([(6 << 5) | len(data)]) + data  # an unsigned integer of 32 bits

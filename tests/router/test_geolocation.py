@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from router.decision.nearby import degrees_of
 from router.geolocation import NOWHERE, GeoDatabase, GeoPlace, place_of
 from tests.router.mmdb_writer import database
 
@@ -27,6 +28,15 @@ def test_both_schemas_are_read(tmp_path: Path) -> None:
     assert geo.place("192.0.2.77") == GeoPlace("DE", "EU", 64_500)
     assert geo.place("2001:db8::1") == GeoPlace("US", "NA", 64_501)
     assert geo.place("198.51.100.1") == geo.place("nobody") == geo.place("") == NOWHERE
+
+
+def test_locations_are_read_to_a_degree(tmp_path: Path) -> None:
+    path = tmp_path / "geo.mmdb"
+    nested, flat = {"latitude": 52.52, "longitude": 13.4}, {"lat": "-33.87", "lng": "151.21"}
+    write(path, database({"192.0.2.0/24": {"location": nested}, "198.51.100.0/24": flat}), 1)
+    geo = GeoDatabase(path)
+    assert degrees_of(geo.place("192.0.2.77").location) == (53, 13)
+    assert degrees_of(geo.place("198.51.100.1").location) == (-34, 151)
 
 
 def test_a_changed_file_is_read_anew_and_a_damaged_one_changes_nothing(tmp_path: Path) -> None:
@@ -61,7 +71,13 @@ def test_no_damage_inside_a_file_raises(tmp_path: Path, seed: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "record", [None, 7, [], {}, {"country": 5, "asn": "ASx"}, {"country": {"iso_code": "de"}, "asn": -1}]
+    "record",
+    [
+        *(None, 7, [], {}, {"country": 5, "asn": "ASx"}, {"country": {"iso_code": "de"}, "asn": -1}),
+        *({"lat": "north", "lng": "8"}, {"lat": 91, "lng": 8}, {"lat": "nan", "lng": "inf"}),
+        *({"lat": 8}, {"lat": [], "lng": 8}, {"lat": True, "lng": None}),
+        *({"location": 7}, {"location": {"latitude": 8.0}}, {"location": "Berlin"}),
+    ],
 )
 def test_what_a_record_does_not_say_is_unknown(record: object) -> None:
     assert place_of(record) == NOWHERE

@@ -96,7 +96,8 @@ async def test_cookie_affinity_holds_end_to_end(tmp_path: Path) -> None:
 
 async def test_clients_are_placed_by_the_location_database_which_may_change_and_break(tmp_path: Path) -> None:
     backends = [Backend("fra"), Backend("iad")]
-    rules = 'zone us { country US }\nroute shop for "*" { zone us { primary iad } primary fra secondary any }\n'
+    shop = "zone us { primary iad } primary nearest to client secondary any"
+    rules = f'zone us {{ country US }}\nroute shop for "*" {{ {shop} }}\n'
     config = site_config(tmp_path / "ams", "ams")
     file = tmp_path / "ams" / "geo.mmdb"
     file.write_bytes(database({"127.0.0.0/8": {"country": {"iso_code": "US"}}}))
@@ -114,8 +115,8 @@ async def test_clients_are_placed_by_the_location_database_which_may_change_and_
             await until(partial(event_is, ams, "geo", "stays in use"))
             assert any("geo.mmdb" in warning for warning in (await ams.view())["warnings"])
             assert await ams.region_served() == "fra", "the last good one"
-            file.write_bytes(database({"127.0.0.0/8": {"country": "US"}}))
-            await until(lambda: _is(ams.region_served, "iad"))
+            file.write_bytes(database({"127.0.0.0/8": {"country": "DE", "lat": "39.9", "lng": "8.1"}}))
+            await until(lambda: _is(ams.region_served, "iad"))  # which this policy has on Sardinia
             assert (await ams.view())["warnings"] == []
         regions.cancel_scope.cancel()
 

@@ -14,9 +14,9 @@ syntax keyword policyLine probe expect containing every timeout latency errors s
 syntax keyword policyLine fail recover after cooldown probation damp unknown as
 syntax keyword policyLine when during share by stick spill panic retry budget methods hedge cache off stale serves outside
 syntax keyword policyLine given set step repeat
-syntax keyword policyTier primary secondary tertiary tier nearest any of otherwise deny serve
+syntax keyword policyTier primary secondary tertiary tier nearest any of to otherwise deny serve
 syntax keyword policyOperator and or not in present
-syntax keyword policyField host method header query cookie upgrade port sni jwt ip client users site
+syntax keyword policyField host method header query cookie upgrade port sni jwt ip client users site location
 
 syntax match policyNumber /\<\d[0-9.]*\%(us\|ms\|s\|m\|h\|rps\|%\)\?/
 syntax match policyAddress /\<\d\{1,3}\%(\.\d\{1,3}\)\{3}\%(\/\d\+\|:\d\+\)\?/

@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 from types import MappingProxyType
 
 from lattice.types import Endpoint, Level
+from router.decision.nearby import LOCATION_MAX
 from router.decision.plan import SitePlace, nearest_to_site, octaves_of
 from router.decision.program import Program
 from router.decision.request import Request
@@ -56,6 +57,7 @@ def request_bytes(request: Request, ejected: Collection[Endpoint] = ()) -> bytes
         (
             *map(_text, texts),
             request.asn.to_bytes(4, "little"),
+            (request.location if 0 < request.location <= LOCATION_MAX else 0).to_bytes(2, "little"),
             request.port.to_bytes(2, "little"),
             _listed([_text(name) + _text(value) for name, value in request.headers]),
             _listed([_text(host) + port.to_bytes(2, "little") for host, port in sorted(ejected)]),

@@ -15,6 +15,11 @@ export const ERRORS = {
   4: "no view has been taken yet",
 };
 
+/** What `location` of a request is, from where the client is in degrees. */
+export function locationAt(latitude, longitude) {
+  return 1 + 360 * (Math.floor(latitude + 0.5) + 90) + ((Math.floor(longitude + 0.5) + 180) % 360);
+}
+
 /** Bytes that the module does not take; nothing has changed. */
 export class RefusedError extends Error {}
 
@@ -25,7 +30,7 @@ export class Policy {
 
   static async load(bytes) {
     const { instance } = await WebAssembly.instantiate(bytes);
-    if (instance.exports.abi() !== 2) throw new RefusedError(`ABI ${instance.exports.abi()} is not known here`);
+    if (instance.exports.abi() !== 3) throw new RefusedError(`ABI ${instance.exports.abi()} is not known here`);
     return new Policy(instance);
   }
 
@@ -49,13 +54,13 @@ export class Policy {
   decideText(
     {
       client = "", host = "", path = "/", method = "GET", country = "", continent = "", upgrade = "", sni = "",
-      asn = 0, port = 0, headers = [],
+      asn = 0, location = 0, port = 0, headers = [],
     },
     ejected = [],
   ) {
     const out = new Writer();
     for (const text of [client, host, path, method, country, continent, upgrade, sni]) out.text(text);
-    out.number(asn, 4).number(port, 2).number(headers.length, 2);
+    out.number(asn, 4).number(location, 2).number(port, 2).number(headers.length, 2);
     for (const [name, value] of headers) out.text(name).text(value);
     out.number(ejected.length, 2);
     for (const [address, itsPort] of ejected) out.text(address).number(itsPort, 2);

@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 
 from lattice.types import Level
+from router.decision.nearby import SINES, point_of_region
 from router.decision.plan import CLASSES, nearest_to, place_of
 from router.decision.predicates import share_salt
 from router.decision.program import GeoZones, Program
@@ -22,7 +23,19 @@ from router.policy.hosts import ANY_HOST
 from router.policy.json_form import plain
 from router.policy.paths import ONE, PathPattern
 from router.policy.settings import Key, Settings
-from router.policy.syntax import AnyLeft, Deny, Named, Nearest, Otherwise, Override, Region, Route, Rule, Tier
+from router.policy.syntax import (
+    AnyLeft,
+    Deny,
+    Named,
+    Nearest,
+    Otherwise,
+    Override,
+    Region,
+    Route,
+    Rule,
+    Tier,
+    is_to_client,
+)
 from router.policy.windows import Window, time_zone
 from router.policy.zones import AddressIndex
 
@@ -101,6 +114,7 @@ class _Layer:
         self.zone_numbers = {name: number for number, name in enumerate(program.zones)}
         self.windows: dict[Window, int] = {}
         self.endpoints: dict[tuple[str, int], int] = {}
+        self.to_client = False
 
     def laid_out(self) -> tuple[bytes, int]:
         program, image = self.program, self.image
@@ -129,6 +143,7 @@ class _Layer:
             at.HOSTS_BELOW: image.dictionary({host: some(found) for host, found in program.hosts.below.items()}),
             at.HOSTS_ANYWHERE: some(program.hosts.anywhere),
             at.WINDOWS: image.table([self.window(window) for window in list(self.windows)]),
+            at.SINES: image.put(b"".join(map(_u32, SINES))) if self.to_client else 0,
         }
         end = at.IMAGE + len(image.bytes)
         for cell, size in self._rooms():
@@ -156,6 +171,7 @@ class _Layer:
         yield at.MEMBERS, 4 * most
         yield at.RANKS, 8 * most
         yield at.LEAVING, 4 * regions
+        yield at.CLIENT_ORDER, 4 + 4 * regions
         yield at.OUTPUT, _ANSWER_BYTES + _ANSWER_PIECES * self.image.longest
 
     # Regions and zones
@@ -177,6 +193,7 @@ class _Layer:
             at.REGION_ENDPOINTS: image.table(endpoints),
             at.REGION_AVOID: image.list([self.window_number(window) for window in region.avoid]),
             at.REGION_UNKNOWN_CLASS: CLASSES.get(self.program.health[region.name].unknown_as, at.CLASS_OUT),
+            **dict(zip((at.REGION_X, at.REGION_Y, at.REGION_Z), point_of_region(region), strict=True)),
         }
         return _packed(fields, at.REGION_BYTES)
 
@@ -265,6 +282,8 @@ class _Layer:
                 fields |= {at.TIER_KIND: at.NEAREST, at.TIER_COUNT: count, at.TIER_GROUP: self.group(group)}
             case AnyLeft(group):
                 fields[at.TIER_GROUP] = self.group(group)
+        fields[at.TIER_TO_CLIENT] = is_to_client(tier)
+        self.to_client |= is_to_client(tier)
         return self.image.record(fields)
 
     def group(self, name: str | None) -> int:

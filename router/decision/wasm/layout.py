@@ -28,6 +28,8 @@ JSON_AT, JSON_END, JSON_TEXT, JSON_TEXT_SIZE = range(0x1A0, 0x1B0, 4)
 # What a decision has found out; `deciding` sets them, `answer` writes them down.
 LANE, CANDIDATE_COUNT, OPTION_COUNT, PANICKED, FOR_USER, PROPOSED, CHOSEN, ATTEMPT_COUNT = range(0x1B0, 0x1D0, 4)
 SPILLED_PROPOSED, CHOSEN_PLACE, FAILED_OPEN = range(0x1D0, 0x1DC, 4)
+LOCATION, ORDERED, CLIENT_X, CLIENT_Y, CLIENT_Z = range(0x1DC, 0x1F0, 4)
+"""Where the client is, and its point when `ORDERED`: `CLIENT_ORDER` then is the order of regions around it."""
 ATTEMPTS = 0x200
 """Up to eight pairs of an endpoint and the place of its candidate."""
 
@@ -47,13 +49,14 @@ IMAGE = HASHED + INPUT_BYTES_MAX + 4 * KEY_ROOM
     REGIONS, REGION_NAMES, LEVELS, ENDPOINTS, ENDPOINT_COUNT, ZONES, IPV4, IPV6, ASNS, COUNTRIES, CONTINENTS,
     EXACT_HOSTS, HOSTS_BELOW, HOSTS_ANYWHERE, WINDOWS,
     REGION_STATES, SITE_ORDER, NEW_STATES, NEW_ORDER, WINDOW_STATES, EJECTED_MARKS, LEFT, CANDIDATES, OPTIONS, MEMBERS,
-    RANKS, LEAVING, OUTPUT,
-) = range(IMAGE, IMAGE + 112, 4)  # fmt: skip
-HEAD_BYTES = 112
+    RANKS, LEAVING, CLIENT_ORDER, SINES, OUTPUT,
+) = range(IMAGE, IMAGE + 120, 4)  # fmt: skip
+HEAD_BYTES = 120
 
 REGION_NAME, REGION_RANK_NAME, REGION_SALT, REGION_ENDPOINTS, REGION_AVOID, REGION_UNKNOWN_CLASS = range(0, 24, 4)
 """Avoid: a list of windows' numbers. Names are texts as `rendezvous` and `bucket` hash them."""
-REGION_BYTES = 24
+REGION_X, REGION_Y, REGION_Z, REGION_BYTES = 24, 28, 32, 36
+"""Its point, as `router.decision.nearby` has it."""
 ENDPOINT_NAME, ENDPOINT_JSON, ENDPOINT_NUMBER, ENDPOINT_SCALE, ENDPOINT_BYTES = 0, 4, 8, 12, 20
 """Scale: 2^32 // weight, in eight bytes; 0 when all of the region weigh the same."""
 ZONE_JSON, ZONE_ORDER, ZONE_BYTES = 0, 4, 8
@@ -65,7 +68,7 @@ RULE_STATUS, RULE_SAID, RULE_LANE = 24, 28, 32
 """A rule without a lane refuses, with a status and a reason (JSON, without quotes)."""
 LANE_TIERS, LANE_STATUS, LANE_SAID, LANE_SETTINGS_JSON, LANE_KEYS, LANE_SPILL_PPM, LANE_PANIC_PPM = range(0, 28, 4)
 """Status: 0 fails open. Keys: none when there is no affinity. Spill, panic: `NONE` when there is none."""
-TIER_KIND, TIER_NAME, TIER_COUNT, TIER_GROUP, TIER_NAMED = range(0, 20, 4)
+TIER_KIND, TIER_NAME, TIER_COUNT, TIER_GROUP, TIER_NAMED, TIER_TO_CLIENT = range(0, 24, 4)
 """Group: a byte for each region. Named: a list of (region, scale): the
 scale is 2^32 // weight in eight bytes, or 0 when the tier has no weights."""
 NAMED, NEAREST, ANY_LEFT = range(3)

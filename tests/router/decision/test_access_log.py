@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from lattice.types import SECOND
 from router.decision.access_log import LINE_LENGTH_MAX, LogLineError, Recorded, Unreadable, read_log, read_log_line
+from router.decision.nearby import location_at
 from router.decision.request import Request
 
 COMMON = '203.0.113.9 - frank [10/Oct/2026:13:55:36 +0000] "GET /cart?x=1 HTTP/1.1" 200 2326'
@@ -34,6 +35,8 @@ SOCKET = Request("::1", "a", "/w", headers=(("upgrade", "WebSocket"), ("a", "1")
         (JSON, USER._replace(headers=(("x-a", "b"),), country="DE", asn=64_500), None),
         (JSON.replace("64500", '"64500", "ts": 1791640536.25'),
          USER._replace(headers=(("x-a", "b"),), country="DE", asn=64_500), AT_US + SECOND // 4),
+        ('{"client": "::1", "host": "b", "path": "/", "latitude": 52.5, "longitude": "13.4"}',
+         Request("::1", "b", "/", location=location_at(52_500_000, 13_400_000)), None),
         ('{"client": "::1", "host": "b", "path": "/", "method": "PUT"}', Request("::1", "b", "/", "PUT"), None),
         ('{"client": "::1", "host": "a", "path": "/w", "headers": {"Upgrade": "WebSocket", "a": ["1", "2"]}}', SOCKET,
          None),
@@ -55,6 +58,8 @@ def test_a_line_is_a_request_and_its_time(line: str, request_: Request, at_us: i
         ('{"client": "::1"}', "there is no path; expected one of: path, uri, request_uri"),
         ('{"client": "::1", "uri": 5}', "uri is '5'; a text is needed there"),
         ('{"client": "::1", "path": "/", "asn": 1.5}', "asn is '1.5'; a whole number up to 4294967295 is needed there"),
+        ('{"client": "::1", "path": "/", "latitude": 91, "longitude": 8}', "latitude '91' is out of range"),
+        ('{"client": "::1", "path": "/", "latitude": 9}', "latitude and longitude: 'None' is not a longitude"),
         ('{"client": "::1", "path": "/", "port": 65536}', "port is '65536'; a whole number up to 65535"),
         ('{"client": "::1", "path": "/", "country": "Germany"}', "country: 'Germany' is not a country; expected"),
         ('{"client": "::1", "path": "/", "headers": ["a"]}', "headers are '[\"a\"]'; an object of texts is needed"),

@@ -66,6 +66,13 @@ def test_a_change_of_any_line_shows(line: int) -> None:
     assert 0 < len(study.users_moved) < len(study.users)
 
 
+def test_users_who_live_elsewhere_are_seen_to_go_there() -> None:
+    ours = POLICY[: POLICY.index("zone eu")] + 'route all for "*" { primary nearest  secondary any }\n'
+    study = compare_synthetic(table(ours), table(ours.replace("nearest", "nearest to client")), users=10)
+    assert set(study.moves) == {("fra", "ams")}
+    assert len(study.users_moved) == len(study.users) // 2
+
+
 def test_what_only_the_old_policy_serves_is_seen_to_go() -> None:
     shop = POLICY.index("route shop")
     study = compare_synthetic(table(POLICY), table(POLICY[:shop]), users=10)

@@ -116,9 +116,9 @@ def tier_lists(draw: st.DrawFn, regions: tuple[str, ...]) -> tuple[Tier, ...]:
             choice, left = Named(tuple(map(RegionName, names))), [region for region in left if region not in names]
         elif kind == "nearest":
             count = draw(st.integers(1, len(left)))
-            choice, left, named_only = Nearest(count), left[count:], False
+            choice, left, named_only = Nearest(count, to_client=draw(st.booleans())), left[count:], False
         else:
-            left = []
+            choice, left = AnyLeft(to_client=draw(st.booleans())), []
         tiers.append(Tier(name, choice))
     return tuple(tiers)
 

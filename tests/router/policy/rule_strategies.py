@@ -105,6 +105,7 @@ REQUEST_PARTS: dict[str, tuple[Any, ...]] = {
     "upgrade": ("", "websocket"),
     "port": (0, 443, 5432),
     "sni": ("", "a.example", "x.b.example"),
+    "location": (0, 0, 1, 51_314, 47_267, 45_681, 23_894, 20_300, 65_160),
 }
 
 
@@ -164,9 +165,9 @@ def tier_lists(draw: st.DrawFn, regions: tuple[Region, ...], groups: tuple[Group
         kind = draw(st.sampled_from(("named", "nearest", "any", "weighted") if left else ("nearest", "any")))
         choice: Choice
         if kind == "nearest":
-            choice = Nearest(draw(st.integers(1, 3)), draw(st.sampled_from(group_names)))
+            choice = Nearest(draw(st.integers(1, 3)), draw(st.sampled_from(group_names)), draw(st.booleans()))
         elif kind == "any":
-            choice = AnyLeft(draw(st.sampled_from(group_names)))
+            choice = AnyLeft(draw(st.sampled_from(group_names)), draw(st.booleans()))
         else:
             names = draw(st.lists(st.sampled_from(left), min_size=1, unique=True))
             weight = st.integers(1, 100) if kind == "weighted" else st.none()

@@ -7,7 +7,9 @@ first. What `plan` and `decide` work out beforehand for a table is worked out he
 from __future__ import annotations
 
 from router.decision.wasm.engine.hashing import bucket, cost
-from router.decision.wasm.language import copy, fill, get8, get32, get64, narrow, put8, put32, put64, u32, u64, wide
+from router.decision.wasm.engine.members import insert
+from router.decision.wasm.engine.nearby import around_client
+from router.decision.wasm.language import fill, get8, get32, get64, narrow, put8, put32, put64, u32, u64, wide
 from router.decision.wasm.layout import (
     CANDIDATE_BYTES,
     CANDIDATE_COUNT,
@@ -23,6 +25,7 @@ from router.decision.wasm.layout import (
     LANE_TIERS,
     LEAVING,
     LEFT,
+    LOCATION,
     MEMBERS,
     NAMED,
     NEAREST,
@@ -31,7 +34,6 @@ from router.decision.wasm.layout import (
     OPTIONS,
     PANICKED,
     PROPOSED,
-    RANKS,
     REGION_BYTES,
     REGION_RANK_NAME,
     REGION_SALT,
@@ -48,6 +50,7 @@ from router.decision.wasm.layout import (
     TIER_GROUP,
     TIER_KIND,
     TIER_NAMED,
+    TIER_TO_CLIENT,
     ZONE,
     ZONE_BYTES,
     ZONE_ORDER,
@@ -92,7 +95,9 @@ def list_candidates(lane: u32) -> None:
 
 def take_nearest(tier: u32) -> None:
     order = get32(get32(ZONES) + 4 + ZONE_BYTES * get32(ZONE) + ZONE_ORDER)
-    if order == 0:
+    if get32(tier + TIER_TO_CLIENT) and get32(LOCATION) > 0:
+        order = around_client()
+    elif order == 0:
         order = get32(SITE_ORDER)
     group = get32(tier + TIER_GROUP)
     wanted = get32(tier + TIER_COUNT) if get32(tier + TIER_KIND) == NEAREST else NONE
@@ -216,16 +221,3 @@ def rank(count: u32, sticky: u32) -> None:
         insert(
             number, place, cost(get32(region_of(place) + REGION_RANK_NAME), get64(candidate(place) + CANDIDATE_SCALE))
         )
-
-
-def insert(count: u32, member: u32, key: u64) -> None:
-    """One more into `MEMBERS`, which is sorted so far by `RANKS`: behind those that are equal."""
-    members = get32(MEMBERS)
-    ranks = get32(RANKS)
-    at = count
-    while at > 0 and get64(ranks + 8 * (at - 1)) > key:
-        at -= 1
-    copy(members + 4 * (at + 1), members + 4 * at, 4 * (count - at))
-    copy(ranks + 8 * (at + 1), ranks + 8 * at, 8 * (count - at))
-    put32(members + 4 * at, member)
-    put64(ranks + 8 * at, key)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from router.decision.wasm.engine.candidates import (
-    insert,
     judge_lane,
     list_candidates,
     list_options,
@@ -13,6 +12,7 @@ from router.decision.wasm.engine.candidates import (
 )
 from router.decision.wasm.engine.hashing import cost
 from router.decision.wasm.engine.keys import take_client, take_user
+from router.decision.wasm.engine.members import insert
 from router.decision.wasm.language import get8, get32, get64, put32, u32
 from router.decision.wasm.layout import (
     ATTEMPT_COUNT,

@@ -21,7 +21,7 @@ from router.decision.wasm.layout import (
     VALID_UNTIL,
 )
 
-ABI = 2
+ABI = 3
 
 
 def abi() -> u32:

@@ -21,12 +21,16 @@ from router.decision.wasm.layout import (
     HEADERS,
     INPUT,
     INPUT_BYTES_MAX,
+    LOCATION,
     MALFORMED,
     NONE,
+    ORDERED,
     PORT,
     REQUEST_TEXTS,
     TOO_LONG,
 )
+
+LOCATION_MAX = 65_160
 
 
 def begin(size: u32) -> None:
@@ -90,6 +94,9 @@ def read_request(size: u32) -> u32:
     for field in range(8):
         take_text(REQUEST_TEXTS + 8 * field)
     put32(ASN, take32())
+    location = take16()
+    put32(LOCATION, location if location <= LOCATION_MAX else 0)
+    put32(ORDERED, 0)
     put32(PORT, take16())
     put32(HEADER_COUNT, take16())
     put32(HEADERS, get32(CURSOR))

@@ -63,11 +63,11 @@ route ports for "*" path "/*/b" {
   rule named { when host in "x.b.example", "[2001:db8::9]" and asn in 64500, 64501
     primary any of rest stick by path(1) for 1h }
   zone asia { primary nrt secondary nearest 2 otherwise deny 503 }
-  primary nearest of rest  secondary any  otherwise serve primary
+  primary nearest of rest  secondary any to client  otherwise serve primary
 }
 route kelvin for "k.test" { primary nearest secondary any }
 route rest for "*.example" "192.0.2.9" "[2001:db8::9]" {
-  primary nearest 2 secondary any stick by header("x-tenant"), ip(16) for 1h otherwise deny 503
+  primary nearest 2 to client secondary any stick by header("x-tenant"), ip(16) for 1h otherwise deny 503
 }
 """
 
