@@ -172,7 +172,11 @@ def read_moment(text: str) -> int:
 
     Of the years that windows are for: calendars end, and windows look a few days around.
     """
-    moment = datetime.fromisoformat(text)
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        # Python's own words repeat the text, however long it is, unless they say which part is out of range.
+        raise ValueError("not ISO 8601" if repr(text) in str(error) else str(error)) from None
     if moment.tzinfo is None:
         raise ValueError("no offset from UTC")
     if not YEARS[0] <= moment.year <= YEARS[1]:

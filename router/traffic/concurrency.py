@@ -24,6 +24,7 @@ NARROW_PERCENT: Final = 90
 NARROW_INTERVAL_US: Final = 100 * MILLISECOND
 SHARE_FACTOR: Final = 8
 """Switches take 1 to 8: the greater, the less stands idle beside a single flood."""
+SHARES_MAX: Final = 1_024
 _ALONE: Final = 1 << 30
 
 
@@ -42,9 +43,12 @@ class Concurrency:
         self._shares: dict[str, Share] = {}
 
     def share(self, route: str) -> Share:
-        """A route's share; there are as many as routes have ever sent requests here."""
+        """A route's share. Up to `SHARES_MAX` are remembered; then those with nothing in flight are forgotten, for
+        policies change and routes with them."""
         found = self._shares.get(route)
         if found is None:
+            if len(self._shares) >= SHARES_MAX:
+                self._shares = {name: share for name, share in self._shares.items() if share.in_flight}
             found = self._shares[route] = Share(self)
             self.factor = _ALONE if len(self._shares) == 1 else SHARE_FACTOR
         return found

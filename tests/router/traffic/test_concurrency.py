@@ -8,7 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lattice.types import Micros
-from router.traffic.concurrency import LIMIT_MAX, LIMIT_MIN, LIMIT_START, NARROW_INTERVAL_US, SHARE_FACTOR, Concurrency
+from router.traffic.concurrency import (
+    LIMIT_MAX,
+    LIMIT_MIN,
+    LIMIT_START,
+    NARROW_INTERVAL_US,
+    SHARE_FACTOR,
+    SHARES_MAX,
+    Concurrency,
+)
 
 
 def test_good_answers_widen_a_window_that_is_used() -> None:
@@ -93,6 +101,17 @@ def test_no_flood_keeps_another_route_from_its_beginning(limit: int, steps: list
                 if not quiet.full:
                     quiet.enter()
         assert window.in_flight == flood.in_flight + quiet.in_flight <= limit
+
+
+def test_routes_of_policies_long_gone_are_forgotten_and_those_at_work_are_not() -> None:
+    window = Concurrency()
+    busy = window.share("busy")
+    busy.enter()
+    for number in range(3 * SHARES_MAX):
+        window.share(f"route-{number}")
+        assert len(window._shares) <= SHARES_MAX
+    assert window.share("busy") is busy
+    assert window.in_flight == 1
 
 
 @settings(max_examples=10)
