@@ -119,7 +119,9 @@ def _check_never(question: _Question, index: int, never: Never, findings: Findin
         if found is not None:
             region, down, site = forbidden[question.zone(found) or ""]
             where = f"rule {rule.name} (line {rule.span.line})" if rule else f"the tiers of route {route.name}"
-            when = f", at a site near {site}" if site else ""
+            tiers = question.tiers(number, question.zone(found) or "")
+            whose = " and for clients" if any(map(is_to_client, tiers)) else ""
+            when = f", at a site{whose} near {site}" if site else ""
             when += f", when {', '.join(down)} {'is' if len(down) == 1 else 'are'} DOWN" if down else ""
             findings.add(
                 "E402",
@@ -301,7 +303,7 @@ class _Question:
         """A region of a lane that is not allowed, what must be DOWN before it is used, and near what the deciding site
         is ("" when that does not matter): of all such, one with the fewest DOWN."""
         place = self.program.zones[zone]
-        tiers = self._tiers(number, zone)
+        tiers = self.tiers(number, zone)
         if place is None or place.latitude_e6 is None or any(map(is_to_client, tiers)):
             possible = may_take(self.program, tiers) - set(allowed)
             near = {name: self._order(self._layout_at(name), index, number, zone) for name in sorted(possible)}
@@ -325,7 +327,7 @@ class _Question:
         assert of_rule is not None
         return [layout.candidates[each].region for each in layout.lanes[of_rule[zone]][0]]
 
-    def _tiers(self, number: int, zone: str) -> tuple[Tier, ...]:
+    def tiers(self, number: int, zone: str) -> tuple[Tier, ...]:
         if number < len(self.route.rules):
             return self.route.rules[number].tiers
         return next((each.tiers for each in self.route.overrides if each.zone == zone), self.route.tiers)

@@ -99,7 +99,9 @@ def test_health_and_reasons_are_as_in_any_lane() -> None:
 @pytest.mark.parametrize("rest", ["", "zone de { at 50 9 country DE }\n"])
 def test_a_never_that_some_client_could_break_is_not_proved(rest: str) -> None:
     rest += 'route all for "*" { primary nearest to client }\nnever down_under { serves syd }\n'
-    assert [found.code for found in prove(program(rest))] == ["E402"]
+    (found,) = prove(program(rest))
+    assert found.code == "E402"
+    assert "at a site and for clients near syd" in found.message
 
 
 def test_the_database_is_asked_only_where_a_tier_wants_it() -> None:
