@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 from lattice.types import Endpoint, Level
 from router.decision.decide import ATTEMPTS_MAX, REGION_ATTEMPTS_MAX, Decision, Request, decide
 from router.decision.distance import distance_m
+from router.decision.nearby import LOCATION_MAX, chord_squared, point_of, point_of_region
 from router.decision.plan import CLASSES, RouteTable, SitePlace, plan
 from router.decision.program import compile_policy
 from router.policy import parse
-from router.policy.syntax import AnyLeft, Deny, Named, Nearest, Policy, ServePrimary
+from router.policy.syntax import AnyLeft, Deny, Named, Nearest, Policy, ServePrimary, is_to_client
 from tests.router.policy.policy_strategies import (
     CLIENTS,
     HOSTS,
@@ -115,9 +116,14 @@ def slow_decision(
         (site.latitude_e6, site.longitude_e6),
     )
     near = sorted((distance_m(*origin, r.latitude_e6, r.longitude_e6), r.name) for r in policy.regions)
+    around = near
+    if 1 <= request.location <= LOCATION_MAX:
+        here = point_of(request.location)
+        around = sorted((chord_squared(here, point_of_region(region)), region.name) for region in policy.regions)
     listed: list[tuple[str, str]] = []
     for tier in override.tiers if override else route.tiers:
-        left = [name for _, name in near if name not in [region for region, _ in listed]]
+        order = around if is_to_client(tier) else near
+        left = [name for _, name in order if name not in [region for region, _ in listed]]
         match tier.choice:
             case Named(regions):
                 picked = [region.name for region in regions if region.name in left]
