@@ -17,15 +17,19 @@ from typing import Final
 from router.decision.distance import ONE_BITS, point, sine_of_degrees
 from router.policy.syntax import Region
 
-NOWHERE: Final = 0
 RADIUS_BITS: Final = 30
 _RADIUS: Final = 1 << RADIUS_BITS
+_COARSER: Final = ONE_BITS - RADIUS_BITS
 
 Point = tuple[int, int, int]
 
-SINES: Final = tuple(
-    _RADIUS + (sine_of_degrees(degrees) >> ONE_BITS - RADIUS_BITS) for degrees in range(-180, 180 + 90 + 1)
-)
+
+def _moved(sine: int) -> int:
+    """Rounded, not cut off: a sine of -1 that came out a trifle too small must stay on the sphere."""
+    return _RADIUS + (sine + (1 << _COARSER - 1) >> _COARSER)
+
+
+SINES: Final = tuple(_moved(sine_of_degrees(degrees)) for degrees in range(-180, 180 + 90 + 1))
 """Of -180 to 270 degrees, moved by the radius: `SINES[d + 270]` is the cosine of d."""
 
 
@@ -55,7 +59,7 @@ def point_of(location: int) -> Point:
 
 
 def point_of_region(region: Region) -> Point:
-    x, y, z = (_RADIUS + (each >> ONE_BITS - RADIUS_BITS) for each in point(region.latitude_e6, region.longitude_e6))
+    x, y, z = map(_moved, point(region.latitude_e6, region.longitude_e6))
     return x, y, z
 
 

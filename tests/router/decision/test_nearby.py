@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lattice.types import Level
 from router.decision.decide import decide
 from router.decision.distance import distance_m
-from router.decision.nearby import LOCATION_MAX, chord_squared, degrees_of, location_at, point_of
+from router.decision.nearby import LOCATION_MAX, chord_squared, degrees_of, location_at, point_of, point_of_region
 from router.decision.plan import SitePlace, plan
 from router.decision.program import Program, compile_policy
 from router.decision.proofs import prove
 from router.decision.request import Request
 from router.policy import parse
+from router.policy.syntax import Region
 from tests.router.policy.policy_strategies import latitudes, longitudes
 
 REGIONS = """edition 1
@@ -49,6 +50,15 @@ def test_every_number_is_a_place(location: int) -> None:
     latitude, longitude = degrees_of(location)
     assert location_at(latitude * 1_000_000, longitude * 1_000_000) == location
     assert all(0 <= coordinate <= 1 << 31 for coordinate in point_of(location))
+
+
+@given(latitudes, longitudes)
+@example(0, -90_000_000)
+@example(-90_000_000, 0)
+def test_every_region_is_on_the_sphere(latitude_e6: int, longitude_e6: int) -> None:
+    at = point_of_region(Region("r", latitude_e6, longitude_e6, ()))
+    assert all(0 <= coordinate <= 1 << 31 for coordinate in at)
+    assert abs(chord_squared(at, (1 << 30, 1 << 30, 1 << 30)) - (1 << 60)) < 1 << 32
 
 
 @given(locations, locations, locations)
