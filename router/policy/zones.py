@@ -3,7 +3,8 @@
 CIDR blocks are nested or disjoint, never half overlapping. So the line of all addresses falls into stretches, each with
 one innermost block; `AddressIndex` keeps the first address of every stretch, sorted, and whose stretch it is. A look-up
 is one bisection of integers whatever prefix lengths are in use; a trie in Python would walk a node a bit. With many
-stretches a bisection mostly waits for memory, so a directory by the upper bits says within which few of them to look.
+stretches a look-up mostly waits for memory, so a directory by the upper bits says within which few of them to look, and
+numbers stand side by side in arrays instead of in objects all over the heap (which IPv6 addresses are too long for).
 An IPv4-mapped IPv6 client (::ffff:192.0.2.1) is the IPv4 client it maps (RFC 4291 2.5.5.2).
 """
 
@@ -53,8 +54,10 @@ def _read_ipv6(text: str) -> Client | None:
 class AddressIndex:
     """The stretches of one address family: `owners[i]` holds the addresses from `starts[i]` up to the next start."""
 
-    starts: tuple[int, ...]
-    owners: tuple[str, ...]
+    starts: array[int] | tuple[int, ...]
+    owners: array[int]
+    """By place in `names`."""
+    names: tuple[str, ...]
     shift: int
     """How many lower bits of an address the directory ignores."""
     first: array[int]
@@ -78,15 +81,22 @@ class AddressIndex:
             stretches[start] = owner
             nested.append((start + network.num_addresses, owner))
         close_until(1 << 128)
-        starts = sorted(stretches)
+        starts = sorted(start for start in stretches if start < 1 << size)
         bits = min(len(starts).bit_length(), DIRECTORY_BITS_MAX)
         shift = size - bits
-        first, number = array("l"), 0
+        first, number = array("I"), 0
         for upper in range((1 << bits) + 1):
             while number < len(starts) and starts[number] < upper << shift:
                 number += 1
             first.append(number)
-        return cls(tuple(starts), tuple(stretches[start] for start in starts), shift, first)
+        numbers = {name: number for number, name in enumerate(dict.fromkeys(stretches.values()))}
+        owners = array("H" if len(numbers) <= 1 << 16 else "I", [numbers[stretches[start]] for start in starts])
+        return cls(array("I", starts) if size <= 32 else tuple(starts), owners, tuple(numbers), shift, first)
+
+    def owner_of(self, address: int) -> str:
+        upper = address >> self.shift
+        place = bisect_right(self.starts, address, self.first[upper], self.first[upper + 1]) - 1
+        return self.names[self.owners[place]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +119,4 @@ class ZoneIndex:
         if client is None:
             return ZONE_NOWHERE
         family, address = client
-        index = self.ipv4 if family == 4 else self.ipv6
-        upper = address >> index.shift
-        return index.owners[bisect_right(index.starts, address, index.first[upper], index.first[upper + 1]) - 1]
+        return (self.ipv4 if family == 4 else self.ipv6).owner_of(address)

@@ -215,9 +215,9 @@ class _Layer:
         def start(address: int) -> bytes:
             return _u64(address >> 64) + _u64(address & (1 << 64) - 1) if wide else _u32(address)
 
-        # The last stretch may begin behind the last address there is.
-        pairs = [pair for pair in zip(index.starts, index.owners, strict=True) if pair[0] < 1 << (128 if wide else 32)]
-        return self.image.table([start(first) + _u32(self.zone_numbers[owner]) for first, owner in pairs])
+        zones = [_u32(self.zone_numbers[name]) for name in index.names]
+        pairs = zip(index.starts, index.owners, strict=True)
+        return self.image.table([start(first) + zones[owner] for first, owner in pairs])
 
     # Routes and rules
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -161,3 +162,12 @@ def test_reading_a_client_is_strict() -> None:
     ):
         assert read_client(wrong) is None
     assert ZoneIndex.of([Zone("a", (Cidr(ip_network("0.0.0.0/0")),))]).zone_of(None) == ""
+
+
+@pytest.mark.parametrize(
+    ("block", "last"), [("255.0.0.0/8", "255.255.255.255"), ("ff00::/8", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff")]
+)
+def test_the_last_block_of_a_family_reaches_to_its_end(block: str, last: str) -> None:
+    index = ZoneIndex.of([Zone("z", (Cidr(ip_network(block)),))])
+    assert index.zone_of(read_client(last)) == "z"
+    assert index.zone_of(read_client("1.1.1.1")) == index.zone_of(read_client("::1")) == ""
