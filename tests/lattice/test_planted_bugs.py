@@ -18,9 +18,9 @@ import trio
 from hypothesis import Phase, is_hypothesis_test, settings
 
 from lattice import (
+    admission,
     canonical,
     digest,
-    engine,
     equivocation,
     grants,
     health_table,
@@ -298,7 +298,7 @@ def _pin_without_hashes(self: Chains, author: Any, pin: Any) -> list[SignedOp]:
 
 
 def _revocations_are_not_kept(patch: Patch) -> None:
-    patch.setattr(engine, "REVOKED_TABLE", "elsewhere")
+    patch.setattr(admission, "REVOKED_TABLE", "elsewhere")
     patch.setattr(Engine, "_on_restored", _restored_without("elsewhere"))
 
 
