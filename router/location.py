@@ -15,7 +15,7 @@ import trio
 
 from lattice.types import SECOND
 from router.decision.request import Request
-from router.geolocation import GeoDatabase
+from router.geolocation import NOWHERE, GeoDatabase
 from router.journal import Journal
 
 log = logging.getLogger("edgelattice")
@@ -41,7 +41,12 @@ class Locations:
         """With the client's place, unless whoever asks has said it."""
         if request.country or request.continent or request.asn or request.location:
             return request
-        return request._replace(**self._database.place(request.client)._asdict())
+        place = self._database.place(request.client)
+        if place == NOWHERE:
+            return request
+        return request._replace(
+            country=place.country, continent=place.continent, asn=place.asn, location=place.location
+        )
 
     async def keep(self) -> None:
         """Follow the file for as long as the node runs."""

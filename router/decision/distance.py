@@ -45,7 +45,7 @@ def point(latitude_e6: int, longitude_e6: int) -> tuple[int, int, int]:
 
 
 def sine_of_degrees(degrees: int) -> int:
-    """The sine of -180 to 270 whole degrees, scaled by 2^128; exactly 0, 1 and -1 where it is."""
+    """The sine of -180 to 269 whole degrees, scaled by 2^128; exactly 0, 1 and -1 where it is."""
     if degrees % 90 == 0:
         return (0, _ONE, 0, -_ONE)[degrees // 90 % 4]
     return _sine(degrees * _PI // 180)

@@ -18,7 +18,7 @@ from router.decision.distance import ONE_BITS, point, sine_of_degrees
 from router.policy.syntax import Region
 
 RADIUS_BITS: Final = 30
-_RADIUS: Final = 1 << RADIUS_BITS
+RADIUS: Final = 1 << RADIUS_BITS
 _COARSER: Final = ONE_BITS - RADIUS_BITS
 
 Point = tuple[int, int, int]
@@ -26,11 +26,11 @@ Point = tuple[int, int, int]
 
 def _moved(sine: int) -> int:
     """Rounded, not cut off: a sine of -1 that came out a trifle too small must stay on the sphere."""
-    return _RADIUS + (sine + (1 << _COARSER - 1) >> _COARSER)
+    return RADIUS + (sine + (1 << _COARSER - 1) >> _COARSER)
 
 
-SINES: Final = tuple(_moved(sine_of_degrees(degrees)) for degrees in range(-180, 180 + 90 + 1))
-"""Of -180 to 270 degrees, moved by the radius: `SINES[d + 270]` is the cosine of d."""
+SINES: Final = tuple(_moved(sine_of_degrees(degrees)) for degrees in range(-180, 270))
+"""Of -180 to 269 degrees, moved by the radius: `SINES[d + 180]` is the sine of d, `SINES[d + 270]` the cosine."""
 
 
 def location_at(latitude_e6: int, longitude_e6: int) -> int:
@@ -49,12 +49,12 @@ LOCATION_MAX: Final = location_at(90_000_000, 179_000_000)
 
 
 def point_of(location: int) -> Point:
-    latitude, longitude = divmod(location - 1, 360)
-    across = SINES[latitude + 180] - _RADIUS  # the cosine of the latitude, which is never negative
+    latitude, longitude = degrees_of(location)
+    across = SINES[latitude + 270] - RADIUS  # the cosine of the latitude, which is never negative
     return (
-        (across * SINES[longitude + 90] >> RADIUS_BITS) + _RADIUS - across,
-        (across * SINES[longitude] >> RADIUS_BITS) + _RADIUS - across,
-        SINES[latitude + 90],
+        (across * SINES[longitude + 270] >> RADIUS_BITS) + RADIUS - across,
+        (across * SINES[longitude + 180] >> RADIUS_BITS) + RADIUS - across,
+        SINES[latitude + 180],
     )
 
 

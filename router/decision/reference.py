@@ -16,7 +16,7 @@ from types import MappingProxyType
 from lattice.types import Endpoint, Level
 from router.decision.decide import Attempt, Decision
 from router.decision.distance import distance_m
-from router.decision.nearby import point_of, point_of_region
+from router.decision.nearby import LOCATION_MAX, point_of, point_of_region
 from router.decision.plan import SitePlace
 from router.decision.rendezvous import ranking
 from router.decision.request import (
@@ -234,7 +234,7 @@ class _Case:
 
     def _around_the_client(self) -> list[str]:
         """Regions by distance from where the client is; empty when nobody knows."""
-        if not 1 <= self.request.location <= 65_160:
+        if not 1 <= self.request.location <= LOCATION_MAX:
             return []
         here = point_of(self.request.location)
 

@@ -89,6 +89,12 @@ class TcpRelay:
     ) -> None:
         """Accept until `drain`, and relay until every connection has ended."""
         self._ended = trio.Event()
+        try:
+            await self._accept_and_relay(listeners, task_status)
+        finally:
+            self._ended.set()
+
+    async def _accept_and_relay(self, listeners: list[TcpListener], task_status: trio.TaskStatus[None]) -> None:
         with self._relaying:
             async with trio.open_nursery() as relaying:
                 with self._accepting:
@@ -100,7 +106,6 @@ class TcpRelay:
                             )
                             await accepting.start(accept)
                         task_status.started()
-        self._ended.set()
 
     async def drain(self, grace_us: int) -> None:
         """Accept no more, give those under way their time, then reset what is left."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from router.decision.nearby import RADIUS, RADIUS_BITS
 from router.decision.wasm.engine.members import insert
 from router.decision.wasm.language import copy, get32, narrow, put32, u32, u64, wide
 from router.decision.wasm.layout import (
@@ -19,9 +20,6 @@ from router.decision.wasm.layout import (
     REGIONS,
     SINES,
 )
-
-RADIUS_BITS = 30
-RADIUS = 1_073_741_824
 
 
 def around_client() -> u32:

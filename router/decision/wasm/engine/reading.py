@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from router.decision.nearby import LOCATION_MAX
 from router.decision.wasm.engine.texts import found
 from router.decision.wasm.language import fill, get8, get16, get32, get64, put8, put32, u32, u64, wide
 from router.decision.wasm.layout import (
@@ -29,8 +30,6 @@ from router.decision.wasm.layout import (
     REQUEST_TEXTS,
     TOO_LONG,
 )
-
-LOCATION_MAX = 65_160
 
 
 def begin(size: u32) -> None:
