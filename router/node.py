@@ -71,7 +71,8 @@ from router.control.target import (
 from router.credentials import CredentialError, Credentials
 from router.decision.decide import Attempt, Decision, Request, warm
 from router.decision.failback import Failback
-from router.decision.plan import RouteTable, SitePlace, plan
+from router.decision.layout import SitePlace
+from router.decision.plan import RouteTable, plan
 from router.decision.program import Program
 from router.decision.request import NO_NEEDS, Needs
 from router.decision.seen import SeenClients

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from lattice.types import Endpoint, Level, Micros, VersionId
 from router.decision.decide import Decision, Request, decide
-from router.decision.plan import RouteTable, SitePlace, plan
+from router.decision.layout import SitePlace
+from router.decision.plan import RouteTable, plan
 from router.decision.program import Program, compile_policy
 from router.health.ejection import EjectionMask
 from router.policy import PolicyError, blocks, parse

@@ -18,7 +18,8 @@ from router.control.body import DEFAULT_POLICY, RegionBody, SteeringBody, ViewBo
 from router.control.client import ControlClient, ControlError
 from router.decision.explanation import explain as explained_by
 from router.decision.explanation import plain_explanation
-from router.decision.plan import RouteTable, SitePlace, plan
+from router.decision.layout import SitePlace
+from router.decision.plan import RouteTable, plan
 from router.decision.program import Program, compile_policy
 from router.decision.request import Request
 from router.policy import PolicyError, parse

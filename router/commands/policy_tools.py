@@ -20,7 +20,8 @@ from router.commands.numbers import Number
 from router.commands.policy_files import compiled, written_text
 from router.decision.access_log import LINE_LENGTH_MAX, Recorded, Unreadable, read_log
 from router.decision.explanation import explain, plain_explanation
-from router.decision.plan import RouteTable, SitePlace, plan
+from router.decision.layout import SitePlace
+from router.decision.plan import RouteTable, plan
 from router.decision.program import Program
 from router.decision.request import Request
 from router.decision.scenario_run import run_tests

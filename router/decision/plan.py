@@ -11,56 +11,35 @@ ordered:
 Where a tier says `to client`, distance is from where the client itself is, when that is known. Such a lane is one for
 each order that regions can have around a client: they are made as clients come, and kept with the table.
 
-Affinity, weights and spill reorder the regions of one class for each user (`decide`). Nearest is by
-great circle from where the zone's clients are, where the policy says that. Else it is by the round trip from the site:
-as measured, and where nothing was measured as light in fibre needs it (100 km to a millisecond, there and back). An
-answer that came faster than light came from somebody nearer than the region (a cache, a proxy, a trial on one machine),
-so there the great circle counts. Round trips are taken to a quarter of an octave, so that noise turns no tables.
-
-So a HEALTHY secondary comes before a DEGRADED primary, and health alone never moves a region within its class. The part
-that levels cannot change (`Layout`: tiers resolved to candidates) is computed once per program and site, and lanes that
-cannot differ are one lane, so that a change of health re-plans 250 zones as fast as the number of distinct lanes.
+Affinity, weights and spill reorder the regions of one class for each user (`decide`). So a HEALTHY secondary comes
+before a DEGRADED primary, and health alone never moves a region within its class. The part that levels cannot change
+(`layout`) is computed once per program and site.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
-from functools import lru_cache
 from itertools import groupby
 from types import MappingProxyType
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 from lattice.types import Endpoint, Level
-from router.decision.distance import distance_m
+from router.decision.layout import Candidate, LaneLayout, Layout, SitePlace, lay_out, octaves_of, resolved
 from router.decision.nearby import LOCATION_MAX
 from router.decision.predicates import Chooser, chooser
 from router.decision.program import Program
 from router.policy.settings import NO_SETTINGS, Settings
-from router.policy.syntax import AnyLeft, Deny, Named, Nearest, Otherwise, Tier, Zone, is_to_client
+from router.policy.syntax import Deny, Otherwise
 
 CLASSES = {Level.HEALTHY: 0, Level.DEGRADED: 1, Level.FAILING: 2}
 """The order of levels that may serve."""
 _OUT = len(CLASSES)
 REASON_REGIONS_MAX = 3
 """How many regions a reason names; it goes into a response header."""
-METRES_PER_RTT_US = 100
-_LAYOUTS_MAX = 8
 _ROAMED_MAX = 4_096
 """Lanes for clients of a location, some kilobytes each, until the next plan."""
-_Origin: TypeAlias = tuple[int, int] | None
-
-
-@dataclass(frozen=True, slots=True)
-class SitePlace:
-    """Which site plans, and where it is, in millionths of a degree."""
-
-    name: str
-    latitude_e6: int
-    longitude_e6: int
-    placed: bool = True
-    """Whether the place is known: without it only measured round trips say what is near."""
 
 
 class Attempt(NamedTuple):
@@ -70,15 +49,6 @@ class Attempt(NamedTuple):
     tier: str
     level: Level
     endpoint: Endpoint
-
-
-class Candidate(NamedTuple):
-    """A region that policy allows in a lane, before anything is known of its health."""
-
-    region: str
-    tier: str
-    weight: int = 0
-    """Within its tier; 0 when the tier has no weights."""
 
 
 class Option(NamedTuple):
@@ -161,30 +131,6 @@ def standing(option: Option) -> str:
     return "avoided" if option.avoided else option.level.name
 
 
-class LaneLayout(NamedTuple):
-    """A lane, as far as policy and place make it."""
-
-    numbers: tuple[int, ...]
-    """Its candidates, as indexes into `Layout.candidates`."""
-    otherwise: Otherwise
-    settings: Settings
-    roaming: tuple[tuple[Tier, ...], tuple[str, ...]] | None = None
-    """Its tiers, and all regions nearest first, when some tier wants them nearest to the client."""
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """Which lanes there are, and their candidates in the order of policy. Neither health nor time plays a part."""
-
-    candidates: tuple[Candidate, ...]
-    """Every candidate of any lane, once."""
-    lane_of: tuple[Mapping[str, int], ...]
-    """For each route: the zone's lane, an index into `lanes`."""
-    rule_lanes: tuple[tuple[Mapping[str, int] | None, ...], ...]
-    """For each route and each of its rules: the same; None for a rule that refuses."""
-    lanes: tuple[LaneLayout, ...]
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class RouteTable:
     """Immutable; swapping it for a new one is one assignment."""
@@ -222,8 +168,8 @@ class RouteTable:
             laid_out = self.layout.lanes[number]
             assert laid_out.roaming is not None, "it roams"
             tiers, nearest_first = laid_out.roaming
-            resolved = _candidates(tiers, nearest_first, order, self.program.groups)
-            numbers = tuple([self.world.number_of(candidate) for candidate in resolved])
+            candidates = resolved(tiers, nearest_first, order, self.program.groups)
+            numbers = tuple([self.world.number_of(candidate) for candidate in candidates])
             found = self.roamed[number, order] = self.world.lane(laid_out._replace(numbers=numbers))
         return found
 
@@ -366,132 +312,6 @@ def _returning(candidates: tuple[Option, ...], away_ppm: Mapping[str, int]) -> t
     return tuple(
         (option.region, away_ppm[option.region]) for option in candidates if away_ppm.get(option.region, 0) > 0
     )
-
-
-def octaves_of(program: Program, rtt_us: Mapping[str, int]) -> tuple[tuple[str, int], ...]:
-    """How near regions are by measured round trips, in quarters of an octave."""
-    return tuple((name, _octaves(rtt_us[name])) for name in program.regions if name in rtt_us)
-
-
-def _octaves(rtt_us: int) -> int:
-    """Quarters of an octave: 4 log2, downwards."""
-    rtt_us = max(1, rtt_us)
-    length = rtt_us.bit_length()
-    return 4 * length + ((rtt_us << 3 >> length) & 3)
-
-
-@lru_cache(maxsize=_LAYOUTS_MAX)
-def lay_out(
-    program: Program,
-    site: SitePlace,
-    measured: tuple[tuple[str, int], ...] = (),
-    near_client: tuple[str, ...] = (),
-) -> Layout:
-    """Resolve every tier of every (route, rule, zone) to regions. `measured` is how near regions are to the site, in
-    quarters of an octave; `near_client` all regions, nearest first, around clients whose location is known."""
-    candidates: dict[Candidate, int] = {}
-    lanes: dict[LaneLayout, int] = {}
-    orders: dict[_Origin, tuple[str, ...]] = {None: nearest_to_site(program, site, dict(measured))}
-    asked: dict[tuple[int, _Origin, Otherwise, Settings], int] = {}
-    tier_lists: dict[tuple[Tier, ...], int] = {}
-
-    def lane(tiers: tuple[Tier, ...], zone: Zone | None, otherwise: Otherwise, settings: Settings) -> int:
-        origin = place_of(zone)
-        question = (tier_lists.setdefault(tiers, len(tier_lists)), origin, otherwise, settings)
-        if question not in asked:
-            if origin not in orders:
-                assert origin is not None, "the site's own order is there from the start"
-                orders[origin] = nearest_to(program, origin)
-            nearest_first = orders[origin]
-            resolved = _candidates(tiers, nearest_first, near_client or nearest_first, program.groups)
-            numbers = tuple(candidates.setdefault(candidate, len(candidates)) for candidate in resolved)
-            roaming = (tiers, nearest_first) if any(map(is_to_client, tiers)) else None
-            laid_out = LaneLayout(numbers, otherwise, settings, roaming)
-            asked[question] = lanes.setdefault(laid_out, len(lanes))
-        return asked[question]
-
-    lane_of, rule_lanes = [], []
-    for route in program.routes:
-        overrides = {override.zone: override for override in route.overrides}
-        zones = {}
-        for name, zone in program.zones.items():
-            tiers, otherwise = route.tiers, route.otherwise
-            if override := overrides.get(name):
-                tiers, otherwise = override.tiers, override.otherwise or otherwise
-            zones[name] = lane(tiers, zone, otherwise, route.settings)
-        lane_of.append(zones)
-        of_rules: list[Mapping[str, int] | None] = []
-        for rule in route.rules:
-            if rule.refuse is not None:
-                of_rules.append(None)
-                continue
-            otherwise, settings = rule.otherwise or route.otherwise, rule.settings.over(route.settings)
-            of_rules.append({name: lane(rule.tiers, zone, otherwise, settings) for name, zone in program.zones.items()})
-        rule_lanes.append(tuple(of_rules))
-    return Layout(tuple(candidates), tuple(lane_of), tuple(rule_lanes), tuple(lanes))
-
-
-def place_of(zone: Zone | None) -> _Origin:
-    """Where a zone says its clients are; None when it does not, and nearest means to the site."""
-    if zone is None or zone.latitude_e6 is None or zone.longitude_e6 is None:
-        return None
-    return zone.latitude_e6, zone.longitude_e6
-
-
-def nearest_to(program: Program, place: tuple[int, int]) -> tuple[str, ...]:
-    """All regions by great circle from a place, then by name."""
-
-    def far(name: str) -> tuple[int, str]:
-        return _metres(program, place, name), name
-
-    return tuple(sorted(program.regions, key=far))
-
-
-def nearest_to_site(program: Program, site: SitePlace, measured: Mapping[str, int]) -> tuple[str, ...]:
-    """All regions by round trip from the site, as far as any was measured, then by great circle and name."""
-    here = site.latitude_e6, site.longitude_e6
-    if not measured:
-        return nearest_to(program, here)
-
-    def far(name: str) -> tuple[int, int, str]:
-        metres = _metres(program, here, name)
-        light = _octaves(metres // METRES_PER_RTT_US) if site.placed else 0
-        return max(light, measured.get(name, 0)), metres, name
-
-    return tuple(sorted(program.regions, key=far))
-
-
-def _metres(program: Program, place: tuple[int, int], name: str) -> int:
-    region = program.regions[name]
-    return distance_m(*place, region.latitude_e6, region.longitude_e6)
-
-
-def _candidates(
-    tiers: Iterable[Tier],
-    nearest_first: tuple[str, ...],
-    near_client: tuple[str, ...],
-    groups: Mapping[str, frozenset[str]],
-) -> Iterable[Candidate]:
-    """Regions tier by tier, each once: a tier takes what no earlier tier took."""
-    left = dict.fromkeys(nearest_first)
-
-    def allowed(group: str | None, to_client: bool) -> list[str]:
-        order = [name for name in near_client if name in left] if to_client else left
-        return [name for name in order if group is None or name in groups[group]]
-
-    for tier in tiers:
-        weights: dict[str, int] = {}
-        match tier.choice:
-            case Named(regions):
-                taken = [region.name for region in regions if region.name in left]
-                weights = {region.name: region.weight or 0 for region in regions}
-            case Nearest(count, group, to_client):
-                taken = allowed(group, to_client)[:count]
-            case AnyLeft(group, to_client):
-                taken = allowed(group, to_client)
-        for region in taken:
-            del left[region]
-            yield Candidate(region, tier.name, weights.get(region, 0))
 
 
 def _class(program: Program, option: Option) -> int:

@@ -25,8 +25,8 @@ from dataclasses import dataclass, field
 from itertools import islice
 from urllib.parse import quote_plus
 
+from router.decision.layout import Layout, SitePlace, lay_out
 from router.decision.nearby import location_at
-from router.decision.plan import Layout, SitePlace, lay_out
 from router.decision.program import Program
 from router.decision.proofs_of_settings import check_capacity, check_panic, check_settings, may_take
 from router.decision.proofs_of_windows import check_windows

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import Final
 
-from router.decision.plan import Layout, SitePlace, lay_out
+from router.decision.layout import Layout, SitePlace, lay_out
 from router.decision.program import Program
 from router.policy.conditions import And, Condition, Match, Not, Or
 from router.policy.errors import Findings

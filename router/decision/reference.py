@@ -16,8 +16,8 @@ from types import MappingProxyType
 from lattice.types import Endpoint, Level
 from router.decision.decide import Attempt, Decision
 from router.decision.distance import distance_m
+from router.decision.layout import SitePlace
 from router.decision.nearby import LOCATION_MAX, point_of, point_of_region
-from router.decision.plan import SitePlace
 from router.decision.rendezvous import ranking
 from router.decision.request import (
     Request,

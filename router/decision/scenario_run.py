@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from lattice.types import MILLISECOND, Level, Micros
 from router.decision.decide import Decision, decide
 from router.decision.failback import Failback
+from router.decision.layout import SitePlace
 from router.decision.nearby import location_at
-from router.decision.plan import RouteTable, SitePlace, plan
+from router.decision.plan import RouteTable, plan
 from router.decision.program import Program
 from router.decision.request import Request
 from router.health.damping import RegionDamping

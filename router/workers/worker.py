@@ -25,7 +25,8 @@ from router.cache.turn import SiteCache
 from router.control.api import DEFAULT_POLICY
 from router.credentials import Credentials
 from router.decision.decide import Attempt, Decision, Request
-from router.decision.plan import RouteTable, SitePlace, plan
+from router.decision.layout import SitePlace
+from router.decision.plan import RouteTable, plan
 from router.decision.program import Program
 from router.decision.request import NO_NEEDS, Needs
 from router.decision.seen import SeenClients

@@ -23,7 +23,8 @@ from random import Random
 
 from lattice.types import Endpoint, Level
 from router.decision.decide import Decision, decide, warm
-from router.decision.plan import RouteTable, SitePlace, plan
+from router.decision.layout import SitePlace
+from router.decision.plan import RouteTable, plan
 from router.decision.program import compile_policy
 from router.decision.proofs import prove
 from router.decision.request import Request

@@ -17,7 +17,8 @@ from typing import Any
 
 from lattice.types import Level
 from router.decision.decide import decide
-from router.decision.plan import SitePlace, plan
+from router.decision.layout import SitePlace
+from router.decision.plan import plan
 from router.decision.predicates import chooser
 from router.decision.program import compile_policy
 from router.decision.request import Request

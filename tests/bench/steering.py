@@ -17,7 +17,8 @@ from itertools import pairwise
 from lattice.types import SECOND, Level, Micros
 from router.decision.decide import decide
 from router.decision.failback import Failback
-from router.decision.plan import SitePlace, plan
+from router.decision.layout import SitePlace
+from router.decision.plan import plan
 from router.decision.program import compile_policy
 from router.decision.request import Request
 from router.health.damping import RegionDamping

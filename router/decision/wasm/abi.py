@@ -10,8 +10,8 @@ from collections.abc import Collection, Mapping
 from types import MappingProxyType
 
 from lattice.types import Endpoint, Level
+from router.decision.layout import SitePlace, nearest_to_site, octaves_of
 from router.decision.nearby import LOCATION_MAX
-from router.decision.plan import SitePlace, nearest_to_site, octaves_of
 from router.decision.program import Program
 from router.decision.request import Request
 from router.decision.wasm.layout import INPUT_BYTES_MAX, MALFORMED, NOT_PLANNED, OUT_OF_RANGE, TOO_LONG

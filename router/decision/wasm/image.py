@@ -13,8 +13,9 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 
 from lattice.types import Level
+from router.decision.layout import nearest_to, place_of
 from router.decision.nearby import SINES, point_of_region
-from router.decision.plan import CLASSES, nearest_to, place_of
+from router.decision.plan import CLASSES
 from router.decision.predicates import share_salt
 from router.decision.program import GeoZones, Program
 from router.decision.wasm import layout as at

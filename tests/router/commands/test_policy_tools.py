@@ -13,7 +13,8 @@ from router.commands.failing import CommandError
 from router.commands.signal import share_of_capacity
 from router.decision.decide import decide
 from router.decision.decision_bytes import decision_bytes
-from router.decision.plan import SitePlace, plan
+from router.decision.layout import SitePlace
+from router.decision.plan import plan
 from router.decision.program import compile_policy
 from router.decision.request import Request
 from router.decision.wasm.abi import request_bytes, view_bytes

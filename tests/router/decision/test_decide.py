@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from lattice.types import Endpoint, Level
 from router.decision.decide import ATTEMPTS_MAX, REGION_ATTEMPTS_MAX, Decision, Request, decide
 from router.decision.distance import distance_m
+from router.decision.layout import SitePlace
 from router.decision.nearby import LOCATION_MAX, chord_squared, point_of, point_of_region
-from router.decision.plan import CLASSES, RouteTable, SitePlace, plan
+from router.decision.plan import CLASSES, RouteTable, plan
 from router.decision.program import compile_policy
 from router.policy import parse
 from router.policy.syntax import AnyLeft, Deny, Named, Nearest, Policy, ServePrimary, is_to_client
@@ -275,7 +276,8 @@ def test_the_laws_catch_a_planted_bug(tampered: dict[str, object]) -> None:
 
 PROGRAM_OF_ANOTHER_PROCESS = """
 from router.decision.decide import Request, decide
-from router.decision.plan import SitePlace, plan
+from router.decision.layout import SitePlace
+from router.decision.plan import plan
 from router.policy import parse
 from router.decision.program import compile_policy
 import sys

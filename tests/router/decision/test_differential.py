@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from lattice.types import Level
 from router.decision.decide import Attempt, Decision, decide
 from router.decision.decision_bytes import decision_bytes
-from router.decision.plan import SitePlace, plan
+from router.decision.layout import SitePlace
+from router.decision.plan import plan
 from router.decision.program import compile_policy
 from router.decision.reference import interpret
 from router.decision.wasm.abi import request_bytes, view_bytes

@@ -13,7 +13,8 @@ from lattice.types import SECOND, Level, Micros
 from router.decision.decide import decide
 from router.decision.explanation import explain
 from router.decision.failback import RAMP_US, STEPS, Failback, away_ppm
-from router.decision.plan import RouteTable, SitePlace, plan
+from router.decision.layout import SitePlace
+from router.decision.plan import RouteTable, plan
 from router.decision.program import Program, compile_policy
 from router.decision.request import Request
 from router.policy import parse

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from lattice.types import Level
 from router.decision.decide import decide
 from router.decision.distance import distance_m
+from router.decision.layout import SitePlace
 from router.decision.nearby import LOCATION_MAX, chord_squared, degrees_of, location_at, point_of, point_of_region
-from router.decision.plan import SitePlace, plan
+from router.decision.plan import plan
 from router.decision.program import Program, compile_policy
 from router.decision.proofs import prove
 from router.decision.request import Request

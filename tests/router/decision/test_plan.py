@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 
 from lattice.types import Level
-from router.decision.plan import SitePlace, lay_out, plan
+from router.decision.layout import SitePlace, lay_out
+from router.decision.plan import plan
 from router.decision.program import compile_policy
 from router.policy import PolicyError, parse
 from router.policy.syntax import Policy

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from lattice.types import Level
 from router.decision import proofs_of_settings
 from router.decision.decide import decide
-from router.decision.plan import SitePlace, plan
+from router.decision.layout import SitePlace
+from router.decision.plan import plan
 from router.decision.program import compile_policy
 from router.decision.proofs import TooHardError, _Question, prove
 from router.decision.reference import condition_holds

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from lattice.types import Endpoint, Level
 from router.decision import seen as module
 from router.decision.decide import decide, warm
-from router.decision.plan import SitePlace, plan
+from router.decision.layout import SitePlace
+from router.decision.plan import plan
 from router.decision.program import compile_policy
 from router.decision.request import Request
 from router.decision.seen import SeenClients

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from lattice.types import Level
 from router.decision.decide import Decision, decide
-from router.decision.plan import RouteTable, SitePlace, plan
+from router.decision.layout import SitePlace
+from router.decision.plan import RouteTable, plan
 from router.decision.program import compile_policy
 from router.decision.reference import interpret
 from router.decision.request import Request

@@ -7,7 +7,8 @@ import pytest
 from lattice.types import SECOND, Level
 from router.decision.access_log import Recorded
 from router.decision.decide import decide
-from router.decision.plan import RouteTable, SitePlace, plan
+from router.decision.layout import SitePlace
+from router.decision.plan import RouteTable, plan
 from router.decision.program import Program, compile_policy
 from router.decision.proofs import kinds_of_requests
 from router.decision.request import Request

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from lattice.types import SECOND, Level
 from router.decision.decide import Request, decide
-from router.decision.plan import SitePlace, plan
+from router.decision.layout import SitePlace
+from router.decision.plan import plan
 from router.decision.program import compile_policy
 from router.demo.scenario import (
     HOST,

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from lattice.types import Endpoint, Level
 from router.decision.decide import Request
-from router.decision.plan import SitePlace
+from router.decision.layout import SitePlace
 from router.policy.check import check
 from router.policy.errors import Findings
 from router.policy.probe import Probe, ProbeKind, StatusRange

@@ -12,7 +12,7 @@ from typing import Any
 
 from lattice.types import SECOND, Endpoint, Level
 from router.decision.decision_bytes import decision_bytes
-from router.decision.plan import SitePlace, nearest_to_site
+from router.decision.layout import SitePlace, nearest_to_site
 from router.decision.program import Program, compile_policy
 from router.decision.reference import interpret
 from router.decision.request import Request

@@ -15,7 +15,7 @@ from mmh3 import hash64
 
 from lattice.types import SECOND
 from router.decision import request as python
-from router.decision.plan import SitePlace
+from router.decision.layout import SitePlace
 from router.decision.program import compile_policy
 from router.decision.rendezvous import minus_log2
 from router.decision.request import Request

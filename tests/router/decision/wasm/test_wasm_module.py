@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from lattice.types import Level
 from router.decision.decide import decide
 from router.decision.decision_bytes import decision_bytes
-from router.decision.plan import SitePlace, plan
+from router.decision.layout import SitePlace
+from router.decision.plan import plan
 from router.decision.program import Program, compile_policy
 from router.decision.request import Request
 from router.decision.wasm import image, layout
