@@ -5,16 +5,18 @@ A tree of objects costs a call for each node; the source below costs what its co
 
 Most rules ask for a path, and most of these fail at its first segment. So where it pays there is a function for each
 first segment that some rule names, and one for all others, with only the rules and tests that it leaves possible
-(partial evaluation: Jones, Gomard and Sestoft, 1993).
+(partial evaluation: Jones, Gomard and Sestoft, 1993). And rules that follow one another and each ask for values of one
+field are one look-up for each field, however many they are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
+from itertools import groupby
 from typing import Any, TypeAlias
 
-from router.decision.request import Request, cookie, header, in_share, key_bytes, query
+from router.decision.request import Request, cookie, in_share, key_bytes, query
 from router.policy.conditions import WITH_ARGUMENT, And, Condition, Match, Not, Or, Present, tests_of
 from router.policy.hosts import ANY_HOST, host_key
 from router.policy.paths import ONE, PathPattern
@@ -25,8 +27,11 @@ NO_RULE = -1
 CHOOSERS_MAX = 4_096
 SPLIT_MIN = 3
 """Rules that ask for a path, from which on finding the segment first is cheaper than asking them all."""
+RUN_MIN = 3
+"""Rules that each ask for values of one field, from which on looking up is cheaper than asking them one by one."""
 SPLIT_RULES_MAX = 2_048
 """Rules in all functions of a route together: each costs 20 to 50 us to compile."""
+_PATTERNED = ("path", "host", "sni")
 Chooser: TypeAlias = Callable[[Request, str, Client | None], int]
 
 
@@ -59,15 +64,28 @@ def _by_segment(functions: dict[str, Chooser], others: Chooser) -> Chooser:
 def _function(route: Route, rules: Mapping[int, Condition | None]) -> Chooser:
     """The generated function for these rules, each with what is to be tested of it."""
     writer = _Writer()
-    lines = [
-        f"    if {writer.rule(route, route.rules[number], condition)}: return {number}"
-        for number, condition in rules.items()
-    ]
+    lines = [line for run in _runs(route, rules) for line in writer.run(route, run)]
     body = "\n".join([*writer.prepared(), *lines])
     source = f"def choose(r, zone, client):\n{body}\n    return {NO_RULE}\n"
     exec(compile(source, f"<rules of route {route.name}>", "exec"), writer.names)  # noqa: S102  (constants only)
     made: Chooser = writer.names["choose"]
     return made
+
+
+def _runs(route: Route, rules: Mapping[int, Condition | None]) -> Iterator[dict[int, Condition | None]]:
+    """The rules in order, those together that can be looked up together; every other one alone."""
+    for together, run in groupby(
+        rules.items(), lambda each: _is_value_test(each[1]) and not route.rules[each[0]].share
+    ):
+        if together:
+            yield dict(run)
+        else:
+            yield from ({number: condition} for number, condition in run)
+
+
+def _is_value_test(condition: Condition | None) -> bool:
+    """Whether all that is asked is that one field has one of some values."""
+    return isinstance(condition, Match) and condition.field not in _PATTERNED
 
 
 def _first_segment(pattern: str) -> str | None:
@@ -113,7 +131,6 @@ class _Writer:
 
     def __init__(self) -> None:
         self.names: dict[str, Any] = {
-            "header": header,
             "query": query,
             "cookie": cookie,
             "host_key": host_key,
@@ -122,6 +139,8 @@ class _Writer:
         }
         self._uses: set[str] = set()
         self._parts: dict[tuple[str, str], str] = {}
+        self._segments = 0
+        """Of the longest pattern that is compared segment by segment."""
 
     def prepared(self) -> Iterable[str]:
         """What several expressions share, worked out once."""
@@ -130,10 +149,38 @@ class _Writer:
             yield "    if '?' in path: path = path.partition('?')[0]"
         if "host" in self._uses:
             yield "    host = host_key(r.host)"
+        if self._segments:
+            # One more than it has, so that a longer path is told from one as long.
+            yield f"    segments = path.split('/', {self._segments + 1})"
+            yield "    count = len(segments)"
         for (field, argument), name in self._parts.items():
-            read = f"{field}(r, {argument!r})"
-            # Most requests have no query, and most of these then cost one search for a character.
-            yield f"    {name} = {f'{read} if {chr(39)}?{chr(39)} in r.path else None' if field == 'query' else read}"
+            if field == "header":
+                yield f"    {name} = None"
+                yield "    for known, value in r.headers:"
+                yield f"        if known == {argument!r}: {name} = value; break"
+            elif field == "query":  # most requests have none, and then cost one search for a character
+                yield f"    {name} = query(r, {argument!r}) if '?' in r.path else None"
+            else:
+                yield f"    {name} = {field}(r, {argument!r})"
+
+    def run(self, route: Route, rules: Mapping[int, Condition | None]) -> Iterator[str]:
+        """Statements that return the first of the rules that the request passes."""
+        if len(rules) < RUN_MIN:
+            for number, condition in rules.items():
+                yield f"    if {self.rule(route, route.rules[number], condition)}: return {number}"
+            return
+        by_subject: dict[str, dict[object, int]] = {}
+        for number, condition in rules.items():
+            assert isinstance(condition, Match), "what stands in a run asks for values"
+            first = by_subject.setdefault(self._subject(condition), {})
+            for value in self._values(condition):
+                first.setdefault(value, number)
+        none = len(route.rules)
+        yield f"    first = {none}"
+        for subject, numbers in by_subject.items():
+            yield f"    found = {self._constant(numbers)}.get({subject}, {none})"
+            yield "    if found < first: first = found"
+        yield f"    if first != {none}: return first"
 
     def rule(self, route: Route, rule: Rule, condition: Condition | None) -> str:
         parts = [f"({self.condition(condition)})"] if condition else []
@@ -163,23 +210,37 @@ class _Writer:
             subject = "r.sni" if test.field == "sni" else "host"
             self._uses |= {"host"} - ({"host"} if test.field == "sni" else set())
             return self._host(subject, test.values)
-        if test.field in WITH_ARGUMENT:
-            subject = self._part(test.field, test.argument)
-        else:
-            subject = "zone" if test.field == "zone" else f"r.{test.field}"
-        numeric = test.field in ("asn", "port")
-        values = [int(value) for value in test.values] if numeric else list(test.values)
+        subject, values = self._subject(test), self._values(test)
         if len(values) == 1:
             return f"{subject} == {values[0]!r}"
         return f"{subject} in {self._constant(frozenset(values))}"
+
+    def _subject(self, test: Match) -> str:
+        if test.field in WITH_ARGUMENT:
+            return self._part(test.field, test.argument)
+        return "zone" if test.field == "zone" else f"r.{test.field}"
+
+    @staticmethod
+    def _values(test: Match) -> list[str] | list[int]:
+        return [int(value) for value in test.values] if test.field in ("asn", "port") else list(test.values)
 
     def _path(self, pattern: PathPattern) -> str:
         if pattern.everything:
             return "True"
         if pattern.literal is None:
-            return f"{self._constant(pattern)}.matches(path)"
+            return self._segment_by_segment(pattern)
         same = f"path == {pattern.literal!r}"
         return f"{same} or path.startswith({pattern.below!r})" if pattern.open_end else same
+
+    def _segment_by_segment(self, pattern: PathPattern) -> str:
+        """As `PathPattern.matches`, the tests that most paths fail first."""
+        count = len(pattern.segments)
+        self._segments = max(self._segments, count)
+        numbered = list(enumerate(pattern.segments, 1))
+        named = [f"segments[{place}] == {segment!r}" for place, segment in numbered if segment != ONE]
+        wild = [f"segments[{place}]" for place, segment in numbered if segment == ONE]
+        long_enough = f"count {'>' if pattern.open_end else '=='} {count + (not pattern.open_end)}"
+        return " and ".join([long_enough, *reversed(named), *wild, "not segments[0]"])
 
     def _host(self, subject: str, patterns: tuple[str, ...]) -> str:
         if ANY_HOST in patterns:

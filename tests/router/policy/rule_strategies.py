@@ -115,7 +115,7 @@ def some_requests(random: Random, count: int) -> list[Request]:
 
 
 @cache
-def tests_in(zones: tuple[str, ...]) -> st.SearchStrategy[Condition]:
+def field_tests(zones: tuple[str, ...]) -> st.SearchStrategy[Condition]:
     def listed(field: str, values: tuple[str, ...], argument: str = "") -> st.SearchStrategy[Condition]:
         chosen = st.lists(st.sampled_from(values), min_size=1, max_size=3, unique=True).map(tuple)
         return st.builds(Match, st.just(field), st.just(argument), chosen)
@@ -143,7 +143,7 @@ def tests_in(zones: tuple[str, ...]) -> st.SearchStrategy[Condition]:
 def conditions(zones: tuple[str, ...]) -> st.SearchStrategy[Condition]:
     # As the parser builds them: an Or inside an Or, or an And inside an And, only in parentheses that no one needs.
     return st.recursive(
-        tests_in(zones),
+        field_tests(zones),
         lambda inner: st.one_of(
             inner.map(Not),
             st.lists(inner.filter(lambda each: not isinstance(each, And)), min_size=2, max_size=3).map(tuple).map(And),

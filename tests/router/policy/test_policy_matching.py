@@ -145,6 +145,28 @@ def test_a_client_is_in_the_zone_of_its_longest_prefix(owners: dict[Network, str
             assert index.zone_of(read_client(str(address))) == slow_zone_of(zones, str(address))
 
 
+groups = st.lists(st.sampled_from(("", "0", "1", "a", "ffff", "00a1", "12345", "G")), min_size=1, max_size=9)
+octets = st.lists(st.sampled_from(("0", "1", "255", "256", "01", "", "x")), min_size=3, max_size=5).map(".".join)
+texts = st.one_of(
+    octets,
+    st.text(alphabet="0123456789abcdefF:.%", max_size=20),
+    st.builds(lambda parts, tail: ":".join([*parts, *tail]), groups, st.lists(octets, max_size=1)),
+    st.text(max_size=8),
+)
+
+
+@given(texts)
+def test_a_client_is_read_as_ipaddress_reads_it(text: str) -> None:
+    bare, scope, _ = text.partition("%")
+    try:
+        address = IPv6Address(bare) if scope else ip_address(text)
+    except ValueError:
+        assert read_client(text) is None
+        return
+    address = getattr(address, "ipv4_mapped", None) or address
+    assert read_client(text) == (address.version, int(address))
+
+
 def test_reading_a_client_is_strict() -> None:
     assert read_client("192.0.2.1") == (4, 0xC0000201)
     assert read_client("::ffff:192.0.2.1") == (4, 0xC0000201)
