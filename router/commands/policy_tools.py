@@ -20,6 +20,7 @@ from router.commands.numbers import Number
 from router.commands.policy_files import compiled, written_text
 from router.decision.access_log import LINE_LENGTH_MAX, Recorded, Unreadable, read_log
 from router.decision.explanation import explain, plain_explanation
+from router.decision.failback import FAILBACK_US_MAX, RAMP_US
 from router.decision.layout import SitePlace
 from router.decision.plan import RouteTable, plan
 from router.decision.program import Program
@@ -32,7 +33,7 @@ from router.policy import PolicyError, format_policy
 from router.policy.errors import did_you_mean
 from router.policy.json_form import is_json, to_json
 from router.policy.printer import print_policy
-from router.policy.values import BadValueError, read_level
+from router.policy.values import BadValueError, read_duration, read_level, write_duration
 from router.policy.windows import read_moment
 
 _FILE = click.Path(path_type=Path, allow_dash=True)
@@ -67,12 +68,23 @@ def fmt(file: Path, only_check: bool) -> int:
 
 @click.command("test")
 @click.argument("file", type=_FILE)
+@click.option(
+    "--failback",
+    metavar="DURATION",
+    default=write_duration(RAMP_US),
+    show_default=True,
+    help="Over how long a region that is well again gets its users back: `timing.failback` of your sites.",
+)
 @click.option("--json", "as_json", is_flag=True, help='{"tests": n, "failed": [...]}')
-def test(file: Path, as_json: bool) -> int:
+def test(file: Path, failback: str, as_json: bool) -> int:
     """Run the test blocks of a policy, on their virtual clock."""
+    try:
+        failback_us = read_duration(failback, 0, FAILBACK_US_MAX)
+    except BadValueError as error:
+        raise CommandError(f"--failback: {error.message}; expected {error.expected}", EXIT_USAGE) from None
     program = compiled(file)
     count, failed = 0, []
-    for scenario, failures in run_tests(program):
+    for scenario, failures in run_tests(program, failback_us):
         count += 1
         failed += failures
         if not as_json:

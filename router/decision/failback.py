@@ -21,6 +21,7 @@ from lattice.types import SECOND, Level, Micros
 RAMP_US: Final = 10 * SECOND
 """Twice what a damped flap lasts, and short beside what it takes to start a machine. Load balancers leave it off by
 default, or begin at 30 s."""
+FAILBACK_US_MAX: Final = 3_600 * SECOND
 STEPS: Final = 20
 """A twentieth of the users at once, and one more in each step. Every step is a new table."""
 _ALL_PPM: Final = 1_000_000

@@ -17,6 +17,7 @@ from functools import lru_cache
 from typing import NamedTuple, TypeAlias
 
 from router.decision.distance import distance_m
+from router.decision.nearby import location_at
 from router.decision.program import Program
 from router.policy.settings import Settings
 from router.policy.syntax import AnyLeft, Named, Nearest, Otherwise, Tier, Zone, is_to_client
@@ -131,6 +132,14 @@ def lay_out(
             of_rules.append({name: lane(rule.tiers, zone, otherwise, settings) for name, zone in program.zones.items()})
         rule_lanes.append(tuple(of_rules))
     return Layout(tuple(candidates), tuple(lane_of), tuple(rule_lanes), tuple(lanes))
+
+
+def lay_out_next_to(program: Program, region: str) -> Layout:
+    """As a site next to a region lays it out, for clients who are there too."""
+    at = program.regions[region]
+    around = program.nearby.order(location_at(at.latitude_e6, at.longitude_e6))
+    near_client = (region, *[name for name in around if name != region])
+    return lay_out(program, SitePlace("", at.latitude_e6, at.longitude_e6), near_client=near_client)
 
 
 def place_of(zone: Zone | None) -> _Origin:

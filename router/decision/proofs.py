@@ -25,10 +25,10 @@ from dataclasses import dataclass, field
 from itertools import islice
 from urllib.parse import quote_plus
 
-from router.decision.layout import Layout, SitePlace, lay_out
-from router.decision.nearby import location_at
+from router.decision.layout import Layout, SitePlace, lay_out, lay_out_next_to
 from router.decision.program import Program
-from router.decision.proofs_of_settings import check_capacity, check_panic, check_settings, may_take
+from router.decision.proofs_of_capacity import check_capacity
+from router.decision.proofs_of_settings import check_panic, check_settings, may_take
 from router.decision.proofs_of_windows import check_windows
 from router.decision.request import Request
 from router.policy.conditions import And, Condition, Match, Not, Or, Present, tests_of
@@ -315,11 +315,7 @@ class _Question:
     def _layout_at(self, region: str) -> Layout:
         """The lanes of a site next to a region, for clients who are there too."""
         if region not in self.layouts:
-            at = self.program.regions[region]
-            site = SitePlace("", at.latitude_e6, at.longitude_e6)
-            around = self.program.nearby.order(location_at(at.latitude_e6, at.longitude_e6))
-            near_client = (region, *[name for name in around if name != region])
-            self.layouts[region] = lay_out(self.program, site, near_client=near_client)
+            self.layouts[region] = lay_out_next_to(self.program, region)
         return self.layouts[region]
 
     def _order(self, layout: Layout, index: int, number: int, zone: str) -> list[str]:
@@ -328,9 +324,7 @@ class _Question:
         return [layout.candidates[each].region for each in layout.lanes[of_rule[zone]][0]]
 
     def tiers(self, number: int, zone: str) -> tuple[Tier, ...]:
-        if number < len(self.route.rules):
-            return self.route.rules[number].tiers
-        return next((each.tiers for each in self.route.overrides if each.zone == zone), self.route.tiers)
+        return self.route.rules[number].tiers if number < len(self.route.rules) else self.route.tiers_for(zone)
 
     def example(self, known: Assignment) -> Request:
         """A request of which this is true."""

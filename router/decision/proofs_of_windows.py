@@ -2,104 +2,109 @@
 
 Rules that take the same requests at different times divide the week between them. Where two of their windows overlap
 the first rule wins, whether that was meant or not; where a few minutes lie between them nobody's does, and the route's
-own tiers serve. Both are usually slips of a minute or a day, seen first at that minute. So an author says what is meant
-with windows that meet, or with conditions that differ. Windows of one time zone are compared, by local time; single
-dates are exceptions, and may overlap what they like.
+own tiers serve. Both are usually slips of a minute or a day, or of two time zones that change their clocks on different
+days, and are seen first at that minute. So an author says what is meant with windows that meet, or with conditions that
+differ. Single dates are exceptions, and may overlap what they like.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
 from typing import Final, NamedTuple
 
+from router.decision.weeks import DAY, WEEK, Season, Stretch, seasons, stretches
 from router.policy.errors import Findings
 from router.policy.syntax import Route, Rule
+from router.policy.windows import DAYS, Window
 
-DAY: Final = 24 * 60
-WEEK: Final = 7 * DAY
 GAP_MINUTES_MAX: Final = 15
 """Longer gaps are meant."""
-_DAYS: Final = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 
 
 class _Open(NamedTuple):
-    """A stretch of the week, in minutes from Monday's midnight; it may end in the week after."""
-
-    start: int
-    end: int
+    stretch: Stretch
     rule: Rule
+    ahead: int
+    """Of the first zone's clock, in minutes."""
+    zone: str
 
 
 def check_windows(route: Route, findings: Findings) -> None:
-    alike: dict[tuple[object, object, str], list[_Open]] = defaultdict(list)
+    alike: dict[tuple[object, object], list[tuple[Rule, Window]]] = defaultdict(list)
     for rule in route.rules:
-        for window in rule.windows:
-            if window.days:
-                alike[rule.condition, rule.share, window.zone] += [
-                    _Open(*stretch, rule) for stretch in _stretches(window.start_minute, window.end_minute, window.days)
+        alike[rule.condition, rule.share] += [(rule, window) for window in rule.windows if window.days]
+    for windows in alike.values():
+        if len({rule.name for rule, _ in windows}) > 1:
+            said: set[tuple[str, str]] = set()
+            for season in seasons(dict.fromkeys(window.zone for _, window in windows)):
+                opened = [
+                    _Open(stretch, rule, season.ahead[window.zone], window.zone)
+                    for rule, window in windows
+                    for stretch in stretches(window, season)
                 ]
-    for (_, _, zone), stretches in alike.items():
-        if len({stretch.rule.name for stretch in stretches}) > 1:
-            _check_overlaps(stretches, zone, findings)
-            _check_gaps(stretches, zone, findings)
+                _check_overlaps(opened, season, said, findings)
+                _check_gaps(opened, season, said, findings)
 
 
-def _stretches(start: int, end: int, days: tuple[int, ...]) -> Iterator[tuple[int, int]]:
-    length = end - start if end > start else end - start + DAY
-    for day in days:
-        yield day * DAY + start, day * DAY + start + length
-
-
-def _check_overlaps(stretches: list[_Open], zone: str, findings: Findings) -> None:
-    said = set()
-    for one in stretches:
-        for other in stretches:
+def _check_overlaps(opened: list[_Open], season: Season, said: set[tuple[str, str]], findings: Findings) -> None:
+    for one in opened:
+        for other in opened:
             pair = one.rule.name, other.rule.name
             if _place(one.rule) >= _place(other.rule) or pair in said:
                 continue
-            for shift in (-WEEK, 0, WEEK):
-                start, end = max(one.start, other.start + shift), min(one.end, other.end + shift)
+            for shift in (-2 * WEEK, -WEEK, 0, WEEK, 2 * WEEK):
+                start = max(one.stretch.start, other.stretch.start + shift)
+                end = min(one.stretch.end, other.stretch.end + shift)
                 if start < end and pair not in said:
                     said.add(pair)
                     findings.add(
                         "E408",
                         other.rule.span,
-                        f"the windows of rules {pair[0]} and {pair[1]} overlap, {_when(start, end)} {zone}, and both "
+                        f"the windows of rules {pair[0]} and {pair[1]} overlap, {_when(start, end, season)}, and both "
                         f"take the same requests: there {pair[0]} wins",
                         "windows that meet and do not overlap, or conditions that differ",
-                        f"let one end at {_clock(start)}, or begin at {_clock(end)}",
+                        f"let one end at {_clock(start)}, or begin at {_clock(end)}{_whose(season)}",
                     )
 
 
-def _check_gaps(stretches: list[_Open], zone: str, findings: Findings) -> None:
-    said = set()
-    ordered = sorted(stretches, key=lambda stretch: (stretch.start, stretch.end))
+def _check_gaps(opened: list[_Open], season: Season, said: set[tuple[str, str]], findings: Findings) -> None:
+    ordered = sorted(opened, key=lambda each: each.stretch)
     covered = ordered[0]
-    for after in [*ordered[1:], *(each._replace(start=each.start + WEEK, end=each.end + WEEK) for each in ordered)]:
+    for after in [*ordered[1:], *(each._replace(stretch=_a_week_later(each.stretch)) for each in ordered)]:
         names = covered.rule.name, after.rule.name
-        minutes = after.start - covered.end
-        if 0 < minutes <= GAP_MINUTES_MAX and names[0] != names[1] and names not in said:
+        start, end = covered.stretch.end, after.stretch.start
+        if 0 < end - start <= GAP_MINUTES_MAX and names[0] != names[1] and names not in said:
             said.add(names)
             findings.add(
                 "E409",
                 after.rule.span,
-                f"between rules {names[0]} and {names[1]} nobody's window is open, "
-                f"{_when(covered.end, after.start)} {zone}: the route's own tiers serve for {minutes} min",
+                f"between rules {names[0]} and {names[1]} nobody's window is open, {_when(start, end, season)}: the "
+                f"route's own tiers serve for {end - start} min",
                 f"windows that meet, or gaps of more than {GAP_MINUTES_MAX} minutes",
-                f"let the window of {names[0]} end at {_clock(after.start)}",
+                f"let the window of {names[0]} end at {_clock(end + covered.ahead)}"
+                + (f" {covered.zone}" if _whose(season) else ""),
             )
-        if after.end > covered.end:
+        if after.stretch.end > covered.stretch.end:
             covered = after
+
+
+def _a_week_later(stretch: Stretch) -> Stretch:
+    return Stretch(stretch.start + WEEK, stretch.end + WEEK)
 
 
 def _place(rule: Rule) -> tuple[int, int]:
     return rule.span.line, rule.span.column
 
 
-def _when(start: int, end: int) -> str:
-    day, other = _DAYS[start % WEEK // DAY], _DAYS[end % WEEK // DAY]
-    return f"{day} {_clock(start)} to {f'{other} ' if other != day else ''}{_clock(end)}"
+def _when(start: int, end: int, season: Season) -> str:
+    day, other = DAYS[start % WEEK // DAY], DAYS[end % WEEK // DAY]
+    text = f"{day} {_clock(start)} to {f'{other} ' if other != day else ''}{_clock(end)} {next(iter(season.ahead))}"
+    return f"{text} in weeks such as that of {season.monday}" if _whose(season) else text
+
+
+def _whose(season: Season) -> str:
+    """The zone that times are of, where there are several."""
+    return f" {next(iter(season.ahead))}" if len(season.ahead) > 1 else ""
 
 
 def _clock(minute: int) -> str:

@@ -2,10 +2,9 @@
 
 Every region is HEALTHY to begin with, the clock reads what `at` says (the epoch without it), and the deciding site is
 where `given site` says (0 0 without it). `users` are told apart by address and by every cookie and header that the
-policy tells users apart by. A region that is well again gets its users back as at a node: a few at a time, over the ten
-seconds that a site takes unless its file says otherwise; `at` is a jump, after which everybody is back. `moved` is the
-share of users whose region is not the one they had before the first `set` or `step`; `switches` counts how often the
-region of the given request changed.
+policy tells users apart by. A region that is well again gets its users back as at a node, a few at a time; `at` is a
+jump, after which everybody is back. `moved` is the share of users whose region is not the one they had before the first
+`set` or `step`; `switches` counts how often the region of the given request changed.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from dataclasses import dataclass
 
 from lattice.types import MILLISECOND, Level, Micros
 from router.decision.decide import Decision, decide
-from router.decision.failback import Failback
+from router.decision.failback import RAMP_US, Failback
 from router.decision.layout import SitePlace
 from router.decision.nearby import location_at
 from router.decision.plan import RouteTable, plan
@@ -50,16 +49,17 @@ class Failed:
     span: Span
 
 
-def run_tests(program: Program) -> Iterator[tuple[Scenario, list[Failed]]]:
-    """Every test of the policy with what failed of it, in the order written."""
+def run_tests(program: Program, failback_us: int = RAMP_US) -> Iterator[tuple[Scenario, list[Failed]]]:
+    """Every test of the policy with what failed of it, in the order written; a region that is well again gets its users
+    back over so long."""
     for scenario in program.policy.tests:
-        run = _Run(program, scenario)
+        run = _Run(program, scenario, failback_us)
         run.play(scenario.actions)
         yield scenario, run.failed
 
 
 class _Run:
-    def __init__(self, program: Program, scenario: Scenario) -> None:
+    def __init__(self, program: Program, scenario: Scenario, failback_us: int) -> None:
         self._program = program
         self._scenario = scenario
         self._levels = dict.fromkeys(program.regions, Level.HEALTHY)
@@ -70,7 +70,8 @@ class _Run:
         self._users = 1
         self._damping = RegionDamping()
         self._damping.configure(program.health)
-        self._failback = Failback()
+        self._failback_us = failback_us
+        self._failback = Failback(failback_us)
         self._table: RouteTable | None = None
         self._next: int | None = None
         self._before: list[str | None] | None = None
@@ -84,7 +85,7 @@ class _Run:
                 case Given():
                     self._give(action)
                 case At(now_us):
-                    self._now, self._table, self._failback = Micros(now_us), None, Failback()
+                    self._now, self._table, self._failback = Micros(now_us), None, Failback(self._failback_us)
                 case SetLevel(region, level):
                     self._begin()
                     self._levels[region] = level

@@ -268,6 +268,10 @@ class Route:
     settings: Settings = NO_SETTINGS
     span: Span = field(default=NOWHERE, compare=False)
 
+    def tiers_for(self, zone: str) -> tuple[Tier, ...]:
+        """Its own tiers, as clients of a zone get them."""
+        return next((override.tiers for override in self.overrides if override.zone == zone), self.tiers)
+
 
 @dataclass(frozen=True, slots=True)
 class Policy:

@@ -18,7 +18,7 @@ from lattice.config import Config
 from lattice.identity import public_key_of
 from lattice.key_ring import KeyRing
 from lattice.types import MILLISECOND, SECOND, Endpoint
-from router.decision.failback import RAMP_US
+from router.decision.failback import FAILBACK_US_MAX, RAMP_US
 from router.site.config_reader import (
     ConfigError,
     NotExpected,
@@ -564,7 +564,7 @@ def _read_cache(section: Section) -> CachePart:
 def _read_timing(section: Section) -> TimingConfig:
     told = {f"{key}_us": section.take(key, reading, None) for key, reading in _TIMING.items()}
     drain_us = section.take("drain", duration(0, 600 * SECOND), DRAIN_US)
-    failback_us = section.take("failback", duration(0, 3_600 * SECOND), RAMP_US)
+    failback_us = section.take("failback", duration(0, FAILBACK_US_MAX), RAMP_US)
     section.close()
     timing = TimingConfig(**told, drain_us=drain_us, failback_us=failback_us)
     engine = timing.engine_config()

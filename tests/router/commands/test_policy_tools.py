@@ -50,6 +50,13 @@ def test_the_guides_policy_holds_and_its_test_passes(file: Path, capsys: pytest.
     assert run(capsys, "fmt", "--check", file) == (0, "")
 
 
+def test_tests_are_played_for_sites_that_take_another_time(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, "test", file, "--failback", "0s")[0] == 0
+    status, said = run(capsys, "test", file, "--failback", "2h")
+    assert (status, said.count("\n")) == (2, 1)
+    assert "--failback: the duration '2h' is out of range; expected a whole number and a unit" in said
+
+
 def test_a_file_that_cannot_be_written_is_said(
     file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

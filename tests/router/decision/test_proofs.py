@@ -6,13 +6,11 @@ from dataclasses import replace
 from itertools import groupby
 from random import Random
 
-import pytest
 from hypothesis import example, given
 from hypothesis import settings as profile
 from hypothesis import strategies as st
 
 from lattice.types import Level
-from router.decision import proofs_of_settings
 from router.decision.decide import decide
 from router.decision.layout import SitePlace
 from router.decision.plan import plan
@@ -146,14 +144,15 @@ spells = st.tuples(clocks, clocks, st.sampled_from(("", "Mon-Fri ", "Sat ", "Sun
 
 
 @profile(max_examples=min(12, profile().max_examples))
-@given(spells, spells)
-@example(("06:00", "21:55", ""), ("22:00", "06:00", ""))
-@example(("22:00", "06:00", "Sun "), ("05:00", "12:00", "Mon-Fri "))
+@given(spells, spells, st.sampled_from((("UTC", "UTC"), ("Asia/Tokyo", "America/Bogota"), ("Asia/Kathmandu", "UTC"))))
+@example(("06:00", "21:55", ""), ("22:00", "06:00", ""), ("UTC", "UTC"))
+@example(("22:00", "06:00", "Sun "), ("05:00", "12:00", "Mon-Fri "), ("UTC", "UTC"))
+@example(("22:00", "06:00", "Sun "), ("15:00", "19:00", "Sat "), ("Asia/Tokyo", "America/Bogota"))
 def test_overlaps_and_gaps_of_windows_are_those_of_the_clock(
-    one: tuple[str, str, str], other: tuple[str, str, str]
+    one: tuple[str, str, str], other: tuple[str, str, str], zones: tuple[str, str]
 ) -> None:
-    """Held against the windows themselves, asked every five minutes of a week."""
-    texts = [f"{days}{start}-{end} UTC" for start, end, days in (one, other)]
+    """Held against the windows themselves, asked every five minutes of a week. Of zones whose clocks do not change."""
+    texts = [f"{days}{start}-{end} {zone}" for (start, end, days), zone in zip((one, other), zones, strict=True)]
     rules = " ".join(f'rule r{n} {{ during "{text}" primary ams secondary any }}' for n, text in enumerate(texts))
     found = codes(REGIONS + f'route all for "*" {{ {rules} primary fra secondary any }}')
     windows = [read_window(text) for text in texts]
@@ -186,36 +185,6 @@ def test_panic_that_keeps_a_dead_tier_is_refused_exactly_then() -> None:
 
 
 REGIONS = TEXT[: TEXT.index("group gdpr")]
-
-
-CAPACITY = """edition 1
-region fra { at 50.11 8.68  endpoint 192.0.2.10:443  capacity 5000rps }
-region ams { at 52.37 4.90  endpoint 192.0.2.20:443  capacity 1000rps }
-region iad { at 38.94 -77.45  endpoint 192.0.2.30:443  capacity 6000rps }
-zone eu { at 50 9  country DE  demand 1500rps }
-zone us { at 39 -77  country US  demand 2600rps }
-route api for "*" {
-  rule residency { when RULE  primary ams  secondary fra }
-  primary fra
-  secondary iad
-}
-"""
-
-
-def test_capacity_counts_what_rules_send_elsewhere() -> None:
-    assert [found.message for found in proofs(CAPACITY.replace("RULE", "zone in eu and not zone in us"))] == [
-        "by rule residency ams gets 1500rps and is built for 1000rps"
-    ]
-    roomy = CAPACITY.replace("1000rps", "3000rps")
-    some = proofs(roomy.replace("RULE", 'path in "/a/**" or header("x") present'))
-    assert [found.message for found in some] == ["by rule residency ams gets 4100rps and is built for 3000rps"]
-    assert proofs(roomy.replace("RULE", "zone in eu")) == ()
-    assert proofs(roomy.replace("RULE", "zone in eu").replace("primary ams  secondary fra", "deny 403")) == ()
-
-
-def test_capacity_says_when_it_gives_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(proofs_of_settings, "LOADS_MAX", 3)
-    assert [found.code for found in proofs(CAPACITY.replace("RULE", "zone in eu"))] == ["E406"]
 
 
 def proofs(text: str) -> tuple[Diagnostic, ...]:

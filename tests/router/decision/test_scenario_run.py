@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from lattice.types import SECOND
+from router.decision.failback import RAMP_US
 from router.decision.program import compile_policy
 from router.decision.scenario_run import run_tests
 from router.policy import parse
@@ -14,8 +16,8 @@ route all for "*" { primary fra  secondary ams  stick by cookie("uid") for 1h }
 test "t" { given host "h" users 1000  """
 
 
-def failures(actions: str, policy: str = POLICY) -> list[str]:
-    ((_, failed),) = run_tests(compile_policy(parse(f"{policy}{actions} }}")))
+def failures(actions: str, policy: str = POLICY, failback_us: int = RAMP_US) -> list[str]:
+    ((_, failed),) = run_tests(compile_policy(parse(f"{policy}{actions} }}")), failback_us)
     return [each.message for each in failed]
 
 
@@ -28,6 +30,17 @@ def test_users_return_over_ten_seconds() -> None:
     assert early.startswith("moved is ")
     (early,) = failures(f"{recovered} expect load ams <= 50%")
     assert early.startswith("load ams is 9")
+
+
+def test_a_site_may_take_longer_or_not_wait_at_all() -> None:
+    recovered = "set fra down step 1s set fra up "
+    assert failures(f"{recovered} expect moved <= 0%", failback_us=0) == []
+    assert (
+        failures(f"{recovered} step 15s expect load ams <= 51% step 15s expect moved <= 0%", failback_us=30 * SECOND)
+        == []
+    )
+    (early,) = failures(f"{recovered} step 15s expect load ams <= 30%", failback_us=30 * SECOND)
+    assert early.startswith("load ams is 4")
 
 
 def test_nobody_goes_to_and_fro_while_they_return() -> None:

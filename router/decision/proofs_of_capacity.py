@@ -1,0 +1,249 @@
+"""What is proved of capacity: without any one region, or any one group, the others are built for what they get.
+
+What a zone demands may come as any mixture of requests, and so go any mixture of *ways*: by a rule that requests from
+there can pass while its window is open, or by a route's own tiers; and where nearest means to whoever decides, or to
+the client, by any mixture of places. A region's load is linear in these mixtures, hence greatest where each zone goes
+wholly the one way that loads the region most. So one sum for every region, loss and moment of the week is a proof.
+
+What may spill is moved on, from where a threshold is passed to where there is room. That is hardest where all the
+regions of a way are loaded most, so these sums are made too: the worst that is known of, and no proof.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
+from typing import Final, NamedTuple, TypeAlias
+
+from router.decision.layout import Candidate, Layout, SitePlace, lay_out, lay_out_next_to
+from router.decision.program import Program
+from router.decision.weeks import open_together
+from router.policy.conditions import And, Condition, Match, Not, Or
+from router.policy.errors import Findings
+from router.policy.span import Span
+from router.policy.syntax import Route, Zone, is_to_client
+
+LOADS_MAX: Final = 1_000_000
+"""Sums of so many moments, losses, regions, zones and ways: one to two seconds."""
+
+_Regions: TypeAlias = frozenset[str]
+
+
+class _Way(NamedTuple):
+    """A way for requests to go, from one place."""
+
+    rule: str
+    """"" for a route's own tiers."""
+    span: Span
+    candidates: tuple[Candidate, ...] = ()
+    """None when the way is a refusal."""
+    sticks: bool = False
+    spill_above_ppm: int | None = None
+
+
+_Ways: TypeAlias = tuple[_Way, ...]
+_Shares: TypeAlias = Callable[[_Way, _Regions], tuple[tuple[str, int], ...]]
+
+
+def check_capacity(program: Program, findings: Findings) -> None:
+    zones = [zone for zone in program.zones.values() if zone and zone.demand_rps]
+    declared = sorted(name for name, region in program.regions.items() if region.capacity_rps is not None)
+    if not zones or not declared:
+        return
+    for name, region in program.regions.items():
+        if region.capacity_rps is None:
+            findings.add(
+                "E410",
+                region.span,
+                f"{name} declares no capacity, and {declared[0]} does: so nothing is proved of what zones demand",
+                "`capacity` of every region, or of none",
+                "add one, like: capacity 4000rps",
+            )
+    if len(declared) == len(program.regions):
+        _prove(program, zones, findings)
+
+
+def _prove(program: Program, zones: list[Zone], findings: Findings) -> None:
+    losses = [("", _Regions())]
+    losses += [(f"without region {name}, ", _Regions((name,))) for name in program.regions]
+    losses += [(f"without group {name}, ", members) for name, members in program.groups.items()]
+    moments = list(_moments(program, zones))
+    ways = [way for demands in moments for ways in demands for way in ways]
+    targets = [_Regions((name,)) for name in program.regions]
+    targets += {_Regions(each.region for each in way.candidates) for way in ways if way.spill_above_ppm is not None}
+    if (sums := len(ways) * len(losses) * len(targets)) > LOADS_MAX:
+        findings.add(
+            "E406",
+            program.routes[0].span,
+            f"whether regions are built for what zones demand could not be proved in {sums} sums, of {len(zones)} "
+            f"zones, {len(losses)} losses and {len(moments)} states of windows",
+            f"at most {LOADS_MAX}",
+            "give `demand` to fewer zones",
+        )
+        return
+    shares = cache(_shares)
+    said: set[str] = set()
+    for (what, lost), demands, target in itertools.product(losses, moments, targets):
+        taken = [(_worst(ways, target, lost, shares), rps) for ways, rps in demands.items()]
+        load = _loads(program, taken, lost, shares)
+        for name, rps in load.items():
+            capacity = program.regions[name].capacity_rps or 0
+            if rps > capacity and name not in said:
+                said.add(name)
+                by = sorted({way for way, _ in taken if name in dict(shares(way, lost))}, key=_place)
+                rules = [way for way in by if way.rule]
+                through = f"by {' and '.join(f'rule {way.rule}' for way in rules)} " if rules else ""
+                findings.add(
+                    "E403",
+                    (rules or by)[0].span,
+                    f"{what}{through}{name} gets {rps}rps and is built for {capacity}rps",
+                    "enough capacity when any one region or group is lost",
+                    "add a tier and `spill above 85%`, or capacity",
+                )
+
+
+def _place(way: _Way) -> tuple[int, int]:
+    return way.span.line, way.span.column
+
+
+def _moments(program: Program, zones: list[Zone]) -> Iterator[dict[_Ways, int]]:
+    """What is demanded at each moment that windows tell apart: by the ways it may go, which many zones have alike."""
+    layouts = _Layouts(program)
+    windows = {
+        (index, number): rule.windows
+        for index, route in enumerate(program.routes)
+        for number, rule in enumerate(route.rules)
+    }
+    for opened in open_together(windows):
+        demands: dict[_Ways, int] = defaultdict(int)
+        for zone in zones:
+            found = [
+                way
+                for index, route in enumerate(program.routes)
+                for arm in _arms(route, zone, {number for of_route, number in opened if of_route == index})
+                for way in layouts.ways(index, arm, zone)
+            ]
+            demands[tuple(dict.fromkeys(found))] += zone.demand_rps or 0
+        yield demands
+
+
+class _Layouts:
+    """The ways of a policy, from every place that makes a difference."""
+
+    def __init__(self, program: Program) -> None:
+        self._program = program
+        self._anywhere = lay_out(program, SitePlace("", 0, 0))
+        self._next_to: list[Layout] = []
+
+    def ways(self, index: int, arm: int, zone: Zone) -> Iterator[_Way]:
+        route = self._program.routes[index]
+        rule = route.rules[arm] if arm < len(route.rules) else None
+        name, span = (rule.name, rule.span) if rule else ("", route.span)
+        if rule and rule.refuse:
+            yield _Way(name, span)
+            return
+        tiers = rule.tiers if rule else route.tiers_for(zone.name)
+        for layout in self._layouts(zone.latitude_e6 is None or any(map(is_to_client, tiers))):
+            of_zones = layout.rule_lanes[index][arm] if rule else layout.lane_of[index]
+            assert of_zones is not None, "it does not refuse"
+            numbers, _, settings, _ = layout.lanes[of_zones[zone.name]]
+            candidates = tuple([layout.candidates[number] for number in numbers])
+            spill = settings.spill.above_ppm if settings.spill else None
+            yield _Way(name, span, candidates, settings.stick is not None, spill)
+
+    def _layouts(self, by_place: bool) -> list[Layout]:
+        if not by_place:
+            return [self._anywhere]
+        if not self._next_to:
+            self._next_to = [lay_out_next_to(self._program, name) for name in self._program.regions]
+        return self._next_to
+
+
+def _shares(way: _Way, lost: _Regions) -> tuple[tuple[str, int], ...]:
+    """Who gets how many parts of what goes this way; nobody when it is refused, or all are lost."""
+    left = [each for each in way.candidates if each.region not in lost]
+    first = [each for each in left if each.tier == left[0].tier]
+    if not (way.sticks or (first and first[0].weight)):
+        first = first[:1]
+    return tuple([(each.region, each.weight or 1) for each in first])
+
+
+def _worst(ways: _Ways, target: _Regions, lost: _Regions, shares: _Shares) -> _Way:
+    """The way that brings most to these regions; of equals the most general one."""
+
+    def brought(way: _Way) -> int:
+        parts = shares(way, lost)
+        return sum([part for name, part in parts if name in target]) * 1_000_000 // (sum([p for _, p in parts]) or 1)
+
+    return max(reversed(ways), key=brought)
+
+
+def _loads(
+    program: Program, taken: Iterable[tuple[_Way, int]], lost: _Regions, shares: _Shares
+) -> dict[str, int]:  # fmt: skip
+    """What every region gets, in requests a second."""
+    load = dict.fromkeys(program.regions, 0)
+    spilling: list[tuple[_Way, dict[str, int]]] = []
+    for way, rps in taken:
+        parts = shares(way, lost)
+        whole = sum(part for _, part in parts)
+        got = {name: rps * part // whole for name, part in parts}
+        for name, each in got.items():
+            load[name] += each
+        if way.spill_above_ppm is not None:
+            spilling.append((way, got))
+    for way, got in spilling:
+        _spill(program, load, way, got, lost)
+    return load
+
+
+def _spill(program: Program, load: dict[str, int], way: _Way, got: dict[str, int], lost: _Regions) -> None:
+    """Move what came this way and is above the threshold down the order, as far as there is room."""
+    order = [each.region for each in way.candidates if each.region not in lost]
+    room = {name: (program.regions[name].capacity_rps or 0) * (way.spill_above_ppm or 0) // 1_000_000 for name in order}
+    for place, name in enumerate(order):
+        excess = min(load[name] - room[name], got.get(name, 0))
+        for other in order[place + 1 :]:
+            if excess <= 0:
+                break
+            moved = min(excess, max(0, room[other] - load[other]))
+            load[name] -= moved
+            load[other] += moved
+            excess -= moved
+
+
+def _arms(route: Route, zone: Zone, opened: set[int]) -> tuple[int, ...]:
+    """The rules that may take requests from a zone, the last certainly; past the rules are the route's own tiers."""
+    found = []
+    for number, rule in enumerate(route.rules):
+        by_date = any(not window.days for window in rule.windows)
+        if rule.windows and number not in opened and not by_date:
+            continue
+        holds = _holds_in(rule.condition, zone.name)
+        if holds is not False:
+            found.append(number)
+        if holds and rule.share is None and (not rule.windows or number in opened):
+            return tuple(found)
+    return (*found, len(route.rules))
+
+
+def _holds_in(condition: Condition | None, zone: str) -> bool | None:
+    """Whether a condition holds of every request from a zone; None when that depends on the request."""
+    match condition:
+        case None:
+            return True
+        case Match("zone", _, zones):
+            return zone in zones
+        case Not(inner):
+            holds = _holds_in(inner, zone)
+            return None if holds is None else not holds
+        case And(parts):
+            values = [_holds_in(part, zone) for part in parts]
+            return False if False in values else None if None in values else True
+        case Or(parts):
+            values = [_holds_in(part, zone) for part in parts]
+            return True if True in values else None if None in values else False
+        case _:
+            return None
