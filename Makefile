@@ -6,11 +6,12 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check search nightly clean
+.PHONY: help demo test extras check search nightly clean
 
 help:
 	@echo 'make demo    three regions, three sites, real traffic; a region dies and no user notices'
 	@echo 'make test    the tests'
+	@echo 'make extras  the tests that need more: a fuzzer, Chromium (by apt-get, as root), another Python, Dask, matplotlib'
 	@echo 'make check   lint, format, types, import contracts'
 	@echo 'make search  the laws alone, over examples never tried before: what `make test` repeats, this looks for'
 	@echo 'make nightly a million decisions, in every form of a policy, compared byte for byte: some twenty minutes'
@@ -23,6 +24,9 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/pytest $(TESTS)
+
+extras: $(INSTALLED)
+	tests/extras.sh $(TESTS)
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -16,6 +16,7 @@ from tests.fuzz.targets import TARGETS
 SECONDS = int(os.environ.get("FUZZ_SECONDS", "3"))
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.extras,
     pytest.mark.skipif(
         importlib.util.find_spec("atheris") is None,
         reason="atheris is not installed (pip install 'edgelattice[fuzz]'); tests/fuzz/test_decoders.py ran instead",

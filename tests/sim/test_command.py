@@ -112,6 +112,7 @@ def test_a_soak_says_what_it_did_to_the_cluster(capsys: pytest.CaptureFixture[st
     assert "again: edgelattice sim run swarm --seed 5" in capsys.readouterr().err
 
 
+@pytest.mark.extras
 @pytest.mark.parametrize("form", ["png", "svg"])
 def test_pictures_are_exported_for_papers(form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert sim("run", "smoke", "--out", str(tmp_path), "--json") == 0

@@ -47,6 +47,7 @@ def test_the_same_history_under_another_hash_seed(hash_seed: str) -> None:
     assert history(sys.executable, hash_seed) == here()
 
 
+@pytest.mark.extras
 def test_the_same_history_on_another_python() -> None:
     other = os.environ.get(OTHER_PYTHON) or shutil.which("python3.13")
     if other is None:

@@ -47,6 +47,7 @@ def test_a_sweep_killed_with_kill_9_goes_on_where_it_was(tmp_path: Path) -> None
     assert all(after[key] == case for key, case in before.items()), "nothing finished was done again"
 
 
+@pytest.mark.extras
 def test_a_dask_cluster_runs_the_same_cases(tmp_path: Path) -> None:
     if find_spec("distributed") is None:
         pytest.skip("Dask is not installed: the extra is `dask`")
@@ -80,6 +81,7 @@ def test_a_dask_cluster_runs_the_same_cases(tmp_path: Path) -> None:
                 process.wait(timeout=30)
 
 
+@pytest.mark.extras
 def test_a_scheduler_that_does_not_answer_is_said(tmp_path: Path) -> None:
     if find_spec("distributed") is None:
         pytest.skip("Dask is not installed: the extra is `dask`")

@@ -22,7 +22,10 @@ from tests.router.decision.wasm.corpus import cases, program
 HOST = Path(wasm_module.__file__).with_name("edgelattice.mjs")
 COMPARE = Path(__file__).with_name("compare.mjs")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-
+QUIET_BROWSER = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+)
 
 PAGE = """<!doctype html><meta charset=utf-8><script type=module>
 import { compare } from "./compare.mjs";
@@ -91,13 +94,13 @@ def served(directory: Path) -> Iterator[tuple[str, Queue[bytes]]]:
 
 
 @pytest.mark.slow
-@pytest.mark.browser
+@pytest.mark.extras
 def test_a_browser_decides_alike(directory: Path) -> None:
     browser = next((found for name in BROWSERS if (found := shutil.which(name))), None)
     if browser is None:
         pytest.skip(f"none of {', '.join(BROWSERS)} is installed")
     with served(directory) as (page, answers):
-        options = ("--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={directory / 'profile'}")
+        options = (*QUIET_BROWSER, f"--user-data-dir={directory / 'profile'}")
         started = subprocess.Popen([browser, *options, page], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             assert json.loads(answers.get(timeout=120)) == nothing_wrong()

@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# `make extras`: what some tests skip for want of, and then these tests. What cannot be had is named, and its tests skip.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+python=.venv/bin/python
+other=${OTHER_PYTHON:-python3.13}
+missing() { echo "extras: no $1 here: $2" >&2; }
+
+echo 'Installing the extras fuzz, plots and dask ...'
+"$python" -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,fuzz,plots,dask]'
+
+if ! command -v chromium >/dev/null; then
+  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    echo "Installing Debian's Chromium ..."
+    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium; } \
+      >/dev/null 2>&1 || missing Chromium 'apt-get could not install it'
+  else
+    missing Chromium 'install it, or run this as root on Debian'
+  fi
+fi
+
+# A shim of pyenv answers only for a version that is chosen.
+if ! "$other" -c '' 2>/dev/null && command -v pyenv >/dev/null; then
+  PYENV_VERSION=$(pyenv whence "$other" 2>/dev/null | tail -n 1) && export PYENV_VERSION
+fi
+if "$other" -c '' 2>/dev/null; then
+  [ -x .venv/other/bin/python ] || { echo "Installing for $other ..." && "$other" -m venv .venv/other; }
+  .venv/other/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
+  export EDGELATTICE_OTHER_PYTHON=$PWD/.venv/other/bin/python
+else
+  missing "$other" 'OTHER_PYTHON=... names another one'
+fi
+
+unset PYENV_VERSION
+exec .venv/bin/pytest -m extras "$@"
