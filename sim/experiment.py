@@ -43,7 +43,7 @@ from sim.scheduler import EPOCH
 from sim.signing import KeyedSigner
 from sim.stage import Stage
 from sim.users import Users
-from sim.world import World
+from sim.world import Doubts, World
 
 SLICE_US = 100 * MILLISECOND
 LOOK_SMALL = 10
@@ -167,7 +167,7 @@ class Experiment:
         looker = Looker([*self.safety, *self.liveness], self.every)
         self.stage.routed += [check.routed for check in self.safety if type(check).routed is not Check.routed]
         self.cluster.watchers.append(looker)
-        self.cluster.listeners.append(looker)
+        self.cluster.listeners += [looker, Doubts(self.cluster, self.world)]
         self.acts: list[list[object]] = []
         self._running: list[tuple[Step, list[object]]] = []
         self.users: Users | None = None

@@ -1,7 +1,9 @@
 """The regions that sites send requests to: how they really are, and who finds out when.
 
 Each region has a place and a few sites that watch it by probing. When the truth about a region changes, a watcher sees
-it at its next probe: somewhere within the probe interval, plus the round trip. That is all that the lattice is told.
+it at its next probe: within the probe interval, plus the round trip. Or sooner: told by a peer that a region is
+worse than it looks from here, a watcher looks again at once, as a node's prober does. That is all that the lattice is
+told.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from lattice.events import HealthObserved
+from lattice.events import HealthObserved, Notification, RegionDoubted
 from lattice.health import Observation
 from lattice.prng import Prng
 from lattice.types import MILLISECOND, SECOND, Level
@@ -19,6 +21,8 @@ from sim.host import Host
 from sim.topology import CITIES, Globe, Topology
 
 EVIDENCE = 20
+LOOK_US = 30 * MILLISECOND
+"""Between the first and the third probe of a look at a region in doubt (`router.health.health_check`)."""
 REGION_CITIES = (
     "ashburn", "frankfurt", "tokyo", "singapore", "sao-paulo", "sydney", "london", "los-angeles", "mumbai", "dallas",
     "johannesburg", "seoul", "paris", "toronto", "stockholm", "dubai",
@@ -67,6 +71,8 @@ class World:
         self._since_ms: dict[tuple[int, str], int] = {}
         self._seed = seed
         self._probes = 0
+        self._seeing: dict[str, list[tuple[int, int]]] = {}
+        """By region: (when, host) of each watcher that saw its last change, or will."""
         for region in self.regions.values():
             for index in region.watchers:
                 self.seen.setdefault(index, {})[region.name] = Level.HEALTHY
@@ -94,7 +100,8 @@ class World:
             cluster.tell(host, HealthObserved(observations))
 
     def change(self, cluster: Cluster, region: str, level: Level) -> list[tuple[int, int]]:
-        """The truth about a region is another from now on; (when, host) of each watcher that will see it."""
+        """The truth about a region is another from now on; (when, host) of each watcher that will see it, kept up to
+        date: who looks again for doubt sees it sooner."""
         self.truth[region] = level
         self.truth_since[region] = cluster.now
         self._probes += 1
@@ -104,7 +111,23 @@ class World:
             wait_us = prng.below(self.settings.probe_us) + self.regions[region].rtt_us[index]
             seeing.append((cluster.now + wait_us, index))
             cluster.scheduler.call(cluster.now + wait_us, partial(self.see, cluster, index, region, level))
-        return sorted(seeing)
+        seeing.sort()
+        self._seeing[region] = seeing
+        return seeing
+
+    def look(self, cluster: Cluster, host: Host, region: str) -> None:
+        """A watcher that doubts what it saw looks again at once."""
+        if region in self.watched(host):
+            due = cluster.now + LOOK_US + self.regions[region].rtt_us[host.index]
+            cluster.scheduler.call(due, partial(self._look, cluster, host.index, region))
+
+    def _look(self, cluster: Cluster, index: int, region: str) -> None:
+        if self.seen[index][region] == self.truth[region]:
+            return
+        for place, (when, watcher) in enumerate(seeing := self._seeing.get(region, [])):
+            if watcher == index and when > cluster.now:
+                seeing[place] = cluster.now, index
+        self.see(cluster, index, region, self.truth[region])
 
     def see(self, cluster: Cluster, index: int, region: str, level: Level) -> None:
         """One watcher's probe finds the region at this level."""
@@ -117,6 +140,18 @@ class World:
         self.seeing = (index, region, level, host.signer.signed_last)
         self.tell(cluster, host)
         self.seeing = None
+
+
+class Doubts:
+    """Hears what engines are told by peers and do not see themselves, and has the watchers look."""
+
+    def __init__(self, cluster: Cluster, world: World) -> None:
+        self._cluster = cluster
+        self._world = world
+
+    def heard(self, host: Host, notification: Notification) -> None:
+        if isinstance(notification, RegionDoubted):
+            self._world.look(self._cluster, host, notification.region)
 
 
 def _regions(topology: Topology, settings: RegionSettings) -> Iterable[Region]:
