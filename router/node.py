@@ -5,7 +5,7 @@
     probes ─┐                         ┌─▶ lattice (engine on its driver) ─▶ peers
     traffic ┴▶ RegionalHealth ─levels─┘            │ RegionChanged, PolicyChanged, RegionDoubted
                    │ ejections                     ▼
-    request ───────┴──▶ decide(RouteTable) ◀── plan(program, levels, site)
+    request ───────┴──▶ decide(RouteTable) ◀── Planner(program, levels, place)
 
 The table is planned when a level or the policy changes, never for a request. All state is touched on the trio thread
 only, and every change to it is one assignment, so a decision sees either the old world or the new.
@@ -18,10 +18,9 @@ import os
 import random
 import socket as stdlib_socket
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from functools import partial
-from itertools import islice
 
 import trio
 
@@ -69,21 +68,18 @@ from router.control.target import (
     standing_at,
 )
 from router.credentials import CredentialError, Credentials
-from router.decision.decide import Attempt, Decision, Request, warm
-from router.decision.failback import Failback
+from router.decision.decide import Attempt, Decision, Request
 from router.decision.layout import SitePlace
-from router.decision.plan import RouteTable, plan
 from router.decision.program import Program
 from router.decision.request import NO_NEEDS, Needs
 from router.decision.seen import SeenClients
-from router.health.damping import RegionDamping
 from router.health.health_check import HealthChecker, ProbeTarget
 from router.health.probe_once import ProbeResult, probe_once
 from router.health.region_word import RegionWords
 from router.health.regional_health import RegionalHealth
-from router.health.round_trips import RoundTrips
 from router.journal import Journal
 from router.location import Locations
+from router.planner import Planner
 from router.policy import PolicyError
 from router.policy.paths import PathPattern
 from router.policy.probe import ProbeKind
@@ -136,23 +132,17 @@ class Node:
         self._config = config
         self._clock = clock
         latitude_e6, longitude_e6 = config.site.at_e6 or (0, 0)
-        self._place = SitePlace(config.site.name, latitude_e6, longitude_e6, placed=config.site.at_e6 is not None)
+        place = SitePlace(config.site.name, latitude_e6, longitude_e6, placed=config.site.at_e6 is not None)
+        self._planner = Planner(place, config.timing.failback_us)
         self._journal = Journal(clock.now)
         self._complaints = Complaints(self._journal, log.warning)
         geo, state_dir = config.geo.database, config.site.state_dir
         self._locations = Locations(geo, state_dir, self._journal) if geo else None
-        self._trips = RoundTrips()
         self._health = RegionalHealth()
         self._levels_told: dict[str, Level] = {}
         self._level_due: dict[str, int] = {}
         self._in_force: InForce | None = None
-        self._table: RouteTable | None = None
-        self._warming: Iterator[None] = iter(())
         self._seen = SeenClients()
-        self._planned_with: tuple[Mapping[str, int], Mapping[str, int]] = {}, {}
-        self._damping = RegionDamping()
-        self._away_ppm: Mapping[str, int] = {}
-        self._replan_at: int | None = None
         self._driver = driver_of(self._on_notification, self._on_disk)
         self._words = RegionWords(
             credentials.ca_key,
@@ -172,7 +162,6 @@ class Node:
             self._fleet = Fleet(
                 config.http.workers, config.path, self._journal, self.observed, self._admitted, self.reported
             )
-        self._failback = Failback(config.timing.failback_us)
         self._masked_told = -1
         self._relay = TcpRelay(_DataPlane(self), addresses=self._addresses, says_who=config.tcp.proxy_protocol)
         self._checker = HealthChecker(self._on_probe, random.Random(os.urandom(16)), self._probe)
@@ -197,7 +186,7 @@ class Node:
     # --- what the data plane asks and tells (`_DataPlane`)
 
     def decide(self, request: Request) -> Decision:
-        table = self._table
+        table = self._planner.table
         if table is None:
             return NO_POLICY
         if self._locations is not None and table.program.needs.place:
@@ -209,11 +198,12 @@ class Node:
 
     @property
     def needs(self) -> Needs:
-        return NO_NEEDS if self._table is None else self._table.program.needs
+        table = self._planner.table
+        return NO_NEEDS if table is None else table.program.needs
 
     def decided_under(self) -> tuple[object, int]:
         """What equal requests are decided alike under: a table, and who is ejected or half open."""
-        return self._table, self._health.mask.epoch
+        return self._planner.table, self._health.mask.epoch
 
     def steer(self, request: Request) -> Decision:
         """As `decide`, for a request that is about to be sent."""
@@ -274,7 +264,7 @@ class Node:
 
     def _on_probe(self, target: ProbeTarget, result: ProbeResult) -> None:
         if result.connect_us is not None:
-            self._trips.measured(target.region, result.connect_us)
+            self._planner.measured(target.region, result.connect_us)
         if self._health.probed(target.region, target.endpoint, result.sample(), self._clock.now()):
             where = endpoint_text(target.endpoint)
             self._journal.note(
@@ -297,7 +287,7 @@ class Node:
         while True:
             await trio.sleep(OBSERVE_INTERVAL_US / SECOND)
             self._tell()
-            if self._in_force is not None and self._told_of_regions() != self._planned_with:
+            if self._planner.has_news(self.view().regions):
                 self._replan()
 
     async def keep_expiring(self) -> None:
@@ -307,10 +297,9 @@ class Node:
             now = self._clock.now()
             self._health.expire(now)
             self._tell_workers()
-            if self._replan_at is not None and now >= self._replan_at:
+            if self._planner.is_due(now):
                 self._replan()
-            for _ in islice(self._warming, WARM_STEPS):
-                pass
+            self._planner.warm(WARM_STEPS)
 
     # --- what the lattice says
 
@@ -375,28 +364,11 @@ class Node:
         log.error("%s", text)
 
     def _replan(self) -> None:
-        if self._in_force is None:
-            return
-        program, now = self._in_force.program, self._clock.now()
-        seen = {region.region: region.effective for region in self._driver.view().regions}
-        damped = self._damping.levels({name: seen.get(name, Level.UNKNOWN) for name in program.regions}, now)
-        self._planned_with = saturation_ppm, rtt_us = self._told_of_regions()
-        returning = self._failback.returning(damped.levels, now)
-        self._away_ppm = returning.away_ppm
-        self._table = plan(program, damped.levels, self._place, now, saturation_ppm, rtt_us, returning.away_ppm)
-        self._warming = warm(self._table)
-        if self._fleet is not None:
-            levels = {region: int(level) for region, level in damped.levels.items()}
-            self._fleet.plan(levels, dict(saturation_ppm), dict(rtt_us), dict(returning.away_ppm), now)
-        edges = (damped.next_change, returning.next_change, self._table.valid_until)
-        self._replan_at = min((edge for edge in edges if edge is not None), default=None)
-
-    def _told_of_regions(self) -> tuple[Mapping[str, int], Mapping[str, int]]:
-        """How full regions are, where the policy in force asks for that, and how far they are from here."""
-        saturation_ppm: Mapping[str, int] = {}
-        if self._in_force is not None and self._in_force.program.spills:
-            saturation_ppm = {region.region: region.saturation_ppm for region in self._driver.view().regions}
-        return saturation_ppm, self._trips.rtt_us()
+        now, planner = self._clock.now(), self._planner
+        table = planner.plan(self.view().regions, now)
+        if table is not None and self._fleet is not None:
+            levels = {region: int(level) for region, level in table.levels.items()}
+            self._fleet.plan(levels, dict(planner.saturation_ppm), dict(planner.rtt_us), dict(planner.away_ppm), now)
 
     async def keep_policy(self) -> None:
         """Put every elected version into force, once it compiles."""
@@ -457,8 +429,7 @@ class Node:
         if self._fleet is not None and self._in_force is not None:
             self._fleet.configure(self._in_force.text)
         self._health.configure(program)
-        self._damping.configure(program.health)
-        self._trips.retain(program.regions.keys())
+        self._planner.take(program)
         self._connect_as(self._credentials.upstream_tls)
         for name, region in program.regions.items():
             for endpoint in region.endpoints:
@@ -515,31 +486,8 @@ class Node:
         )
 
     def steering(self) -> Sequence[RegionSteering]:
-        if self._in_force is None or self._table is None:
-            return ()
-        now, program, levels = self._clock.now(), self._in_force.program, self._table.levels
-        reasons, rtt_us = self._health.reasons(now), self._trips.rtt_us()
-        saturation_ppm = {region.region: region.saturation_ppm for region in self.view().regions}
-        found = []
-        for name, health in program.health.items():
-            damper = self._damping[name]
-            returns = damper.returns_at(now)
-            found.append(
-                RegionSteering(
-                    region=name,
-                    planned=levels[name],
-                    reason=reasons.get(name, "no evidence"),
-                    recover_after_us=health.recover_after_us,
-                    penalty=damper.penalty(now),
-                    suppress=health.damp.suppress if health.damp else None,
-                    suppressed=damper.suppressed(now),
-                    returns_ms=None if returns is None else returns // MILLISECOND,
-                    saturation_ppm=saturation_ppm.get(name, 0),
-                    rtt_us=rtt_us.get(name),
-                    away_ppm=self._away_ppm.get(name, 0),
-                )
-            )
-        return found
+        now = self._clock.now()
+        return self._planner.steering(self.view().regions, self._health.reasons(now), now)
 
     def ejected(self) -> AbstractSet[Endpoint]:
         return self._health.ejected
