@@ -1,8 +1,8 @@
 """What is proved of a policy before it is published, over every request and every state of health.
 
 **Requests.** Rules test a finite number of things, so requests fall into finitely many kinds. For each field there is a
-list of values that stand for all others: every value that some test names, one that none names, and none at all; for
-patterns, one host or path for each pattern and each two that overlap. A question ("does a request exist that ...?") is
+list of values that stand for all others: every value that some test names, one that none names, and none at all; of
+hosts and paths those of `representatives`. A question ("does a request exist that ...?") is
 a search through these with three-valued logic: a branch is left as soon as what is known of the request decides it.
 
 **Health.** Which regions a lane may ever use is exactly its candidates: whatever comes before one may be DOWN. So a
@@ -30,6 +30,7 @@ from router.decision.program import Program
 from router.decision.proofs_of_capacity import check_capacity
 from router.decision.proofs_of_settings import check_panic, check_settings, may_take
 from router.decision.proofs_of_windows import check_windows
+from router.decision.representatives import NOBODY, TooHardError, hosts, other, paths
 from router.decision.request import Request
 from router.policy.conditions import And, Condition, Match, Not, Or, Present, tests_of
 from router.policy.errors import Diagnostic, Findings
@@ -41,19 +42,10 @@ from router.policy.zones import read_client
 
 STEPS_MAX = 400_000
 """Tests evaluated in one search, about half a second; a question that takes longer is reported as not proved."""
-PAIRS_MAX = 400
 KINDS_MAX = 2_000
 """Kinds of requests that are listed."""
-_NOBODY = "-"
-"""A value that no test names."""
-
-_OTHERS = {"method": "PATCH", "asn": "0", "port": "0", "country": "", "continent": "", "upgrade": ""}
 
 Assignment = dict[tuple[str, str], str | None]
-
-
-class TooHardError(Exception):
-    """A question was not answered within `STEPS_MAX`."""
 
 
 def prove(program: Program) -> tuple[Diagnostic, ...]:
@@ -175,6 +167,8 @@ class _Question:
     layouts: dict[str, Layout]
     """By region: the lanes of a site next to it."""
     domains: dict[tuple[str, str], list[str | None]] = field(default_factory=dict)
+    answerable: bool = True
+    """Its patterns are few enough to be told apart."""
     steps: int = 0
 
     def __post_init__(self) -> None:
@@ -185,15 +179,18 @@ class _Question:
             for test in tests_of(condition):
                 values = test.values if isinstance(test, Match) else ()
                 named.setdefault((test.field, test.argument), set()).update(values)
-        for subject, mentioned in named.items():
-            self.domains[subject] = self._representatives(subject[0], sorted(mentioned))
+        try:
+            for subject, mentioned in named.items():
+                self.domains[subject] = self._representatives(subject[0], sorted(mentioned))
+        except TooHardError:
+            self.answerable = False
         with_blocks = [zone.name for zone in self.program.policy.zones if zone.cidrs]
         self.domains["prefix", ""] = ["", *with_blocks]
         geo = self.program.geo
         places = (("asn", geo.asns), ("country", geo.countries), ("continent", geo.continents)) if geo else ()
         for name, owners in places:
-            known = {value for value in self.domains.get((name, ""), []) if value}
-            self.domains[name, ""] = [_OTHERS[name], *sorted(known | {str(owner) for owner in owners})]
+            known = named.get((name, ""), set()) | {str(owner) for owner in owners}
+            self.domains[name, ""] = [other(name, known), *sorted(known)]
         self.domains.pop(("zone", ""), None)
 
     def reaching(self, number: int) -> list[tuple[Condition | None, bool]]:
@@ -207,6 +204,8 @@ class _Question:
 
     def request(self, goals: list[tuple[Condition | None, bool]]) -> Assignment | None:
         """A request for which every goal has its value; None when there is none. Raises `TooHardError`."""
+        if not self.answerable:
+            raise TooHardError
         asked = [(condition, wanted) for condition, wanted in goals if condition is not None]
         if any(condition is None and not wanted for condition, wanted in goals):
             return None
@@ -375,19 +374,15 @@ class _Question:
 
     def _representatives(self, name: str, values: list[str]) -> list[str | None]:
         if name == "path":
-            paths = _paths([*values, self.route.path])
             mine = PathPattern.compiled(self.route.path)
-            return [path for path in paths if mine.everything or mine.matches(path)] or [_NOBODY]
+            return [path for path in paths([*values, self.route.path]) if mine.matches(path)] or [NOBODY]
         if name == "host":
-            hosts = [*_hosts([*values, *self.route.hosts]), "other.invalid"]
-            return [host for host in hosts if _fits("host", host, self.route.hosts)] or [_NOBODY]
+            known = hosts([*values, *self.route.hosts])
+            return [host for host in known if _fits("host", host, self.route.hosts)] or [NOBODY]
         if name == "sni":
-            return ["", *_hosts(values), "other.invalid"]
+            return ["", *hosts(values)]
         absent: list[str | None] = [None] if name in ("header", "query", "cookie") else []
-        other = {"method": "PATCH", "asn": "0", "port": "0", "country": "", "continent": "", "upgrade": ""}.get(
-            name, _NOBODY
-        )
-        return [*values, other, *absent]
+        return [*values, other(name, values), *absent]
 
 
 def _a_host(pattern: str) -> str:
@@ -412,33 +407,6 @@ def _fits(name: str, value: str | None, patterns: tuple[str, ...]) -> bool:
             for pattern in patterns
         )
     return value in patterns
-
-
-def _hosts(patterns: list[str]) -> list[str]:
-    return sorted({pattern.replace("*", "x") for pattern in patterns if pattern != "*"} | {"x.invalid"})
-
-
-def _paths(patterns: list[str]) -> list[str]:
-    """A path for each pattern, and for each two that overlap."""
-    split = [pattern.split("/")[1:] for pattern in dict.fromkeys(patterns)]
-    found = {"/", "/x-other"}
-    pairs = [(one, other) for one in split for other in split][:PAIRS_MAX]
-    for one, other in pairs:
-        merged = []
-        for place in range(max(len(one), len(other))):
-            mine = _segment(one, place)
-            theirs = _segment(other, place)
-            literal = [segment for segment in (mine, theirs) if segment not in ("*", "**", None)]
-            merged.append(literal[0] if literal else "x")
-        found.add("/" + "/".join(str(segment) for segment in merged))
-        found.add("/" + "/".join(str(s) for s in [("x" if each == "*" else each) for each in one if each != "**"]))
-    return sorted(found)
-
-
-def _segment(pattern: list[str], place: int) -> str | None:
-    if place < len(pattern):
-        return pattern[place]
-    return "**" if pattern[-1] == "**" else None
 
 
 __all__ = ["KINDS_MAX", "STEPS_MAX", "kinds_of_requests", "prove"]

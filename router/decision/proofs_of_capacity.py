@@ -11,10 +11,9 @@ regions of a way are loaded most, so these sums are made too: the worst that is 
 
 from __future__ import annotations
 
-import itertools
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
-from functools import cache
+from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from typing import Final, NamedTuple, TypeAlias
 
 from router.decision.layout import Candidate, Layout, SitePlace, lay_out, lay_out_next_to
@@ -25,8 +24,8 @@ from router.policy.errors import Findings
 from router.policy.span import Span
 from router.policy.syntax import Route, Zone, is_to_client
 
-LOADS_MAX: Final = 1_000_000
-"""Sums of so many moments, losses, regions, zones and ways: one to two seconds."""
+SUMS_MAX: Final = 1_000_000
+"""Of so many losses, moments, zones and ways: one to two seconds."""
 
 _Regions: TypeAlias = frozenset[str]
 
@@ -43,8 +42,10 @@ class _Way(NamedTuple):
     spill_above_ppm: int | None = None
 
 
-_Ways: TypeAlias = tuple[_Way, ...]
-_Shares: TypeAlias = Callable[[_Way, _Regions], tuple[tuple[str, int], ...]]
+_Ways: TypeAlias = tuple[int, ...]
+"""Ways by number, the most general last."""
+_Shares: TypeAlias = list[tuple[tuple[str, int], ...]]
+"""By the number of a way: who gets how many parts of what goes there."""
 
 
 def check_capacity(program: Program, findings: Findings) -> None:
@@ -69,47 +70,58 @@ def _prove(program: Program, zones: list[Zone], findings: Findings) -> None:
     losses = [("", _Regions())]
     losses += [(f"without region {name}, ", _Regions((name,))) for name in program.regions]
     losses += [(f"without group {name}, ", members) for name, members in program.groups.items()]
-    moments = list(_moments(program, zones))
-    ways = [way for demands in moments for ways in demands for way in ways]
-    targets = [_Regions((name,)) for name in program.regions]
-    targets += {_Regions(each.region for each in way.candidates) for way in ways if way.spill_above_ppm is not None}
-    if (sums := len(ways) * len(losses) * len(targets)) > LOADS_MAX:
+    ways: dict[_Way, int] = {}
+    moments = list(_moments(program, zones, ways))
+    sums = (len(ways) + sum(len(gone) for demands in moments for gone in demands)) * len(losses)
+    if sums > SUMS_MAX:
         findings.add(
             "E406",
             program.routes[0].span,
             f"whether regions are built for what zones demand could not be proved in {sums} sums, of {len(zones)} "
             f"zones, {len(losses)} losses and {len(moments)} states of windows",
-            f"at most {LOADS_MAX}",
+            f"at most {SUMS_MAX}",
             "give `demand` to fewer zones",
         )
         return
-    shares = cache(_shares)
+    numbered = list(ways)
+    spilling = {_Regions(each.region for each in way.candidates) for way in numbered if way.spill_above_ppm is not None}
     said: set[str] = set()
-    for (what, lost), demands, target in itertools.product(losses, moments, targets):
-        taken = [(_worst(ways, target, lost, shares), rps) for ways, rps in demands.items()]
-        load = _loads(program, taken, lost, shares)
-        for name, rps in load.items():
-            capacity = program.regions[name].capacity_rps or 0
-            if rps > capacity and name not in said:
-                said.add(name)
-                by = sorted({way for way, _ in taken if name in dict(shares(way, lost))}, key=_place)
-                rules = [way for way in by if way.rule]
-                through = f"by {' and '.join(f'rule {way.rule}' for way in rules)} " if rules else ""
-                findings.add(
-                    "E403",
-                    (rules or by)[0].span,
-                    f"{what}{through}{name} gets {rps}rps and is built for {capacity}rps",
-                    "enough capacity when any one region or group is lost",
-                    "add a tier and `spill above 85%`, or capacity",
-                )
+    for what, lost in losses:
+        shares = [_shares(way, lost) for way in numbered]
+        for demands in moments:
+            over = [name for name, rps in _most(demands, shares).items() if rps > _capacity(program, name)]
+            for target in [*({name} for name in over), *spilling]:
+                taken = [(_worst(gone, rps, target, shares), rps) for gone, rps in demands.items()]
+                for name, rps in _loads(program, numbered, shares, taken, lost).items():
+                    if rps > _capacity(program, name) and name not in said:
+                        said.add(name)
+                        by = {numbered[way] for way, _ in taken if name in dict(shares[way])}
+                        _add(findings, what, name, rps, _capacity(program, name), sorted(by, key=_place))
+
+
+def _add(findings: Findings, what: str, name: str, rps: int, capacity: int, by: list[_Way]) -> None:
+    rules = [way for way in by if way.rule]
+    through = f"by {' and '.join(f'rule {way.rule}' for way in rules)} " if rules else ""
+    findings.add(
+        "E403",
+        (rules or by)[0].span,
+        f"{what}{through}{name} gets {rps}rps and is built for {capacity}rps",
+        "enough capacity when any one region or group is lost",
+        "add a tier and `spill above 85%`, or capacity",
+    )
+
+
+def _capacity(program: Program, name: str) -> int:
+    return program.regions[name].capacity_rps or 0
 
 
 def _place(way: _Way) -> tuple[int, int]:
     return way.span.line, way.span.column
 
 
-def _moments(program: Program, zones: list[Zone]) -> Iterator[dict[_Ways, int]]:
-    """What is demanded at each moment that windows tell apart: by the ways it may go, which many zones have alike."""
+def _moments(program: Program, zones: list[Zone], ways: dict[_Way, int]) -> Iterator[dict[_Ways, int]]:
+    """What is demanded at each moment that windows tell apart: by the ways it may go, which many zones have alike.
+    `ways` numbers them."""
     layouts = _Layouts(program)
     windows = {
         (index, number): rule.windows
@@ -120,7 +132,7 @@ def _moments(program: Program, zones: list[Zone]) -> Iterator[dict[_Ways, int]]:
         demands: dict[_Ways, int] = defaultdict(int)
         for zone in zones:
             found = [
-                way
+                ways.setdefault(way, len(ways))
                 for index, route in enumerate(program.routes)
                 for arm in _arms(route, zone, {number for of_route, number in opened if of_route == index})
                 for way in layouts.ways(index, arm, zone)
@@ -170,39 +182,54 @@ def _shares(way: _Way, lost: _Regions) -> tuple[tuple[str, int], ...]:
     return tuple([(each.region, each.weight or 1) for each in first])
 
 
-def _worst(ways: _Ways, target: _Regions, lost: _Regions, shares: _Shares) -> _Way:
+def _most(demands: Mapping[_Ways, int], shares: _Shares) -> dict[str, int]:
+    """The most that each region can get before anything is spilled."""
+    load: dict[str, int] = defaultdict(int)
+    for gone, rps in demands.items():
+        most: dict[str, int] = {}
+        for way in gone:
+            parts = shares[way]
+            whole = sum([part for _, part in parts])
+            for name, part in parts:
+                most[name] = max(most.get(name, 0), rps * part // whole)
+        for name, each in most.items():
+            load[name] += each
+    return load
+
+
+def _worst(gone: _Ways, rps: int, target: AbstractSet[str], shares: _Shares) -> int:
     """The way that brings most to these regions; of equals the most general one."""
 
-    def brought(way: _Way) -> int:
-        parts = shares(way, lost)
-        return sum([part for name, part in parts if name in target]) * 1_000_000 // (sum([p for _, p in parts]) or 1)
+    def brought(way: int) -> int:
+        parts = shares[way]
+        whole = sum([part for _, part in parts])
+        return sum([rps * part // whole for name, part in parts if name in target])
 
-    return max(reversed(ways), key=brought)
+    return max(reversed(gone), key=brought)
 
 
 def _loads(
-    program: Program, taken: Iterable[tuple[_Way, int]], lost: _Regions, shares: _Shares
-) -> dict[str, int]:  # fmt: skip
-    """What every region gets, in requests a second."""
+    program: Program, ways: list[_Way], shares: _Shares, taken: Iterable[tuple[int, int]], lost: _Regions
+) -> dict[str, int]:
+    """What every region gets, in requests a second, when all that is demanded goes these ways."""
     load = dict.fromkeys(program.regions, 0)
     spilling: list[tuple[_Way, dict[str, int]]] = []
     for way, rps in taken:
-        parts = shares(way, lost)
-        whole = sum(part for _, part in parts)
-        got = {name: rps * part // whole for name, part in parts}
+        whole = sum(part for _, part in shares[way])
+        got = {name: rps * part // whole for name, part in shares[way]}
         for name, each in got.items():
             load[name] += each
-        if way.spill_above_ppm is not None:
-            spilling.append((way, got))
-    for way, got in spilling:
-        _spill(program, load, way, got, lost)
+        if ways[way].spill_above_ppm is not None:
+            spilling.append((ways[way], got))
+    for spilled, got in spilling:
+        _spill(program, load, spilled, got, lost)
     return load
 
 
 def _spill(program: Program, load: dict[str, int], way: _Way, got: dict[str, int], lost: _Regions) -> None:
     """Move what came this way and is above the threshold down the order, as far as there is room."""
     order = [each.region for each in way.candidates if each.region not in lost]
-    room = {name: (program.regions[name].capacity_rps or 0) * (way.spill_above_ppm or 0) // 1_000_000 for name in order}
+    room = {name: _capacity(program, name) * (way.spill_above_ppm or 0) // 1_000_000 for name in order}
     for place, name in enumerate(order):
         excess = min(load[name] - room[name], got.get(name, 0))
         for other in order[place + 1 :]:

@@ -15,8 +15,9 @@ from router.decision.decide import decide
 from router.decision.layout import SitePlace
 from router.decision.plan import plan
 from router.decision.program import compile_policy
-from router.decision.proofs import TooHardError, _Question, prove
+from router.decision.proofs import _Question, prove
 from router.decision.reference import condition_holds
+from router.decision.representatives import TooHardError
 from router.decision.request import Request
 from router.decision.scenario_run import run_tests
 from router.policy import parse
@@ -168,6 +169,22 @@ def test_overlaps_and_gaps_of_windows_are_those_of_the_clock(
         assert ("E409" in found) == gap
     different = REGIONS + 'route all for "*" { ' + rules.replace("rule r1 {", "rule r1 { when method in GET")
     assert not {"E408", "E409"} & set(codes(different + " primary fra secondary any }"))
+
+
+def test_many_paths_are_told_apart() -> None:
+    rules = "".join(f'rule r{n} {{ when path in "/v{n}/**", "/x/{n}" primary fra secondary any }}\n' for n in range(60))
+    assert codes(REGIONS + f'route all for "*" {{ {rules} primary fra secondary any }}') == []
+
+
+def test_what_others_are_called_by_nobody_may_be_named() -> None:
+    rules = """rule one { when host in "x.example" primary fra secondary any }
+    rule rest { when host in "*.example" primary ams secondary any }
+    rule deep { when path in "/x/x" primary fra secondary any }
+    rule other { when path in "/x/*" and method in PATCH and header("a") in "-" primary ams secondary any }
+    rule last { when path in "/x/*" and not method in PATCH primary ams secondary any }
+    rule none { when header("a") present and not header("a") in "-" primary ams secondary any }
+    """
+    assert codes(REGIONS + f'route all for "*" {{ {rules} primary fra secondary any }}') == []
 
 
 def test_panic_that_keeps_a_dead_tier_is_refused_exactly_then() -> None:

@@ -180,6 +180,6 @@ def test_what_spills_finds_room_or_does_not() -> None:
 
 
 def test_it_says_when_it_gives_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(proofs_of_capacity, "LOADS_MAX", 3)
+    monkeypatch.setattr(proofs_of_capacity, "SUMS_MAX", 3)
     (message,) = found(CAPACITY.replace("RULE", "zone in eu"))
     assert "could not be proved in" in message
