@@ -88,7 +88,8 @@ from router.policy_keeper import InForce, compile_text, complaint, load_grammar
 from router.seeding import Seeding
 from router.serving import Serving
 from router.site.config_reader import ConfigError, endpoint_text
-from router.site.site_config import SiteConfig, load_site_config
+from router.site.site_config import SiteConfig
+from router.site.site_file import load_site_config
 from router.site.state_dir import LastGood
 from router.submissions import Submissions
 from router.tcp.relay import TcpListener, TcpRelay

@@ -13,7 +13,8 @@ from router.commands.failing import EXIT_USAGE, CommandError
 from router.control.client import CONTROL_URL, ControlClient, control_url
 from router.control.shown import Shown, ShownError
 from router.site.config_reader import ConfigError, endpoint_text
-from router.site.site_config import SiteConfig, load_site_config
+from router.site.site_config import SiteConfig
+from router.site.site_file import load_site_config
 
 CONTROL_ENVIRONMENT = "EDGELATTICE_CONTROL"
 CERTIFICATE_ENVIRONMENT = "EDGELATTICE_CERTIFICATE"

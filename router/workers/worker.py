@@ -36,7 +36,8 @@ from router.location import Locations
 from router.policy.paths import PathPattern
 from router.policy.values import read_host_pattern, read_path_pattern
 from router.policy_keeper import compile_text, load_grammar
-from router.site.site_config import SiteConfig, load_site_config
+from router.site.site_config import SiteConfig
+from router.site.site_file import load_site_config
 from router.site.state_dir import node_key_in
 from router.traffic.proxy import Proxy
 from router.traffic.steering import NO_POLICY, Outcome

@@ -21,7 +21,8 @@ from router.errors import StartError
 from router.journal import Journal
 from router.site.ca_dir import CaDir
 from router.site.key_file import replace_file, write_key_ring
-from router.site.site_config import SiteConfig, load_site_config
+from router.site.site_config import SiteConfig
+from router.site.site_file import load_site_config
 from router.site.state_dir import node_key_in
 from tests.router.test_node import Site, running, site_config, until
 

@@ -24,7 +24,8 @@ from router.errors import StartError
 from router.listening import listen
 from router.site.config_reader import endpoint_text
 from router.site.key_file import write_secret
-from router.site.site_config import BoundEndpoints, SiteConfig, load_site_config
+from router.site.site_config import BoundEndpoints, SiteConfig
+from router.site.site_file import load_site_config
 from router.starting import run_node
 
 AUTHOR_KEY = bytes(range(32))

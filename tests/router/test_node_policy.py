@@ -14,7 +14,7 @@ import trio
 
 from router.cli import main
 from router.site.config_reader import endpoint_text
-from router.site.site_config import load_site_config
+from router.site.site_file import load_site_config
 from tests.router.mmdb_writer import database
 from tests.router.test_node import Backend, Site, _is, event_is, exchange, level, running, site_config, until
 

@@ -12,7 +12,8 @@ import trustme
 from lattice.types import Endpoint
 from router.credentials import Credentials
 from router.errors import StartError
-from router.site.site_config import SiteConfig, load_site_config
+from router.site.site_config import SiteConfig
+from router.site.site_file import load_site_config
 from router.site.state_dir import node_key_in
 from tests.router.test_credentials import now, said
 from tests.router.test_node import running, site_config, until

@@ -11,7 +11,8 @@ import trio
 
 from router.errors import ListenError
 from router.listening import listen_unix
-from router.site.site_config import SiteConfig, load_site_config
+from router.site.site_config import SiteConfig
+from router.site.site_file import load_site_config
 from tests.router.test_node import Backend, exchange, running, site_config, until
 
 GET = "GET / HTTP/1.1\r\nHost: shop.test\r\nConnection: close\r\n\r\n"

@@ -24,7 +24,8 @@ from router.control.server import serve_control
 from router.listening import bound_endpoint, listen
 from router.process import run_until_told
 from router.site.key_file import read_secret, write_secret
-from router.site.site_config import BoundEndpoints, SiteConfig, load_site_config
+from router.site.site_config import BoundEndpoints, SiteConfig
+from router.site.site_file import load_site_config
 from tests.router.control.fake_target import AUTHOR_KEY, POLICY, VERSION, FakeTarget
 
 BROKEN = POLICY.replace("region fra", "regoin fra")

@@ -16,7 +16,7 @@ from router.commands.failing import CommandError
 from router.commands.operator import operator_of
 from router.site.ca_dir import CaDir
 from router.site.key_file import read_key_ring, read_secret, write_secret
-from router.site.site_config import load_site_config
+from router.site.site_file import load_site_config
 from router.site.state_dir import node_key_in
 
 

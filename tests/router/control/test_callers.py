@@ -26,7 +26,7 @@ from router.control.shown import Shown, ShownError
 from router.listening import bound_endpoint, listen
 from router.site.ca_dir import CaDir
 from router.site.key_file import write_secret
-from router.site.site_config import load_site_config
+from router.site.site_file import load_site_config
 from tests.router.control.fake_target import AUTHOR_KEY, POLICY, FakeTarget
 from tests.router.test_credentials import certified
 from tests.router.test_node import running

@@ -30,7 +30,7 @@ from router.demo.scenario import (
 )
 from router.policy.parser import blocks, parse
 from router.site.key_file import write_secret
-from router.site.site_config import load_site_config
+from router.site.site_file import load_site_config
 
 sizes = st.tuples(st.integers(1, SITES_MAX), st.integers(1, REGIONS_MAX))
 

@@ -9,9 +9,18 @@ from hypothesis import strategies as st
 from lattice.config import Config
 from lattice.identity import public_key_of
 from lattice.key_ring import KeyRing
-from router.site.config_reader import NotExpected, duration, duration_text, endpoint_text, listen_endpoint, shown
+from router.site.config_reader import (
+    ConfigError,
+    NotExpected,
+    duration,
+    duration_text,
+    endpoint_text,
+    listen_endpoint,
+    shown,
+)
 from router.site.key_file import KeyFileError, read_secret, write_secret
-from router.site.site_config import CONTROL_LISTEN, ConfigError, SiteConfig, load_site_config
+from router.site.site_config import CONTROL_LISTEN, SiteConfig
+from router.site.site_file import load_site_config
 
 CLUSTER_KEY = bytes(range(32))
 AUTHOR_KEY = bytes(range(1, 33))

@@ -12,7 +12,8 @@ import pytest
 import trio
 
 from router.site.config_reader import endpoint_text
-from router.site.site_config import SiteConfig, load_site_config
+from router.site.site_config import SiteConfig
+from router.site.site_file import load_site_config
 from tests.router.test_credentials import said
 from tests.router.test_node import Backend, Site, policy_text, running, site_config, until
 
