@@ -235,18 +235,23 @@ class _World:
     def lane(self, laid_out: LaneLayout) -> Lane:
         numbers, otherwise, settings, roaming = laid_out
         options, ranks = self._options, self._classes
-        serving = [number for number in numbers if ranks[number] < _OUT]
+        serving = sorted(numbers, key=ranks.__getitem__)  # stable: within a class the order of policy stays
+        while serving and ranks[serving[-1]] == _OUT:
+            serving.pop()
         panicked = settings.panic is not None and len(serving) * 1_000_000 < settings.panic.below_ppm * len(numbers)
         if panicked:
             serving, ranks = [number for number in numbers if not options[number].avoided], [0] * len(options)
-        serving.sort(key=ranks.__getitem__)  # a stable sort: within a class the order of policy stays
-        candidates = tuple([options[number] for number in numbers])
-        returning = () if panicked else _returning(candidates, self._away_ppm)
-        spilling = _spilling(candidates, settings, self._saturation_ppm, dict(returning))
+        candidates = tuple(map(options.__getitem__, numbers))
+        returning: tuple[tuple[str, int], ...] = ()
+        spilling: tuple[tuple[str, int], ...] = ()
+        if self._away_ppm and not panicked:
+            returning = _returning(candidates, self._away_ppm)
+        if returning or (settings.spill is not None and self._saturation_ppm):
+            spilling = _spilling(candidates, settings, self._saturation_ppm, dict(returning))
         weighted = self._weighted
         return Lane(
             candidates,
-            tuple([options[number] for number in serving]),
+            tuple(map(options.__getitem__, serving)),
             otherwise,
             settings,
             _by_class(serving, ranks, options)
@@ -291,8 +296,6 @@ def _spilling(
     """The share of users that leaves rises from none at the threshold to all at saturation, so that there is no cliff:
     a region settles where as many leave as it has too many. Who stays away from a region that has come back is among
     the first to leave one that is too full, so the greater share holds."""
-    if not away_ppm and (settings.spill is None or not saturation_ppm):
-        return ()
     found = []
     for option in candidates:
         share = away_ppm.get(option.region, 0)
@@ -307,8 +310,6 @@ def _spilling(
 
 
 def _returning(candidates: tuple[Option, ...], away_ppm: Mapping[str, int]) -> tuple[tuple[str, int], ...]:
-    if not away_ppm:
-        return ()
     return tuple(
         (option.region, away_ppm[option.region]) for option in candidates if away_ppm.get(option.region, 0) > 0
     )

@@ -2,7 +2,8 @@
 
 Per endpoint a stack: the connection used last is the one most likely alive, and those at the bottom grow old and go.
 Before reuse a connection must be quiet: if its peer has closed it, or sent bytes nobody asked for, it is not used
-again, and the request has lost nothing, for no byte of it was written.
+again, and the request has lost nothing, for no byte of it was written. A fiber need not ask the kernel for that: all
+that had come a moment ago, when the nest last looked, has been told. What came since might as well be on its way yet.
 
 To every endpoint that was decided as a standby lately, a few connections are held ready: connected, TLS done, our
 certificate shown. Once a second they are pinged in the cheapest way there is: the kernel, and OpenSSL, know whether the
@@ -120,9 +121,10 @@ class UpstreamPool:
         idle = self._idle.get(endpoint)
         if idle:
             oldest = now - self._limits.upstream_idle_timeout_us / 1e6
+            told = self._nest is not None and self._nest.current is not None
             while idle:
                 upstream = idle.pop()
-                if upstream.idle_since >= oldest and upstream.is_quiet():
+                if upstream.idle_since >= oldest and ((told and not upstream.ready) or upstream.is_quiet()):
                     self.counters["reused"] += 1
                     upstream.reusable = False
                     upstream.sent = 0
