@@ -279,12 +279,16 @@ async def _connected(
     try:
         sock.setblocking(False)
         code = sock.connect_ex(address)
+        if code == errno.EINPROGRESS:
+            # Whoever is near has answered by now, and a refusal that is read at once is a standby asked at once.
+            code = _error_of(sock) or (0 if _has_peer(sock) else errno.EINPROGRESS)
+        if code not in (0, errno.EINPROGRESS):
+            raise _failed(code)
         connection = kind(sock, nest)  # joins only now: an unconnected socket looks like a lost one
         if code == errno.EINPROGRESS:
             await connection.writable(timeout_us)
-            code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if code:
-            raise OSError(code, errno.errorcode.get(code, "connect failed"))
+            if code := _error_of(sock):
+                raise _failed(code)
         if sock.family != socket.AF_UNIX and sock.getsockname() == sock.getpeername():
             # On loopback a connection to a closed port of the ephemeral range can meet itself.
             raise ConnectionRefusedError(errno.ECONNREFUSED, "connected to itself")
@@ -294,3 +298,19 @@ async def _connected(
         sock.close()
         raise
     return connection
+
+
+def _failed(code: int) -> OSError:
+    return OSError(code, errno.errorcode.get(code, "connect failed"))
+
+
+def _error_of(sock: socket.socket) -> int:
+    return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+
+
+def _has_peer(sock: socket.socket) -> bool:
+    try:
+        sock.getpeername()
+    except OSError:
+        return False
+    return True
