@@ -12,7 +12,8 @@ echo 'Installing the extras fuzz, plots and dask ...'
 if ! command -v chromium >/dev/null; then
   if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     echo "Installing Debian's Chromium ..."
-    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium; } \
+    { timeout 60 apt-get update -qq &&
+      DEBIAN_FRONTEND=noninteractive timeout 240 apt-get install -qq -y --no-install-recommends chromium; } \
       >/dev/null 2>&1 || missing Chromium 'apt-get could not install it'
   else
     missing Chromium 'install it, or run this as root on Debian'

@@ -90,22 +90,23 @@ def _prove(program: Program, zones: list[Zone], findings: Findings) -> None:
         shares = [_shares(way, lost) for way in numbered]
         for demands in moments:
             over = [name for name, rps in _most(demands, shares).items() if rps > _capacity(program, name)]
-            for target in [*({name} for name in over), *spilling]:
+            for target in [*({name} for name in over), *sorted(spilling, key=sorted)]:
                 taken = [(_worst(gone, rps, target, shares), rps) for gone, rps in demands.items()]
                 for name, rps in _loads(program, numbered, shares, taken, lost).items():
                     if rps > _capacity(program, name) and name not in said:
                         said.add(name)
-                        by = {numbered[way] for way, _ in taken if name in dict(shares[way])}
-                        _add(findings, what, name, rps, _capacity(program, name), sorted(by, key=_place))
+                        by = dict.fromkeys(numbered[way][:2] for way, _ in taken if name in dict(shares[way]))
+                        _add(findings, what, name, rps, _capacity(program, name), list(by))
 
 
-def _add(findings: Findings, what: str, name: str, rps: int, capacity: int, by: list[_Way]) -> None:
-    rules = [way for way in by if way.rule]
-    through = f"by {' and '.join(f'rule {way.rule}' for way in rules)} " if rules else ""
+def _add(findings: Findings, what: str, name: str, rps: int, capacity: int, by: list[tuple[str, Span]]) -> None:
+    """`by` is through which rules, and from where in the policy."""
+    by.sort(key=lambda each: (not each[0], each[1].line, each[1].column))
+    through = " and ".join(f"rule {rule}" for rule, _ in by if rule)
     findings.add(
         "E403",
-        (rules or by)[0].span,
-        f"{what}{through}{name} gets {rps}rps and is built for {capacity}rps",
+        by[0][1],
+        f"{what}{f'by {through} ' if through else ''}{name} gets {rps}rps and is built for {capacity}rps",
         "enough capacity when any one region or group is lost",
         "add a tier and `spill above 85%`, or capacity",
     )
@@ -113,10 +114,6 @@ def _add(findings: Findings, what: str, name: str, rps: int, capacity: int, by: 
 
 def _capacity(program: Program, name: str) -> int:
     return program.regions[name].capacity_rps or 0
-
-
-def _place(way: _Way) -> tuple[int, int]:
-    return way.span.line, way.span.column
 
 
 def _moments(program: Program, zones: list[Zone], ways: dict[_Way, int]) -> Iterator[dict[_Ways, int]]:

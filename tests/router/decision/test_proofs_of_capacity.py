@@ -161,6 +161,11 @@ route all for "*" { primary nearest  secondary any }
     assert found(text) == [
         "ams gets 4000rps and is built for 3000rps",
     ]
+    ruled = text.replace(
+        "primary nearest  secondary any }",
+        "rule read { when method in GET  primary nearest }  primary fra  secondary iad }",
+    )
+    assert found(ruled)[-1:] == ["by rule read ams gets 4000rps and is built for 3000rps"]
     placed = text.replace("eu {", "eu { at 50 9").replace("us {", "us { at 39 -77")
     assert found(placed) == [], "2000 to fra and iad each; without fra, 2000 to ams"
     to_client = placed.replace("primary nearest", "primary nearest to client")
