@@ -7,7 +7,8 @@ other=${OTHER_PYTHON:-python3.13}
 missing() { echo "extras: no $1 here: $2" >&2; }
 
 echo 'Installing the extras fuzz, plots and dask ...'
-"$python" -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,fuzz,plots,dask]'
+install=(-m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable)
+"$python" "${install[@]}" '.[dev,fuzz,plots,dask]' || missing 'fuzz, plots or dask' 'pip could not install them'
 
 if ! command -v chromium >/dev/null; then
   if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
@@ -25,9 +26,12 @@ if ! "$other" -c '' 2>/dev/null && command -v pyenv >/dev/null; then
   PYENV_VERSION=$(pyenv whence "$other" 2>/dev/null | tail -n 1) && export PYENV_VERSION
 fi
 if "$other" -c '' 2>/dev/null; then
-  [ -x .venv/other/bin/python ] || { echo "Installing for $other ..." && "$other" -m venv .venv/other; }
-  .venv/other/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
-  export EDGELATTICE_OTHER_PYTHON=$PWD/.venv/other/bin/python
+  echo "Installing for $other ..."
+  if { [ -x .venv/other/bin/python ] || "$other" -m venv .venv/other; } && .venv/other/bin/python "${install[@]}" .; then
+    export EDGELATTICE_OTHER_PYTHON=$PWD/.venv/other/bin/python
+  else
+    missing "packages for $other" 'they could not be installed'
+  fi
 else
   missing "$other" 'OTHER_PYTHON=... names another one'
 fi

@@ -99,8 +99,13 @@ def test_a_browser_decides_alike(directory: Path) -> None:
     browser = next((found for name in BROWSERS if (found := shutil.which(name))), None)
     if browser is None:
         pytest.skip(f"none of {', '.join(BROWSERS)} is installed")
+    options = (*QUIET_BROWSER, f"--user-data-dir={directory / 'profile'}")
+    nothing = subprocess.run(
+        [browser, *options, "--dump-dom", "about:blank"], capture_output=True, timeout=120, check=False
+    )
+    if nothing.returncode != 0:
+        pytest.skip(f"{browser} does not start here: {nothing.stderr.decode(errors='replace').strip()[-200:]}")
     with served(directory) as (page, answers):
-        options = (*QUIET_BROWSER, f"--user-data-dir={directory / 'profile'}")
         started = subprocess.Popen([browser, *options, page], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             assert json.loads(answers.get(timeout=120)) == nothing_wrong()
