@@ -68,8 +68,8 @@ def _check_reachable(question: _Question, findings: Findings) -> None:
     for number, rule in enumerate(question.route.rules):
         try:
             reached = question.request(question.reaching(number))
-        except TooHardError:
-            _too_hard(rule.span, f"whether rule {rule.name} is reached", findings)
+        except TooHardError as bound:
+            _too_hard(rule.span, f"whether rule {rule.name} is reached", bound, findings)
             continue
         if reached is None:
             alone = question.request([(rule.condition, True)]) if rule.condition else None
@@ -105,8 +105,8 @@ def _check_never(question: _Question, index: int, never: Never, findings: Findin
             for fewest in sorted({len(down) for _, down, _ in forbidden.values()}):
                 zones = tuple(zone for zone, (_, down, _) in forbidden.items() if len(down) == fewest)
                 found = found or question.request([*goals, (Match("zone", "", zones), True)])
-        except TooHardError:
-            _too_hard(never.span, f"never {never.name}", findings)
+        except TooHardError as bound:
+            _too_hard(never.span, f"never {never.name}", bound, findings)
             return
         if found is not None:
             region, down, site = forbidden[question.zone(found) or ""]
@@ -148,11 +148,11 @@ def _kinds_of_route(question: _Question) -> Iterator[Request]:
         yield question.example({("host", ""): _a_host(host)})
 
 
-def _too_hard(span: Span, what: str, findings: Findings) -> None:
+def _too_hard(span: Span, what: str, bound: TooHardError, findings: Findings) -> None:
     findings.add(
         "E406",
         span,
-        f"{what} could not be proved in {STEPS_MAX} steps",
+        f"{what} could not be proved {bound}",
         "conditions on fewer fields",
         "simplify `when`",
     )
@@ -167,8 +167,8 @@ class _Question:
     layouts: dict[str, Layout]
     """By region: the lanes of a site next to it."""
     domains: dict[tuple[str, str], list[str | None]] = field(default_factory=dict)
-    answerable: bool = True
-    """Its patterns are few enough to be told apart."""
+    unanswerable: TooHardError | None = None
+    """Its patterns are too many to be told apart."""
     steps: int = 0
 
     def __post_init__(self) -> None:
@@ -182,8 +182,8 @@ class _Question:
         try:
             for subject, mentioned in named.items():
                 self.domains[subject] = self._representatives(subject[0], sorted(mentioned))
-        except TooHardError:
-            self.answerable = False
+        except TooHardError as bound:
+            self.unanswerable = bound
         with_blocks = [zone.name for zone in self.program.policy.zones if zone.cidrs]
         self.domains["prefix", ""] = ["", *with_blocks]
         geo = self.program.geo
@@ -204,8 +204,8 @@ class _Question:
 
     def request(self, goals: list[tuple[Condition | None, bool]]) -> Assignment | None:
         """A request for which every goal has its value; None when there is none. Raises `TooHardError`."""
-        if not self.answerable:
-            raise TooHardError
+        if self.unanswerable is not None:
+            raise self.unanswerable
         asked = [(condition, wanted) for condition, wanted in goals if condition is not None]
         if any(condition is None and not wanted for condition, wanted in goals):
             return None
@@ -258,7 +258,7 @@ class _Question:
         """Whether a condition holds of what is known of a request; None when that does not decide it."""
         self.steps += 1
         if self.steps > STEPS_MAX:
-            raise TooHardError
+            raise TooHardError(f"in {STEPS_MAX} steps")
         match condition:
             case And(parts):
                 values = [self._value(part, known) for part in parts]

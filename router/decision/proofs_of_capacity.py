@@ -24,8 +24,8 @@ from router.policy.errors import Findings
 from router.policy.span import Span
 from router.policy.syntax import Route, Zone, is_to_client
 
-SUMS_MAX: Final = 1_000_000
-"""Of so many losses, moments, zones and ways: one to two seconds."""
+SUMS_MAX: Final = 600_000
+"""Of so many losses, moments, zones and ways: about two seconds."""
 
 _Regions: TypeAlias = frozenset[str]
 

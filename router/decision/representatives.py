@@ -27,7 +27,7 @@ _Pattern: TypeAlias = tuple[tuple[str, ...], bool]
 
 
 class TooHardError(Exception):
-    """A question was not answered within its bounds."""
+    """A question was not answered within its bounds; which, as "in 5 steps"."""
 
 
 def other(field: str, named: Iterable[str]) -> str:
@@ -59,7 +59,7 @@ def _closed(patterns: list[_Pattern]) -> list[_Pattern]:
             merged = _merge(one, another)
             if merged is not None and merged not in closed:
                 if len(closed) >= PATTERNS_MAX:
-                    raise TooHardError
+                    raise TooHardError(f"with more than {PATTERNS_MAX} path patterns, overlaps included")
                 closed[merged] = None
                 if ONE in merged[0]:
                     starred.append(merged)

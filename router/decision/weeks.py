@@ -60,10 +60,12 @@ def stretches(window: Window, season: Season) -> Iterator[Stretch]:
 
 
 def open_together(windows: Mapping[Owner, tuple[Window, ...]]) -> tuple[frozenset[Owner], ...]:
-    """Every set of owners whose weekly windows are open at one moment. Nobody's comes first, possible or not."""
+    """Every set of owners whose weekly windows are open at one moment; of nobody, where a moment is nobody's."""
     weekly = [(owner, window) for owner, owned in windows.items() for window in owned if window.days]
-    found: dict[frozenset[Owner], None] = {frozenset(): None}
-    for season in seasons(dict.fromkeys(window.zone for _, window in weekly)) if weekly else ():
+    if not weekly:
+        return (frozenset(),)
+    found: dict[frozenset[Owner], None] = {}
+    for season in seasons(dict.fromkeys(window.zone for _, window in weekly)):
         laid = [(owner, stretch) for owner, window in weekly for stretch in stretches(window, season)]
         for moment in sorted({edge % WEEK for _, stretch in laid for edge in stretch}):
             found[frozenset(owner for owner, (start, end) in laid if (moment - start) % WEEK < end - start)] = None

@@ -30,10 +30,12 @@ Client = tuple[int, int]
 
 def read_client(text: str) -> Client | None:
     """A numeric address; None when it is not one. Strict: no leading zeros, no spaces, no octal."""
+    if ":" in text:
+        return _read_ipv6(text)
     try:
         return 4, _U32.unpack(inet_pton(AF_INET, text))[0]
     except (OSError, ValueError):
-        return _read_ipv6(text)
+        return None
 
 
 def _read_ipv6(text: str) -> Client | None:

@@ -56,4 +56,6 @@ def run(target: Endpoint, rate: int, seconds: float, at: float, act: Callable[[]
     ]
     if not answers:
         raise BenchError("h2load logged no answers")
-    return answers, acted
+    # What is lost without an answer is not logged: it failed, and nobody knows when.
+    lost = count * CONNECTIONS - len(answers)
+    return [*answers, *[Answer(acted, acted, ok=False)] * lost], acted

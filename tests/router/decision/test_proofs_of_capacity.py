@@ -150,6 +150,21 @@ def test_rules_meet_only_while_both_their_windows_are_open() -> None:
     assert at("08:00-20:00 UTC", "2027-03-28 01:00 to 2027-03-28 05:00 UTC") == both, "a date may be any day"
 
 
+def test_where_windows_leave_no_gap_a_routes_own_tiers_get_nothing() -> None:
+    text = (
+        SPARE[: SPARE.index("route")]
+        + """route all for "*" {
+  rule day { during "08:00-20:00 UTC"  primary iad  secondary fra, ams }
+  rule night { during "20:00-08:00 UTC"  primary iad  secondary fra, ams }
+  primary ams
+  secondary fra
+}
+"""
+    )
+    assert found(text) == []
+    assert found(text.replace("20:00-08:00", "20:00-07:00")) == ["ams gets 4100rps and is built for 3000rps"]
+
+
 def test_a_zone_without_a_place_may_be_next_to_any_region() -> None:
     text = (
         SPARE[: SPARE.index("zone")]
