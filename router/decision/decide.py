@@ -110,7 +110,7 @@ def settle(
     else:
         return Decision("", zone, None, None, "", NO_ROUTE, NO_ROUTE_STATUS, ()), None
     choose = table.choosers[index]
-    number = NO_RULE if choose is None else choose(request, zone, client)
+    number = NO_RULE if choose is None else choose(request, path, zone, client)
     settled: Settled | None = table.usual.get((index, number, zone))
     if settled is not None:
         if not ejected:

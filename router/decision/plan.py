@@ -18,15 +18,27 @@ before a DEGRADED primary, and health alone never moves a region within its clas
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from bisect import insort
+from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from itertools import groupby
+from operator import attrgetter
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from lattice.types import Endpoint, Level
-from router.decision.layout import Candidate, LaneLayout, Layout, SitePlace, lay_out, octaves_of, resolved
+from router.decision.layout import (
+    Candidate,
+    LaneLayout,
+    Layout,
+    Picker,
+    SitePlace,
+    lay_out,
+    octaves_of,
+    picker,
+    resolved,
+)
 from router.decision.nearby import LOCATION_MAX
 from router.decision.predicates import Chooser, chooser
 from router.decision.program import Program
@@ -66,6 +78,8 @@ class Option(NamedTuple):
     weight: int = 0
     avoided: bool = False
     """Whether a time window says to avoid the region now."""
+    rank: int = 0
+    """By class of level, the best first; `_OUT` when it may not serve."""
 
 
 class Lane(NamedTuple):
@@ -170,7 +184,7 @@ class RouteTable:
             tiers, nearest_first = laid_out.roaming
             candidates = resolved(tiers, nearest_first, order, self.program.groups)
             numbers = tuple([self.world.number_of(candidate) for candidate in candidates])
-            found = self.roamed[number, order] = self.world.lane(laid_out._replace(numbers=numbers))
+            found = self.roamed[number, order] = self.world.lane(laid_out, picker(numbers))
         return found
 
 
@@ -197,7 +211,7 @@ def plan(
     world = _World(program, known, avoided, saturation_ppm, away_ppm)
     for candidate in layout.candidates:
         world.number_of(candidate)
-    lanes = tuple([world.lane(laid_out) for laid_out in layout.lanes])
+    lanes = tuple(map(world.lane, layout.lanes, layout.pickers))
     choosers, valid_until = _rules_at(program, now)
     return RouteTable(program, site, known, layout, lanes, choosers, valid_until, world)
 
@@ -217,8 +231,10 @@ class _World:
         self._saturation_ppm, self._away_ppm = saturation_ppm, away_ppm
         self._numbers: dict[Candidate, int] = {}
         self._options: list[Option] = []
-        self._classes: list[int] = []
-        self._weighted: set[int] = set()
+        self._ranks: list[int] = []
+        """Those of the options that may serve, sorted."""
+        self._weighted = False
+        """Whether any option has a weight: few policies give some."""
 
     def number_of(self, candidate: Candidate) -> int:
         number = self._numbers.get(candidate)
@@ -227,41 +243,28 @@ class _World:
             region = candidate.region
             option = _option(self._program, candidate, self._levels[region], region in self._avoided)
             self._options.append(option)
-            self._classes.append(_class(self._program, option))
-            if candidate.weight:
-                self._weighted.add(number)
+            if option.rank not in (*self._ranks, _OUT):
+                insort(self._ranks, option.rank)
+            self._weighted |= option.weight > 0
         return number
 
-    def lane(self, laid_out: LaneLayout) -> Lane:
-        numbers, otherwise, settings, roaming = laid_out
-        options, ranks = self._options, self._classes
-        serving = sorted(numbers, key=ranks.__getitem__)  # stable: within a class the order of policy stays
-        while serving and ranks[serving[-1]] == _OUT:
-            serving.pop()
-        panicked = settings.panic is not None and len(serving) * 1_000_000 < settings.panic.below_ppm * len(numbers)
+    def lane(self, laid_out: LaneLayout, pick: Picker) -> Lane:
+        _, otherwise, settings, roaming = laid_out
+        candidates: tuple[Option, ...] = pick(self._options)
+        serving = tuple([option for rank in self._ranks for option in candidates if option.rank == rank])
+        panicked = settings.panic is not None and len(serving) * 1_000_000 < settings.panic.below_ppm * len(candidates)
         if panicked:
-            serving, ranks = [number for number in numbers if not options[number].avoided], [0] * len(options)
-        candidates = tuple(map(options.__getitem__, numbers))
+            serving = tuple([option for option in candidates if not option.avoided])
         returning: tuple[tuple[str, int], ...] = ()
         spilling: tuple[tuple[str, int], ...] = ()
         if self._away_ppm and not panicked:
             returning = _returning(candidates, self._away_ppm)
         if returning or (settings.spill is not None and self._saturation_ppm):
             spilling = _spilling(candidates, settings, self._saturation_ppm, dict(returning))
-        weighted = self._weighted
-        return Lane(
-            candidates,
-            tuple(map(options.__getitem__, serving)),
-            otherwise,
-            settings,
-            _by_class(serving, ranks, options)
-            if settings.stick or spilling or (weighted and not weighted.isdisjoint(numbers))
-            else (),
-            spilling,
-            returning,
-            panicked,
-            roaming is not None,
-        )
+        for_each_user = settings.stick or spilling or (self._weighted and any(option.weight for option in candidates))
+        classes = _by_class(serving, panicked) if for_each_user else ()
+        roams = roaming is not None
+        return Lane(candidates, serving, otherwise, settings, classes, spilling, returning, panicked, roams)
 
 
 def _rules_at(program: Program, now: int) -> tuple[tuple[Chooser | None, ...], int | None]:
@@ -278,15 +281,10 @@ def _rules_at(program: Program, now: int) -> tuple[tuple[Chooser | None, ...], i
     return tuple(choosers), min((edge for edge in edges if edge is not None), default=None)
 
 
-def _by_class(
-    serving: Sequence[int], ranks: Sequence[int], options: Sequence[Option]
-) -> tuple[tuple[tuple[Option, ...], ...], ...]:
+def _by_class(serving: tuple[Option, ...], panicked: bool) -> tuple[tuple[tuple[Option, ...], ...], ...]:
     return tuple(
-        tuple(
-            tuple(options[number] for number in tier)
-            for _, tier in groupby(of_class, key=lambda number: options[number].tier)
-        )
-        for _, of_class in groupby(serving, key=ranks.__getitem__)
+        tuple(tuple(tier) for _, tier in groupby(of_class, key=attrgetter("tier")))
+        for _, of_class in groupby(serving, key=lambda option: 0 if panicked else option.rank)
     )
 
 
@@ -315,16 +313,10 @@ def _returning(candidates: tuple[Option, ...], away_ppm: Mapping[str, int]) -> t
     )
 
 
-def _class(program: Program, option: Option) -> int:
-    if option.avoided:
-        return _OUT
-    level = program.health[option.region].unknown_as if option.level is Level.UNKNOWN else option.level
-    return CLASSES.get(level, _OUT)
-
-
 def _option(program: Program, candidate: Candidate, level: Level, avoided: bool) -> Option:
     listed = program.regions[candidate.region].endpoints
     endpoints = [(endpoint.host, endpoint.port) for endpoint in listed]
+    believed = program.health[candidate.region].unknown_as if level is Level.UNKNOWN else level
     return Option(
         region=candidate.region,
         tier=candidate.tier,
@@ -334,4 +326,5 @@ def _option(program: Program, candidate: Candidate, level: Level, avoided: bool)
         weights=tuple(one.weight for one in listed) if any(one.weight != 1 for one in listed) else (),
         weight=candidate.weight,
         avoided=avoided,
+        rank=_OUT if avoided else CLASSES.get(believed, _OUT),
     )

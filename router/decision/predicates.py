@@ -32,12 +32,16 @@ RUN_MIN = 3
 SPLIT_RULES_MAX = 2_048
 """Rules in all functions of a route together: each costs 20 to 50 us to compile."""
 _PATTERNED = ("path", "host", "sni")
-Chooser: TypeAlias = Callable[[Request, str, Client | None], int]
+Chooser: TypeAlias = Callable[[Request, str, str, Client | None], int]
+"""Of a request, its path without the query, and its client's zone and address: the first rule that is passed."""
 
 
 @lru_cache(maxsize=CHOOSERS_MAX)
 def chooser(route: Route, active: tuple[int, ...]) -> Chooser:
-    """A function of (request, zone, client): the first of the active rules that the request passes, or `NO_RULE`."""
+    """A function that gives the first of the active rules that a request passes, or `NO_RULE`.
+
+    Its `path` is the very object `request.path` when that has no query: then nobody searches it for parameters.
+    """
     tests = [test for number in active for test in tests_of(route.rules[number].condition)]
     patterns = [test.values for test in tests if isinstance(test, Match) and test.field == "path"]
     named = {_first_segment(value) for values in patterns for value in values} - {None}
@@ -50,13 +54,9 @@ def chooser(route: Route, active: tuple[int, ...]) -> Chooser:
 
 
 def _by_segment(functions: dict[str, Chooser], others: Chooser) -> Chooser:
-    def choose(request: Request, zone: str, client: Client | None) -> int:
-        path = request.path
+    def choose(request: Request, path: str, zone: str, client: Client | None) -> int:
         end = path.find("/", 1)
-        segment = path[1:end] if end > 0 else path[1:]
-        if "?" in segment:
-            segment = segment.partition("?")[0]
-        return functions.get(segment, others)(request, zone, client)
+        return functions.get(path[1:end] if end > 0 else path[1:], others)(request, path, zone, client)
 
     return choose
 
@@ -66,7 +66,7 @@ def _function(route: Route, rules: Mapping[int, Condition | None]) -> Chooser:
     writer = _Writer()
     lines = [line for run in _runs(route, rules) for line in writer.run(route, run)]
     body = "\n".join([*writer.prepared(), *lines])
-    source = f"def choose(r, zone, client):\n{body}\n    return {NO_RULE}\n"
+    source = f"def choose(r, path, zone, client):\n{body}\n    return {NO_RULE}\n"
     exec(compile(source, f"<rules of route {route.name}>", "exec"), writer.names)  # noqa: S102  (constants only)
     made: Chooser = writer.names["choose"]
     return made
@@ -137,17 +137,14 @@ class _Writer:
             "key_bytes": key_bytes,
             "in_share": in_share,
         }
-        self._uses: set[str] = set()
+        self._reads_host = False
         self._parts: dict[tuple[str, str], str] = {}
         self._segments = 0
         """Of the longest pattern that is compared segment by segment."""
 
     def prepared(self) -> Iterable[str]:
         """What several expressions share, worked out once."""
-        if "path" in self._uses:
-            yield "    path = r.path"
-            yield "    if '?' in path: path = path.partition('?')[0]"
-        if "host" in self._uses:
+        if self._reads_host:
             yield "    host = host_key(r.host)"
         if self._segments:
             # One more than it has, so that a longer path is told from one as long.
@@ -158,8 +155,8 @@ class _Writer:
                 yield f"    {name} = None"
                 yield "    for known, value in r.headers:"
                 yield f"        if known == {argument!r}: {name} = value; break"
-            elif field == "query":  # most requests have none, and then cost one search for a character
-                yield f"    {name} = query(r, {argument!r}) if '?' in r.path else None"
+            elif field == "query":
+                yield f"    {name} = None if path is r.path else query(r, {argument!r})"
             else:
                 yield f"    {name} = {field}(r, {argument!r})"
 
@@ -204,11 +201,10 @@ class _Writer:
 
     def _match(self, test: Match) -> str:
         if test.field == "path":
-            self._uses.add("path")
             return " or ".join(self._path(PathPattern.compiled(pattern)) for pattern in test.values) or "False"
         if test.field in ("host", "sni"):
             subject = "r.sni" if test.field == "sni" else "host"
-            self._uses |= {"host"} - ({"host"} if test.field == "sni" else set())
+            self._reads_host |= test.field == "host"
             return self._host(subject, test.values)
         subject, values = self._subject(test), self._values(test)
         if len(values) == 1:

@@ -92,11 +92,6 @@ class AddressIndex:
         owners = array("H" if len(numbers) <= 1 << 16 else "I", [numbers[stretches[start]] for start in starts])
         return cls(array("I", starts) if size <= 32 else tuple(starts), owners, tuple(numbers), shift, first)
 
-    def owner_of(self, address: int) -> str:
-        upper = address >> self.shift
-        place = bisect_right(self.starts, address, self.first[upper], self.first[upper + 1]) - 1
-        return self.names[self.owners[place]]
-
 
 @dataclass(frozen=True, slots=True)
 class ZoneIndex:
@@ -118,4 +113,7 @@ class ZoneIndex:
         if client is None:
             return ZONE_NOWHERE
         family, address = client
-        return (self.ipv4 if family == 4 else self.ipv6).owner_of(address)
+        index = self.ipv4 if family == 4 else self.ipv6
+        upper = address >> index.shift
+        place = bisect_right(index.starts, address, index.first[upper], index.first[upper + 1]) - 1
+        return index.names[index.owners[place]]

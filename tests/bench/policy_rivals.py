@@ -56,7 +56,7 @@ def ours() -> tuple[Ask, Ask]:
         for each in FACTS
     ]  # fmt: skip
     return (
-        lambda number: choose(requests[number], "", None) == 0,
+        lambda number: choose(requests[number], requests[number].path, "", None) == 0,
         lambda number: decide(table, requests[number], frozenset()).region == "fra",
     )
 

@@ -62,7 +62,7 @@ def test_the_first_rule_that_a_request_passes_is_chosen(
     choose = chooser(route, active)
     for request in some_requests(random, 20):
         zone = random.choice(ZONES)
-        found = choose(request, zone, read_client(request.client))
+        found = choose(request, request.path.partition("?")[0], zone, read_client(request.client))
         assert found == first_passed(route, active, request, zone)
         event("no rule" if found == NO_RULE else "a rule")
 
@@ -72,7 +72,7 @@ def test_a_path_is_compared_as_its_pattern_compares_it(written: list[str], asked
     choose = chooser(route_of([(Match("path", "", tuple(written)), None)]), (0,))
     for path in asked:
         held = any(PathPattern.compiled(pattern).matches(path) for pattern in written)
-        assert choose(Request("", "h", f"{path}?q"), "", None) == (0 if held else NO_RULE), path
+        assert choose(Request("", "h", f"{path}?q"), path, "", None) == (0 if held else NO_RULE), path
 
 
 def test_of_many_rules_that_ask_for_values_the_first_wins() -> None:
@@ -83,7 +83,8 @@ def test_of_many_rules_that_ask_for_values_the_first_wins() -> None:
     choose = chooser(route_of([*tenants[:500], *ports, *tenants[500:]]), tuple(range(1_002)))
 
     def chosen(tenant: str, port: int = 0, method: str = "PUT") -> int:
-        return choose(Request("", "h", "/", method, (("x-tenant", tenant), ("x-tenant", "t1")), port=port), "", None)
+        headers = (("x-tenant", tenant), ("x-tenant", "t1"))
+        return choose(Request("", "h", "/", method, headers, port=port), "/", "", None)
 
     assert [chosen("shared"), chosen("t499"), chosen("t500"), chosen("t999"), chosen("t1000")] == [
         0,
