@@ -15,14 +15,15 @@ from functools import partial
 from lattice.events import HealthObserved, Notification, RegionDoubted
 from lattice.health import Observation
 from lattice.prng import Prng
-from lattice.types import MILLISECOND, SECOND, Level
+from lattice.types import MILLISECOND, Level
 from sim.cluster import Cluster
 from sim.host import Host
 from sim.topology import CITIES, Globe, Topology
 
 EVIDENCE = 20
 LOOK_US = 30 * MILLISECOND
-"""Between the first and the third probe of a look at a region in doubt (`router.health.health_check`)."""
+"""Between the first and the third probe of a look at a region: when it is in doubt, or when a routine probe failed
+(`router.health.health_check`)."""
 REGION_CITIES = (
     "ashburn", "frankfurt", "tokyo", "singapore", "sao-paulo", "sydney", "london", "los-angeles", "mumbai", "dallas",
     "johannesburg", "seoul", "paris", "toronto", "stockholm", "dubai",
@@ -37,7 +38,8 @@ class RegionSettings:
     count: int = 4
     watchers: int = 3
     """Sites that probe a region, those nearest to it; 0 is every site."""
-    probe_us: int = SECOND
+    probe_us: int = 250 * MILLISECOND
+    """As often as a policy has regions probed that says nothing else (`router.policy.syntax.Health`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +110,7 @@ class World:
         seeing = []
         for index in self.regions[region].watchers:
             prng = Prng.seeded(f"{self._seed}/workload/probe/{self._probes}/{index}")
-            wait_us = prng.below(self.settings.probe_us) + self.regions[region].rtt_us[index]
+            wait_us = prng.below(self.settings.probe_us) + LOOK_US + self.regions[region].rtt_us[index]
             seeing.append((cluster.now + wait_us, index))
             cluster.scheduler.call(cluster.now + wait_us, partial(self.see, cluster, index, region, level))
         seeing.sort()

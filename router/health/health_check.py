@@ -5,7 +5,9 @@ endpoints do not fall into step. What a probe saw goes to a callback; grading it
 
 Suspicion does not wait for the interval. When live traffic ejects an endpoint, or a peer doubts a region, `look_now`
 starts a burst: as many probes as confirm a failure, `BURST_SPACING_US` apart and side by side, so that even an endpoint
-that hangs is judged after one timeout rather than three. A burst under way absorbs further calls, and one endpoint has
+that hangs is judged after one timeout rather than three. So does the first routine probe that fails after one that did
+not (HAProxy's `fastinter`): a region that nobody here sends users to is known to be dead an interval after it died, not
+three. A burst under way absorbs further calls, and one endpoint has
 at most one burst in `BURST_PAUSE_US`: a peer that cries wolf costs a handful of probes a second, no more.
 
 Reconfiguring keeps the task, the phase and the burst of every endpoint that stays.
@@ -76,6 +78,8 @@ class _Watch:
         self.changed = trio.Event()
         self.burst_until = float("-inf")
         """No new burst before this time; far in the future while one is under way."""
+        self.well = False
+        """Whether the last routine probe succeeded."""
 
 
 def _interval_us(watch: _Watch) -> int:
@@ -160,7 +164,9 @@ class HealthChecker:
             due = trio.current_time() + watch.rng.randrange(within_us + 1) / SECOND
             while True:
                 due = await self._sleep_until_due(watch, due)
-                await self._probe_one(watch, self._slots)
+                before, watch.well = watch.well, await self._probe_one(watch, self._slots)
+                if before and not watch.well and self._nursery is not None:
+                    self._start_burst(self._nursery, watch)
                 # From the last due time, so that slow answers do not stretch the interval; never two at once.
                 due = max(due + _interval_us(watch) / SECOND, trio.current_time())
 
@@ -184,16 +190,18 @@ class HealthChecker:
                 nursery.start_soon(self._probe_one, watch, self._burst_slots)
         watch.burst_until = trio.current_time() + BURST_PAUSE_US / SECOND
 
-    async def _probe_one(self, watch: _Watch, slots: trio.CapacityLimiter) -> None:
+    async def _probe_one(self, watch: _Watch, slots: trio.CapacityLimiter) -> bool:
+        """Probe, and tell what was seen; whether there is no reason for suspicion."""
         async with slots:
             target = watch.target
             result = await self._asking(target)
         if watch.scope.cancel_called:
-            return
+            return True
         if result.ours:
             self.counters["probes_impossible"] += 1
-            return
+            return True
         self.counters["probes"] += 1
         if not result.ok:
             self.counters["probes_failed"] += 1
         self._observed(target, result)
+        return result.ok

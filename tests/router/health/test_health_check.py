@@ -111,6 +111,27 @@ async def test_an_endpoint_that_hangs_is_judged_after_one_timeout(autojump_clock
         assert [ms - asked for ms, _, ok in regions.seen if not ok] == [200, 215, 230]
 
 
+async def test_the_first_routine_probe_that_fails_starts_a_burst(autojump_clock: MockClock) -> None:
+    """And no other: an endpoint that stays dead, or was never well, is probed at its interval."""
+    async with checking(replace(FRA, every_us=SECOND)) as (checker, regions):
+        await trio.sleep(5)
+        regions.results[FRA.endpoint] = REFUSED
+        await trio.sleep(1.2)
+        failed = [ms for ms, _, ok in regions.seen if not ok]
+        assert [ms - failed[0] for ms in failed[:4]] == [0, 1, 16, 31]
+        await trio.sleep(10)
+        regions.results.clear()
+        await trio.sleep(3)
+        regions.results[FRA.endpoint] = REFUSED
+        await trio.sleep(10)
+        assert checker.counters["bursts"] == 2
+        assert 20 + 2 * 3 <= checker.counters["probes_failed"] <= 24 + 2 * 3
+    async with checking(FRA) as (checker, regions):
+        regions.results[FRA.endpoint] = REFUSED
+        await trio.sleep(5)
+        assert checker.counters["bursts"] == 0
+
+
 async def test_crying_wolf_is_absorbed(autojump_clock: MockClock) -> None:
     async with checking(replace(FRA, every_us=100 * SECOND, fail_after=100)) as (checker, regions):
         await trio.sleep(1)
