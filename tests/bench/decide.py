@@ -37,6 +37,7 @@ from router.policy import format_policy, parse
 from router.policy.syntax import Cidr, Policy, Zone
 from router.policy.values import read_cidr
 from tests.bench import policy_rivals
+from tests.bench.yardstick import interpreter, yardstick_ns
 from tests.router.mmdb_writer import database
 
 REGIONS, RULES, PREFIXES, ZONES = 16, 20, 400_000, 250
@@ -139,6 +140,7 @@ def main(argv: Sequence[str]) -> int:
     gc.freeze()
     warmed = sum(1 for _ in warm(table))
     decide_costs(table, requests[:2_000], set())
+    yardsticks = [yardstick_ns()]
     p50, p99 = spread(decide_costs(table, requests, set()), clock_ns)
     seen = SeenClients()
     again = [Request(*requests[0]) for _ in range(20_000)]
@@ -175,6 +177,7 @@ def main(argv: Sequence[str]) -> int:
         plan(small, changed, HERE)
         plans.append(time.process_time() - start)
     plans.sort()
+    yardsticks.append(yardstick_ns())
 
     start = time.process_time()
     wrong = prove(compile_policy(parse(policy_text(REGIONS, 50))))
@@ -217,6 +220,8 @@ def main(argv: Sequence[str]) -> int:
         "samples": options.samples,
         "prefixes": options.prefixes,
         "lanes_warmed": warmed,
+        "yardstick_ns": max(yardsticks),
+        "interpreter": interpreter(),
     }
     if options.rivals:
         figures |= policy_rivals.measure()
