@@ -10,8 +10,6 @@ Every failure is one line or a few on standard error that say what to do next, a
 
 from __future__ import annotations
 
-import difflib
-import importlib
 import os
 import sys
 import traceback
@@ -22,6 +20,7 @@ from typing import Final
 import click
 
 from router.commands.failing import EXIT_FAILED, EXIT_USAGE, CommandError, complain, leaves
+from router.commands.lazy_group import LazyGroup, Place
 
 EXIT_INTERRUPTED = 130
 """128 + SIGINT, as shells have it."""
@@ -29,56 +28,28 @@ EXIT_INTERRUPTED = 130
 TRACEBACK_ENVIRONMENT = "EDGELATTICE_TRACEBACK"
 
 COMMANDS: Final = {
-    "ca": ("router.commands.ca", "Certify nodes and people, and take it back."),
-    "cache": ("router.commands.cache", "Forget what sites have cached."),
-    "decide": ("router.commands.decide", "Ask where a request would go, and why."),
-    "demo": ("router.demo.command", "Play a region's death under real traffic, on this machine."),
-    "explain": (
+    "ca": Place("router.commands.ca", "ca", "Certify nodes and people, and take it back."),
+    "cache": Place("router.commands.cache", "cache", "Forget what sites have cached."),
+    "decide": Place("router.commands.decide", "decide", "Ask where a request would go, and why."),
+    "demo": Place("router.demo.command", "demo", "Play a region's death under real traffic, on this machine."),
+    "explain": Place(
         "router.commands.explain",
+        "explain",
         "Say which rule decides a request, what each tier keeps and why, by a node's policy and view.",
     ),
-    "init": ("router.commands.init", "Write a site file and its keys."),
-    "keys": ("router.commands.keys", "Change the cluster's keys, no frame lost."),
-    "policy": ("router.commands.policy", "Check, format, test and publish a policy."),
-    "run": ("router.commands.run", "Run one node."),
-    "signal": ("router.commands.signal", "Say how a region is, signed with its own key."),
-    "sim": ("router.commands.sim", "Experiments: thousands of real engines in one process, under a virtual clock."),
-    "status": ("router.commands.status", "Show what a node knows."),
+    "init": Place("router.commands.init", "init", "Write a site file and its keys."),
+    "keys": Place("router.commands.keys", "keys", "Change the cluster's keys, no frame lost."),
+    "policy": Place("router.commands.policy", "policy", "Check, format, test and publish a policy."),
+    "run": Place("router.commands.run", "run", "Run one node."),
+    "signal": Place("router.commands.signal", "signal", "Say how a region is, signed with its own key."),
+    "sim": Place(
+        "router.commands.sim", "sim", "Experiments: thousands of real engines in one process, under a virtual clock."
+    ),
+    "status": Place("router.commands.status", "status", "Show what a node knows."),
 }
-"""Each command's module, and its line in the list of all. A module is imported when its command is called, so that none
-pays for another's libraries, and the list for nobody's."""
 
 
-class LazyGroup(click.Group):
-    """The commands of `COMMANDS`."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
-            return None
-        command = getattr(importlib.import_module(COMMANDS[cmd_name][0]), cmd_name)
-        assert isinstance(command, click.Command)
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, line) for name, (_, line) in sorted(COMMANDS.items())])
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        try:
-            return super().resolve_command(ctx, args)
-        except click.UsageError as error:
-            near = difflib.get_close_matches(args[0], COMMANDS, n=1)
-            if not near:
-                raise
-            raise click.UsageError(f"{error.message} Did you mean {near[0]}?", ctx) from None
-
-
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=LazyGroup, commands_in=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(version("edgelattice"), message="%(prog)s %(version)s")
 def edgelattice() -> None:
     """An edge compute router: every site knows which regions are well, and no coordinator tells it.

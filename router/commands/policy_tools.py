@@ -193,7 +193,7 @@ def explain_command(
 @click.option("--target", type=click.Choice(["json", "text", "wasm"]), default="json", show_default=True)
 @click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="Where to; else standard output.")
 def compile_command(file: Path, target: str, output: Path | None) -> None:
-    """Write a policy in another form: JSON, field by field, a WebAssembly module that decides as a node does, or text.
+    """Write a policy in another form: JSON, a WebAssembly module that decides as a node does, or text.
 
     FILE may be JSON, as every FILE of a policy may. The text is canonical: comments are not kept, `fmt` keeps them.
 

@@ -1,20 +1,24 @@
-"""What commands have in common: which site, and which node, they are about."""
+"""What commands have in common: which site, and which node, they are about.
+
+Site files and certificates are read by modules that bring half a node with them, so these are imported by who meets
+one: most commands ask this machine's node by plain HTTP, and answer in half the time.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from router.commands.failing import EXIT_USAGE, CommandError
 from router.control.client import CONTROL_URL, ControlClient, control_url
-from router.control.shown import Shown, ShownError
-from router.site.config_reader import ConfigError, endpoint_text
-from router.site.site_config import SiteConfig
-from router.site.site_file import load_site_config
+
+if TYPE_CHECKING:
+    from router.control.shown import Shown
+    from router.site.site_config import SiteConfig
 
 CONTROL_ENVIRONMENT = "EDGELATTICE_CONTROL"
 CERTIFICATE_ENVIRONMENT = "EDGELATTICE_CERTIFICATE"
@@ -34,6 +38,9 @@ def control_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def load_site(path: Path) -> SiteConfig:
     """A site file, or the directory that holds it; or the `CommandError` that says what is wrong."""
+    from router.site.config_reader import ConfigError
+    from router.site.site_file import load_site_config
+
     try:
         return load_site_config(path / "site.toml" if path.is_dir() else path)
     except ConfigError as error:
@@ -43,6 +50,8 @@ def load_site(path: Path) -> SiteConfig:
 def client_for(control: str | None, site_toml: Path | None = None) -> ControlClient:
     """The node that the options name; this machine's when they name none."""
     if site_toml is not None and control is None:
+        from router.site.config_reader import endpoint_text
+
         endpoint = load_site(site_toml).control.listen
         if endpoint[1] == 0:
             raise CommandError(
@@ -61,6 +70,8 @@ def client_for(control: str | None, site_toml: Path | None = None) -> ControlCli
 
 
 def _shown() -> Shown:
+    from router.control.shown import Shown, ShownError
+
     named = os.environ.get(CERTIFICATE_ENVIRONMENT, "")
     if not named:
         raise CommandError(

@@ -13,7 +13,8 @@ from lattice.identity import Ed25519Signer, public_key_of
 from router.commands.failing import EXIT_USAGE, CommandError
 from router.commands.numbers import Number
 from router.commands.shared import client_for, control_option
-from router.control.body import DEFAULT_POLICY, ProofBody, UpdateBody
+from router.control.answers import proof_body, signal_of
+from router.control.body import DEFAULT_POLICY, UpdateBody
 from router.control.client import ControlError
 from router.health.region_word import sign_signal
 from router.policy import PolicyError, parse
@@ -73,8 +74,8 @@ def signal(
                 raise CommandError("--rps: give it or --capacity-pct; both say how full the region is", EXIT_USAGE)
             capacity_pct = share_of_capacity(client.policy_text(DEFAULT_POLICY), certificate.name, rps)
         update = UpdateBody(certificate.name, latency_ms, error_rate, capacity_pct, time.time_ns() // 1_000_000)
-        proof = sign_signal(Ed25519Signer(key, certificate.cluster, certificate.grant), update.signal(0))
-        client.update(update, ProofBody.of(proof))
+        proof = sign_signal(Ed25519Signer(key, certificate.cluster, certificate.grant), signal_of(update, 0))
+        client.update(update, proof_body(proof))
     except ControlError as error:
         raise CommandError(f"nothing was said: {error}") from None
 

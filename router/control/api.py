@@ -38,21 +38,19 @@ from lattice.errors import LatticeError
 from lattice.policy_content import MESSAGE_LENGTH_MAX, check_policy_name
 from lattice.policy_ops import OP_BYTES_MAX
 from lattice.types import AuthorId
-from router.control.body import (
-    DEFAULT_POLICY,
-    OPS_MEDIA_TYPE,
-    ErrorBody,
-    RevokedBody,
-    UpdateBody,
+from router.control.answers import (
     decision_body,
-    diagnostic_bodies,
     head_body,
     keys_body,
+    proof_of,
     published_body,
+    signal_of,
     snapshot_body,
     standings_body,
     view_body,
 )
+from router.control.body import DEFAULT_POLICY, OPS_MEDIA_TYPE, ErrorBody, RevokedBody, UpdateBody
+from router.control.diagnostics import diagnostic_bodies
 from router.control.gate import Gate, json_response
 from router.control.target import ControlTarget, RefusalError
 from router.decision.decide import Request
@@ -223,8 +221,8 @@ class _Handlers:
             raise BadRequestError(400, "json", f"not JSON: {error}") from None
         if update.proof is not None and update.timestamp is None:
             raise BadRequestError(422, "update", "a signed signal says when", "$.timestamp", "send the timestamp, too")
-        proof = None if update.proof is None else update.proof.proof(update.region)
-        self._target.update_signal(update.signal(self._target.view().now // 1_000), proof)
+        proof = None if update.proof is None else proof_of(update.proof, update.region)
+        self._target.update_signal(signal_of(update, self._target.view().now // 1_000), proof)
         self._counters["control_updates"] += 1
         return Response(status_code=204)
 

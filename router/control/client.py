@@ -25,7 +25,6 @@ from router.control.body import (
     UpdateBody,
     ViewBody,
 )
-from router.control.shown import Shown
 
 T = TypeVar("T")
 
@@ -72,9 +71,12 @@ class ControlClient:
     """One node's control API. Threads may use their own, or share one."""
 
     def __init__(
-        self, url: str = CONTROL_URL, timeout_seconds: float = TIMEOUT_SECONDS, shown: Shown | None = None
+        self,
+        url: str = CONTROL_URL,
+        timeout_seconds: float = TIMEOUT_SECONDS,
+        shown: urllib.request.BaseHandler | None = None,
     ) -> None:
-        """`shown`: our certificate, where the node wants one."""
+        """`shown`: what shows our certificate (`router.control.shown`), where the node wants one."""
         self.url = url
         self._timeout_seconds = timeout_seconds
         # A proxy from the environment is for the outside, and would be asked for 127.0.0.1 on another machine.

@@ -19,8 +19,9 @@ from lattice.policy_content import head_key
 from lattice.policy_ops import SignedOp, open_op
 from lattice.policy_store import PolicyStore
 from lattice.types import VersionId
+from router.control.answers import head_of
 from router.control.author_chain import AuthorChain
-from router.control.body import DEFAULT_POLICY, PublishedBody, head_of
+from router.control.body import DEFAULT_POLICY, PublishedBody
 from router.control.client import ControlClient, ControlError
 from router.control.target import PolicyHead
 from router.policy.parser import blocks

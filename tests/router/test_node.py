@@ -18,7 +18,8 @@ from lattice.authoring import compose
 from lattice.identity import Ed25519Signer, author_id_of, public_key_of
 from lattice.policy_store import PolicyStore
 from lattice.types import Endpoint
-from router.control.body import HeadBody, head_of
+from router.control.answers import head_of
+from router.control.body import HeadBody
 from router.demo.backend import serve
 from router.errors import StartError
 from router.listening import listen

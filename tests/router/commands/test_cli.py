@@ -18,6 +18,9 @@ import pytest
 import trio
 
 from router.cli import COMMANDS, edgelattice, main
+from router.commands.lazy_group import LazyGroup
+from router.commands.policy import COMMANDS as POLICY_COMMANDS
+from router.commands.policy import policy
 from router.control.api import control_app
 from router.control.client import ControlClient, ControlError, control_url
 from router.control.server import serve_control
@@ -349,11 +352,25 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.startswith("edgelattice 0.")
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_the_list_of_commands_says_what_each_says_of_itself(name: str) -> None:
-    command = edgelattice.get_command(click.Context(edgelattice), name)
+@pytest.mark.parametrize(
+    ("group", "name"), [*((edgelattice, name) for name in COMMANDS), *((policy, name) for name in POLICY_COMMANDS)]
+)
+def test_the_list_of_commands_says_what_each_says_of_itself(group: LazyGroup, name: str) -> None:
+    command = group.get_command(click.Context(group), name)
     assert command is not None
-    assert COMMANDS[name][1] == command.get_short_help_str(limit=200)
+    assert command.name == name
+    line = (COMMANDS if group is edgelattice else POLICY_COMMANDS)[name].line
+    assert line == command.get_short_help_str(limit=200)
+
+
+@pytest.mark.parametrize("command", ["status", "policy check"])
+def test_a_command_loads_nothing_of_a_node_that_it_does_not_need(command: str) -> None:
+    code = (
+        f"import sys; from router.cli import main; main({[*command.split(), '--help']}); print(*sys.modules, sep='\\n')"
+    )
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "router.control.body" in loaded
+    assert not {"trio", "pycrdt", "zeroconf"} & set(loaded)
 
 
 def test_the_list_of_commands_is_nobody_s_expense() -> None:

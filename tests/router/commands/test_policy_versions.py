@@ -11,8 +11,7 @@ import msgspec
 import pytest
 
 from router.cli import main
-from router.commands import policy as policy_command
-from router.commands import policy_versions
+from router.commands import policy_publish, policy_versions
 from router.commands.policy_versions import CompactedBody, ResolvedBody
 from router.control.publish import publish
 from router.site.key_file import write_secret
@@ -31,7 +30,7 @@ def key_file(tmp_path: Path) -> Path:
 def node(monkeypatch: pytest.MonkeyPatch) -> FakeNode:
     asked = FakeNode()
     monkeypatch.setattr(policy_versions, "client_for", lambda control: asked)
-    monkeypatch.setattr(policy_command, "client_for", lambda control: asked)
+    monkeypatch.setattr(policy_publish, "client_for", lambda control: asked)
     return asked
 
 

@@ -10,7 +10,8 @@ from rich.console import Console
 from lattice.types import CellId
 from lattice.view import ForkView, LatticeView, QuarantineView
 from router.commands.status_screen import age, console, decision_screen, status_screen
-from router.control.body import ViewBody, decision_body, view_body
+from router.control.answers import decision_body, view_body
+from router.control.body import ViewBody
 from router.decision.decide import Request
 from tests.router.control.fake_target import AMS, AUTHOR, FRA, FakeTarget
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from lattice.identity import Ed25519Signer, Ed25519Verifier, author_id_of
 from lattice.policy_store import PolicyStore
 from lattice.types import AuthorId
-from router.control.body import HeadBody, PublishedBody, StandingsBody, head_body, standings_body
+from router.control.answers import head_body, standings_body
+from router.control.body import HeadBody, PublishedBody, StandingsBody
 from router.control.client import ControlClient, ControlError
 from router.control.target import head_at, standing_at
 

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lattice.identity import Grant
+from router.control.answers import EVENTS_MAX, head_of
 from router.control.api import OPS_BYTES_MAX, OPS_MEDIA_TYPE, UPDATE_BYTES_MAX, control_app
-from router.control.body import EVENTS_MAX, DecisionBody, HeadBody, SnapshotBody, ViewBody, head_of
+from router.control.body import DecisionBody, HeadBody, SnapshotBody, ViewBody
 from router.control.gate import Gate, host_allowed
 from router.control.server import serve_control
 from router.control.target import ControlTarget, NodeEvent, Proof

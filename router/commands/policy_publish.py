@@ -1,0 +1,81 @@
+"""`edgelattice policy publish`."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+
+from lattice.policy_content import check_policy_name
+from router.commands.failing import EXIT_USAGE, CommandError, complain
+from router.commands.operator import operator_of
+from router.commands.policy_check import mistakes
+from router.commands.policy_files import counted, policy_text
+from router.commands.policy_versions import said
+from router.commands.shared import client_for, control_option
+from router.control.author_chain import AuthorChain
+from router.control.body import DEFAULT_POLICY
+from router.control.client import ControlError
+from router.control.publish import compact, publish
+from router.decision.program import compile_policy
+from router.decision.scenario_run import run_tests
+from router.policy import parse
+
+
+@click.command("publish")
+@click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
+@click.option(
+    "--key",
+    "key_file",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="The operator's private key; it stays here.",
+)
+@control_option
+@click.option("--name", default=DEFAULT_POLICY, show_default=True, help="Which policy; sites serve the default one.")
+@click.option("-m", "--message", default="", help="Why, for those who read the history.")
+def publish_command(file: Path, key_file: Path, control: str | None, name: str, message: str) -> None:
+    """Sign a policy and hand it to one node.
+
+    It is checked, its own tests are played, and it is signed here; the sites pass it on to each other.
+
+    \b
+        edgelattice policy publish shop.policy --key ams/operator.key -m "open asia"
+    """
+    try:
+        check_policy_name(name)
+    except ValueError as error:
+        raise CommandError(str(error), EXIT_USAGE) from None
+    operator = operator_of(key_file)
+    text = policy_text(file)
+    wrong = mistakes(text, str(file))
+    if wrong is not None:
+        click.echo(wrong.render(text), err=True)
+        raise CommandError(f"{counted(wrong)}; nothing was published")
+    failed = [one for _, failures in run_tests(compile_policy(parse(text, str(file)))) for one in failures]
+    if failed:
+        for one in failed:
+            complain(f"{file}:{one.span.line}:{one.span.column}: test {one.test}: {one.message}")
+        raise CommandError("its own tests fail; nothing was published")
+    client = client_for(control)
+    try:
+        now_ms = time.time_ns() // 1_000_000
+        published, cluster = publish(
+            client, operator.private_key, name, text, message, now_ms, AuthorChain(key_file), operator.grant
+        )
+    except (ControlError, ValueError, OSError) as error:
+        if isinstance(error, ControlError) and error.body is not None and error.body.rendered:
+            click.echo(error.body.rendered, err=True)
+        raise CommandError(f"nothing was published: {error}") from None
+    click.echo(
+        f"published {published.policy} {published.version[:8]} to cluster {cluster} in {published.ops} ops; "
+        "`edgelattice status` shows where it is in force"
+    )
+    try:
+        shortened = compact(client, operator.private_key, now_ms, AuthorChain(key_file), operator.grant, if_due=True)
+    except (ControlError, ValueError, OSError) as error:
+        complain(f"warning: history was not shortened, which is due: {error}; `edgelattice policy compact` tries again")
+    else:
+        if shortened is not None:
+            complain(f"history shortened: {said(shortened)}")
