@@ -112,7 +112,7 @@ class Admission:
         """Join what came (`sender` is None if it came from here); refusals are counted and told."""
         admitted = Admitted()
         away = sender is not None and not self._presence.includes(sender)
-        for cell in sorted(cells, key=_order):
+        for cell in sorted(cells, key=_order) if len(cells) > 1 else cells:
             try:
                 news = self._admit(cell, sender, source)
             except LatticeError as error:

@@ -107,4 +107,7 @@ class Reconciler:
 
 def most_urgent_first(cells: Iterable[Cell]) -> list[Cell]:
     """And in company: cells that go the same way together, ops of one author in the order of their chain."""
-    return sorted(cells, key=lambda cell: (cell.urgency, stem_of(cell), cell.place, cell.id))
+    ordered = list(cells)
+    if len(ordered) > 1:  # a rumour is one cell, mostly
+        ordered.sort(key=lambda cell: (cell.urgency, stem_of(cell), cell.place, cell.id))
+    return ordered

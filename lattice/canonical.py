@@ -10,7 +10,7 @@ The only module that imports msgpack. It never reuses an `Unpacker` (CVE-2026-57
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from ipaddress import ip_address
 from typing import NoReturn, TypeAlias
@@ -23,32 +23,24 @@ from lattice.types import Endpoint
 Value: TypeAlias = "int | bytes | str | bool | Sequence[Value] | None"
 
 ARRAY_LENGTH_MAX = 4_096
-_PACK = msgpack.Packer(use_bin_type=True).pack
-"""One packer for all: making one costs as much as packing a ping. It empties itself after every value and after every
-error; only an `Unpacker` must not be used again."""
 INTEGER_MAX = 2**63 - 1
 """Enough for microseconds until the year 294,000, and the same in every language."""
 
-
-def pack(value: Value) -> bytes:
-    """The one encoding of `value`."""
-    packed: bytes = _PACK(value)
-    return packed
+pack: Callable[[Value], bytes] = msgpack.Packer(use_bin_type=True).pack
+"""The one encoding of a value. One packer for all: making one costs as much as packing a ping. It empties itself after
+every value and after every error; only an `Unpacker` must not be used again."""
 
 
 def unpack(data: bytes, bytes_max: int) -> object:
     """Decode hostile bytes. Raises `MalformedError`; allocates no more than a small multiple of `len(data)`."""
-    if len(data) > bytes_max:
-        raise MalformedError("oversized", f"{len(data)} bytes, at most {bytes_max}")
+    size = len(data)
+    if size > bytes_max:
+        raise MalformedError("oversized", f"{size} bytes, at most {bytes_max}")
     try:
-        return msgpack.unpackb(
+        return msgpack.unpackb(  # no text or byte string is longer than the data: `unpackb` sees to that
             data,
             use_list=False,
-            raw=False,
-            strict_map_key=True,
-            max_bin_len=len(data),
-            max_str_len=len(data),
-            max_array_len=min(ARRAY_LENGTH_MAX, len(data)),
+            max_array_len=min(ARRAY_LENGTH_MAX, size),
             max_map_len=0,
             max_ext_len=0,
             object_hook=_refuse,  # an empty map or extension has no length to exceed

@@ -13,7 +13,6 @@ times, does not hide under the next salt, and nobody can prepare it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import IntEnum
 from hashlib import blake2b
 from typing import Final
@@ -38,7 +37,7 @@ class CellKind(IntEnum):
     PURGE = 5
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Cell:
     """One replicated statement, as it travels."""
 
@@ -94,25 +93,25 @@ class CellIndex:
         return self._cells[cell]
 
     def add(self, cell: Cell) -> None:
-        if cell.id not in self._cells:
-            self._cells[cell.id] = cell
-            self._count(cell.id, 1)
+        identity = cell.id
+        if identity not in self._cells:
+            self._cells[identity] = cell
+            self._count(identity[0], int.from_bytes(identity, "big"), 1)
 
     def discard(self, cell: CellId) -> None:
         if self._cells.pop(cell, None) is not None:
-            self._count(cell, -1)
+            self._count(cell[0], -int.from_bytes(cell, "big"), -1)
 
-    def _count(self, cell: CellId, by: int) -> None:
-        term = by * int.from_bytes(cell, "big")
-        self._total = (self._total + term) % _MODULUS
-        self._sums[cell[0]] = (self._sums[cell[0]] + term) % _MODULUS
-        self._counts[cell[0]] += by
+    def _count(self, shard: int, term: int, by: int) -> None:
+        self._total += term
+        self._sums[shard] += term
+        self._counts[shard] += by
         self._root = None
 
     def root(self) -> bytes:
         """16 bytes; equal if and only if the sets are, up to a collision of the hash."""
         if self._root is None:
-            self._root = self._total.to_bytes(16, "big")
+            self._root = (self._total % _MODULUS).to_bytes(16, "big")
         return self._root
 
     def fingerprints(self, of: int, salt: int) -> tuple[bytes, ...]:

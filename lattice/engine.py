@@ -51,14 +51,14 @@ from lattice.health import Row
 from lattice.health_plane import HealthPlane, Self
 from lattice.identity import Signer, Verifier, node_id_of
 from lattice.membership import Member, MemberState, MemberUpdate
-from lattice.outbox import RECEIVED, Outbox
+from lattice.outbox import Outbox
 from lattice.own_address import OwnAddress
 from lattice.policy_store import PolicyStore
 from lattice.presence import Presence
 from lattice.prng import Prng
 from lattice.reconciliation import Reconciliation
 from lattice.seal import Seal
-from lattice.seal_records import SealRecords
+from lattice.seal_records import SAVE_INTERVAL_US, SealRecords
 from lattice.spreading import Spreading
 from lattice.swim import Swim
 from lattice.types import AuthorId, CellId, Endpoint, Micros, NodeId
@@ -113,10 +113,10 @@ class Engine:
         self._own_address = OwnAddress(endpoint[0])
         self._started = False
         self._deadline: Micros | None = None
+        self._records_due = Micros(0)
         self._view: LatticeView | None = None
         self._stall_us = config.stall_us
         self._stalled_for: Micros | None = None
-        self._proves_senders = seal.windows is not None
 
         self._strategy = strategy or Tree()
         self._out = Outbox(self.node, config, seal, prng, now)
@@ -173,24 +173,24 @@ class Engine:
 
     def handle(self, event: Input, now: Micros) -> list[Effect]:
         """Take one input; the effects to perform, in order."""
-        self._out.begin(now)
+        effects = self._out.begin(now)
         if self._started:
-            if self._proves_senders:
-                self._seal_records.before(now)
-            self._health.records.before(now)
+            if now >= self._records_due:
+                self._records_due = self._out.after(SAVE_INTERVAL_US)
+                self._seal_records.save(self._out.now)
+                self._health.records.save()
             if self._deadline is not None and now - self._deadline > self._stall_us:
                 self._notice_stall()
         if isinstance(event, DatagramReceived):
-            self._on_frame(event.data, event.source, "datagram")
+            self._on_frame(event.data, event.source, streamed=False)
         elif isinstance(event, TimerFired):
             self._on_timer()
         elif isinstance(event, StreamFrameReceived):
-            self._on_frame(event.data, event.source, "frame")
+            self._on_frame(event.data, event.source, streamed=True)
         elif isinstance(event, LocalUpdate):
             self._on_local(event.change)
         else:
             self._on_restored(event.records)
-        effects = self._out.effects()
         earliest = self._out.timers.earliest()
         if earliest != self._deadline:
             self._deadline = earliest
@@ -219,7 +219,7 @@ class Engine:
 
     def counters(self) -> dict[str, int]:
         """What was sent, received and dropped, by reason, sorted."""
-        return dict(sorted({**self._out.counters, "local health": self._swim.health.score}.items()))
+        return dict(sorted({**self._out.counters(), "local health": self._swim.health.score}.items()))
 
     @property
     def policy(self) -> PolicyStore:
@@ -246,8 +246,7 @@ class Engine:
         if not self._started:
             self._started = True
             self._admission.restoring = False
-            if self._proves_senders:
-                self._seal_records.before(self._out.now)
+            self._seal_records.save(self._out.now)
             self._swim.start()
             self._health.start()
         while (name := self._out.timers.pop_due(self._out.now)) is not None:
@@ -327,23 +326,33 @@ class Engine:
         self._health.records.forget_saved()
         self._admission.persist_all()
 
-    def _on_frame(self, data: bytes, source: Endpoint, what: str) -> None:
+    def _on_frame(self, data: bytes, source: Endpoint, streamed: bool) -> None:
         try:
             sender, _, body = self._seal.open(data)
             message = wire.decode(body, self._config.frame_bytes_max)
             if sender == self.node:
                 self._swim.on_own_frame(message, source)
                 return
-            self._out.count(RECEIVED[type(message)])
-            if what == "frame" and sender in self._swim.members:
-                source = self._swim.endpoint_of(sender)  # a stream's port is not where its sender listens
-            self._on_message(message, sender, source, streamed=what == "frame")
-            if what == "datagram" and not self._grants.is_revoked(sender):
+            self._out.received[type(message)] += 1
+            if streamed:
+                if sender in self._swim.members:
+                    source = self._swim.endpoint_of(sender)  # a stream's port is not where its sender listens
+                self._on_message(message, sender, source, streamed)
+                return
+            self._on_message(message, sender, source)
+            member = self._swim.members.get(sender)
+            if (member is None or member.endpoint != source) and not self._grants.is_revoked(sender):
                 self._swim.meet_sender(sender, source)
         except LatticeError as error:
-            self._out.reject(what, error, source)
+            self._out.reject("frame" if streamed else "datagram", error, source)
 
     def _on_message(self, message: Message, sender: NodeId, source: Endpoint, streamed: bool = False) -> None:
+        if isinstance(message, IHave):  # the frequent first
+            self._spreading.on_i_have(message, sender)
+            return
+        if isinstance(message, Rumour):
+            self._take_cells(message.cells, sender, source, push=True)
+            return
         if isinstance(message, Ping):
             if not self._is_one_way(message, sender):
                 self._take_cells(message.cells, sender, source, push=False)
@@ -366,10 +375,6 @@ class Engine:
                 self._reconciliation.soon(sender)
             return
         match message:
-            case IHave():
-                self._spreading.on_i_have(message, sender)
-            case Rumour(cells):
-                self._take_cells(cells, sender, source, push=True)
             case Heal(cells):
                 fresh = self._take_cells(cells, sender, source, push=False)
                 if fresh:

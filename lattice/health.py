@@ -19,7 +19,8 @@ from lattice.errors import MalformedError, UntrustedError
 from lattice.grants import read_grant
 from lattice.identity import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, Grant, Signer, Verifier, node_id_of
 from lattice.quantise import requantise
-from lattice.types import CellId, Endpoint, Level, NodeId, VersionId
+from lattice.record import record
+from lattice.types import LEVELS, CellId, Endpoint, Level, NodeId, VersionId
 
 ROW_BYTES_MAX = 16_384
 REGIONS_MAX = 256
@@ -49,7 +50,7 @@ class Observation:
     """How many samples stand behind it."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Report:
     """An observation as a row carries it: metrics in buckets (`quantise.lower_edge` turns them back)."""
 
@@ -78,7 +79,7 @@ def report_of(observation: Observation, held: Report | None, overrules: bool) ->
     )
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Row:
     """Everything one observer asserts. Reports and policies are sorted by name."""
 
@@ -149,7 +150,7 @@ def _report_fields(report: Report) -> canonical.Value:
     )
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SignedRow:
     """A row whose signature was checked, with the bytes it travels as."""
 
@@ -210,7 +211,12 @@ def _parse(payload: bytes) -> Row:
         site=site,
         endpoint=canonical.endpoint(fields[7], "endpoint"),
         isolated=canonical.boolean(fields[8], "isolated"),
-        reports=tuple([_parse_report(item) for item in canonical.array(fields[9], "reports", length_max=REGIONS_MAX)]),
+        reports=tuple(
+            [
+                _report_from(*(item if type(item) is tuple and len(item) == 8 else _no_report(item)))
+                for item in canonical.array(fields[9], "reports", length_max=REGIONS_MAX)
+            ]
+        ),
         applied=tuple(
             [_parse_applied(item) for item in canonical.array(fields[10], "applied", length_max=POLICIES_MAX)]
         ),
@@ -227,8 +233,8 @@ def _check_names(what: str, names: list[str]) -> None:
         raise MalformedError("bad shape", f"{what} are not sorted by name, or name one twice")
 
 
-def _parse_report(item: object) -> Report:
-    return _report_from(*canonical.array(item, "report", length=8))
+def _no_report(item: object) -> tuple[object, ...]:
+    return canonical.array(item, "report", length=8)
 
 
 @lru_cache(maxsize=8_192, typed=True)  # typed: True is no 1. Of a changed row most reports are those of the last one
@@ -244,7 +250,7 @@ def _report_from(
 ) -> Report:
     return Report(
         region=canonical.text(region, "region", NAME_LENGTH_MAX),
-        level=Level(canonical.integer(level, "level", 0, int(Level.DOWN))),
+        level=LEVELS[canonical.integer(level, "level", 0, len(LEVELS) - 1)],
         latency_bucket=canonical.integer(latency, "latency", 0, 255),
         errors_bucket=canonical.integer(errors, "errors", 0, 255),
         saturation_bucket=canonical.integer(saturation, "saturation", 0, 255),

@@ -39,8 +39,9 @@ class Self:
 
 def row_cell(signed: SignedRow) -> Cell:
     """A row as it is replicated: what says that a region is failing goes first."""
-    bad = any(report.level >= Level.FAILING for report in signed.row.reports)
-    return Cell(signed.cell, CellKind.ROW, signed.data, 0 if bad else 2, (signed.observer, signed.row.seq))
+    worst = max([report.level for report in signed.row.reports], default=Level.UNKNOWN)
+    urgency = 0 if worst >= Level.FAILING else 2
+    return Cell(signed.cell, CellKind.ROW, signed.data, urgency, (signed.observer, signed.row.seq))
 
 
 class HealthPlane:
@@ -189,12 +190,12 @@ class HealthPlane:
     def _doubt(self, signed: SignedRow, before: Row | None) -> None:
         """Tell the router when a peer newly finds a region worse than we do: it will look for itself."""
         row = signed.row
-        bad = [report for report in row.reports if report.level >= Level.FAILING]
-        if not bad or row.isolated or signed.observer == self._out.node:
+        if row.isolated or signed.observer == self._out.node:
             return
         if not self._speaking:
             return  # an earlier life has heard it, or it is too late to look
-        if self.table.is_barred(signed.observer, row.incarnation):
+        bad = [report for report in row.reports if report.level >= Level.FAILING]
+        if not bad or self.table.is_barred(signed.observer, row.incarnation):
             return
         said = {report.region: report.level for report in before.reports} if before else {}
         for report in bad:

@@ -9,11 +9,13 @@ forgotten.)
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from lattice.health import LEASE_MS_MAX, Row, SignedRow
+from lattice.health import LEASE_MS_MAX, Report, Row, SignedRow
 from lattice.quantise import lower_edge
+from lattice.record import record
 from lattice.types import NEVER, SECOND, Micros, NodeId
 from lattice.verdict import Tally
 
@@ -37,7 +39,7 @@ class HeldRow:
     expires: Micros
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Offer:
     """What came of offering a row."""
 
@@ -45,7 +47,7 @@ class Offer:
     taken: bool = False
     """Whether it is the observer's row from now on."""
     expires: Micros = NEVER
-    regions: frozenset[str] = frozenset()
+    regions: Set[str] = frozenset()
     """Whose voices may have changed."""
 
 
@@ -89,20 +91,20 @@ class HealthTable:
     def offer(self, signed: SignedRow, age_us: int, now: Micros) -> Offer:
         """Join one row that the sender has held for `age_us`."""
         observer = signed.observer
-        floor = self._floors.get(observer)
-        if floor is not None and signed.order <= floor:
+        floor, order = self._floors.get(observer), signed.order
+        if floor is not None and order <= floor:
             return Offer(self._why_not(signed, floor))
         born = Micros(now - age_us)
         expires = _ends(signed.row, born)
         if expires <= now:
             return Offer(Placement.EXPIRED)
         placement = Placement.NEW
-        if floor is not None and floor[:2] == signed.order[:2]:
+        if floor is not None and floor[:2] == order[:2]:
             placement = Placement.EQUIVOCATION  # the greater hash is kept, as on every other node
         held = self._rows.get(observer)
-        self._floors[observer] = signed.order
+        self._floors[observer] = order
         self._rows[observer] = HeldRow(signed, born, expires)
-        return Offer(placement, True, expires, frozenset(self._revoice(observer, held.signed.row if held else None)))
+        return Offer(placement, True, expires, self._revoice(observer, signed.row, held.signed.row if held else None))
 
     def _why_not(self, signed: SignedRow, floor: tuple[int, int, bytes]) -> Placement:
         if signed.order == floor:
@@ -142,13 +144,13 @@ class HealthTable:
         else:
             self._muted.discard(observer)
         held = self._rows.get(observer)
-        return self._revoice(observer, held.signed.row) if held else set()
+        return self._revoice(observer, held.signed.row, None) if held else set()
 
     def bar(self, observer: NodeId, incarnation: int) -> set[str]:
         """Rows of the observer up to this incarnation do not vote from now on: its key said two things in it."""
         self._barred[observer] = max(incarnation, self._barred.get(observer, 0))
         held = self._rows.get(observer)
-        return self._revoice(observer, held.signed.row) if held else set()
+        return self._revoice(observer, held.signed.row, None) if held else set()
 
     def is_barred(self, observer: NodeId, incarnation: int) -> bool:
         """Whether the observer's rows of this incarnation do not vote."""
@@ -158,22 +160,29 @@ class HealthTable:
         """How old our copy of a row is, for whoever we send it to."""
         return max(0, now - self._rows[observer].born) // 1_000
 
-    def _revoice(self, observer: NodeId, before: Row | None) -> set[str]:
-        row = self._rows[observer].signed.row
-        if observer in self._muted or row.isolated or self.is_barred(observer, row.incarnation):
+    def _votes(self, observer: NodeId, row: Row) -> bool:
+        return not row.isolated and observer not in self._muted and not self.is_barred(observer, row.incarnation)
+
+    def _revoice(self, observer: NodeId, row: Row, before: Row | None) -> set[str]:
+        """Let the observer's row vote, if it may, in the place of the one before; whose voices may have changed."""
+        if not self._votes(observer, row):
             return self._silence(observer, row) | (self._silence(observer, before) if before else set())
+        said: dict[str, Report] = {}
+        if before is not None and self._votes(observer, before):
+            said = {report.region: report for report in before.reports}
+        moved = before is None or before.site != row.site
         changed = set()
         for report in row.reports:
-            tally = self.tally(report.region)
+            region = report.region
+            if said.pop(region, None) is report and not moved:
+                continue  # most of a row is as it was
+            tally = self.tally(region)
             saturation_ppm = lower_edge(report.saturation_bucket)
             if tally.hear(observer, row.site, report.level, report.since_ms, saturation_ppm) or not tally:
-                changed.add(report.region)
-        if before is not None:
-            told = {report.region for report in row.reports}
-            for report in before.reports:
-                if report.region not in told:
-                    self.tally(report.region).forget(observer)
-                    changed.add(report.region)
+                changed.add(region)
+        for region in said:
+            self.tally(region).forget(observer)
+            changed.add(region)
         return changed
 
     def _silence(self, observer: NodeId, row: Row) -> set[str]:

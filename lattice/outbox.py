@@ -6,8 +6,6 @@ timers, send, persist, notify and count, all of it through here, so that every e
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
 from typing import Final, get_args
 
 from lattice import wire
@@ -18,11 +16,9 @@ from lattice.prng import Prng
 from lattice.seal import Seal
 from lattice.timers import TimerQueue
 from lattice.types import Endpoint, Micros, NodeId
-from lattice.wire import Message
+from lattice.wire import Ack, Delta, Heal, Message, Ping, Rumour
 
-RECEIVED: Final[Mapping[type, str]] = {kind: f"in {kind.__name__}" for kind in get_args(Message)}
-SENT: Final[Mapping[type, str]] = {kind: f"out {kind.__name__}" for kind in get_args(Message)}
-"""What messages of each type are counted under, made once: two are counted for every datagram."""
+_KINDS: Final[tuple[type[Message], ...]] = get_args(Message)
 
 
 class Outbox:
@@ -34,40 +30,46 @@ class Outbox:
         self.prng = prng
         self.now = now
         self.timers = TimerQueue()
-        self.counters: Counter[str] = Counter()
+        self.received: dict[type[Message], int] = dict.fromkeys(_KINDS, 0)
+        self._sent: dict[type[Message], int] = dict.fromkeys(_KINDS, 0)
+        self._bytes_out = 0
+        self._counts: dict[str, int] = {}
         self.stale_view = True
         """Something that the view shows has changed."""
         self._seal = seal
         self._effects: list[Effect] = []
 
-    def begin(self, now: Micros) -> None:
-        """The next input's moment."""
+    def begin(self, now: Micros) -> list[Effect]:
+        """The next input's moment; its effects, in order, as they come."""
         assert now >= self.now, f"now went back by {self.now - now} us"
         self.now = now
         self._effects = []
-
-    def effects(self) -> list[Effect]:
-        """Those of the present input, in order."""
         return self._effects
+
+    def counters(self) -> dict[str, int]:
+        """What was sent, received, refused and dropped."""
+        counters = {f"in {kind.__name__}": count for kind, count in self.received.items() if count}
+        counters |= {f"out {kind.__name__}": count for kind, count in self._sent.items() if count}
+        if self._bytes_out:
+            counters["bytes out"] = self._bytes_out
+        return counters | self._counts
 
     def after(self, delay_us: int) -> Micros:
         return Micros(self.now + delay_us)
 
-    def send(self, message: Message, target: Endpoint) -> None:
+    def send(self, message: Message, *targets: Endpoint) -> None:
         """Seal and send: by datagram if it fits one, else as a stream's frame. Nowhere is no target, but is counted."""
-        if not target[0]:
-            self.count("sends without an address")
-            return
-        frame = self._seal.close(self.node, wire.encode(message), self.now)
-        counters = self.counters
-        sent = SENT[type(message)]
-        counters[sent] = counters.get(sent, 0) + 1
-        counters["bytes out"] = counters.get("bytes out", 0) + len(frame)
-        cells = bool(getattr(message, "cells", ()))
-        if len(frame) <= self.config.datagram_bytes_max:
-            self._effects.append(SendDatagram(frame, target, cells))
-        else:
-            self._effects.append(SendStream(frame, target, cells))
+        body = wire.encode(message)
+        cells = isinstance(message, (Rumour, Ping, Ack, Delta, Heal)) and bool(message.cells)
+        for target in targets:
+            if not target[0]:
+                self.count("sends without an address")
+                continue
+            frame = self._seal.close(self.node, body, self.now)
+            self._sent[type(message)] += 1
+            self._bytes_out += len(frame)
+            send = SendDatagram if len(frame) <= self.config.datagram_bytes_max else SendStream
+            self._effects.append(send(frame, target, cells))
 
     def persist(self, table: str, key: bytes, value: bytes | None, holds: Holds = Holds.NOTHING) -> None:
         self._effects.append(Persist(table, key, value, holds))
@@ -81,4 +83,4 @@ class Outbox:
         self.notify(Rejected(what, str(error), source))
 
     def count(self, what: str) -> None:
-        self.counters[what] = self.counters.get(what, 0) + 1  # what a Counter makes of += costs twice as much
+        self._counts[what] = self._counts.get(what, 0) + 1

@@ -14,10 +14,9 @@ from lattice.health import ROW_BYTES_MAX
 from lattice.health_table import HealthTable
 from lattice.identity import SIGNATURE_BYTES
 from lattice.seal_records import Persist
-from lattice.types import SECOND, Micros, NodeId
+from lattice.types import Micros, NodeId
 
 ROW_TABLE = "row"
-SAVE_INTERVAL_US = 3 * SECOND
 ROWS_PER_SAVE_MAX = 512
 _RECORD_BYTES_MAX = ROW_BYTES_MAX + SIGNATURE_BYTES + 32
 
@@ -31,18 +30,15 @@ class RowRecords:
         self._kept = kept
         self._persist = persist
         self._unsaved: dict[NodeId, None] = {}
-        self._due = Micros(0)
 
     def touch(self, observer: NodeId) -> None:
         """The observer has another row than before, or none."""
         if self._kept and observer != self._us:
             self._unsaved[observer] = None
 
-    def before(self, now: Micros) -> None:
-        """Call it before an input is handled."""
-        if self._unsaved and now >= self._due:
-            self._due = Micros(now + SAVE_INTERVAL_US)
-            self._save(ROWS_PER_SAVE_MAX)
+    def save(self) -> None:
+        """Call it once in `SAVE_INTERVAL_US`."""
+        self._save(ROWS_PER_SAVE_MAX)
 
     def save_all(self) -> None:
         """Before an orderly stop."""

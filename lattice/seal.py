@@ -20,6 +20,7 @@ keys it is, the ring tag which keys the sender has (`key_ring`).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -48,7 +49,9 @@ _COUNTER_AT: Final = _SENDER_AT + 16
 HEADER_BYTES: Final = _COUNTER_AT + 8
 TAG_BYTES: Final = 16
 OVERHEAD_BYTES: Final = HEADER_BYTES + TAG_BYTES
-_FIELDS: Final = Struct(f">{_KEY_AT}s{KEY_ID_BYTES}s{RING_TAG_BYTES}s16sQ")
+_VOICE: Final = Struct(f"{KEY_ID_BYTES}s{RING_TAG_BYTES}s16s")
+_NONCE: Final = bytes(4)
+"""What stands before the counter in a nonce."""
 SENDERS_CACHED_MAX: Final = 20_000
 
 COUNTER_MAX: Final = 2**63 - 1
@@ -158,6 +161,19 @@ class HeardKeys:
     """How many of its frames came under each, since this node's ring was last changed."""
 
 
+class _Voice:
+    """What one sender seals under one of its keys, as long as it has the same ring."""
+
+    __slots__ = ("cipher", "frames", "key", "ring_tag", "sender")
+
+    def __init__(self, sender: NodeId, key: KeyId, ring_tag: bytes, cipher: AESGCM) -> None:
+        self.sender = sender
+        self.key = key
+        self.ring_tag = ring_tag
+        self.cipher = cipher
+        self.frames = 0
+
+
 class Sealed(Plain):
     """The envelope sealed with the cluster's keys; what was heard once is not heard again."""
 
@@ -165,10 +181,12 @@ class Sealed(Plain):
         super().__init__(cluster)
         self._prefix = bytes([VERSION | _SEALED]) + self._prefix[1:]
         self._windows = ReplayWindows()
-        self._ciphers: dict[tuple[KeyId, NodeId], AESGCM] = {}
-        self._heard: dict[NodeId, dict[KeyId, int]] = {}
-        self._last: dict[NodeId, bytes] = {}
-        """Key id and ring tag of each sender's last frame."""
+        self._ciphers: dict[NodeId, AESGCM] = {}
+        """By sender, to close with: ours."""
+        self._voices: dict[bytes, _Voice] = {}
+        """By what a header says of key, ring and sender: of frames that opened, since the ring was last changed."""
+        self._last: dict[NodeId, _Voice] = {}
+        """Each sender's last one."""
         self.rekey(ring)
 
     @property
@@ -186,60 +204,61 @@ class Sealed(Plain):
         self._used = ring.used.id
         self._keys = self._used + ring.tag
         self._ciphers.clear()
-        self._heard.clear()
+        self._voices.clear()
 
     def heard(self) -> dict[NodeId, HeardKeys]:
         """What each sender's frames said of its keys, by sender."""
+        frames: dict[NodeId, Counter[KeyId]] = {}
+        for voice in self._voices.values():
+            frames.setdefault(voice.sender, Counter())[voice.key] += voice.frames
         return {
-            sender: HeardKeys(
-                KeyId(last[:KEY_ID_BYTES]), last[KEY_ID_BYTES:], dict(sorted(self._heard.get(sender, {}).items()))
-            )
+            sender: HeardKeys(last.key, last.ring_tag, dict(sorted(frames.get(sender, {}).items())))
             for sender, last in sorted(self._last.items())
         }
 
     def close(self, sender: NodeId, body: bytes, now: Micros) -> bytes:
         header = self._header(sender, now)
-        nonce = b"\0\0\0\0" + header[_COUNTER_AT:]
-        return header + self._cipher(self._used, sender).encrypt(nonce, body, header)
+        cipher = self._ciphers.get(sender)
+        if cipher is None:
+            cipher = self._ciphers[sender] = self._cipher(self._used, sender)
+        return header + cipher.encrypt(_NONCE + header[_COUNTER_AT:], body, header)
 
     def open(self, frame: bytes) -> tuple[NodeId, int, bytes]:
         if len(frame) < OVERHEAD_BYTES or not frame.startswith(self._prefix):
             self._check(frame, OVERHEAD_BYTES)
         header = frame[:HEADER_BYTES]
-        _, key, keys, sender, count = _FIELDS.unpack(header)
-        cipher = self._ciphers.get((key, sender)) or self._cipher(key, sender)
+        said, counter = header[_KEY_AT:_COUNTER_AT], header[_COUNTER_AT:]
+        voice = self._voices.get(said) or self._voice(said)
         try:
-            body = cipher.decrypt(b"\0\0\0\0" + header[_COUNTER_AT:], frame[HEADER_BYTES:], header)
+            body = voice.cipher.decrypt(_NONCE + counter, frame[HEADER_BYTES:], header)
         except InvalidTag:
             raise WireError("wrong key", "sealed with another secret, or altered on the way") from None
+        count = int.from_bytes(counter, "big")
         if count > COUNTER_MAX:
             raise WireError("bad counter", f"{count}, at most {COUNTER_MAX}")
+        sender = voice.sender
         self._windows.admit(sender, count)
-        self._note(sender, key, key + keys)
+        if not voice.frames:
+            self._remember(said, voice)
+        voice.frames += 1
+        self._last[sender] = voice
         return sender, count, body
 
-    def _note(self, sender: NodeId, key: KeyId, keys: bytes) -> None:
-        if self._last.get(sender) != keys:
-            if sender not in self._last and len(self._last) >= SENDERS_CACHED_MAX:
-                longest = next(iter(self._last))
-                del self._last[longest]
-                self._heard.pop(longest, None)
-            self._last[sender] = keys
-        frames = self._heard.get(sender)
-        if frames is None:
-            frames = self._heard[sender] = {}
-        frames[key] = frames.get(key, 0) + 1
+    def _voice(self, said: bytes) -> _Voice:
+        """One that was not heard yet, and is forgotten again if the frame does not open: whoever forges senders fills
+        nothing, and deriving a key costs a microsecond."""
+        key, ring_tag, sender = _VOICE.unpack(said)
+        return _Voice(sender, key, ring_tag, self._cipher(key, sender))
+
+    def _remember(self, said: bytes, voice: _Voice) -> None:
+        if len(self._voices) >= SENDERS_CACHED_MAX:
+            del self._voices[next(iter(self._voices))]
+        self._voices[said] = voice
+        if voice.sender not in self._last and len(self._last) >= SENDERS_CACHED_MAX:
+            del self._last[next(iter(self._last))]
 
     def _cipher(self, key: KeyId, sender: NodeId) -> AESGCM:
-        cipher = self._ciphers.get((key, sender))
-        if cipher is None:
-            secret = self._secrets.get(key)
-            if secret is None:
-                raise WireError(
-                    "unknown key", f"{key.hex()}, this node has {', '.join(k.hex() for k in self._secrets)}"
-                )
-            derived = blake2b(sender, key=secret, digest_size=32, person=b"edgelattice seal").digest()
-            if len(self._ciphers) >= SENDERS_CACHED_MAX:
-                self._ciphers.clear()  # forged sender ids may fill it; deriving again costs a microsecond
-            cipher = self._ciphers[key, sender] = AESGCM(derived)
-        return cipher
+        secret = self._secrets.get(key)
+        if secret is None:
+            raise WireError("unknown key", f"{key.hex()}, this node has {', '.join(k.hex() for k in self._secrets)}")
+        return AESGCM(blake2b(sender, key=secret, digest_size=32, person=b"edgelattice seal").digest())

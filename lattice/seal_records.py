@@ -33,7 +33,6 @@ class SealRecords:
         self._seal = seal
         self._remembers = seal.windows is not None
         self._persist = persist
-        self._due = Micros(0)
         self._reserved: int | None = None
 
     def restore(self, table: str, key: bytes, value: bytes) -> bool:
@@ -47,11 +46,12 @@ class SealRecords:
             return True
         return False
 
-    def before(self, now: Micros) -> None:
-        """Call it before an input is handled: what is reserved must be durable before a frame is closed under it.
+    def save(self, now: Micros) -> None:
+        """Call it at the start, and from then on once in `SAVE_INTERVAL_US`: what is reserved must be durable before a
+        frame is closed under it.
 
         The first reservation of a life holds all frames back. Later ones are made when half of the last is left, so
-        they have the time of half a million frames to become durable.
+        they have the time of half a million frames to become durable, less those of an interval.
         """
         if not self._remembers:
             return
@@ -61,9 +61,7 @@ class SealRecords:
                 "self", COUNTER_KEY, canonical.pack(reserved), Holds.FRAMES if self._reserved is None else Holds.NOTHING
             )
             self._reserved = reserved
-        if now >= self._due:
-            self._due = Micros(now + SAVE_INTERVAL_US)
-            self._save(SENDERS_PER_SAVE_MAX)
+        self._save(SENDERS_PER_SAVE_MAX)
 
     def save_all(self) -> None:
         """Before an orderly stop."""

@@ -65,9 +65,13 @@ class Spreading:
             for peer in self._strategy.next_hops(cell.id, writer, came_from, roster, self._out.prng):
                 by_peer.setdefault(peer, []).append(cell)
             self._announce(self._strategy.announce_to(cell.id, came_from, roster), cell.id)
+        alike: dict[tuple[CellId, ...], list[NodeId]] = {}
         for peer in sorted(by_peer):
-            for batch in self.batches(most_urgent_first(by_peer[peer])):
-                self._out.send(Rumour(batch), self._endpoint_of(peer))
+            alike.setdefault(tuple([cell.id for cell in by_peer[peer]]), []).append(peer)
+        for peers in alike.values():
+            targets = [self._endpoint_of(peer) for peer in peers]
+            for batch in self.batches(most_urgent_first(by_peer[peers[0]])):
+                self._out.send(Rumour(batch), *targets)
 
     def heal(self, cells: Iterable[Cell], came_from: NodeId | None, side: Roster) -> None:
         """Pass on what the other side of a partition knew (`came_from` is None if we took it in from there)."""
@@ -99,19 +103,24 @@ class Spreading:
             ids = self._announcements.setdefault(peer, [])
             ids.append(cell)
             if len(ids) >= IDS_MAX:
-                self._send_announcement(peer)
+                self._send_announcement(self._announcements.pop(peer), [peer])
         if self._announcements:
             self._out.timers.set_earlier("announce", self._out.after(self._out.config.announce_delay_us))
 
     def on_announce(self) -> None:
         """The moment is over: send what has gathered."""
+        alike: dict[tuple[CellId, ...], list[NodeId]] = {}
         for peer in sorted(self._announcements):
-            self._send_announcement(peer)
+            alike.setdefault(tuple(self._announcements[peer]), []).append(peer)
+        self._announcements.clear()
+        for ids, peers in alike.items():
+            self._send_announcement(ids, peers)
 
-    def _send_announcement(self, peer: NodeId) -> None:
-        held = [cell for cell in self._announcements.pop(peer, ()) if cell in self._cells]  # else superseded meanwhile
-        if held and peer in self._roster().index:
-            self._out.send(IHave(tuple(held)), self._endpoint_of(peer))
+    def _send_announcement(self, ids: Sequence[CellId], peers: Sequence[NodeId]) -> None:
+        held = tuple([cell for cell in ids if cell in self._cells])  # else superseded meanwhile
+        if held:
+            present = self._roster().index
+            self._out.send(IHave(held), *[self._endpoint_of(peer) for peer in peers if peer in present])
 
     def on_i_have(self, announcement: IHave, sender: NodeId) -> None:
         for cell in announcement.ids:

@@ -65,18 +65,13 @@ class Tally:
 
     def hear(self, node: NodeId, site: str, level: Level, since_ms: int, saturation_ppm: int = 0) -> bool:
         """Take this as the node's only voice from now on. Whether that changed anything."""
-        known = self._voices.get(node)
-        if known is not None and (known.level, known.since_ms, known.site, known.saturation_ppm) == (
-            level,
-            since_ms,
-            site,
-            saturation_ppm,
-        ):
+        voice = Witness(node, site, level, since_ms, saturation_ppm)
+        if self._voices.get(node) == voice:
             return False
+        known = self.forget(node)
         if level is Level.UNKNOWN:
-            return self.forget(node)
-        self.forget(node)
-        self._voices[node] = Witness(node, site, level, since_ms, saturation_ppm)
+            return known
+        self._voices[node] = voice
         self._recount(self._sites.setdefault(site, {}), node, level)
         return True
 

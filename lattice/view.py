@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lattice.record import record
 from lattice.types import AuthorId, CellId, Endpoint, Level, Micros, NodeId, VersionId
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Witness:
     """One voice in a verdict."""
 

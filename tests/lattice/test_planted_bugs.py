@@ -74,8 +74,8 @@ def _drops_a_field(patch: Patch) -> None:
     """The tally keeps the voices of regions that the newer row is silent about."""
     revoice = HealthTable._revoice
 
-    def plant(self: HealthTable, observer: Any, before: Any) -> set[str]:
-        return revoice(self, observer, None)
+    def plant(self: HealthTable, observer: Any, row: Any, before: Any) -> set[str]:
+        return revoice(self, observer, row, None)
 
     patch.setattr(HealthTable, "_revoice", plant)
 

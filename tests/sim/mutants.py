@@ -188,7 +188,8 @@ class CountsFrames(Engine):
 
     def handle(self, event: Input, now: Micros) -> list[Effect]:
         if isinstance(event, DatagramReceived):
-            number = self._out.counters["frames"] = self._out.counters["frames"] + 1
+            self._out.count("frames")
+            number = self._out.counters()["frames"]
             self._cells.add(Cell(CellId(number.to_bytes(16, "big")), CellKind.OP, b"", 9, (self.node, number)))
         return super().handle(event, now)
 
