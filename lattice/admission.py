@@ -181,7 +181,11 @@ class Admission:
     # --- rows, and evidence about them
 
     def _admit_row(self, data: bytes, age_us: int, sender: NodeId | None, source: Endpoint | None) -> list[Cell]:
-        signed = open_row(data, self._verifier)
+        cell = row_id_of(data)
+        if cell in self._cells and self._cells.get(cell).data == data:
+            self._out.count("rows known")
+            return []
+        signed = open_row(data, self._verifier, cell)
         members, config = self._swim.members, self._out.config
         if signed.observer == self._out.node:
             ours = self._health.table.get(self._out.node)

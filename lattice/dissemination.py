@@ -22,7 +22,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from hashlib import blake2b
-from math import gcd
 from struct import Struct
 from typing import Final, Protocol
 
@@ -84,63 +83,67 @@ class Tree:
 
     def __init__(self, degree: int = 6, announcement_trees: int = 4) -> None:
         self._degree = degree
-        self._announcement_trees = announcement_trees
+        self._trees = 1 + announcement_trees
 
     def next_hops(
         self, rumour: CellId, origin: bytes, came_from: NodeId | None, roster: Roster, prng: Prng
     ) -> list[NodeId]:
-        hops: dict[NodeId, None] = {}
+        hops: list[NodeId] = []
+        step, start = _permutations(rumour, self._trees)[0]
         if came_from is None:
             for area in sorted(roster.areas):
-                nodes = roster.areas[area]
-                step, start = _permutation(rumour, 0, len(nodes))
-                hops.update((nodes[index], None) for index in _indexes_at(step, start, len(nodes), 0, RELAYS))
-        near, position = roster.our_area, roster.our_area_position
-        hops.update((node, None) for node in _children(rumour, 0, self._degree, near, position, RELAYS))
-        return [node for node in hops if node not in (origin, came_from, roster.us)]
+                hops += _nodes_at(step, start, roster.areas[area], 0, RELAYS)
+        near = roster.our_area
+        first = (roster.our_area_position * step + start) % len(near) * self._degree + RELAYS
+        if first < len(near):  # most nodes are leaves
+            hops += _nodes_at(step, start, near, first, first + self._degree)
+        return [node for node in dict.fromkeys(hops) if node not in (origin, came_from, roster.us)] if hops else hops
 
     def announce_to(self, rumour: CellId, came_from: NodeId | None, roster: Roster) -> list[NodeId]:
-        told: dict[NodeId, None] = {}
-        for tree in range(1, self._announcement_trees + 1):
-            children = _children(rumour, tree, self._degree, roster.nodes, roster.our_position, 1)
-            told.update((node, None) for node in children)
-        return [node for node in told if node not in (came_from, roster.us)]
+        told: list[NodeId] = []
+        nodes, position, degree = roster.nodes, roster.our_position, self._degree
+        for step, start in _permutations(rumour, self._trees)[1:]:
+            first = (position * step + start) % len(nodes) * degree + 1
+            if first < len(nodes):
+                told += _nodes_at(step, start, nodes, first, first + degree)
+        return [node for node in dict.fromkeys(told) if node not in (came_from, roster.us)] if told else told
 
 
-def _children(
-    rumour: CellId, tree: int, degree: int, nodes: Sequence[NodeId], position: int, roots: int
-) -> list[NodeId]:
-    """The children of `nodes[position]` in a heap-ordered forest of `roots` trees over a permutation of `nodes`."""
-    count = len(nodes)
-    step, start = _permutation(rumour, tree, count)
-    first = (position * step + start) % count * degree + roots
-    return [nodes[index] for index in _indexes_at(step, start, count, first, first + degree)] if first < count else []
-
-
-def _permutation(rumour: CellId, tree: int, count: int) -> tuple[int, int]:
-    """(step, start) of the permutation of 0..count-1 that a rumour's id seeds: ``(index × step + start) % count``."""
-    seeds = _seeds(rumour, tree // _TREES_PER_HASH)
-    at = tree % _TREES_PER_HASH * 2
-    draw = seeds[at]
-    while gcd(step := (draw >> 32) % count, count) != 1:  # six in ten are coprime
-        draw = draw * _LCG + 1 & _MASK
-    return step, seeds[at + 1] % count
-
-
-def _indexes_at(step: int, start: int, count: int, first: int, end: int) -> list[int]:
-    """Which indexes have the places from `first` up to `end`. (Most nodes are leaves, and never need the inverse.)"""
-    inverse = pow(step, -1, count)
-    return [(place - start) * inverse % count for place in range(first, min(end, count))]
-
-
-_LCG: Final = 6_364_136_223_846_793_005
-"""Knuth's (MMIX): further draws from one seed; with an odd increment all 2^64 come up, so one that is coprime does."""
-_MASK: Final = 2**64 - 1
-_TREES_PER_HASH: Final = 5
-_SEEDS: Final = Struct(">" + "QI" * _TREES_PER_HASH)
+# A forest of r trees of d children a node is a permutation of the nodes in heap order: the roots have the places 0 to
+# r - 1, and whoever has place p has the children at p·d + r and the d - 1 places after that.
 
 
 @lru_cache(maxsize=8)
-def _seeds(rumour: CellId, block: int) -> tuple[int, ...]:
-    """Seeds of five trees: those of a rumour's payload and of its announcements are wanted one after the other."""
-    return _SEEDS.unpack(blake2b(rumour, digest_size=_SEEDS.size, salt=block.to_bytes(8, "big")).digest())
+def _permutations(rumour: CellId, count: int) -> Sequence[tuple[int, int]]:
+    """(step, start) of as many permutations as a rumour has trees, drawn by its id: of n nodes, the one at `index` has
+    the place ``(index × step + start) % n``. Those of its payload and of its announcements are wanted together."""
+    drawn = [
+        blake2b(rumour, digest_size=_TREES_PER_HASH * _DRAW.size, salt=block.to_bytes(8, "big")).digest()
+        for block in range(-(-count // _TREES_PER_HASH))
+    ]
+    draws = list(_DRAW.iter_unpack(b"".join(drawn)))
+    return tuple([(_STEPS[which % len(_STEPS)], start) for which, start in draws[:count]])
+
+
+def _nodes_at(step: int, start: int, nodes: Sequence[NodeId], first: int, end: int) -> list[NodeId]:
+    """Which nodes have the places from `first` up to `end`."""
+    count = len(nodes)
+    inverse = pow(step, -1, count)
+    return [nodes[(place - start) * inverse % count] for place in range(first, min(end, count))]
+
+
+_TREES_PER_HASH: Final = 5
+_DRAW: Final = Struct(">II")
+# fmt: off
+_STEPS: Final = (
+    1_056_773, 1_073_153, 1_089_551, 1_105_943, 1_122_367, 1_138_703, 1_155_097, 1_171_463,
+    1_187_863, 1_204_243, 1_220_623, 1_237_001, 1_253_377, 1_269_797, 1_286_147, 1_302_563,
+    1_318_913, 1_335_319, 1_351_697, 1_368_071, 1_384_477, 1_400_863, 1_417_217, 1_433_603,
+    1_450_019, 1_466_371, 1_482_763, 1_499_149, 1_515_541, 1_531_909, 1_548_307, 1_564_679,
+    1_581_061, 1_597_441, 1_613_831, 1_630_243, 1_646_609, 1_662_977, 1_679_371, 1_695_751,
+    1_712_129, 1_728_527, 1_744_927, 1_761_289, 1_777_687, 1_794_049, 1_810_433, 1_826_819,
+    1_843_201, 1_859_603, 1_875_971, 1_892_353, 1_908_737, 1_925_129, 1_941_509, 1_957_903,
+    1_974_277, 1_990_657, 2_007_043, 2_023_433, 2_039_819, 2_056_193, 2_072_579, 2_088_971,
+)
+# fmt: on
+"""Primes, so that each is coprime to any number of nodes below the least of them: then all places come up."""

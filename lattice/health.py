@@ -183,8 +183,8 @@ def sign_row(row: Row, signer: Signer) -> SignedRow:
     return SignedRow(row, row.observer, _cell_id(payload), data)
 
 
-def open_row(data: bytes, verifier: Verifier) -> SignedRow:
-    """Parse and verify a row from the network.
+def open_row(data: bytes, verifier: Verifier, cell: CellId | None = None) -> SignedRow:
+    """Parse and verify a row from the network; `cell` is its id, where that is known.
 
     Raises `MalformedError` (bytes) or `UntrustedError` (signature); state is unchanged.
     """
@@ -194,7 +194,7 @@ def open_row(data: bytes, verifier: Verifier) -> SignedRow:
     row = _parse(payload)
     if not verifier.verify(row.public_key, _PURPOSE, payload, signature):
         raise UntrustedError("bad row signature", f"site {row.site}")
-    return SignedRow(row, row.observer, _cell_id(payload), data)
+    return SignedRow(row, row.observer, cell or _cell_id(payload), data)
 
 
 def _parse(payload: bytes) -> Row:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Protocol
 
@@ -31,6 +32,7 @@ _SMALL_ORDER = frozenset(y.to_bytes(32, "little") for y in (0, 1, _P - 1, _P, _P
 in eight or better, so nobody's word would be bound to it. OpenSSL accepts them; libsodium keeps the same list."""
 
 
+@lru_cache(maxsize=4_096)
 def node_id_of(public_key: bytes) -> NodeId:
     """The id of the node that holds the private half of `public_key` (32 bytes)."""
     return NodeId(blake2b(public_key, digest_size=16, person=b"edgelattice id").digest())

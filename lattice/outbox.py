@@ -61,15 +61,18 @@ class Outbox:
         """Seal and send: by datagram if it fits one, else as a stream's frame. Nowhere is no target, but is counted."""
         body = wire.encode(message)
         cells = isinstance(message, (Rumour, Ping, Ack, Delta, Heal)) and bool(message.cells)
+        sent = bytes_out = 0
         for target in targets:
             if not target[0]:
                 self.count("sends without an address")
                 continue
             frame = self._seal.close(self.node, body, self.now)
-            self._sent[type(message)] += 1
-            self._bytes_out += len(frame)
             send = SendDatagram if len(frame) <= self.config.datagram_bytes_max else SendStream
             self._effects.append(send(frame, target, cells))
+            sent += 1
+            bytes_out += len(frame)
+        self._sent[type(message)] += sent
+        self._bytes_out += bytes_out
 
     def persist(self, table: str, key: bytes, value: bytes | None, holds: Holds = Holds.NOTHING) -> None:
         self._effects.append(Persist(table, key, value, holds))

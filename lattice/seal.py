@@ -181,8 +181,8 @@ class Sealed(Plain):
         super().__init__(cluster)
         self._prefix = bytes([VERSION | _SEALED]) + self._prefix[1:]
         self._windows = ReplayWindows()
-        self._ciphers: dict[NodeId, AESGCM] = {}
-        """By sender, to close with: ours."""
+        self._closers: dict[NodeId, tuple[bytes, AESGCM]] = {}
+        """By sender, mostly ourselves: the header up to the counter, and what to close with."""
         self._voices: dict[bytes, _Voice] = {}
         """By what a header says of key, ring and sender: of frames that opened, since the ring was last changed."""
         self._last: dict[NodeId, _Voice] = {}
@@ -203,7 +203,7 @@ class Sealed(Plain):
         self._secrets = {key.id: key.secret for key in ring.keys}
         self._used = ring.used.id
         self._keys = self._used + ring.tag
-        self._ciphers.clear()
+        self._closers.clear()
         self._voices.clear()
 
     def heard(self) -> dict[NodeId, HeardKeys]:
@@ -217,20 +217,25 @@ class Sealed(Plain):
         }
 
     def close(self, sender: NodeId, body: bytes, now: Micros) -> bytes:
-        header = self._header(sender, now)
-        cipher = self._ciphers.get(sender)
-        if cipher is None:
-            cipher = self._ciphers[sender] = self._cipher(self._used, sender)
-        return header + cipher.encrypt(_NONCE + header[_COUNTER_AT:], body, header)
+        if not self._started:
+            self._start(now)
+        closer = self._closers.get(sender)
+        if closer is None:
+            begins = self._prefix + self._keys + sender
+            closer = self._closers[sender] = (begins, self._cipher(self._used, sender))
+        begins, cipher = closer
+        self._counter += 1
+        counter = self._counter.to_bytes(8, "big")
+        header = begins + counter
+        return header + cipher.encrypt(_NONCE + counter, body, header)
 
     def open(self, frame: bytes) -> tuple[NodeId, int, bytes]:
         if len(frame) < OVERHEAD_BYTES or not frame.startswith(self._prefix):
             self._check(frame, OVERHEAD_BYTES)
-        header = frame[:HEADER_BYTES]
-        said, counter = header[_KEY_AT:_COUNTER_AT], header[_COUNTER_AT:]
+        said, counter = frame[_KEY_AT:_COUNTER_AT], frame[_COUNTER_AT:HEADER_BYTES]
         voice = self._voices.get(said) or self._voice(said)
         try:
-            body = voice.cipher.decrypt(_NONCE + counter, frame[HEADER_BYTES:], header)
+            body = voice.cipher.decrypt(_NONCE + counter, frame[HEADER_BYTES:], frame[:HEADER_BYTES])
         except InvalidTag:
             raise WireError("wrong key", "sealed with another secret, or altered on the way") from None
         count = int.from_bytes(counter, "big")

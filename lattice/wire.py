@@ -201,14 +201,14 @@ def decode(body: bytes, bytes_max: int) -> Message:
         raise WireError(error.reason, error.detail) from None
 
 
-_LENGTHS: Final = (0, 5, 7, 4, 2, 3, 5, 3, 2, 2, 2, 3, 2, 2)
+_LENGTHS: Final = dict(enumerate((5, 7, 4, 2, 3, 5, 3, 2, 2, 2, 3, 2, 2), start=1))
 """How many fields a message of each type has, the type included."""
 
 
 def _parse(kind: int, fields: tuple[object, ...]) -> Message:
-    if not 0 < kind < len(_LENGTHS):
-        raise WireError("unknown message", f"type {kind}")
-    if len(fields) != _LENGTHS[kind]:
+    if len(fields) != _LENGTHS.get(kind):
+        if kind not in _LENGTHS:
+            raise WireError("unknown message", f"type {kind}")
         raise WireError("bad shape", f"{len(fields)} fields in a message of type {kind}, expected {_LENGTHS[kind]}")
     match kind:  # the frequent first
         case 9:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from math import isqrt
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lattice.dissemination import Flood, RandomFanout, Strategy, Tree
+from lattice.config import Config
+from lattice.dissemination import _STEPS, Flood, RandomFanout, Strategy, Tree
 from lattice.prng import Prng
 from lattice.roster import Roster
 from lattice.types import CellId, NodeId
@@ -71,6 +73,12 @@ def test_each_announcement_tree_tells_everybody_but_its_root(areas: dict[str, in
     assert set(told.values()) <= {1}
     told = Counter(hop for us in known for hop in Tree(announcement_trees=4).announce_to(rumour, None, known[us]))
     assert all(count <= 4 for count in told.values())
+
+
+def test_whatever_their_number_all_nodes_have_different_places() -> None:
+    for step in _STEPS:
+        assert step > Config().members_max + 1
+        assert all(step % divisor for divisor in range(2, isqrt(step) + 1)), f"{step} is no prime"
 
 
 def test_dead_relays_are_made_up_for_by_those_who_have_it() -> None:

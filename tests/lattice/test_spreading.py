@@ -88,7 +88,7 @@ def test_announcements_to_one_peer_wait_for_company(delay_us: int, few: bool) ->
     cluster = settled(2, Config(announce_delay_us=delay_us))
     cluster.run(SECOND)
     cluster.judge = lambda source, target, prng: []  # nothing arrives, so nothing is answered
-    before = cluster.engines[0].counters()["out IHave"]
+    before = cluster.engines[0].counters().get("out IHave", 0)
     for number in range(10):
         cluster.publish(0, f"route r{number} {{}}\n")
         cluster.run(MILLISECOND)
