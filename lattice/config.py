@@ -6,6 +6,10 @@ from dataclasses import dataclass
 
 from lattice.types import MILLISECOND, SECOND
 
+ROWS_A_REFRESH = 8
+"""How many rows a node takes in each `row_refresh_us` at most, where nothing changes: with their announcements a
+large part of what an idle cluster says."""
+
 
 @dataclass(frozen=True, slots=True)
 class Config:
@@ -45,7 +49,7 @@ class Config:
 
     row_refresh_us: int = 60 * SECOND
     """How often a row that nothing changed is issued again, stretched with the cluster: see `row_refresh_for`."""
-    row_refresh_max_us: int = 2 * 3600 * SECOND
+    row_refresh_max_us: int = 24 * 3600 * SECOND
     row_lease_refreshes: int = 4
     """A row stands for this many refreshes after its observer was last known to be there."""
     confirm_delay_us: int = 2 * SECOND
@@ -101,9 +105,9 @@ class Config:
     """Endpoints under trial at a time; discovery beyond it is dropped and counted."""
 
     def row_refresh_for(self, members: int) -> int:
-        """The refresh interval in a cluster of so many: constant up to 32 members, then proportional.
+        """The refresh interval in a cluster of so many: constant up to `ROWS_A_REFRESH` members, then proportional.
 
         So the cost of refreshing all rows is the same per node and second however large the cluster is; a member's
         failure is SWIM's to find, not the lease's.
         """
-        return min(self.row_refresh_us * max(32, members) // 32, self.row_refresh_max_us)
+        return min(self.row_refresh_us * max(ROWS_A_REFRESH, members) // ROWS_A_REFRESH, self.row_refresh_max_us)

@@ -442,6 +442,7 @@ def test_after_many_overwrites_and_deletes_the_store_holds_no_more_than_twice_wh
             store.admit(op.data)
         if is_due(store, who):
             checkpoints += 1
+            live = sum(len(write.value) + len(write.key) for write in store.live(who))
             for op in compose_checkpoint(signer, store.chain(who), store.live(who), now_ms):
                 store.admit(op.data)
                 heaviest = max(heaviest, store.weight(who) / max(live, SLACK_BYTES // 2))
