@@ -164,7 +164,12 @@ class Node:
                 config.http.workers, config.path, self._journal, self.observed, self._admitted, self.reported
             )
         self._masked_told = -1
-        self._relay = TcpRelay(_DataPlane(self), addresses=self._addresses, says_who=config.tcp.proxy_protocol)
+        self._relay = TcpRelay(
+            _DataPlane(self),
+            addresses=self._addresses,
+            unix=dict(config.upstream.unix),
+            says_who=config.tcp.proxy_protocol,
+        )
         self._checker = HealthChecker(self._on_probe, random.Random(os.urandom(16)), self._probe)
 
     def _new_proxy(self) -> Proxy:

@@ -16,17 +16,20 @@ import enum
 import errno
 import socket
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from types import MappingProxyType
 
 import trio
 
+from lattice.types import Endpoint
 from router.decision.decide import Attempt, Request
 from router.tcp.client_hello import NotTlsError, read_client_hello
 from router.tcp.splice import LostError, Pipe, Side
 from router.tcp.tcp_limits import TcpLimits
-from router.traffic.connection import Connection, connect
+from router.traffic.connection import Connection, connect, connect_unix
 from router.traffic.proxy_protocol import proxy_header_v2
 from router.traffic.steering import Outcome, Router
 from router.traffic.upstream_address import AddressRule
@@ -66,14 +69,17 @@ class TcpRelay:
         router: Router,
         limits: TcpLimits | None = None,
         addresses: AddressRule | None = None,
+        unix: Mapping[Endpoint, Path] = MappingProxyType({}),
         *,
         says_who: bool = False,
     ) -> None:
-        """`addresses` says where never to connect. With `says_who`, every endpoint hears who the client is before
-        anything else, by a PROXY protocol header of version 2."""
+        """`addresses` says where never to connect, `unix` which endpoints are reached by a Unix socket of this machine,
+        whatever their address. With `says_who`, every endpoint hears who the client is before anything else, by a PROXY
+        protocol header of version 2."""
         self._router = router
         self._says_who = says_who
         self._addresses = addresses or AddressRule()
+        self._unix = unix
         self._limits = limits or TcpLimits()
         self._clients: Counter[str] = Counter()
         self._accepting = trio.CancelScope()
@@ -190,10 +196,7 @@ class TcpRelay:
         for attempt in decision.attempts[:attempts_max]:
             began = trio.current_time()
             try:
-                if self._addresses.why_refused(attempt.endpoint[0]) is not None:
-                    self.counters["forbidden"] += 1
-                    raise ForbiddenAddressError(errno.EACCES, "forbidden address")
-                upstream = await connect(*attempt.endpoint, connect_timeout_us, Connection)
+                upstream = await self._open(attempt.endpoint, connect_timeout_us)
             except trio.TooSlowError:
                 self._observe(attempt, Outcome.TIMEOUT, began)
             except OSError as error:
@@ -206,6 +209,15 @@ class TcpRelay:
                 return _Leg(attempt, upstream)
             self.counters["connect failed"] += 1
         return Ending.UNREACHABLE
+
+    async def _open(self, endpoint: Endpoint, timeout_us: int) -> Connection:
+        path = self._unix.get(endpoint)
+        if path is not None:
+            return await connect_unix(str(path), timeout_us, Connection)
+        if self._addresses.why_refused(endpoint[0]) is not None:
+            self.counters["forbidden"] += 1
+            raise ForbiddenAddressError(errno.EACCES, "forbidden address")
+        return await connect(*endpoint, timeout_us, Connection)
 
     def _who(self, client: Connection, address: str, name: str) -> bytes:
         """Who connected to where, asking for which name. Raises OSError when the client is gone."""

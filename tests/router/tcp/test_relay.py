@@ -8,8 +8,10 @@ import os
 import socket
 import ssl
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 import trio
@@ -72,9 +74,10 @@ async def relaying(
     tls: bool = False,
     says_who: bool = False,
     host: str = "127.0.0.1",
+    unix: Mapping[Endpoint, Path] = MappingProxyType({}),
 ) -> AsyncIterator[tuple[TcpRelay, Endpoint]]:
     (listener,) = await trio.open_tcp_listeners(0, host=host)
-    relay = TcpRelay(node, limits, says_who=says_who)
+    relay = TcpRelay(node, limits, unix=unix, says_who=says_who)
     async with trio.open_nursery() as nursery:
         await nursery.start(relay.serve, [TcpListener(listener, tls)])
         host, port = listener.socket.getsockname()[:2]
@@ -120,6 +123,12 @@ async def everything(stream: trio.SocketStream) -> bytes:
     return b"".join([part async for part in stream])
 
 
+async def everything_or_reset(stream: trio.SocketStream) -> bytes:
+    with contextlib.suppress(trio.BrokenResourceError):
+        return await everything(stream)
+    return b""
+
+
 async def settled(relay: TcpRelay) -> None:
     """Wait until no connection is under way."""
     with trio.fail_after(5):
@@ -149,6 +158,33 @@ async def test_bytes_pass_both_ways_and_a_half_close_travels() -> None:
     assert relay.counters["relayed"] == relay.counters["connections"] == relay.counters["region.r0"] == 1
     assert node.told == [(endpoint, Outcome.OK)]
     assert node.asked == [Request("127.0.0.1", "", "/", method="CONNECT", port=at[1])]
+
+
+async def test_an_endpoint_may_be_a_unix_socket(tmp_path: Path) -> None:
+    """Whatever its address: that one is link-local, where nobody is ever connected to. Dead, it is a refusal."""
+    local: Endpoint = ("169.254.1.1", 9)
+    path = tmp_path / "upstream.sock"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener, trio.fail_after(5):
+        listener.bind(str(path))
+        listener.listen()
+        async with upstream(echo) as second, trio.open_nursery() as nursery:
+            node = ScriptedNode(local, second)
+            async with relaying(node, unix={local: path}) as (relay, at):
+                serving = trio.SocketListener(trio.socket.from_stdlib_socket(listener.dup()))
+                nursery.start_soon(trio.serve_listeners, echo, [serving])
+                client = await dial(at)
+                await client.send_all(b"by a path")
+                await client.send_eof()
+                assert await everything(client) == b"by a path"
+                await settled(relay)
+                nursery.cancel_scope.cancel()
+    assert node.told == [(local, Outcome.OK)]
+    node = ScriptedNode(local)
+    async with relaying(node, unix={local: path}) as (relay, at):
+        assert await everything_or_reset(await dial(at)) == b""
+        await settled(relay)
+    assert node.told == [(local, Outcome.REFUSED)]
+    assert relay.counters["forbidden"] == 0
 
 
 async def test_the_server_may_speak_first() -> None:
