@@ -131,7 +131,9 @@ class Credentials:
         changed. What stays the same keeps its sessions."""
         before, server_tls = self._config, self.server_tls
         try:
-            if server_tls is not None and (config.tls, config.http.http2) != (before.tls, before.http.http2):
+            if not config.http.tls_listen:
+                server_tls = None
+            elif server_tls is None or (config.tls, config.http.http2) != (before.tls, before.http.http2):
                 server_tls = _new_server_tls(config)
             self._config = config
             if config.upstream != before.upstream:

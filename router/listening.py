@@ -6,13 +6,85 @@ import errno
 import os
 import socket
 import stat
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Final, TypeAlias
+
+import trio
 
 from lattice.types import Endpoint
 from router.errors import ListenError
 from router.site.config_reader import endpoint_text
+from router.site.site_config import HttpPart, TcpPart
 
 BACKLOG = 1_024
+
+
+Address: TypeAlias = Endpoint | Path
+
+
+class Listeners:
+    """The sockets by which users come, for each key in the order of the site file; owned by this."""
+
+    def __init__(self, opened: Mapping[str, Sequence[tuple[Address, socket.socket]]]) -> None:
+        self._opened = opened
+
+    @classmethod
+    def open(cls, http: HttpPart, tcp: TcpPart, before: Listeners | None = None) -> Listeners:
+        """As these parts say. An address where `before` listens too is the same socket, so that nobody who waits there
+        is refused. Raises `ListenError`; then nothing is open that was not."""
+        held = [each for opened in before._opened.values() for each in opened] if before is not None else []
+        opened: dict[str, list[tuple[Address, socket.socket]]] = {}
+        ours = cls(opened)
+        try:
+            for key, addresses in _wanted(http, tcp):
+                for address in addresses:
+                    same = next((each for each in held if each[0] == address), None)
+                    if same is not None:
+                        held.remove(same)  # two of port 0 are two sockets
+                    opened.setdefault(key, []).append((address, same[1].dup() if same else _open(address, key)))
+        except BaseException:
+            ours.close(kept=before)
+            raise
+        return ours
+
+    def close(self, kept: Listeners | None = None) -> None:
+        """Who connects is refused from now on, but where `kept` listens too. Paths are removed. May be called twice."""
+        stays = set() if kept is None else {address for opened in kept._opened.values() for address, _ in opened}
+        for opened in self._opened.values():
+            for address, listener in opened:
+                listener.close()
+                if isinstance(address, Path) and address not in stays:
+                    address.unlink(missing_ok=True)
+        self._opened = {}
+
+    def bound(self, *keys: str) -> tuple[Endpoint, ...]:
+        """Where the TCP sockets of these keys really are."""
+        listening = [listener for key in keys for _, listener in self._opened.get(key, ())]
+        return tuple([bound_endpoint(each) for each in listening if each.family != socket.AF_UNIX])
+
+    def of(self, *keys: str) -> list[trio.SocketListener]:
+        """The sockets of these keys for a server of its own, which closes them."""
+        sockets = [listener.dup() for key in keys for _, listener in self._opened.get(key, ())]
+        return [trio.SocketListener(trio.socket.from_stdlib_socket(each)) for each in sockets]
+
+
+HTTP: Final = "http.listen", "http.unix_listen"
+HTTPS: Final = ("http.tls_listen",)
+TCP: Final = ("tcp.listen",)
+TCP_TLS: Final = ("tcp.tls_listen",)
+
+
+def _wanted(http: HttpPart, tcp: TcpPart) -> Iterable[tuple[str, tuple[Address, ...]]]:
+    yield HTTP[0], http.listen
+    yield HTTP[1], http.unix_listen
+    yield HTTPS[0], http.tls_listen
+    yield TCP[0], tcp.listen
+    yield TCP_TLS[0], tcp.tls_listen
+
+
+def _open(address: Address, key: str) -> socket.socket:
+    return listen_unix(address, key) if isinstance(address, Path) else listen(address, key)
 
 
 def listen(endpoint: Endpoint, key: str) -> socket.socket:

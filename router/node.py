@@ -73,11 +73,13 @@ from router.decision.layout import SitePlace
 from router.decision.program import Program
 from router.decision.request import NO_NEEDS, Needs
 from router.decision.seen import SeenClients
+from router.errors import ListenError
 from router.health.health_check import HealthChecker, ProbeTarget
 from router.health.probe_once import ProbeResult, probe_once
 from router.health.region_word import RegionWords
 from router.health.regional_health import RegionalHealth
 from router.journal import Journal
+from router.listening import HTTP, HTTPS, TCP, TCP_TLS, Listeners
 from router.location import Locations
 from router.planner import Planner
 from router.policy import PolicyError
@@ -88,6 +90,7 @@ from router.policy_keeper import InForce, compile_text, complaint, load_grammar
 from router.seeding import Seeding
 from router.serving import Serving
 from router.site.config_reader import ConfigError, endpoint_text
+from router.site.reloading import left_for_a_start, reloaded
 from router.site.site_config import SiteConfig
 from router.site.site_file import load_site_config
 from router.site.state_dir import LastGood
@@ -572,16 +575,29 @@ class Node:
     async def run(
         self,
         transport: Transport,
-        http: list[trio.SocketListener],
-        https: list[trio.SocketListener],
-        tcp: list[TcpListener],
+        listeners: Listeners,
         control: stdlib_socket.socket,
         *,
         ready: Callable[[], None],
         stop: trio.Event,
         hangups: trio.MemoryReceiveChannel[None] | None,
     ) -> None:
-        """Serve until `stop`, then leave the cluster, drain, and return. Each of `hangups`: read files anew."""
+        """Serve until `stop`, then leave the cluster, drain, and return. Each of `hangups`: read files anew. Closes the
+        listeners."""
+        self._listeners = listeners
+        try:
+            await self._run(transport, control, ready, stop, hangups)
+        finally:
+            self._listeners.close()
+
+    async def _run(
+        self,
+        transport: Transport,
+        control: stdlib_socket.socket,
+        ready: Callable[[], None],
+        stop: trio.Event,
+        hangups: trio.MemoryReceiveChannel[None] | None,
+    ) -> None:
         async with trio.open_nursery() as nursery:
             await trio.to_thread.run_sync(load_grammar)
             await nursery.start(self._driver.run)
@@ -599,22 +615,19 @@ class Node:
             await nursery.start(
                 partial(serve_control, control_app(self, self._config.control.host_names), control, stop, self._door())
             )
-            if self._fleet is None:
-                await nursery.start(self._serving.run, http, https)
-            else:
-                await nursery.start(self._fleet.run, http, https)
+            serving = self._serving if self._fleet is None else self._fleet
+            await nursery.start(serving.run, self._listeners.of(*HTTP), self._listeners.of(*HTTPS))
+            await nursery.start(self._relay.serve, _relayed(self._listeners))
             if hangups is not None:
                 nursery.start_soon(self._keep_reloading, hangups)
-            if tcp:
-                await nursery.start(self._relay.serve, tcp)
             if self._config.gossip.mdns:
                 self._discovery = self._discovery_on(transport)
                 nursery.start_soon(self._discovery.run)
             ready()
             await stop.wait()
             await self._driver.submit(LeaveRequested())
+            self._listeners.close()
             async with trio.open_nursery() as draining:
-                serving = self._serving if self._fleet is None else self._fleet
                 draining.start_soon(serving.drain, self._config.timing.drain_us)
                 draining.start_soon(self._relay.drain, self._config.timing.drain_us)
             await trio.sleep(LEAVE_GRACE_US / SECOND)
@@ -626,35 +639,57 @@ class Node:
             self._credentials.refresh_tls(self._journal, everything=True)
             try:
                 fresh = await trio.to_thread.run_sync(load_site_config, self._config.path)
-                if self._fleet is None:
-                    await self._serve_by(self._config.reloaded(fresh))
-                else:
-                    await self._fleet.replace_all()
-            except (ConfigError, CredentialError, OSError) as error:
+                await self._serve_by(reloaded(self._config, fresh))
+            except (ConfigError, CredentialError, ListenError, OSError) as error:
                 text = f"the site file cannot be used, the last good one stays in force: {error}"
                 self._journal.note("reload", text)
                 log.error("%s", text)
+                continue
+            left = ", ".join(left_for_a_start(self._config, fresh))
+            if left:
+                text = f"only a new start brings into force what the site file says now of {left}"
+                self._journal.note("reload", text)
+                log.warning("%s", text)
 
     async def _serve_by(self, config: SiteConfig) -> None:
         """Serve new connections by a site file that was read anew; those there are finish what they do. Raises
-        `CredentialError` or OSError; then nothing has changed but certificates."""
+        `CredentialError`, `ListenError` or OSError; then nothing has changed but certificates."""
         before = self._config, self._addresses, self._cache
-        if config == self._config:
+        if config == self._config and self._fleet is None:
             return
-        self._credentials.take_site(config)
+        listeners = Listeners.open(config.http, config.tcp, self._listeners)
+        try:
+            self._credentials.take_site(config)
+        except CredentialError:
+            listeners.close(kept=self._listeners)
+            raise
         cache_stays = config.cache == self._config.cache
         self._config = config
         self._addresses = AddressRule(config.upstream.allow)
         if not cache_stays:
             self._cache = SiteCache(config.cache.bytes_max, config.cache.object_bytes_max)
-        proxy = self._new_proxy()
-        proxy.configure(self._named_endpoints(), self._credentials.upstream_tls)
+        http, https = listeners.of(*HTTP), listeners.of(*HTTPS)
         try:
-            await self._serving.replace(proxy)
-        except OSError:
+            if self._fleet is None:
+                proxy = self._new_proxy()
+                proxy.configure(self._named_endpoints(), self._credentials.upstream_tls)
+                await self._serving.replace(proxy, http, https)
+            elif not await self._fleet.replace_all(config.http.workers, http, https):
+                raise CredentialError("its workers do not start")
+        except (CredentialError, OSError):
             self._config, self._addresses, self._cache = before
+            for listener in (*http, *https):
+                listener.socket.close()
+            listeners.close(kept=self._listeners)
             raise
-        self._journal.note("reload", "the site file is in force anew")
+        await self._relay.replace(
+            _relayed(listeners), self._addresses, dict(config.upstream.unix), says_who=config.tcp.proxy_protocol
+        )
+        self._planner.failback.ramp_us = config.timing.failback_us
+        old, self._listeners = self._listeners, listeners
+        old.close(kept=listeners)
+        bound = [endpoint_text(each) for each in listeners.bound(*HTTP, *HTTPS, *TCP, *TCP_TLS)]
+        self._journal.note("reload", f"the site file is in force anew; users come by {', '.join(bound)}")
 
     def _discovery_counters(self) -> dict[str, int]:
         return {**self._seeding.counters, **(self._discovery.counters if self._discovery else {})}
@@ -670,6 +705,11 @@ class Node:
 
     async def _on_peer_found(self, endpoint: Endpoint) -> None:
         await self._driver.submit(PeerDiscovered(endpoint))
+
+
+def _relayed(listeners: Listeners) -> list[TcpListener]:
+    plain = [TcpListener(each, tls=False) for each in listeners.of(*TCP)]
+    return plain + [TcpListener(each, tls=True) for each in listeners.of(*TCP_TLS)]
 
 
 class _DataPlane:

@@ -28,7 +28,7 @@ class Planner:
     def __init__(self, place: SitePlace, failback_us: int) -> None:
         self._place = place
         self._damping = RegionDamping()
-        self._failback = Failback(failback_us)
+        self.failback = Failback(failback_us)
         self._trips = RoundTrips()
         self._program: Program | None = None
         self._warming: Iterator[None] = iter(())
@@ -67,7 +67,7 @@ class Planner:
             return None
         seen = {region.region: region.effective for region in regions}
         damped = self._damping.levels({name: seen.get(name, Level.UNKNOWN) for name in program.regions}, now)
-        returning = self._failback.returning(damped.levels, now)
+        returning = self.failback.returning(damped.levels, now)
         self.saturation_ppm, self.rtt_us = self._saturation_ppm(regions), self._trips.rtt_us()
         self.away_ppm = returning.away_ppm
         table = self.table = plan(

@@ -1,15 +1,14 @@
 """The proxy of a node that serves users by itself; another takes its place when the site file is read anew (edge).
 
-Every proxy has descriptors of its own for the same listening sockets, so whoever accepts takes the connections that
-wait. A new one accepts before the old one stops, and the old one finishes what it serves, as at SIGTERM: nobody is
-refused or cut off.
+Every proxy has descriptors of its own for the listening sockets, so whoever accepts takes the connections that wait. A
+new one accepts before the old one stops, and the old one finishes what it serves, as at SIGTERM: nobody is refused or
+cut off.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 
 import trio
 
@@ -30,8 +29,6 @@ class Serving:
         """The one that accepts."""
         self._live = [proxy]
         self._retired: Counter[str] = Counter()
-        self._http: Sequence[trio.SocketListener] = ()
-        self._https: Sequence[trio.SocketListener] = ()
         self._nursery: trio.Nursery | None = None
 
     @property
@@ -59,45 +56,43 @@ class Serving:
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Accept and serve until `drain` is through. Closes the listeners. Run once."""
-        self._http, self._https = http, https
-        try:
-            async with trio.open_nursery() as self._nursery:
-                await self._nursery.start(self._serve, self.proxy)
-                task_status.started()
-        finally:
-            self._close()
+        async with trio.open_nursery() as self._nursery:
+            await self._nursery.start(self._serve, self.proxy, http, https)
+            task_status.started()
 
-    async def _serve(self, proxy: Proxy, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        with ExitStack() as ours:  # cut off early, the proxy has not closed them itself
-            http, https = _again(self._http, ours), _again(self._https, ours)
+    async def _serve(
+        self,
+        proxy: Proxy,
+        http: Sequence[trio.SocketListener],
+        https: Sequence[trio.SocketListener],
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        try:
             await proxy.serve(http, https, task_status=task_status)
+        finally:
+            for listener in (*http, *https):  # cut off early, the proxy has not closed them itself
+                listener.socket.close()
         self._live.remove(proxy)
         self._retired.update(proxy.counters)
 
-    async def replace(self, proxy: Proxy) -> None:
-        """From now on this one accepts; it is configured already. The one before it drains in the background.
+    async def replace(
+        self, proxy: Proxy, http: Sequence[trio.SocketListener], https: Sequence[trio.SocketListener]
+    ) -> None:
+        """From now on this one accepts, and from these; it is configured already. The one before it drains in the
+        background.
 
         Raises OSError when descriptors are short; then nothing has changed."""
         assert self._nursery is not None, "runs"
-        await self._nursery.start(self._serve, proxy)
+        await self._nursery.start(self._serve, proxy, http, https)
         old, self.proxy = self.proxy, proxy
         self._live.append(proxy)
         self._nursery.start_soon(old.drain, GRACE_US)
 
     async def drain(self, grace_us: int) -> None:
         """Let all of them finish what they serve; then `run` ends."""
-        self._close()
         async with trio.open_nursery() as draining:
             for proxy in self._live:
                 draining.start_soon(proxy.drain, grace_us)
         if self._nursery is not None:
             self._nursery.cancel_scope.cancel()
-
-    def _close(self) -> None:
-        """Who connects is refused, rather than left to wait for nobody."""
-        for listener in (*self._http, *self._https):
-            listener.socket.close()
-
-
-def _again(listeners: Sequence[trio.SocketListener], ours: ExitStack) -> list[trio.SocketListener]:
-    return [trio.SocketListener(ours.enter_context(listener.socket.dup())) for listener in listeners]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 import random
-import socket as stdlib_socket
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
@@ -19,11 +18,10 @@ from lattice.prng import Prng
 from lattice.roster import area_of
 from lattice.transport import Clock, Transport, bind
 from router.credentials import Credentials
-from router.listening import bound_endpoint, cannot_listen, listen, listen_unix
+from router.listening import HTTP, HTTPS, TCP, TCP_TLS, Listeners, bound_endpoint, cannot_listen, listen
 from router.node import Node
 from router.site.site_config import BoundEndpoints, SiteConfig
 from router.site.state_dir import StateDir
-from router.tcp.relay import TcpListener
 
 
 async def run_node(
@@ -39,13 +37,8 @@ async def run_node(
     """
     with ExitStack() as opened:
         control = opened.enter_context(listen(config.control.listen, "control.listen"))
-        http = [opened.enter_context(listen(endpoint, "http.listen")) for endpoint in config.http.listen]
-        unix = [opened.enter_context(listen_unix(path, "http.unix_listen")) for path in config.http.unix_listen]
-        for path in config.http.unix_listen:
-            opened.callback(path.unlink, missing_ok=True)
-        https = [opened.enter_context(listen(endpoint, "http.tls_listen")) for endpoint in config.http.tls_listen]
-        tcp = [opened.enter_context(listen(endpoint, "tcp.listen")) for endpoint in config.tcp.listen]
-        tls = [opened.enter_context(listen(endpoint, "tcp.tls_listen")) for endpoint in config.tcp.tls_listen]
+        listeners = Listeners.open(config.http, config.tcp)
+        opened.callback(listeners.close)
         try:
             transport = await bind(*config.gossip.listen)
         except OSError as error:
@@ -53,9 +46,9 @@ async def run_node(
         opened.callback(transport.close)
         bound = BoundEndpoints(
             gossip=transport.endpoint,
-            http=tuple(map(bound_endpoint, http)),
-            https=tuple(map(bound_endpoint, https)),
-            tcp=tuple(map(bound_endpoint, (*tcp, *tls))),
+            http=listeners.bound(*HTTP),
+            https=listeners.bound(*HTTPS),
+            tcp=listeners.bound(*TCP, *TCP_TLS),
             control=bound_endpoint(control),
         )
         state = StateDir(config.site.state_dir)
@@ -64,17 +57,7 @@ async def run_node(
         credentials = Credentials(config, state.node_key, clock.now)
         driver_of = partial(_driver, config, state, transport, clock, credentials)
         node = Node(config, driver_of, clock, state.last_good, credentials)
-        relayed = [TcpListener(_trio_listener(listener), tls=False) for listener in tcp]
-        relayed += [TcpListener(_trio_listener(listener), tls=True) for listener in tls]
-        proxied = [_trio_listener(listener) for listener in (*http, *unix)]
-        secured = [_trio_listener(listener) for listener in https]
-        await node.run(
-            transport, proxied, secured, relayed, control, ready=lambda: ready(bound), stop=stop, hangups=hangups
-        )
-
-
-def _trio_listener(listener: stdlib_socket.socket) -> trio.SocketListener:
-    return trio.SocketListener(trio.socket.from_stdlib_socket(listener))
+        await node.run(transport, listeners, control, ready=lambda: ready(bound), stop=stop, hangups=hangups)
 
 
 def _driver(

@@ -47,7 +47,7 @@ class Failback:
 
     def __init__(self, ramp_us: int = RAMP_US) -> None:
         """0 gives a region all of its users at once."""
-        self._ramp_us = ramp_us
+        self.ramp_us = ramp_us
         self._levels: Mapping[str, Level] = {}
         self._since: dict[str, Micros] = {}
 
@@ -63,12 +63,12 @@ class Failback:
         away: dict[str, int] = {}
         changes: list[int] = []
         for region, since in list(self._since.items()):
-            share = away_ppm(now - since, self._ramp_us) if region in levels else 0
+            share = away_ppm(now - since, self.ramp_us) if region in levels else 0
             if share:
                 away[region] = share
-                step = (now - since) * STEPS // self._ramp_us + 1
-                changes.append(since - (-step * self._ramp_us // STEPS))
-            elif now - since >= self._ramp_us or region not in levels:
+                step = (now - since) * STEPS // self.ramp_us + 1
+                changes.append(since - (-step * self.ramp_us // STEPS))
+            elif now - since >= self.ramp_us or region not in levels:
                 del self._since[region]
         return Returning(away, Micros(min(changes)) if changes else None)
 

@@ -222,17 +222,6 @@ class SiteConfig:
     warnings: tuple[str, ...]
     """What works but should be known: show each to whoever starts the node."""
 
-    def reloaded(self, fresh: SiteConfig) -> SiteConfig:
-        """This, with what of the file read anew may change while a node runs: how users and endpoints are spoken to."""
-        http = replace(
-            self.http,
-            http2=fresh.http.http2,
-            proxy_from=fresh.http.proxy_from,
-            forwarded_from=fresh.http.forwarded_from,
-            by_forwarded=fresh.http.by_forwarded,
-        )
-        return replace(self, http=http, tls=fresh.tls, upstream=fresh.upstream, cache=fresh.cache)
-
 
 @dataclass(frozen=True, slots=True)
 class BoundEndpoints:

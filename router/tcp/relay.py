@@ -83,6 +83,10 @@ class TcpRelay:
         self._limits = limits or TcpLimits()
         self._clients: Counter[str] = Counter()
         self._accepting = trio.CancelScope()
+        self._by_now = trio.CancelScope()
+        """Accepts from the listeners of now, within the former."""
+        self._acceptors: trio.Nursery | None = None
+        self._relays: trio.Nursery | None = None
         self._relaying = trio.CancelScope()
         self._ended = trio.Event()
         self._ended.set()  # not begun
@@ -102,16 +106,40 @@ class TcpRelay:
 
     async def _accept_and_relay(self, listeners: list[TcpListener], task_status: trio.TaskStatus[None]) -> None:
         with self._relaying:
-            async with trio.open_nursery() as relaying:
+            async with trio.open_nursery() as self._relays:
                 with self._accepting:
-                    async with trio.open_nursery() as accepting:
-                        for kind in sorted({listener.tls for listener in listeners}):
-                            sockets = [listener.listener for listener in listeners if listener.tls is kind]
-                            accept = partial(
-                                trio.serve_listeners, partial(self._take, kind), sockets, handler_nursery=relaying
-                            )
-                            await accepting.start(accept)
+                    async with trio.open_nursery() as self._acceptors:
+                        await self._acceptors.start(self._accept, self._by_now, listeners)
                         task_status.started()
+
+    async def _accept(
+        self,
+        scope: trio.CancelScope,
+        listeners: list[TcpListener],
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        with scope:
+            async with trio.open_nursery() as accepting:
+                for kind in sorted({listener.tls for listener in listeners}):
+                    sockets = [listener.listener for listener in listeners if listener.tls is kind]
+                    accept = partial(
+                        trio.serve_listeners, partial(self._take, kind), sockets, handler_nursery=self._relays
+                    )
+                    await accepting.start(accept)
+                task_status.started()
+                await trio.sleep_forever()
+
+    async def replace(
+        self, listeners: list[TcpListener], addresses: AddressRule, unix: Mapping[Endpoint, Path], *, says_who: bool
+    ) -> None:
+        """Accept from these from now on, and no more from those before; see `__init__` for the rest. Whoever is relayed
+        stays."""
+        assert self._acceptors is not None, "serves"
+        self._addresses, self._unix, self._says_who = addresses, unix, says_who
+        before, self._by_now = self._by_now, trio.CancelScope()
+        await self._acceptors.start(self._accept, self._by_now, listeners)
+        before.cancel()
 
     async def drain(self, grace_us: int) -> None:
         """Accept no more, give those under way their time, then reset what is left."""

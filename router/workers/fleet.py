@@ -177,9 +177,14 @@ class Fleet:
                 await member.ready.wait()
             task_status.started()
 
-    async def replace_all(self) -> None:
-        """Start workers that read the site file anew; those that serve now drain once the new ones listen."""
-        fresh = [await self._spawn(number) for number in range(self._count)]
+    async def replace_all(
+        self, count: int, http: Sequence[trio.SocketListener], https: Sequence[trio.SocketListener]
+    ) -> bool:
+        """Start so many workers, which read the site file anew and accept from these sockets; those that serve now
+        drain once the new ones listen. False when they could not begin: then nothing has changed."""
+        before = self._http, self._https
+        self._http, self._https = http, https
+        fresh = [await self._spawn(number) for number in range(count)]
         for member in fresh:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_first, member.ready, nursery.cancel_scope)
@@ -187,17 +192,27 @@ class Fleet:
         if not all(member.ready.is_set() and not member.gone.is_set() for member in fresh):
             for member in fresh:
                 member.leave(Drain(0))
+            self._http, self._https = before
+            self._close(http, https)
             self._say("the workers could not be replaced: those that serve go on")
-            return
-        for member in fresh:
-            old = self._members[member.number]
-            self._members[member.number] = member
+            return False
+        replaced, self._members = self._members, {member.number: member for member in fresh}
+        for old in replaced.values():
             old.leave(Drain(GRACE_US))
-        self._say(f"{self._count} workers were replaced")
+        self._close(*before)
+        self._say(f"{len(replaced)} workers were replaced by {count}")
+        return True
+
+    @staticmethod
+    def _close(*listening: Sequence[trio.SocketListener]) -> None:
+        for listeners in listening:
+            for listener in listeners:
+                listener.socket.close()
 
     async def drain(self, grace_us: int) -> None:
         """Let all of them finish what they serve; then `run` ends."""
         self._draining = True
+        self._close(self._http, self._https)
         members = list(self._all)
         for member in members:
             member.leave(Drain(grace_us))

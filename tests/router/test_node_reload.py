@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import socket
 from functools import partial
 from pathlib import Path
 
 import pytest
 import trio
 
+from lattice.types import Endpoint
 from router.serving import Serving
 from router.traffic.proxy import Proxy
 from tests.router.test_node import Backend, Site, exchange, policy_text, running, site_config, until
@@ -78,7 +80,7 @@ async def test_a_site_file_that_could_not_be_served_by_comes_into_force_when_it_
     hang_up, hangups = trio.open_memory_channel[None](1)
     config = site_config(tmp_path / "ams", "ams")
 
-    async def short_of_descriptors(self: Serving, proxy: Proxy) -> None:
+    async def short_of_descriptors(self: Serving, proxy: Proxy, *listeners: object) -> None:
         await trio.lowlevel.checkpoint()
         raise OSError(errno.EMFILE, "too many open files")
 
@@ -101,3 +103,87 @@ async def test_a_hangup_without_news_leaves_connections_alone(tmp_path: Path) ->
             assert (await stream.receive_some()).startswith(b"HTTP/1.1 503 ")
             await hang_up.send(None)
             await until(partial(_said, ams, "SIGHUP"))
+
+
+async def _come_by(site: Site, times: int) -> list[Endpoint]:
+    """Where users come after so many reloads: HTTP's addresses, then TCP mode's."""
+    await until(partial(_in_force, site, times))
+    events = [event["text"] for event in (await site.view())["events"] if "in force anew" in event["text"]]
+    listed = events[-1].partition("users come by ")[2].split(", ")
+    return [(address.rpartition(":")[0].strip("[]"), int(address.rpartition(":")[2])) for address in listed]
+
+
+async def _refused(endpoint: Endpoint) -> bool:
+    try:
+        await (await trio.open_tcp_stream(*endpoint)).aclose()
+    except OSError:
+        return True
+    return False
+
+
+async def test_listeners_come_and_go_and_who_is_served_stays(tmp_path: Path) -> None:
+    fra, config = Backend("fra"), site_config(tmp_path / "ams", "ams")
+    hang_up, hangups = trio.open_memory_channel[None](1)
+    text = config.path.read_text()
+    one, socket_path = 'listen = ["127.0.0.1:0"]\n[control]', tmp_path / "ams" / "users.sock"
+    assert text.count(one) == 1
+
+    async def reload(http: str, tcp: str = "") -> None:
+        config.path.write_text(text.replace(one, f"{http}\n[control]") + tcp)
+        await hang_up.send(None)
+
+    async with trio.open_nursery() as regions:
+        await regions.start(fra.run)
+        async with running(config, hangups) as ams:
+            assert await ams.publish(policy_text(fra)) == 200
+            await until(partial(_serves, ams))
+            first = ams.bound.http[0]
+            async with await trio.open_tcp_stream(*first) as begun:
+                await begun.send_all(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\n1")
+                await reload(
+                    'listen = ["127.0.0.1:0", "[::1]:0"]\nunix_listen = ["users.sock"]',
+                    '[tcp]\nlisten = ["127.0.0.1:0"]\n',
+                )
+                kept, new, relayed = await _come_by(ams, 1)
+                assert kept == first, "an address that stays is the same socket"
+                for endpoint in (kept, new, relayed):
+                    assert (await exchange(endpoint, PLAIN))[0] == 200
+                async with await trio.open_unix_socket(str(socket_path)) as local:
+                    await local.send_all(PLAIN.encode())
+                    assert (await local.receive_some()).startswith(b"HTTP/1.1 200 ")
+                async with await trio.open_tcp_stream(*relayed) as through:
+                    await reload('listen = ["[::1]:0"]')
+                    assert await _come_by(ams, 2) == [new]
+                    await until(partial(_refused, first))
+                    await until(partial(_refused, relayed))
+                    assert not socket_path.exists()
+                    assert (await exchange(new, PLAIN))[0] == 200
+                    await through.send_all(PLAIN.encode())
+                    assert (await through.receive_some()).startswith(b"HTTP/1.1 200 "), "who is relayed stays"
+                await begun.send_all(b"2")
+                assert b" 200 OK\r\n" in await begun.receive_some(), "what was begun is finished"
+
+            with socket.socket() as taken:
+                taken.bind(("127.0.0.1", 0))
+                taken.listen()
+                port = taken.getsockname()[1]
+                await reload(f'listen = ["127.0.0.1:0", "127.0.0.1:{port}"]')
+                await until(partial(_said, ams, f"cannot listen on 127.0.0.1:{port}"))
+            assert (await exchange(new, PLAIN))[0] == 200, "all as it was"
+            await reload(f'listen = ["127.0.0.1:{port}"]')
+            assert await _come_by(ams, 3) == [("127.0.0.1", port)]
+        regions.cancel_scope.cancel()
+
+
+async def test_what_only_a_new_start_brings_into_force_is_named(tmp_path: Path) -> None:
+    hang_up, hangups = trio.open_memory_channel[None](1)
+    config = site_config(tmp_path / "ams", "ams")
+    text = config.path.read_text()
+    async with running(config, hangups) as ams:
+        text = text.replace('swim_interval = "200ms"', 'swim_interval = "300ms"').replace('at = "52', 'at = "51')
+        config.path.write_text(text.replace("[http]\n", "[http]\nworkers = 2\n"))
+        await hang_up.send(None)
+        await until(partial(_said, ams, "what the site file says now of site.at, http.workers, timing.swim_interval"))
+        config.path.write_text(config.path.read_text().replace('failback = "1s"', 'failback = "2s"'))
+        await hang_up.send(None)
+        await until(partial(_in_force, ams, 1))

@@ -130,19 +130,31 @@ async def test_hangup_replaces_the_workers_and_no_request_notices(tmp_path: Path
 
                 asking.start_soon(ask)
                 await hang_up.send(None)
-                await until(partial(said, ams, "worker", "2 workers were replaced"))
+                await until(partial(said, ams, "worker", "2 workers were replaced by 2"))
                 await until(lambda: _all_new(before))
                 asking.cancel_scope.cancel()
             assert set(statuses) == {200}
             assert len(statuses) > 10
 
             site_toml = tmp_path / "ams" / "site.toml"
-            site_toml.write_text(site_toml.read_text() + "[http]\n")
+            file = site_toml.read_text()
+            site_toml.write_text(file.replace("workers = 2", "workers = 3"))
+            await hang_up.send(None)
+            await until(partial(said, ams, "worker", "2 workers were replaced by 3"))
+            await until(lambda: _so_many(3))
+            assert await ams.region_served() == "fra"
+
+            site_toml.write_text(file + "[http]\n")
             after = workers()
             await hang_up.send(None)
             await until(partial(said, ams, "reload", "the site file cannot be used"))
             assert workers() == after
         regions.cancel_scope.cancel()
+
+
+async def _so_many(count: int) -> bool:
+    await trio.lowlevel.checkpoint()
+    return len(workers()) == count
 
 
 async def _all_new(before: list[int]) -> bool:
