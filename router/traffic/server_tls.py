@@ -119,6 +119,7 @@ class ServerTls:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = self._minimum
         context.set_ciphers(CIPHERS)
+        context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF  # Python 3.11.2 sets it: a loss would look like an end
         context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION | ssl.OP_CIPHER_SERVER_PREFERENCE
         context.set_alpn_protocols(self._protocols)
         return context
@@ -154,7 +155,7 @@ def handshake_fault(error: OSError) -> str:
     """Why a handshake failed, in OpenSSL's few words or ours: fit to be a counter's name."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"certificate: {error.verify_message}".lower()
-    if isinstance(error, ssl.SSLEOFError):
+    if isinstance(error, ssl.SSLEOFError) or getattr(error, "reason", None) == "UNEXPECTED_EOF_WHILE_READING":
         return "closed"
     if isinstance(error, ssl.SSLError) and error.reason:
         return error.reason.lower().replace("_", " ")

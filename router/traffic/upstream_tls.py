@@ -43,6 +43,7 @@ class UpstreamTls:
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.set_ciphers(CIPHERS)
         context.set_alpn_protocols([protocol])
+        context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF  # Python 3.11.2 sets it: a loss would look like an end
         try:
             if self._ca is None:
                 context.load_default_certs()
