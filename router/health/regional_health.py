@@ -50,11 +50,8 @@ class RegionalHealth:
         self._regions: dict[str, _Region] = {}
         self.mask = EjectionMask()
         """To be read: evidence changes it."""
-
-    @property
-    def ejected(self) -> AbstractSet[Endpoint]:
+        self.ejected: AbstractSet[Endpoint] = self.mask.ejected
         """The live set that `decide` tests."""
-        return self.mask.ejected
 
     def counters(self) -> dict[str, int]:
         return {f"ejections {name.replace('_', ' ')}": count for name, count in self.mask.counters.items()}
@@ -88,7 +85,7 @@ class RegionalHealth:
 
     def answered_as_usual(self, attempt: Attempt, latency_us: int, now: Micros) -> bool:
         """Take a success into account if all that it can change is figures; else nothing changes: see `answered`."""
-        if attempt.endpoint in self.mask.ejected:
+        if attempt.endpoint in self.ejected:
             return False
         region = self._regions.get(attempt.region)
         grader = region.graders.get(attempt.endpoint) if region is not None else None

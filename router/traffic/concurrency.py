@@ -87,6 +87,15 @@ class Share:
         window = self.window
         return self.in_flight >= (window.limit - window.in_flight) * window.factor
 
+    def enter_if_room(self) -> bool:
+        """One more request goes there, unless the share is full."""
+        window = self.window
+        if self.in_flight >= (window.limit - window.in_flight) * window.factor:
+            return False
+        self.in_flight += 1
+        window.in_flight += 1
+        return True
+
     def enter(self, count: int = 1) -> None:
         """So many requests go there."""
         self.in_flight += count

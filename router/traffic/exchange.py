@@ -21,8 +21,8 @@ from __future__ import annotations
 
 import math
 import socket
-from collections.abc import Set
-from typing import Final
+from collections.abc import Coroutine, Set
+from typing import Any, Final
 
 import trio
 
@@ -34,10 +34,10 @@ from router.traffic import hedging
 from router.traffic.asking import asked
 from router.traffic.by_cache import answer_stored, serve_by_cache
 from router.traffic.cached import turn_of, with_status
-from router.traffic.ending import CLIENT_GONE, Ending, Lost
+from router.traffic.ending import CLIENT_GONE, RELAYED, Ending, Lost
 from router.traffic.forwarded import has_passed, response_for_client
 from router.traffic.http1 import ResponseHead
-from router.traffic.nested_epoll import Wake
+from router.traffic.nested_epoll import Fiber, Wake
 from router.traffic.plane import Course, Leg
 from router.traffic.relaying import relay, relay_upgraded, relayed
 from router.traffic.reply import Reply, refuse
@@ -84,19 +84,29 @@ class Exchange(Reply):
 
     # --- from head to decision
 
-    async def run(self) -> Ending:
-        plane, client = self.plane, self.client
-        if self.body is not NO_BODY and (refused := await self._take_body()) is not None:
-            return refused
+    def run(self) -> Coroutine[Any, Any, Ending]:
+        """From head to ending, to be awaited at once. What does not differ from the connection's last request goes the
+        plain way, if that is open (`_plain_way`)."""
+        plane, course = self.plane, self.client.course
         now = self.began = self.nest.time()
-        course = client.course
         if (
-            course is None
-            or course.head is not self.head
-            or now >= course.until
-            or course.epoch != plane.router.epoch()
+            course is not None
+            and course.head is self.head
+            and now < course.until
+            and course.epoch == plane.router.epoch()
+            and (way := self._plain_way(course, now)) is not None
         ):
-            epoch = plane.router.epoch()
+            return way
+        return self._run(now)
+
+    async def _run(self, now: float) -> Ending:
+        plane, client = self.plane, self.client
+        if self.body is not NO_BODY:
+            if (refused := await self._take_body()) is not None:
+                return refused
+            now = self.began = self.nest.time()
+        course, epoch = client.course, plane.router.epoch()
+        if course is None or course.head is not self.head or now >= course.until or course.epoch != epoch:
             if (course is None or course.fields is not self.head.fields) and has_passed(self.head, plane.site):
                 return await self.answer(508, "this request came through this site before", "looped")
             decision = plane.router.decide(self.request)
@@ -109,6 +119,8 @@ class Exchange(Reply):
             if not decision.attempts:
                 return await self.answer(502, "no endpoint to try", "failed_502")
             course = self._set_course(decision, epoch, now)
+            if (way := self._plain_way(course, now)) is not None:
+                return await way
         terms = self.terms = course.terms
         terms.requests.add(Micros(int(now * 1e6)))
         if terms.total_timeout_us:
@@ -230,6 +242,64 @@ class Exchange(Reply):
 
     # --- one attempt
 
+    def _plain_way(self, course: Course, now: float) -> Coroutine[Any, Any, Ending] | None:
+        """What is most frequent (`Course.plain`, in a fiber, to a kept connection) in one piece, for a coroutine inside
+        a coroutine costs more than most of what is decided here. None, and nothing has happened, if it is not that."""
+        fiber = self.nest.current
+        if not course.plain or fiber is None or not course.share.enter_if_room():
+            return None
+        upstream = self.plane.pool.take(course.attempt.endpoint, now)
+        if upstream is None:
+            course.share.leave()
+            return None
+        return self._go_plainly(course, now, upstream, fiber)
+
+    async def _go_plainly(self, course: Course, now: float, upstream: Upstream, fiber: Fiber) -> Ending:
+        """As `_attempt` and `receive_response`, which take over as soon as something is not plain."""
+        plane, share = self.plane, course.share
+        terms = self.terms = course.terms
+        terms.requests.add(Micros(int(now * 1e6)))
+        self.tried = course.tried
+        leg = self.leg = Leg(course.attempt, course.steered, now, upstream)
+        wake = head = None
+        try:
+            try:
+                left = upstream.send_now(course.request)
+                if not left:
+                    self.uploaded = True
+                    self.waits_since = self.nest.clock()
+                    self.deadline = now + course.first_byte_seconds
+                    plane.sent(leg, course.watched, now)
+                    wake = _READY
+                    if not upstream.ready:
+                        upstream.read_waiter = fiber
+                        wake = await fiber.park(self.deadline)
+                    heard_at = self.nest.now
+                    head = self._hear(upstream.receive_now(), heard_at) if wake is _READY else None
+                    data = upstream.reader.rest
+                    if head is not None and head.plain and len(data) == head.content_length:
+                        upstream.reader.rest = b""
+                        upstream.reusable = head.keep_alive
+                        course.watched.answered(available=True)
+                        share.window.went_well()
+                        plane.router.observed(course.attempt, _OK, int((heard_at - now) * 1e6))
+                        keep = self.head.keep_alive and not plane.draining
+                        out = self.head_for_client(head, course.steered, chunked=False, keep=keep) + data
+                        if rest := self.to_client_now(out):
+                            await self.to_client(rest)
+                        plane.counters[course.counter] += 1
+                        return RELAYED[head.status // 100 - 2][keep]
+            except (OSError, BadResponseError) as error:
+                result = self._lose_by(error) if self.uploaded else await self._refused_while_sending()
+            else:
+                result = await (converse(self, leg, left) if left else self.receive_response(wake, head))
+        except ClientGoneError:
+            return CLIENT_GONE
+        finally:
+            share.leave()
+            self.land(self.leg)
+        return result if isinstance(result, Ending) else await self._try_each(course.decision, result)
+
     async def _attempt(self, course: Course, began: float) -> Ending | Lost:
         plane, attempt, share, body = self.plane, course.attempt, course.share, self.body
         now = began
@@ -248,15 +318,13 @@ class Exchange(Reply):
             try:
                 left = upstream.send_now(course.request if body is NO_BODY else course.request + body.in_hand())
             except OSError:
-                # A response may still lie in the socket (a refusal sent before the reset): reading finds it.
-                self.arm(self.first_byte_timeout_us)
-                return await self.receive_response()
+                return await self._refused_while_sending()
             if left or not body.complete:
                 return await converse(self, leg, left)
             self.uploaded = True
-            self.waits_since = plane.clock()
-            self.deadline = min(now + self.first_byte_timeout_us / 1e6, self.ends_at)
-            if burdens:
+            self.waits_since = self.nest.clock()
+            self.deadline = min(now + course.first_byte_seconds, self.ends_at)
+            if course.burdens:
                 plane.sent(leg, course.watched, now)
             return await self.receive_response()
         except ClientGoneError:
@@ -265,6 +333,11 @@ class Exchange(Reply):
             share.leave(burdens)
             if upstream is not None:
                 self.land(self.leg)
+
+    async def _refused_while_sending(self) -> Ending | Lost:
+        """A response may still lie in the socket (a refusal sent before the reset): reading finds it."""
+        self.arm(self.first_byte_timeout_us)
+        return await self.receive_response()
 
     async def _open(self, attempt: Attempt, began: float) -> Upstream | Ending | Lost:
         try:
@@ -301,46 +374,60 @@ class Exchange(Reply):
 
     # --- the response
 
-    async def receive_response(self) -> Ending | Lost:
-        plane, leg = self.plane, self.leg
+    def _hear(self, data: bytes | None, now: float) -> ResponseHead | None:
+        """The leg's first bytes are here, unless it is None. Its head, if it is whole. Raises as a reader does, and
+        OSError when the connection is over."""
+        if data is None:
+            return None
+        if not data:
+            raise ConnectionResetError("closed before the first byte")
+        leg = self.leg
+        if leg.watched is not None:
+            leg.awaited = False
+            leg.watched.heard(leg, self.plane.listened_us(now))
+        if now > self.waits_since:
+            self.waited += now - self.waits_since
+        self.answered = True
+        reader = leg.upstream.reader
+        reader.receive(data)
+        return reader.next_head()
+
+    def _lose_by(self, error: Exception) -> Lost:
+        if isinstance(error, trio.TooSlowError):
+            return self.lose_leg(self.leg, Outcome.TIMEOUT)
+        if isinstance(error, BadResponseError):
+            self.plane.counters[f"bad_response.{error.reason}"] += 1
+            return self.lose_leg(self.leg, Outcome.SERVER_ERROR)
+        return self.lose_leg(self.leg, Outcome.TRUNCATED if self.answered else Outcome.RESET)
+
+    async def receive_response(self, wake: Wake | None = None, head: ResponseHead | None = None) -> Ending | Lost:
+        """Wait for the answer, and pass it on. `wake` is how a wait for it has ended, if there was one already, and
+        `head` what was there."""
+        plane = self.plane
         try:
-            head = None
-            if (fiber := self.nest.current) is not None:
-                upstream = leg.upstream
-                wake = _READY
+            fiber = self.nest.current
+            if fiber is not None and not self.answered:
+                upstream = self.leg.upstream
                 hedge_at = math.inf
-                if not upstream.ready:
-                    upstream.read_waiter = fiber
-                    if self.terms.hedge_after_us:
-                        hedge_at = hedging.hedge_at(self)
-                    wake = await fiber.park(min(self.deadline, hedge_at))
+                if wake is None:
+                    wake = _READY
+                    if not upstream.ready:
+                        upstream.read_waiter = fiber
+                        if self.terms.hedge_after_us:
+                            hedge_at = hedging.hedge_at(self)
+                        wake = await fiber.park(min(self.deadline, hedge_at))
                 data = upstream.receive_now() if wake is _READY else None
                 if data is None:
                     upstream.read_waiter = None
                     data = await hedging.race(self, fiber, wake, hedge_at)
-                    leg = self.leg
-                if not data:
-                    raise ConnectionResetError("closed before the first byte")
-                now = self.nest.time()
-                if leg.watched is not None:
-                    leg.awaited = False
-                    leg.watched.heard(leg, plane.listened_us(now))
-                self.waited += now - self.waits_since
-                self.answered = True
-                reader = leg.upstream.reader
-                reader.receive(data)
-                head = reader.next_head()
+                head = self._hear(data, self.nest.now)
             if head is None or head.status < 200:
                 head = await self._receive_head(head)
             if fiber is None and self.waits_since >= 0:
                 self.waited += self.nest.time() - self.waits_since
-        except trio.TooSlowError:
-            return self.lose_leg(self.leg, Outcome.TIMEOUT)
-        except OSError:
-            return self.lose_leg(self.leg, Outcome.TRUNCATED if self.answered else Outcome.RESET)
-        except BadResponseError as error:
-            plane.counters[f"bad_response.{error.reason}"] += 1
-            return self.lose_leg(self.leg, Outcome.SERVER_ERROR)
+        except (trio.TooSlowError, OSError, BadResponseError) as error:
+            return self._lose_by(error)
+        leg = self.leg
         outcome = _OK if head.status < 500 else Outcome.SERVER_ERROR
         if leg.watched is not None and leg.watched.answered(available=head.status not in GATEWAY_ERRORS):
             outcome = Outcome.UNAVAILABLE
@@ -364,12 +451,12 @@ class Exchange(Reply):
         if len(data) != head.content_length or (data and self.head.method == b"HEAD") or head.status == 304:
             return await relay(self, leg, head, data)
         # The usual answer: it is all there, and leaves in one write.
-        self.relaying = self.flushed = True
-        keep = self.keeps()
-        upstream.reusable = head.keep_alive and self.uploaded
         if turn is not None:
             turn.take(data)
             turn.whole()
+        self.relaying = self.flushed = True
+        keep = self.keeps()
+        upstream.reusable = head.keep_alive and self.uploaded
         await self.to_client(self.head_for_client(head, leg.steered, chunked=False, keep=keep) + data)
         return relayed(plane, leg, head, keep=keep)
 

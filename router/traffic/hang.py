@@ -39,7 +39,8 @@ HISTORY_MASK: Final = (1 << 16) - 1
 UNAVAILABLE_MIN: Final = 5
 """Of the last 16 answers. Envoy ejects after 5 gateway errors in a row; that misses every second one."""
 
-_BUCKETS: Final = 4 * 40  # up to 2^40 us: twelve days
+_BITS: Final = 40  # up to 2^40 us: twelve days
+_BUCKETS: Final = 4 * _BITS
 
 FlightT = TypeVar("FlightT")
 
@@ -47,32 +48,35 @@ FlightT = TypeVar("FlightT")
 class Latencies:
     """Recent latencies of one region, in microseconds."""
 
-    __slots__ = ("_counts", "_fresh", "_p99", "_total")
+    __slots__ = ("_counts", "_p99", "_refresh_at", "_total")
 
     def __init__(self) -> None:
         self._counts = [0] * _BUCKETS
         self._total = 0
         self._p99: int | None = None
-        self._fresh = 0  # samples since the p99 was worked out
+        self._refresh_at = 0  # the total from which on the p99 is worked out anew
 
     def add(self, latency_us: int) -> None:
         bits = latency_us.bit_length()
         if bits < 3:
             self._counts[4 * bits] += 1
-        else:  # the octave, and the two bits below its own
-            self._counts[min(4 * bits + (latency_us >> bits - 3 & 3), _BUCKETS - 1)] += 1
+        elif bits < _BITS:  # the octave, and the two bits below its own
+            self._counts[4 * bits + (latency_us >> bits - 3 & 3)] += 1
+        else:
+            self._counts[-1] += 1
         self._total += 1
-        self._fresh += 1
         if self._total >= SAMPLES_MAX:
             self._counts = [count >> 1 for count in self._counts]
+            self._refresh_at -= self._total
             self._total = sum(self._counts)
+            self._refresh_at += self._total
 
     def p99_us(self) -> int | None:
         """None while there are too few samples."""
         if self._total < SAMPLES_MIN:
             return None
-        if self._p99 is None or self._fresh >= REFRESH_SAMPLES:
-            self._fresh = 0
+        if self._p99 is None or self._total >= self._refresh_at:
+            self._refresh_at = self._total + REFRESH_SAMPLES
             beyond = self._total // 100
             bucket = _BUCKETS
             while beyond >= 0:

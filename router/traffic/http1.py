@@ -140,6 +140,8 @@ class ResponseHead(NamedTuple):
     connection: frozenset[bytes]
     load: bytes | None = None
     """What the upstream says of its load (see `orca`); it ends at this hop."""
+    plain: bool = False
+    """A final word below 500, to a GET with a body of `content_length`, that is for nobody but the client."""
 
 
 class RequestReader:
@@ -300,8 +302,9 @@ def parse_response(head: bytes) -> ResponseHead:
             load = value
     if chunked and length is not None:
         raise BadResponseError("both Content-Length and Transfer-Encoding")
+    status = int(head[9:12])
     return ResponseHead(
-        status=int(head[9:12]),
+        status=status,
         reason=head[13 : head.index(b"\r\n")],
         fields=Fields(split.fields),
         minor=minor,
@@ -310,6 +313,7 @@ def parse_response(head: bytes) -> ResponseHead:
         keep_alive=minor == 1 and b"close" not in connection,
         connection=connection,
         load=load,
+        plain=200 <= status < 500 and status not in (204, 304) and length is not None and load is None,
     )
 
 

@@ -114,7 +114,6 @@ class Fiber:
     def resume(self, wake: Wake | None) -> None:
         nest = self._nest
         outer, nest.current = nest.current, self  # a fiber may start another
-        nest._now = nest._clock()
         self._tick += 1
         try:
             move = self._body.send(wake)
@@ -179,8 +178,11 @@ class NestedEpoll:
         self._alarm = trio.CancelScope()
         self._serving = False  # one of our own tasks runs, and will look at the queue before it sleeps
         self._tasks: trio.Nursery | None = None
-        self._clock: Callable[[], float] = trio.current_time
-        self._now = 0.0
+        self.clock: Callable[[], float] = trio.current_time
+        """Now, in trio's seconds; `time` may be a little older, and costs less."""
+        self.now = 0.0
+        """When the nest last looked at its sockets or alarms: the time of fibers. One reading serves all who are
+        resumed by one look."""
         self._look = select.poll()
         self._look.register(self._epoll.fileno(), select.POLLIN)
         self._emptied_at = 0.0
@@ -188,19 +190,15 @@ class NestedEpoll:
         """The fiber that runs now; None when whoever asks is run by trio."""
         self.fibers: set[Fiber] = set()
 
-    def clock(self) -> float:
-        """Now, in trio's seconds."""
-        return self._clock()
-
     def time(self) -> float:
-        """Now, in trio's seconds; for a fiber, the moment when it was resumed."""
-        return self._clock() if self.current is None else self._now
+        """Now, in trio's seconds; for a fiber, the moment of the look that resumed it."""
+        return self.clock() if self.current is None else self.now
 
     def heard_until(self) -> float:
         """Whatever arrived before was seen by whoever waits for it. Behind `clock` only while we are."""
         if self._look.poll(0):  # something lies there
             return self._emptied_at
-        return self._clock()
+        return self.clock()
 
     # --- who takes part
 
@@ -224,6 +222,7 @@ class NestedEpoll:
         """Run a new fiber up to its first wait."""
         fiber = Fiber(self, body)
         self.fibers.add(fiber)
+        self.now = self.time()
         fiber.resume(None)
 
     def start_task(self, body: FiberBody) -> None:
@@ -270,13 +269,14 @@ class NestedEpoll:
                 self.ended(fiber)
         if not ended:
             fiber.hosted = False
+            self.now = self.clock()
             fiber.resume(None)
 
     # --- running
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Drive fibers until cancelled; whatever still lives then is closed, as if cancelled."""
-        self._clock = trio.lowlevel.current_clock().current_time
+        self.clock = trio.lowlevel.current_clock().current_time
         try:
             async with trio.open_nursery() as self._tasks:
                 self._tasks.start_soon(self._keep_time)
@@ -297,7 +297,7 @@ class NestedEpoll:
             else:
                 await trio.lowlevel.wait_readable(fd)
             self._serving = True
-            now = self._clock()
+            now = self.now = self.clock()
             until = now + BATCH_SECONDS
             while True:
                 if self._queue:
@@ -319,7 +319,7 @@ class NestedEpoll:
                         fiber.resume(_READY)
                 if len(events) < EVENTS_MAX:
                     self._emptied_at = now
-                now = self._clock()
+                now = self.now = self.clock()
                 if not (events or self._queue) or now >= until:
                     break
             self._serving = False
@@ -347,6 +347,7 @@ class NestedEpoll:
                 else:
                     await trio.sleep_forever()
             self._serving = True
+            self.now = self.clock()
             self._run_queue()
             self._wake_late()
             self._serving = False
@@ -357,7 +358,7 @@ class NestedEpoll:
             fiber.resume_if_still(tick, wake)
 
     def _wake_late(self) -> None:
-        now = self.time()
+        now = self.now
         while self._alarms and self._alarms[0][0] <= now:
             at, _, fiber = heapq.heappop(self._alarms)
             if at != fiber.alarm_at or fiber not in self.fibers:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Set
 from email.utils import formatdate
 from functools import lru_cache, partial
@@ -44,11 +44,14 @@ class Course:
     __slots__ = (
         "attempt",
         "burdens",
+        "counter",
         "decision",
         "epoch",
         "fields",
+        "first_byte_seconds",
         "head",
         "lines",
+        "plain",
         "request",
         "share",
         "steered",
@@ -73,8 +76,15 @@ class Course:
         self.fields: Fields = head.fields
         self.attempt = attempt
         self.terms: Terms = plane.terms.of(decision)
+        terms, waits, body = self.terms, head.fields.may_wait, bool(head.chunked or head.content_length)
+        self.first_byte_seconds = (terms.waiting_timeout_us if waits else terms.first_byte_timeout_us) / 1e6
+        self.plain = (
+            head.method == b"GET" and self.burdens and not (body or terms.hedge_after_us or terms.total_timeout_us)
+        )
+        """These change nothing, and are repeated only when somebody fails or hangs."""
         self.steered: Steered = plane.steered(attempt.region, reason)
         self.share: Share = plane.share(attempt.region, decision.route)
+        self.counter = region_counter(attempt.region)
         # Kept longer than the watch keeps one it heard nothing of only by a connection idle for minutes: there is none.
         self.watched: Watched[Leg] = plane.watch.endpoint(attempt.region, attempt.endpoint)
         address, scheme = plane.client_of(client, head), plane.scheme_of(client, head)
@@ -130,13 +140,11 @@ class Plane:
         self.cache = cache
         """For routes that say `cache`; without one, they say it in vain."""
         self._forwarders = forwarders
-        self.counters: Counter[str] = Counter()
+        self.counters: defaultdict[str, int] = defaultdict(int)  # a Counter's items take twice as long to set
         self.draining = False
         self.watch: HangWatch[Leg] = HangWatch()
         self.terms = TermsBook(limits)
         self.regions: dict[str, Concurrency] = {}
-        self.clock = nest.clock
-        """The time now, whoever asks; `nest.time` may be a little older, and costs less."""
         self._watch_alarm = trio.CancelScope()
         self._watch_due = -math.inf
         self._slept = 0.0
@@ -227,6 +235,12 @@ class Plane:
         if second != self._date[0]:
             self._date = (second, formatdate(second, usegmt=True).encode("ascii"))
         return self._date[1]
+
+
+@lru_cache(maxsize=1024)
+def region_counter(region: str) -> str:
+    """The counter of what was relayed from there."""
+    return f"region.{region}"
 
 
 def _nudge(leg: Leg) -> None:

@@ -99,7 +99,7 @@ class Proxy:
         """`requests`; one of `Ending.kind` for each; `retries`; `region.NAME` for what was relayed from there;
         `reason.WORDS` for what was rejected; `connections` and `accept.…`; `tls.full`, `tls.resumed`, or why a
         handshake failed; `upstream.…` and `cache.…`. A copy."""
-        counters = self._plane.counters.copy()
+        counters = Counter(self._plane.counters)
         for name, count in self._plane.pool.counters.items():
             counters[f"upstream.{name}"] = count
         if (cache := self._plane.cache) is not None:
@@ -323,10 +323,46 @@ class Proxy:
             self._http2.discard(connection)
 
     async def _serve_http1(self, client: Client) -> After | None:
-        while (after := await self._serve_request(client)) is _KEEP:
-            if self._plane.fast and self._nest.current is None:
-                await self._nest.become_fiber()
-        return after
+        """Serve requests in turn, and count the one ending of each. None if there was no further one."""
+        plane, nest, reader = self._plane, self._nest, client.reader
+        counters = plane.counters
+        while True:
+            head: RequestHead | None = None
+            kind = "abandoned"  # unless it comes to an ending: only the end of a drain, or of the process, cancels
+            try:
+                try:
+                    wake = _READY
+                    if reader.rest:
+                        head = reader.next_head()
+                    elif not client.ready and (fiber := nest.current) is not None and not plane.draining:
+                        client.idle_since = nest.now
+                        client.read_waiter = fiber
+                        wake = await fiber.park()
+                        client.idle_since = None
+                        if wake is _READY and (data := client.receive_or_end()):
+                            client.asked = True
+                            reader.receive(data)
+                            head = reader.next_head()
+                    if head is None and (head := await self._next_head(client, roused=wake is not _READY)) is None:
+                        kind = ""
+                        return None
+                    ending = await Exchange(plane, client, head).run()
+                except BadRequestError as error:
+                    ending = await refuse(plane, client, error)
+                kind = ending.kind
+            except Exception:
+                kind = "internal_error"
+                raise
+            finally:
+                if kind == "abandoned" and head is None and not reader.rest:
+                    client.close()  # idle: nothing was asked, so this is an orderly end
+                elif kind:
+                    counters["requests"] += 1
+                    counters[kind] += 1
+            if ending.after is not _KEEP:
+                return ending.after
+            if plane.fast and nest.current is None:
+                await nest.become_fiber()
 
     async def _shake(self, client: Client) -> bool:
         """The TLS handshake; who fails it is counted by why."""
@@ -345,33 +381,10 @@ class Proxy:
             self._handshakes -= 1
         return False
 
-    async def _serve_request(self, client: Client) -> After | None:
-        """Wait for a request, serve it, count its one ending. None if there was no further request."""
-        head: RequestHead | None = None
-        kind = "abandoned"  # unless it comes to an ending: only the end of a drain, or of the process, cancels
-        try:
-            try:
-                head = client.reader.next_head() if client.reader.rest else None
-                if head is None:
-                    head = await self._next_head(client)
-                ending = await Exchange(self._plane, client, head).run() if head is not None else None
-            except BadRequestError as error:
-                ending = await refuse(self._plane, client, error)
-            kind = ending.kind if ending is not None else ""
-            return ending.after if ending is not None else None
-        except Exception:
-            kind = "internal_error"
-            raise
-        finally:
-            if kind == "abandoned" and head is None and not client.reader.rest:
-                client.close()  # idle: nothing was asked, so this is an orderly end
-            elif kind:
-                counters = self._plane.counters
-                counters["requests"] += 1
-                counters[kind] += 1
+    async def _next_head(self, client: Client, *, roused: bool) -> RequestHead | None:
+        """The next request's head; None if the client leaves, or is left, between two requests.
 
-    async def _next_head(self, client: Client) -> RequestHead | None:
-        """The next request's head; None if the client leaves, or is left, between two requests."""
+        Somebody `roused` it from its wait, to look whether it is time to close."""
         reader = client.reader
         deadline = 0.0
         while True:
@@ -382,23 +395,23 @@ class Proxy:
                     await client.readable(max(0, int((deadline - now) * 1e6)))
                 except trio.TooSlowError:
                     raise BadRequestError(408, "head timeout") from None
+            elif roused:
+                roused = False
+                client.read_waiter = None
+                if client.is_quiet() and not await self._asks_at_last(client):
+                    return None
             elif client.ready:
                 pass
             elif (fiber := self._nest.current) is not None and not self._plane.draining:
                 client.idle_since = self._nest.time()
                 client.read_waiter = fiber
-                wake = await fiber.park()
+                roused = await fiber.park() is not _READY
                 client.idle_since = None
-                if wake is not _READY:  # roused, to look whether it is time to close
-                    client.read_waiter = None
-                    if client.is_quiet() and not await self._asks_at_last(client):
-                        return None
+                if roused:
+                    continue
             elif not await self._is_first_byte_there(client):
                 return None
-            try:
-                data = client.receive_now()
-            except OSError:
-                data = b""
+            data = client.receive_or_end()
             if data:
                 client.asked = True
                 reader.receive(data)

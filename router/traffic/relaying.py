@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import trio
@@ -11,7 +10,7 @@ from router.traffic.ending import RELAYED, After, Ending
 from router.traffic.forwarded import WEBSOCKET, response_for_client
 from router.traffic.http1 import ResponseHead
 from router.traffic.message_body import FramingError, LengthBody, UntilClose, chunk, last_chunk, response_framing
-from router.traffic.plane import Leg, Plane
+from router.traffic.plane import Leg, Plane, region_counter
 from router.traffic.steering import Outcome
 from router.traffic.trailers import passed_on
 from router.traffic.tunnel import tunnel
@@ -76,17 +75,12 @@ async def relay_upgraded(exchange: Exchange, leg: Leg, head: ResponseHead) -> En
     early, client.reader.rest = client.reader.rest, b""
     late, upstream.reader.rest = upstream.reader.rest, b""
     await exchange.to_client(response_for_client(head, leg.steered, WEBSOCKET, b"", b"") + late)
-    exchange.plane.counters[_region_counter(leg.attempt.region)] += 1
+    exchange.plane.counters[region_counter(leg.attempt.region)] += 1
     await tunnel(client, upstream, early, exchange.nest, exchange.limits)
     return Ending("relayed_1xx", After.CLOSE)
 
 
 def relayed(plane: Plane, leg: Leg, head: ResponseHead, *, keep: bool) -> Ending:
     """The ending of an answer that went out whole, counted for its region."""
-    plane.counters[_region_counter(leg.attempt.region)] += 1
+    plane.counters[region_counter(leg.attempt.region)] += 1
     return RELAYED[head.status // 100 - 2][keep]
-
-
-@lru_cache(maxsize=1024)
-def _region_counter(region: str) -> str:
-    return f"region.{region}"

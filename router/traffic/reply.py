@@ -53,18 +53,25 @@ class Reply:
             return CLIENT_GONE
         return Ending(kind, After.KEEP if keep else After.CLOSE)
 
+    def to_client_now(self, data: bytes | memoryview) -> bytes | memoryview:
+        """Send what is taken at once; what is left is `to_client`'s to send."""
+        try:
+            return self.client.send_now(data)
+        except OSError:
+            raise ClientGoneError from None
+
     async def to_client(self, data: bytes | memoryview) -> None:
         self.writing = True
-        try:
-            if left := self.client.send_now(data):
+        if left := self.to_client_now(data):
+            try:
                 await self.client.send(left, self.limits.client_write_timeout_us, self.limits.rate_bytes_per_second_min)
-        except (OSError, trio.TooSlowError):
-            raise ClientGoneError from None
+            except (OSError, trio.TooSlowError):
+                raise ClientGoneError from None
         self.writing = False
 
     def head_for_client(self, head: ResponseHead, steered: Steered, *, chunked: bool, keep: bool) -> bytes:
         connection = b"close" if not keep else b"keep-alive" if self.head.minor == 0 else b""
-        edge_us = int((self.plane.clock() - self.began - self.waited) * 1e6)
+        edge_us = int((self.nest.clock() - self.began - self.waited) * 1e6)
         known = head.fields.for_client
         if known is not None and known[0] is steered and known[1] == connection and not chunked:
             return known[2] + server_timing(edge_us)

@@ -42,6 +42,13 @@ class Client(Connection):
         self.idle_since: float | None = None
         """Since when it has been waited for its next request's first byte."""
 
+    def receive_or_end(self) -> bytes | None:
+        """As `receive_now`, where a loss is an end like any other."""
+        try:
+            return self.receive_now()
+        except OSError:
+            return b""
+
     @property
     def scheme(self) -> str:
         """How the client reached us."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 import errno
 import socket
 import ssl
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -93,6 +93,7 @@ class UpstreamPool:
     ) -> None:
         """`unix` says which endpoints are reached by a Unix socket of this machine, whatever their address."""
         self._limits = limits
+        self._idle_seconds = limits.upstream_idle_timeout_us / 1e6
         self._nest = nest
         self._addresses = addresses or AddressRule()
         self._unix = unix
@@ -105,7 +106,7 @@ class UpstreamPool:
         self._expected: dict[Endpoint, float] = {}  # standbys, by when they were last decided
         self._warming: Counter[Endpoint] = Counter()  # connections being opened
         self._attempts: Sequence[Attempt] = ()
-        self.counters: Counter[str] = Counter()
+        self.counters: defaultdict[str, int] = defaultdict(int)
 
     def configure(self, names: Mapping[Endpoint, str], tls: UpstreamTls | None) -> None:
         """Which endpoints speak TLS, by the name each must prove to have, and as whom we speak to them."""
@@ -118,19 +119,18 @@ class UpstreamPool:
 
     def take(self, endpoint: Endpoint, now: float) -> Upstream | None:
         """A kept connection, or None."""
-        idle = self._idle.get(endpoint)
-        if idle:
-            oldest = now - self._limits.upstream_idle_timeout_us / 1e6
-            told = self._nest is not None and self._nest.current is not None
-            while idle:
-                upstream = idle.pop()
-                if upstream.idle_since >= oldest and ((told and not upstream.ready) or upstream.is_quiet()):
+        idle, nest = self._idle.get(endpoint), self._nest
+        while idle:
+            upstream = idle.pop()
+            if upstream.idle_since >= now - self._idle_seconds:
+                told = nest is not None and nest.current is not None
+                if (told and not upstream.ready) or upstream.is_quiet():
                     self.counters["reused"] += 1
                     upstream.reusable = False
                     upstream.sent = 0
                     return upstream
-                self.counters["stale"] += 1
-                upstream.close()
+            self.counters["stale"] += 1
+            upstream.close()
         return None
 
     async def acquire(self, endpoint: Endpoint, connect_timeout_us: int | None = None) -> Upstream:

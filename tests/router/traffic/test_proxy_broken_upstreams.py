@@ -127,7 +127,17 @@ def clock() -> trio.testing.MockClock:
 
 @pytest.mark.parametrize("name", TABLE)
 async def test_a_broken_upstream(name: str, clock: trio.testing.MockClock) -> None:
-    broken, connections = TABLE[name], 0
+    await check_broken(TABLE[name], kept=False)
+
+
+@pytest.mark.parametrize("name", [name for name, broken in TABLE.items() if broken.request == GET])
+async def test_an_upstream_that_breaks_later(name: str, clock: trio.testing.MockClock) -> None:
+    """A kept connection's second request goes another way (`Exchange._go_plainly`), and must come to the same."""
+    await check_broken(TABLE[name], kept=True)
+
+
+async def check_broken(broken: Broken, *, kept: bool) -> None:
+    connections = 0
 
     async def upstream(wire: Wire) -> None:
         nonlocal connections
@@ -136,6 +146,9 @@ async def test_a_broken_upstream(name: str, clock: trio.testing.MockClock) -> No
             await wire.request()
             await wire.send(answer(b"clean"))
             return
+        if kept:
+            await wire.request()
+            await wire.send(answer(b"first"))
         await (wire.request() if broken.reads else wire.head())
         for piece in (broken.says,) if isinstance(broken.says, bytes) else broken.says:
             await wire.send(piece)
@@ -147,6 +160,8 @@ async def test_a_broken_upstream(name: str, clock: trio.testing.MockClock) -> No
 
     async with staged(upstream, limits=LIMITS) as stage:
         wire = await stage.client()
+        if kept:
+            assert (await wire.ask(GET)).body == b"first"
         await wire.send(broken.request)
         response = await wire.response(broken.request.split()[0].decode())
         while response.status < 200:
