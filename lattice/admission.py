@@ -15,7 +15,6 @@ comes back from the disk passes the same rules, but is written down no second ti
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 
 from lattice import canonical
 from lattice.cells import Cell, CellIndex, CellKind
@@ -31,6 +30,7 @@ from lattice.policy_ops import OpId, SignedOp, op_id_of
 from lattice.policy_store import PolicyStore
 from lattice.presence import Presence
 from lattice.purges import Purges, open_purge, purge_id_of
+from lattice.record import record
 from lattice.row_records import ROW_TABLE, restored_row
 from lattice.seal_records import SealRecords
 from lattice.swim import Swim
@@ -59,14 +59,14 @@ OP_TABLE = "op"
 REVOKED_TABLE = "revoked"
 
 
-@dataclass(slots=True)
+@record
 class Admitted:
     """What of a frame's cells was news."""
 
-    fresh: list[Cell] = field(default_factory=list)
-    heirs: list[Cell] = field(default_factory=list)
+    fresh: list[Cell]
+    heirs: list[Cell]
     """What had come earlier, and waited for one of those."""
-    came_back: list[Cell] = field(default_factory=list)
+    came_back: list[Cell]
     """The sender's own word, of a sender that was not there."""
 
 
@@ -110,7 +110,7 @@ class Admission:
 
     def take(self, cells: Sequence[WireCell], sender: NodeId | None, source: Endpoint | None) -> Admitted:
         """Join what came (`sender` is None if it came from here); refusals are counted and told."""
-        admitted = Admitted()
+        admitted = Admitted([], [], [])
         away = sender is not None and not self._presence.includes(sender)
         for cell in sorted(cells, key=_order) if len(cells) > 1 else cells:
             try:
@@ -121,10 +121,10 @@ class Admission:
                 self._out.reject(cell.kind.name.lower(), error, source)
             else:
                 if away and news and news[0].place[0] == sender:
-                    admitted.came_back += news
+                    admitted.came_back.extend(news)
                     continue
-                admitted.fresh += news[:1]
-                admitted.heirs += news[1:]
+                admitted.fresh.extend(news[:1])
+                admitted.heirs.extend(news[1:])
         return admitted
 
     def _admit(self, cell: WireCell, sender: NodeId | None, source: Endpoint | None) -> list[Cell]:

@@ -72,9 +72,11 @@ def unpack_canonical(data: bytes, bytes_max: int) -> object:
 def array(
     value: object, what: str, length: int | None = None, length_max: int = ARRAY_LENGTH_MAX
 ) -> tuple[object, ...]:
+    if type(value) is tuple and len(value) == length:
+        return value
     if not isinstance(value, tuple):
         raise MalformedError("bad shape", f"{what}: expected an array, got {type(value).__name__}")
-    if length is not None and len(value) != length:
+    if length is not None:
         raise MalformedError("bad shape", f"{what}: expected {length} items, got {len(value)}")
     if len(value) > length_max:
         raise MalformedError("bad shape", f"{what}: {len(value)} items, at most {length_max}")

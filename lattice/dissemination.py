@@ -106,7 +106,7 @@ class Tree:
             first = (position * step + start) % len(nodes) * degree + 1
             if first < len(nodes):
                 told += _nodes_at(step, start, nodes, first, first + degree)
-        return [node for node in dict.fromkeys(told) if node not in (came_from, roster.us)] if told else told
+        return [node for node in dict.fromkeys(told) if node != came_from]  # nobody is a child of its own
 
 
 # A forest of r trees of d children a node is a permutation of the nodes in heap order: the roots have the places 0 to

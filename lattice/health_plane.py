@@ -189,7 +189,8 @@ class HealthPlane:
         cell = row_cell(signed)
         self._cells.add(cell)
         self.records.touch(signed.observer)
-        self._out.timers.set_earlier(f"lease {signed.observer.hex()}", offer.expires)
+        if before is None or offer.expires < before.expires:  # else an earlier row's timer stands
+            self._out.timers.set_earlier(f"lease {signed.observer.hex()}", offer.expires)
         self._doubt(signed, before.signed.row if before else None)
         self.conclude(offer.regions)
         return cell

@@ -98,14 +98,14 @@ class Spreading:
 
     # --- announcing, and asking
 
-    def _announce(self, peers: Iterable[NodeId], cell: CellId) -> None:
+    def _announce(self, peers: Sequence[NodeId], cell: CellId) -> None:
+        if peers and not self._announcements:
+            self._out.timers.set("announce", self._out.after(self._out.config.announce_delay_us))
         for peer in peers:
             ids = self._announcements.setdefault(peer, [])
             ids.append(cell)
             if len(ids) >= IDS_MAX:
                 self._send_announcement(self._announcements.pop(peer), [peer])
-        if self._announcements:
-            self._out.timers.set_earlier("announce", self._out.after(self._out.config.announce_delay_us))
 
     def on_announce(self) -> None:
         """The moment is over: send what has gathered."""
