@@ -58,21 +58,22 @@ class Outbox:
         return Micros(self.now + delay_us)
 
     def send(self, message: Message, *targets: Endpoint) -> None:
-        """Seal and send: by datagram if it fits one, else as a stream's frame. Nowhere is no target, but is counted."""
-        body = wire.encode(message)
+        """Seal and send: by datagram if it fits one, else as a stream's frame. Nowhere is no target, but is counted.
+
+        One frame for all of them: it says who sends it, not to whom, so sealing it again would make nothing safer.
+        """
+        frame = self._seal.close(self.node, wire.encode(message), self.now)
+        send = SendDatagram if len(frame) <= self.config.datagram_bytes_max else SendStream
         cells = isinstance(message, (Rumour, Ping, Ack, Delta, Heal)) and bool(message.cells)
-        sent = bytes_out = 0
+        sent = 0
         for target in targets:
-            if not target[0]:
+            if target[0]:
+                self._effects.append(send(frame, target, cells))
+                sent += 1
+            else:
                 self.count("sends without an address")
-                continue
-            frame = self._seal.close(self.node, body, self.now)
-            send = SendDatagram if len(frame) <= self.config.datagram_bytes_max else SendStream
-            self._effects.append(send(frame, target, cells))
-            sent += 1
-            bytes_out += len(frame)
         self._sent[type(message)] += sent
-        self._bytes_out += bytes_out
+        self._bytes_out += sent * len(frame)
 
     def persist(self, table: str, key: bytes, value: bytes | None, holds: Holds = Holds.NOTHING) -> None:
         self._effects.append(Persist(table, key, value, holds))

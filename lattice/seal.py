@@ -11,8 +11,9 @@ read further is left to those of one version. The whole header is authenticated.
 under a key of the *sender's* own, derived from one of the cluster's keys by keyed BLAKE2b, with the sender's counter as
 nonce: two nodes never share a (key, nonce) pair. The counter starts at the boot time in microseconds, or beyond what an
 earlier life had reserved, whichever is greater (`reserve`), and rises by one a frame: so no life of a node, whatever
-its clock says, uses a nonce again, and what was heard before shows (`replay`). The key id says which of the cluster's
-keys it is, the ring tag which keys the sender has (`key_ring`).
+its clock says, uses a nonce again, and what was heard before shows (`replay`). Nothing in a frame says whom it is for:
+the same one may go to several. The key id says which of the cluster's keys it is, the ring tag which keys the sender
+has (`key_ring`).
 
 `Plain` is the same envelope with nothing sealed, and no memory of what was heard: for a simulator, and for
 `insecure = true`, which is loud.
@@ -38,7 +39,8 @@ from lattice.types import Micros, NodeId
 VERSION: Final = 5
 """Of the envelope and of the messages in it: whatever either comes to look like, or to say, is another version. 1 had
 neither key id nor ring tag; 2 knew no `Heal`, and claims about members named no row; 3 had
-sixteen shards, however many cells; 4 took no row with a lease of more than eight hours."""
+sixteen shards, however many cells; 4 took no row with a lease of more than eight hours, and
+drew other trees."""
 _SEALED: Final = 0x80
 """The version byte's top bit: a sealed cluster never reads a plain frame, nor the other way round."""
 
