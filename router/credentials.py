@@ -114,7 +114,7 @@ class Credentials:
                     await submit(Certified(self.grant))
             if files is not None and files.revoked in changed:
                 await self._take_revoked(submit, journal)
-            if changed & {*self._upstream_files()} or (changed and self._config.upstream.certificate is None):
+            if changed & {*self._upstream_files()}:
                 self._take_upstream_tls(connect_as, journal)
             self.refresh_tls(journal)
 
@@ -158,9 +158,12 @@ class Credentials:
         log.info("connecting to endpoints with what upstream.ca and upstream.certificate hold now")
 
     def _upstream_files(self) -> list[Path]:
-        upstream = self._config.upstream
-        files = [] if upstream.certificate is None else [upstream.certificate.chain, upstream.certificate.key]
-        return [*files, *([] if upstream.ca is None else [upstream.ca])]
+        """What endpoints are shown, and held against; the node's own certificate where no other is named."""
+        upstream, own = self._config.upstream, self._config.cluster.certificates
+        files = [] if upstream.ca is None else [upstream.ca]
+        if upstream.certificate is not None:
+            return [*files, upstream.certificate.chain, upstream.certificate.key]
+        return files if own is None else [*files, own.ca, own.certificate]
 
     def state(self) -> KeysState:
         """The keys in force here, and what peers' frames say of theirs."""

@@ -24,6 +24,7 @@ from router.site.key_file import replace_file, write_key_ring
 from router.site.site_config import SiteConfig
 from router.site.site_file import load_site_config
 from router.site.state_dir import node_key_in
+from router.traffic.upstream_tls import UpstreamTls
 from tests.router.test_node import Site, running, site_config, until
 
 DAY = 86_400 * SECOND
@@ -235,4 +236,32 @@ async def test_the_end_of_a_certificate_is_announced_14_days_before(
             assert len(texts) == warnings
         assert "certificate expires on " in texts[0]
         assert "certificate expired on " in texts[-1]
+        nursery.cancel_scope.cancel()
+
+
+async def test_endpoints_are_connected_to_anew_for_what_they_are_shown_alone(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    ca = CaDir.create(tmp_path / "ca", "test", now())
+    config = certified(tmp_path / "ams", ca, "ams")
+    ring, key = config.cluster.keys, node_key_in(config.site.state_dir)
+    assert ring is not None
+    assert config.cluster.key_file is not None
+    credentials = Credentials(config, key, now)
+    anew: list[UpstreamTls] = []
+
+    async def submit(change: LocalChange) -> None:
+        del change
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(credentials.keep, lambda _: None, submit, anew.append, Journal(now))
+        await trio.sleep(2)
+        write_key_ring(config.cluster.key_file, ring.add(b"n" * 32, "next"), "test")
+        await trio.sleep(2)
+        assert len(credentials.state().keys) == 2
+        assert not anew, "the cluster's keys are nothing to endpoints: their warm connections stay"
+        renewed = ca.issue(public_key_of(key), Role.NODE, "ams", now())
+        replace_file(tmp_path / "ams" / "node.crt", renewed.pem, 0o644)
+        await trio.sleep(2)
+        assert len(anew) == 1
         nursery.cancel_scope.cancel()
