@@ -204,10 +204,7 @@ class Admission:
             return []
         # Whoever listens on a wildcard may not know its own address yet: then it is where its frame came from.
         host = signed.row.endpoint[0] or (source[0] if source and sender == signed.observer else "")
-        known = members.get(signed.observer)
         self._swim.meet(signed.row, signed.observer, (host, signed.row.endpoint[1]))
-        if known is None or known.area != signed.row.group:
-            self._presence.moved()
         return [placed]
 
     def _admit_proof(self, data: bytes) -> list[Cell]:

@@ -134,6 +134,7 @@ class Engine:
         )
         self._swim = Swim(
             self._out,
+            area,
             self._cells.root,
             self._health.our_row,
             self._on_member_changed,
@@ -166,7 +167,7 @@ class Engine:
             self._presence,
             on_refused=self._reconciliation.refuse,
             on_forgiven=self._reconciliation.forgive,
-            on_expelled=self._on_expelled,
+            on_expelled=self._forget,
         )
 
     # --- the edge
@@ -450,11 +451,6 @@ class Engine:
     def _on_member_changed(self, member: Member) -> None:
         self._presence.changed(member.node)
         self._health.mute(member.node, not member.present)
-
-    def _on_expelled(self, node: NodeId) -> None:
-        """Its key was taken back."""
-        self._forget(node)
-        self._presence.moved()
 
     def _forget(self, node: NodeId) -> None:
         self._health.forget(node)

@@ -23,6 +23,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import IntEnum
 
+from lattice.roster import Everybody
 from lattice.types import Endpoint, Micros, NodeId
 
 NOBODY = NodeId(bytes(16))
@@ -73,10 +74,11 @@ class Member:
 class Membership:
     """Every other node we know of, by id."""
 
-    def __init__(self, members_max: int) -> None:
+    def __init__(self, us: NodeId, area: str, members_max: int) -> None:
         self._members: dict[NodeId, Member] = {}
         self._members_max = members_max
-        self._present: list[NodeId] | None = None
+        self.everybody = Everybody.of([(area, us)])
+        """Members that are alive or suspect, and ourselves."""
 
     def __len__(self) -> int:
         return len(self._members)
@@ -100,11 +102,10 @@ class Membership:
                 found.setdefault(member.endpoint, []).append(member)
         return {endpoint: sorted(members, key=lambda member: member.node) for endpoint, members in found.items()}
 
-    def present(self) -> list[NodeId]:
-        """Ids of members that are alive or suspect, sorted."""
-        if self._present is None:
-            self._present = sorted(node for node, member in self._members.items() if member.present)
-        return self._present
+    def is_present(self, node: NodeId) -> bool:
+        """Whether it is a member that is alive or suspect."""
+        member = self._members.get(node)
+        return member is not None and member.present
 
     def introduce(
         self, node: NodeId, site: str, area: str, endpoint: Endpoint, incarnation: int, now: Micros, seq: int = 0
@@ -147,9 +148,18 @@ class Membership:
         return True
 
     def forget(self, node: NodeId) -> None:
-        self._members.pop(node, None)
-        self._present = None
+        known = self._members.pop(node, None)
+        if known is not None and known.present:
+            self.everybody = self.everybody.lacking(known.area, node)
 
     def _put(self, member: Member) -> None:
-        self._members[member.node] = member
-        self._present = None
+        node = member.node
+        known = self._members.get(node)
+        self._members[node] = member
+        was = known.area if known is not None and known.present else None
+        area = member.area if member.present else None
+        if was != area:
+            if was is not None:
+                self.everybody = self.everybody.lacking(was, node)
+            if area is not None:
+                self.everybody = self.everybody.having(area, node)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from lattice.cells import Cell, CellKind
 from lattice.health_plane import Self
@@ -21,33 +21,28 @@ class Presence:
         self._us = us
         self._members = members
         self._reunion = Reunion()
-        self._everybody: Roster | None = None
+        self._roster = Roster(out.node, members.everybody)
 
     def changed(self, node: NodeId) -> None:
         """A member came, went, or came back."""
-        self._everybody = None
         self._reunion.changed(node)
-
-    def moved(self) -> None:
-        """A member is new, put out, or in another area."""
-        self._everybody = None
 
     def returned(self, node: NodeId) -> None:
         """A member that was held as down is there."""
         self._reunion.returned(node, self._out.now)
 
     def includes(self, node: NodeId) -> bool:
-        member = self._members.get(node)
-        return node == self._out.node or (member is not None and member.present)
+        return node == self._out.node or self._members.is_present(node)
 
     def everybody(self) -> Roster:
-        if self._everybody is None:
-            self._everybody = Roster.of(self._out.node, self._places())
-        return self._everybody
+        everybody = self._members.everybody
+        if self._roster.everybody is not everybody:
+            self._roster = Roster(self._out.node, everybody)
+        return self._roster
 
     def our_side(self) -> Roster:
         """Those of them who were never gone."""
-        return self._reunion.our_side(self._out.node, self._places())
+        return self._reunion.our_side(self._out.node, self._members.everybody.places)
 
     def is_other_side(self, peer: NodeId) -> bool:
         return self._reunion.is_other_side(peer, self._out.now)
@@ -60,10 +55,3 @@ class Presence:
 
     def _is_ours(self, node: NodeId) -> bool:
         return self.includes(node) and not self.is_other_side(node)
-
-    def _places(self) -> Iterator[tuple[str, NodeId]]:
-        yield self._us.area, self._out.node
-        for node in self._members.present():
-            member = self._members.get(node)
-            assert member is not None, "whoever is present is a member"
-            yield member.area, node

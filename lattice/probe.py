@@ -8,16 +8,18 @@
                               ──nack──▶ us         "I tried, too": when all k say so, there is nothing to wait for
     otherwise: suspect
 
-Targets are taken in turn from a shuffled list (the paper's round-robin), so that every member is probed within 2n - 1
-intervals for certain and not only in expectation. A probe may outlast the interval: its time is set by round trips, the
-interval by how soon a crash is to be found and at what cost, and neither need wait for the other.
+Targets are taken in turn, in an order drawn for each round (the paper's round-robin), so that every member is probed
+within 2n - 1 intervals for certain and not only in expectation. The order is a permutation that needs no list: from a
+drawn start, in steps of a drawn length that has no factor in common with n. A probe may outlast the interval: its time
+is set by round trips, the interval by how soon a crash is to be found and at what cost, and neither need wait for the
+other.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from math import gcd
 
 from lattice.prng import Prng
 from lattice.types import NEVER, Endpoint, Micros, NodeId
@@ -71,24 +73,34 @@ class Answer:
 class ProbeCycle:
     """Which members are being probed, and whose probes we carry."""
 
-    def __init__(self, prng: Prng) -> None:
+    def __init__(self, us: NodeId, prng: Prng) -> None:
+        self._us = us
         self._prng = prng
-        self._round: list[NodeId] = []
+        self._round: Iterator[NodeId] = iter(())
         self._probes: dict[NodeId, Probe] = {}
         self._nonces: dict[int, NodeId] = {}
         self._relays: dict[int, Relay] = {}
         self._failed: dict[NodeId, Probe] = {}
 
-    def pick(self, present: Sequence[NodeId]) -> NodeId | None:
-        """Whose turn it is, or None when there is nobody who is not being probed already. `present` is sorted."""
-        if len(present) <= len(self._probes) and all(node in self._probes for node in present):
+    def pick(self, everybody: Sequence[NodeId], is_present: Callable[[NodeId], bool]) -> NodeId | None:
+        """Whose turn it is, or None when there is nobody who is not being probed already. `everybody` are those who
+        are present, and ourselves."""
+        busy = self._probes
+        if len(everybody) <= len(busy) + 1 and all(node in busy or node == self._us for node in everybody):
             return None
         while True:
-            while self._round:
-                candidate = self._round.pop()
-                if candidate not in self._probes and _holds(present, candidate):
+            for candidate in self._round:
+                if candidate not in busy and is_present(candidate):
                     return candidate
-            self._round = self._prng.shuffled(present)
+            self.begin_round(everybody)
+
+    def begin_round(self, everybody: Sequence[NodeId]) -> None:
+        """Draw the order of one round. Who comes meanwhile has a turn in the next."""
+        count, prng = len(everybody), self._prng
+        while gcd(step := prng.below(count) + 1, count) != 1:  # six in ten are coprime
+            pass
+        start = prng.below(count)
+        self._round = (everybody[(start + turn * step) % count] for turn in range(count))
 
     def begin(self, target: NodeId, now: Micros, ack_us: int, probe_us: int) -> Probe:
         """Probe this member: its first answer is due after `ack_us`, and all is over after `probe_us`."""
@@ -105,9 +117,10 @@ class ProbeCycle:
         self._nonces[nonce] = probe.target
         return nonce
 
-    def ask(self, probe: Probe, present: Sequence[NodeId], count: int) -> tuple[NodeId, ...]:
+    def ask(self, probe: Probe, everybody: Sequence[NodeId], count: int) -> tuple[NodeId, ...]:
         """Whom to ask to ping the target in our stead."""
-        probe.helpers = tuple(self._prng.sample([node for node in present if node != probe.target], count))
+        drawn = self._prng.sample(everybody, count + 2)
+        probe.helpers = tuple([node for node in drawn if node not in (probe.target, self._us)][:count])
         probe.due = probe.ends
         return probe.helpers
 
@@ -195,9 +208,3 @@ class ProbeCycle:
         self._nonces.clear()
         self._relays.clear()
         self._failed.clear()
-
-
-def _holds(nodes: Sequence[NodeId], node: NodeId) -> bool:
-    """Whether a sorted list holds it."""
-    place = bisect_left(nodes, node)
-    return place < len(nodes) and nodes[place] == node

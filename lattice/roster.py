@@ -6,9 +6,10 @@ of a coarse grid that its coordinates lie in, so that nobody has to name or agre
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from lattice.types import NodeId
 
@@ -21,22 +22,38 @@ def area_of(latitude_e6: int, longitude_e6: int) -> str:
     return f"{latitude_e6 // (AREA_DEGREES * 1_000_000)},{longitude_e6 // (AREA_DEGREES * 1_000_000)}"
 
 
-@dataclass(frozen=True)
-class Roster:
-    """Everybody present, ourselves included."""
+STEPS_KEPT = 16
+"""How many of the last changes of anybody's list are remembered."""
 
-    us: NodeId
+
+@dataclass(frozen=True, eq=False)
+class Everybody:
+    """All who are present, whoever looks. It never changes: who sees somebody come or go goes on to another one.
+
+    So any number of simulated nodes that see the same hold the same object, and what is worked out of it (`areas`,
+    `index`) is worked out once; one that comes to see something else pays for a list of its own. A change that one of
+    them has just made leads the next to the same result.
+    """
+
     places: tuple[tuple[str, NodeId], ...]
     """(area, node), sorted."""
 
     @classmethod
-    def of(cls, us: NodeId, places: Iterable[tuple[str, NodeId]]) -> Roster:
-        return cls(us, tuple(sorted(places)))
+    def of(cls, places: Iterable[tuple[str, NodeId]]) -> Everybody:
+        return cls(tuple(sorted(places)))
+
+    def having(self, area: str, node: NodeId) -> Everybody:
+        """With this one, who is not among them."""
+        return _step(self, (area, node), True)
+
+    def lacking(self, area: str, node: NodeId) -> Everybody:
+        """Without this one, who is among them."""
+        return _step(self, (area, node), False)
 
     @cached_property
     def nodes(self) -> tuple[NodeId, ...]:
         """In the order of `places`."""
-        return tuple(node for _, node in self.places)
+        return tuple([node for _, node in self.places])
 
     @cached_property
     def areas(self) -> dict[str, tuple[NodeId, ...]]:
@@ -51,6 +68,38 @@ class Roster:
         """Where each node stands in `nodes`."""
         return {node: position for position, node in enumerate(self.nodes)}
 
+
+@lru_cache(maxsize=STEPS_KEPT)
+def _step(before: Everybody, place: tuple[str, NodeId], comes: bool) -> Everybody:
+    places = before.places
+    at = bisect_left(places, place)
+    assert comes != (places[at : at + 1] == (place,)), "who comes was not there, who goes was"
+    return Everybody((*places[:at], place, *places[at:]) if comes else (*places[:at], *places[at + 1 :]))
+
+
+@dataclass(frozen=True)
+class Roster:
+    """Everybody, as one of them sees it."""
+
+    us: NodeId
+    everybody: Everybody
+
+    @classmethod
+    def of(cls, us: NodeId, places: Iterable[tuple[str, NodeId]]) -> Roster:
+        return cls(us, Everybody.of(places))
+
+    @property
+    def nodes(self) -> tuple[NodeId, ...]:
+        return self.everybody.nodes
+
+    @property
+    def areas(self) -> dict[str, tuple[NodeId, ...]]:
+        return self.everybody.areas
+
+    @property
+    def index(self) -> dict[NodeId, int]:
+        return self.everybody.index
+
     @cached_property
     def our_position(self) -> int:
         """Where we stand in `nodes`."""
@@ -58,9 +107,9 @@ class Roster:
 
     @cached_property
     def our_area(self) -> tuple[NodeId, ...]:
-        return self.areas[self.places[self.our_position][0]]
+        return self.areas[self.everybody.places[self.our_position][0]]
 
     @cached_property
     def our_area_position(self) -> int:
         """Where we stand in `our_area`."""
-        return self.our_area.index(self.us)
+        return bisect_left(self.our_area, self.us)

@@ -68,6 +68,7 @@ class Swim:
     def __init__(
         self,
         out: Outbox,
+        area: str,
         root: Callable[[], bytes],
         our_row: Callable[[], tuple[WireCell, ...]],
         on_change: Callable[[Member], None],
@@ -76,9 +77,9 @@ class Swim:
         row_of: Callable[[NodeId], Row | None],
         hops: Callable[[MemberUpdate, NodeId | None], list[NodeId]],
     ) -> None:
-        """`root` and `our_row` are what pings carry; `on_change` hears of members that came, went or came back, and
-        `on_return` before that of the last; `row_of` is the row held of a node; `hops` says to whom a claim is passed
-        on that came from there."""
+        """`area` is ours; `root` and `our_row` are what pings carry; `on_change` hears of members that came, went or
+        came back, and `on_return` before that of the last; `row_of` is the row held of a node; `hops` says to whom a
+        claim is passed on that came from there."""
         self._out = out
         self._root = root
         self._our_row = our_row
@@ -89,9 +90,9 @@ class Swim:
         self._hops = hops
         self.incarnation = 0
         config = out.config
-        self.members = Membership(config.members_max)
+        self.members = Membership(out.node, area, config.members_max)
         self.health = LocalHealth(config.lifeguard)
-        self._probe = ProbeCycle(out.prng)
+        self._probe = ProbeCycle(out.node, out.prng)
         self._rtt = RttTable(config.ack_timeout_min_us, config.ack_timeout_us)
         self._suspicions: dict[NodeId, Suspicion] = {}
         self._piggyback = Piggyback()
@@ -315,7 +316,7 @@ class Swim:
 
     def on_interval(self) -> None:
         config = self._out.config
-        target = self._probe.pick(self.members.present())
+        target = self._probe.pick(self.members.everybody.nodes, self.members.is_present)
         if target is not None:
             ack_us = self.health.stretch(self._ack_us(target))
             probe_us = max(self.health.stretch(config.probe_us), ack_us)
@@ -340,7 +341,7 @@ class Swim:
                 continue
             if config.lifeguard:
                 self._ping(member.node, self._probe.again(probe, now))
-            for helper in self._probe.ask(probe, self.members.present(), config.ping_req_count):
+            for helper in self._probe.ask(probe, self.members.everybody.nodes, config.ping_req_count):
                 self._out.send(PingReq(probe.nonce, member.node, member.endpoint), self.endpoint_of(helper))
         self._arm_probe(now)
 
@@ -391,7 +392,7 @@ class Swim:
         suspicion = self._suspicions.get(node)
         if suspicion is None:
             config, now = self._out.config, self._out.now
-            wanted = max(0, min(config.confirmations, len(self.members.present()) - 1))
+            wanted = max(0, min(config.confirmations, len(self.members.everybody.places) - 2))
             most_us = config.suspicion_us * config.suspicion_max_mult
             suspicion = self._suspicions[node] = Suspicion(now, wanted, config.suspicion_us, most_us)
         if not suspicion.accuse(by):
@@ -477,7 +478,9 @@ class Swim:
     def leave(self) -> None:
         """Tell a few peers, who tell the others."""
         self._leaving = True
-        for node in self._out.prng.sample(self.members.present(), self._out.config.leave_told_max):
+        told_max = self._out.config.leave_told_max
+        drawn = self._out.prng.sample(self.members.everybody.nodes, told_max + 1)
+        for node in [node for node in drawn if node != self._out.node][:told_max]:
             self._out.send(Leave(self.incarnation), self.endpoint_of(node))
 
     # --- claims

@@ -2,8 +2,8 @@
 
 A converged start makes all engines, lets each sign its row as a member of a full cluster, and gives every engine the
 same base of all rows, which they share as long as they do not differ (`overlay`). Their refreshes are spread evenly
-over the refresh interval, as those of a cluster that has been up for a while; they probe in one shuffled order, each
-from another place in it. A cold start only tells nodes where a few seeds are.
+over the refresh interval, as those of a cluster that has been up for a while. A cold start only tells nodes where a
+few seeds are.
 """
 
 from __future__ import annotations
@@ -31,12 +31,11 @@ def start_converged(cluster: Cluster, hosts: Sequence[Host], observing: Observin
     for host in hosts:
         place = places[host.index]
         members.append(inside.member_record(host.engine, place.name, place.area, host.endpoint, host.read_clock(now)))
-    order = Prng.seeded(f"{seed}/start/order").shuffled([host.node for host in hosts])
-    crowd = inside.Crowd(members, order)
+    crowd = inside.Crowd(members)
     rows = []
     for host in hosts:
         here = host.read_clock(now)
-        crowd.introduce(host.engine, Prng.seeded(f"{seed}/start/turn/{host.index}").below(len(hosts)))
+        crowd.introduce(host.engine)
         effects = host.engine.handle(TimerFired(), here)
         observations = tuple(observing(host))
         if observations:

@@ -142,6 +142,7 @@ class Looker:
 class Experiment:
     """A run that can be watched while it goes."""
 
+    @uncollected()
     def __init__(
         self,
         scenario: Scenario,

@@ -40,7 +40,7 @@ QUIET_LOSS_PPM_MAX: Final = 10_000
 FALSE_PPM_MAX: Final = 9_200
 """Twice the share of absent cells that `lattice.digest` is made for: 0.46 %."""
 STRANGERS: Final = 64
-"""So many ids that no node holds are looked up in each filter."""
+"""So many ids that no node holds are looked up in each filter; the same ones, for each has a salt of its own."""
 STRANGERS_MIN: Final = 20_000
 """With fewer of them the share is chance."""
 DIGEST: Final = 6
@@ -111,7 +111,8 @@ class DigestsShowAll(Check):
 
     def __init__(self, stage: Stage, start: int) -> None:
         super().__init__(stage, start)
-        self._prng = Prng.seeded("digest strangers")
+        prng = Prng.seeded("digest strangers")
+        self._strangers = [CellId(prng.token().to_bytes(8, "big") * 2) for _ in range(STRANGERS)]
         self.asked = 0
         self.shown = 0
 
@@ -127,9 +128,8 @@ class DigestsShowAll(Check):
         self._ask(digest.bloom, digest.salt)
 
     def _ask(self, bloom: Bloom, salt: int) -> None:
-        strangers = [CellId(self._prng.token().to_bytes(8, "big") * 2) for _ in range(STRANGERS)]
         self.asked += STRANGERS
-        self.shown += STRANGERS - len(bloom.missing(strangers, salt))
+        self.shown += STRANGERS - len(bloom.missing(self._strangers, salt))
 
     def finished(self) -> None:
         if self.asked >= STRANGERS_MIN and self.shown * 1_000_000 > self.asked * FALSE_PPM_MAX:

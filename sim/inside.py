@@ -8,7 +8,6 @@ does, and a test compares a grafted cluster with one that met by itself.
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from heapq import heapify
 
@@ -24,7 +23,7 @@ from lattice.membership import Member, MemberState
 from lattice.policy_ops import OpId
 from lattice.prng import Prng
 from lattice.probe import RELAYS_MAX
-from lattice.roster import Roster
+from lattice.roster import Everybody
 from lattice.seal import Seal
 from lattice.spreading import WANTED_MAX, WRITERS_MAX
 from lattice.swim import incarnation_at
@@ -68,9 +67,9 @@ def seal_of(engine: Engine) -> Seal:
     return engine._out._seal
 
 
-def present_nodes(engine: Engine) -> list[NodeId]:
-    """Members that this engine counts as there, itself not counted."""
-    return engine._swim.members.present()
+def everybody(engine: Engine) -> Everybody:
+    """Members that this engine counts as there, and itself: one object for all that have come to see the same."""
+    return engine._swim.members.everybody
 
 
 def root_of(engine: Engine) -> bytes:
@@ -106,18 +105,20 @@ def forked_authors(engine: Engine) -> tuple[AuthorId, ...]:
 
 def queue_lengths(engine: Engine) -> dict[str, int]:
     """How long every queue is that hostile or unlucky input could make grow."""
+    swim, spreading, table = engine._swim, engine._spreading, engine._health.table
+    reconciliation = engine._reconciliation
     return {
         "timers": len(engine._out.timers._heap),
-        "dials": len(engine._swim._dials),
-        "piggyback": len(engine._swim._piggyback),
-        "relays": len(engine._swim._probe._relays),
-        "salts": len(engine._reconciliation._reconciler._salts),
-        "peer roots": len(engine._reconciliation._roots),
-        "wanted": len(engine._spreading._wanted),
-        "buckets": len(engine._spreading._buckets),
+        "dials": len(swim._dials),
+        "piggyback": len(swim._piggyback),
+        "relays": len(swim._probe._relays),
+        "salts": len(reconciliation._reconciler._salts),
+        "peer roots": len(reconciliation._roots),
+        "wanted": len(spreading._wanted),
+        "buckets": len(spreading._buckets),
         "ops waiting": engine.policy.waiting(),
-        "rows": len(engine._health.table._rows),
-        "floors": len(engine._health.table._floors),
+        "rows": len(table._rows),
+        "floors": len(table._floors),
     }
 
 
@@ -135,44 +136,30 @@ QUEUES_MAX: Mapping[str, int] = {
 # --- a converged start
 
 
-TURNS_KEPT = 1_024
-"""Whom a node probes in its first minutes; then it shuffles its own list, as ever."""
-
-
 class Crowd:
     """The members of a converged cluster, as every one of them will know the others: built once, shared by all."""
 
-    def __init__(self, members: Sequence[Member], order: Sequence[NodeId]) -> None:
-        """`order` is the one in which everybody probes, each from another place in it."""
+    def __init__(self, members: Sequence[Member]) -> None:
         self.members = {member.node: member for member in members}
-        self.present = sorted(self.members)
-        self.order = list(order)
-        self._roster = Roster.of(members[0].node, [(member.area, member.node) for member in members])
-        for name in ("nodes", "areas", "index"):
-            getattr(self._roster, name)  # computed here, once
+        self.everybody = Everybody.of((member.area, member.node) for member in members)
 
-    def introduce(self, engine: Engine, offset: int) -> None:
-        """Make this what the engine knows, before it starts: so its first row has a large cluster's lease."""
+    def introduce(self, engine: Engine) -> None:
+        """Make this what the engine knows, before it starts: so its first row has a large cluster's lease.
+
+        Until `gather` it counts nobody as present, so that its first row is on no way to anybody.
+        """
         known = engine._swim.members
         known._members = Overlay(self.members)
         del known._members[engine.node]
-        place = bisect_left(self.present, engine.node)
-        known._present = self.present[:place] + self.present[place + 1 :]
-        turn = (self.order[offset:] + self.order[:offset])[:TURNS_KEPT]
-        engine._swim._probe._round = [node for node in turn if node != engine.node]
-        # Until it has started, its trees know only itself: its first row is on no way to anybody.
-        engine._presence._everybody = Roster.of(engine.node, [(self.members[engine.node].area, engine.node)])
 
     def remember(self, gone: Sequence[Member]) -> None:
         """Members that everybody here holds as down."""
         self.members.update((member.node, member) for member in gone)
 
     def gather(self, engine: Engine) -> None:
-        """The trees of a started engine know everybody."""
-        roster = Roster(engine.node, self._roster.places)
-        shared = {name: value for name, value in vars(self._roster).items() if name in {"nodes", "areas", "index"}}
-        vars(roster).update(shared)
-        engine._presence._everybody = roster
+        """A started engine counts everybody as present, and has begun to probe them: who comes later waits."""
+        engine._swim.members.everybody = self.everybody
+        engine._swim._probe.begin_round(self.everybody.nodes)
 
 
 def member_record(engine: Engine, site: str, area: str, endpoint: Endpoint, now: Micros) -> Member:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from lattice.engine import Engine
 from lattice.events import Effect, Input, Restored, TimerFired
 from lattice.health import SignedRow
-from lattice.types import Level, Micros
+from lattice.types import CellId, Level, Micros
 from lattice.view import LatticeView
 from router.decision.decide import Decision
 from sim import inside
@@ -26,13 +26,19 @@ class Joins(Check):
     name = "joins-agree"
     promise = f"two nodes' rows join to the same, whichever comes first and however often (to {PAIRED_MAX} nodes)"
 
+    def __init__(self, stage: Stage, start: int) -> None:
+        super().__init__(stage, start)
+        self._agreed: set[tuple[tuple[CellId, ...], ...]] = set()
+        """What was found to join to the same: two nodes are compared again only when either holds other rows."""
+
     def looked(self, host: Host, view: LatticeView) -> None:
         hosts = self.stage.cluster.hosts
         other = hosts[(host.index + 1) % len(hosts)]
         if len(hosts) > PAIRED_MAX or other is host:
             return
         one, two = inside.held_rows(host.engine), inside.held_rows(other.engine)
-        if [row.cell for row in one] == [row.cell for row in two]:
+        pair = tuple(sorted(tuple([row.cell for row in rows]) for rows in (one, two)))
+        if pair[0] == pair[1] or pair in self._agreed:
             return
         now = Micros(self.stage.cluster.now)
         forth, back, twice = (
@@ -40,6 +46,7 @@ class Joins(Check):
         )
         if not forth == back == twice:
             raise self.broken(host, f"its rows and those of {other.site} join to different sets by order")
+        self._agreed.add(pair)
 
 
 def _joined(engine: Engine, rows: Sequence[SignedRow], now: Micros) -> list[bytes]:

@@ -332,18 +332,20 @@ class Bounded(Check):
     promise = "every queue and table of an engine stays within its named limit"
     of_view = False
 
-    def looked(self, host: Host, view: LatticeView) -> None:
-        config = self.stage.cluster.maker.config
-        members = len(view.members)
-        limits = {
+    def __init__(self, stage: Stage, start: int) -> None:
+        super().__init__(stage, start)
+        config = stage.cluster.maker.config
+        self._limits = {
             **inside.QUEUES_MAX,
             "dials": config.dials_max,
             "piggyback": config.members_max,
             "rows": config.members_max + 1,
             "floors": config.members_max + 1,
-            "peer roots": members + 1,
-            "timers": 64 * members + 1_024,
         }
+
+    def looked(self, host: Host, view: LatticeView) -> None:
+        limits, members = self._limits, len(view.members)
+        limits["peer roots"], limits["timers"] = members + 1, 64 * members + 1_024
         for name, length in inside.queue_lengths(host.engine).items():
             if length > limits[name]:
                 raise self.broken(host, f"{name}: {length}, at most {limits[name]}")

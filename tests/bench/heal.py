@@ -55,7 +55,6 @@ class Halves(World):
     def _converge(self, seed: str) -> None:
         prng = Prng.seeded(f"{seed}/halves")
         count = len(self.engines)
-        ids = [engine.node for engine in self.engines]
         alive = [
             inside.member_record(engine, f"site-{index}", f"{index % 4},0", self.endpoint(index), self.now)
             for index, engine in enumerate(self.engines)
@@ -65,11 +64,11 @@ class Halves(World):
         crowds = []
         for side, half in enumerate(halves):
             others = halves[1 - side]
-            crowd = inside.Crowd([alive[index] for index in half], prng.shuffled([ids[index] for index in half]))
+            crowd = inside.Crowd([alive[index] for index in half])
             crowd.remember([down[index] for index in others])
             crowds.append(crowd)
             for index in half:
-                crowd.introduce(self.engines[index], prng.below(len(half)))
+                crowd.introduce(self.engines[index])
                 self.engines[index].handle(TimerFired(), self.now)
         old = [row_of(engine) for engine in self.engines]
         for engine in self.engines:

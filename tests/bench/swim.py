@@ -115,10 +115,10 @@ class World:
             inside.member_record(engine, f"site-{index}", f"{index % 4},0", self.endpoint(index), self.now)
             for index, engine in enumerate(self.engines)
         ]
-        crowd = inside.Crowd(members, Prng.seeded(f"{seed}/order").shuffled([engine.node for engine in self.engines]))
+        crowd = inside.Crowd(members)
         starts = Prng.seeded(f"{seed}/start")
         for engine in self.engines:
-            crowd.introduce(engine, starts.below(len(self.engines)))
+            crowd.introduce(engine)
             engine.handle(TimerFired(), self.now)  # what it sends so early, everybody is about to know anyway
         rows = [row for engine in self.engines if (row := inside.row_of(engine)) is not None]
         base = inside.Base(rows, self.now, Micros(self.now + 3_600 * SECOND))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,15 +17,23 @@ ACK_US, PROBE_US = 10, 100
 START = Micros(1_000)
 
 
+US = NodeId(b"us" * 8)
+
+
+def picked(cycle: ProbeCycle, present: Iterable[NodeId]) -> NodeId | None:
+    others = set(present)
+    return cycle.pick([*sorted(others), US], others.__contains__)
+
+
 def begun(cycle: ProbeCycle, present: list[NodeId], now: Micros = START) -> Probe:
-    target = cycle.pick(present)
+    target = picked(cycle, present)
     assert target is not None
     return cycle.begin(target, now, ACK_US, PROBE_US)
 
 
 @given(st.integers(min_value=1, max_value=9), st.text(max_size=4), st.integers(min_value=0, max_value=8))
 def test_everybody_is_probed_within_two_rounds(count: int, seed: str, skipped: int) -> None:
-    cycle, present = ProbeCycle(Prng.seeded(seed)), NODES[:count]
+    cycle, present = ProbeCycle(US, Prng.seeded(seed)), NODES[:count]
     probed = []
     for _ in range(skipped + 2 * count - 1):
         probe = begun(cycle, present)
@@ -34,21 +44,21 @@ def test_everybody_is_probed_within_two_rounds(count: int, seed: str, skipped: i
 
 @given(st.lists(st.sets(st.sampled_from(NODES)), max_size=12), st.text(max_size=4))
 def test_only_who_is_present_is_probed_and_nobody_twice_at_once(rounds: list[set[NodeId]], seed: str) -> None:
-    cycle, flying = ProbeCycle(Prng.seeded(seed)), set[NodeId]()
+    cycle, flying = ProbeCycle(US, Prng.seeded(seed)), set[NodeId]()
     for present in rounds:
-        target = cycle.pick(sorted(present))
+        target = picked(cycle, present)
         assert (target in present - flying) if present - flying else (target is None)
         if target is None:
             continue
         flying.add(target)
         probe = cycle.begin(target, START, ACK_US, PROBE_US)
-        helpers = cycle.ask(probe, sorted(present), 3)
+        helpers = cycle.ask(probe, [*sorted(present), US], 3)
         assert len(helpers) == min(3, len(present) - 1)
-        assert target not in helpers
+        assert not {target, US} & {*helpers}
 
 
 def test_only_the_right_ack_ends_a_probe_and_each_ping_measures_its_own_round_trip() -> None:
-    cycle = ProbeCycle(Prng.seeded("x"))
+    cycle = ProbeCycle(US, Prng.seeded("x"))
     probe = begun(cycle, NODES[:1])
     again = cycle.again(probe, Micros(START + 10))
     assert cycle.acked(again + 1, probe.target, True, START).probe is None
@@ -62,22 +72,22 @@ def test_only_the_right_ack_ends_a_probe_and_each_ping_measures_its_own_round_tr
 
 
 def test_an_unanswered_probe_asks_once_and_then_fails() -> None:
-    cycle = ProbeCycle(Prng.seeded("x"))
+    cycle = ProbeCycle(US, Prng.seeded("x"))
     probe = begun(cycle, NODES[:4])
     assert cycle.due(Micros(START + ACK_US - 1)) == []
     assert cycle.due(Micros(START + ACK_US)) == [probe]
     assert probe.helpers is None
-    cycle.ask(probe, NODES[:4], 3)
+    cycle.ask(probe, [*NODES[:4], US], 3)
     assert cycle.earliest() == START + PROBE_US
     assert cycle.due(Micros(START + PROBE_US)) == [probe]
     assert cycle.earliest() is None
 
 
 def test_when_all_helpers_say_that_they_tried_there_is_nothing_to_wait_for() -> None:
-    cycle = ProbeCycle(Prng.seeded("x"))
+    cycle = ProbeCycle(US, Prng.seeded("x"))
     probe = begun(cycle, NODES[:4])
     assert cycle.nacked(probe.nonce, probe.target, NODES[0]) is None, "nobody was asked"
-    first, second, third = cycle.ask(probe, NODES[:4], 3)
+    first, second, third = cycle.ask(probe, [*NODES[:4], US], 3)
     assert cycle.nacked(probe.nonce, probe.target, first) is None
     assert cycle.nacked(probe.nonce, probe.target, first) is None, "one voice counts once"
     assert cycle.nacked(probe.nonce + 1, probe.target, second) is None
@@ -88,7 +98,7 @@ def test_when_all_helpers_say_that_they_tried_there_is_nothing_to_wait_for() -> 
 
 
 def test_a_carried_probe_is_passed_on_once_even_after_the_nack_and_carriage_is_bounded() -> None:
-    cycle = ProbeCycle(Prng.seeded("x"))
+    cycle = ProbeCycle(US, Prng.seeded("x"))
 
     def relay() -> Relay:
         return Relay(HERE, 7, NODES[1], Micros(START + ACK_US), Micros(START + PROBE_US))
@@ -110,9 +120,9 @@ def test_a_carried_probe_is_passed_on_once_even_after_the_nack_and_carriage_is_b
 
 
 def test_a_nack_from_far_away_is_a_voice_after_the_probe_has_failed_once_and_for_a_while() -> None:
-    cycle = ProbeCycle(Prng.seeded("late"))
+    cycle = ProbeCycle(US, Prng.seeded("late"))
     probe = begun(cycle, NODES)
-    helpers = cycle.ask(probe, NODES, 3)
+    helpers = cycle.ask(probe, [US, *NODES], 3)
     nonce = probe.nonce
     assert cycle.nacked(nonce, probe.target, helpers[0]) is None
     ends = Micros(START + PROBE_US)

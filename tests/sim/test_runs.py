@@ -48,6 +48,17 @@ def test_a_converged_start_is_what_a_cold_one_comes_to() -> None:
         assert a.cells == b.cells
 
 
+def test_all_who_have_seen_the_same_die_hold_one_list_of_members() -> None:
+    crash = table({"at": "1s", "do": "crash", "nodes": "node 3"}, nodes=12, duration="15s")
+    experiment = Experiment(from_table("crash", crash))
+    before = {id(inside.everybody(host.engine)) for host in experiment.cluster.hosts}
+    assert len(before) == 12, "each knows itself alone"
+    assert experiment.run().verdict == "held"
+    lists = {id(inside.everybody(host.engine)) for host in experiment.cluster.living()}
+    assert len(lists) == 1
+    assert len(inside.everybody(experiment.cluster.living()[0].engine).places) == 11
+
+
 def test_a_change_is_measured_against_its_floor() -> None:
     result = run(table({"at": "1s", "do": "publish", "nodes": "node 0"}, nodes=6))
     (name, delays, floors), *_ = result.curves
