@@ -668,7 +668,7 @@ class Node:
         self._addresses = AddressRule(config.upstream.allow)
         if not cache_stays:
             self._cache = SiteCache(config.cache.bytes_max, config.cache.object_bytes_max)
-        http, https = listeners.of(*HTTP), listeners.of(*HTTPS)
+        http, https, relayed = listeners.of(*HTTP), listeners.of(*HTTPS), _relayed(listeners)
         try:
             if self._fleet is None:
                 proxy = self._new_proxy()
@@ -678,12 +678,12 @@ class Node:
                 raise CredentialError("its workers do not start")
         except (CredentialError, OSError):
             self._config, self._addresses, self._cache = before
-            for listener in (*http, *https):
+            for listener in (*http, *https, *[each.listener for each in relayed]):
                 listener.socket.close()
             listeners.close(kept=self._listeners)
             raise
         await self._relay.replace(
-            _relayed(listeners), self._addresses, dict(config.upstream.unix), says_who=config.tcp.proxy_protocol
+            relayed, self._addresses, dict(config.upstream.unix), says_who=config.tcp.proxy_protocol
         )
         self._planner.failback.ramp_us = config.timing.failback_us
         old, self._listeners = self._listeners, listeners

@@ -17,6 +17,7 @@ from typing import Final
 
 from router.cache.cache_control import SECONDS_MAX, read_cache_control, seconds
 from router.cache.http_date import read_http_date
+from router.cache.surrogate import for_us
 from router.traffic.http1 import Field
 
 HEURISTIC_SHARE: Final = 10
@@ -26,7 +27,8 @@ HEURISTIC_SECONDS_MAX: Final = 86_400
 HEURISTIC_STATUSES: Final = frozenset({200, 203, 204, 300, 301, 308, 404, 405, 410, 414, 501})
 """RFC 9110 15.1, without 206: parts are not stored."""
 
-TARGETED: Final = (b"cdn-cache-control", b"surrogate-control")
+_SURROGATE: Final = b"surrogate-control"
+_TARGETED: Final = (b"cdn-cache-control", _SURROGATE)
 """Cache-Control for caches like this one (RFC 9213; the W3C's Edge Architecture), the more particular first."""
 
 _AGE: Final = re.compile(rb"([0-9]{1,10})(?:,[0-9]+)*+")
@@ -41,8 +43,13 @@ def values_of(fields: Iterable[Field], name: bytes) -> list[bytes]:
 def said_for_us(fields: Iterable[Field]) -> Mapping[bytes, bytes | None]:
     """The directives that hold here: those for caches at the edge, where there are any, in place of everybody's."""
     fields = tuple(fields)
-    for name in (*TARGETED, b"cache-control"):
-        directives = read_cache_control(values_of(fields, name))
+    return _said_in_particular(fields) or read_cache_control(values_of(fields, b"cache-control"))
+
+
+def _said_in_particular(fields: Iterable[Field]) -> Mapping[bytes, bytes | None]:
+    for name in _TARGETED:
+        values = values_of(fields, name)
+        directives = read_cache_control(for_us(values) if name is _SURROGATE else values)
         if directives:
             return directives
     return {}
@@ -72,7 +79,7 @@ class Stored:
     @cached_property
     def _expires(self) -> list[bytes]:
         """None where directives are for us in particular: RFC 9213 2.2."""
-        return [] if any(values_of(self.fields, name) for name in TARGETED) else values_of(self.fields, b"expires")
+        return [] if _said_in_particular(self.fields) else values_of(self.fields, b"expires")
 
     @cached_property
     def size(self) -> int:

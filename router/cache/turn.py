@@ -25,6 +25,7 @@ from router.cache.cache_status import CacheStatus
 from router.cache.rules import Reuse
 from router.cache.store import CacheStore, Key
 from router.cache.stored import Stored, values_of
+from router.cache.surrogate import CAPABILITY
 from router.traffic.http1 import Fields, RequestHead, ResponseHead
 
 ERRORS = frozenset({500, 502, 503, 504})
@@ -86,7 +87,9 @@ class Turn:
         self._taken_bytes = 0
         self.request = request
         self.forward = request
-        """The request to ask with: with questions about what is stored, in place of the client's own."""
+        """The request to ask with: saying what we obey, and with questions about what is stored, in place of the
+        client's own."""
+        self._asks_again = False
         self.status = CacheStatus()
         self.revalidates = False
         """What `look` gave is stale, and to be asked for again behind the client's back."""
@@ -117,15 +120,17 @@ class Turn:
             self._fetch = self._cache.fetches[self._key] = Fetch()
         self._stored = stored
         self._asked_ms = now_ms
+        fields = tuple(self.request.fields)
         if stored is not None and (questions := rules.conditions(stored)):
-            fields = (*rules.unconditional(self.request.fields), *questions)
-            self.forward = self.request._replace(fields=Fields(fields))
+            fields = (*rules.unconditional(fields), *questions)
+            self._asks_again = True
+        self.forward = self.request._replace(fields=Fields((*fields, CAPABILITY)))
 
     def answered(self, response: ResponseHead, now_ms: int, region: str) -> Stored | None:
         """The final response's head came: what to answer instead of it, or None."""
         stored = self._stored
         self.status = replace(self.status, fwd_status=response.status)
-        if stored is not None and response.status == 304 and self.forward is not self.request:
+        if stored is not None and response.status == 304 and self._asks_again:
             fresh = rules.freshened(stored, response, self._asked_ms, now_ms)
             if fresh is not None and self._cache.store.put(self._key, fresh):
                 self.status = replace(self.status, stored=True)

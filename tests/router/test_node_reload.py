@@ -113,7 +113,7 @@ async def _come_by(site: Site, times: int) -> list[Endpoint]:
     return [(address.rpartition(":")[0].strip("[]"), int(address.rpartition(":")[2])) for address in listed]
 
 
-async def _refused(endpoint: Endpoint) -> bool:
+async def refused(endpoint: Endpoint) -> bool:
     try:
         await (await trio.open_tcp_stream(*endpoint)).aclose()
     except OSError:
@@ -154,8 +154,8 @@ async def test_listeners_come_and_go_and_who_is_served_stays(tmp_path: Path) -> 
                 async with await trio.open_tcp_stream(*relayed) as through:
                     await reload('listen = ["[::1]:0"]')
                     assert await _come_by(ams, 2) == [new]
-                    await until(partial(_refused, first))
-                    await until(partial(_refused, relayed))
+                    await until(partial(refused, first))
+                    await until(partial(refused, relayed))
                     assert not socket_path.exists()
                     assert (await exchange(new, PLAIN))[0] == 200
                     await through.send_all(PLAIN.encode())

@@ -117,6 +117,7 @@ def test_a_304_freshens_and_answers() -> None:
         b"host": b"h",
         b"a": b"b",
         b"if-none-match": b'"1"',
+        b"surrogate-capability": b'edgelattice="Surrogate/1.0"',
     }
     stored = made.answered(answered("Cache-Control: max-age=30", status=304), LATER_MS, "fra")
     assert stored is not None

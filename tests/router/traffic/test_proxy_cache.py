@@ -59,6 +59,18 @@ def later(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return passed
 
 
+async def test_an_origin_hears_by_which_name_it_may_address_us() -> None:
+    ours = b'Surrogate-Capability: edgelattice="Surrogate/1.0"\r\n'
+    for settings, times in ((CACHED, 1), (Settings(), 0)):
+        async with trio.open_nursery() as nursery:
+            upstream = await listen(nursery, serving(answer()))
+            async with proxied(FixedRouter(upstream.endpoint, settings=settings)) as stage:
+                before = 'Surrogate-Capability: abc="Surrogate/1.0"'
+                assert (await stage.ask(asking(before))).status == 200
+                assert (upstream.received.count(ours), upstream.received.count(before.encode())) == (times, 1)
+            nursery.cancel_scope.cancel()
+
+
 async def test_what_was_asked_once_is_answered_here() -> None:
     async with trio.open_nursery() as nursery:
         upstream = await listen(nursery, serving(answer(b"hello", "200 OK", FRESH, 'ETag: "1"', "X-App: yes")))

@@ -15,7 +15,8 @@ from router.site.config_reader import endpoint_text
 from router.site.site_config import SiteConfig
 from router.site.site_file import load_site_config
 from tests.router.test_credentials import said
-from tests.router.test_node import Backend, Site, policy_text, running, site_config, until
+from tests.router.test_node import Backend, Site, exchange, policy_text, running, site_config, until
+from tests.router.test_node_reload import refused
 
 pytestmark = pytest.mark.slow
 
@@ -138,11 +139,17 @@ async def test_hangup_replaces_the_workers_and_no_request_notices(tmp_path: Path
 
             site_toml = tmp_path / "ams" / "site.toml"
             file = site_toml.read_text()
-            site_toml.write_text(file.replace("workers = 2", "workers = 3"))
+            assert file.count('listen = ["127.0.0.1:0"]') == 1
+            new = file.replace('listen = ["127.0.0.1:0"]', 'listen = ["[::1]:0"]')
+            site_toml.write_text(new.replace("workers = 2", "workers = 3"))
+            first = ams.bound.http[0]
             await hang_up.send(None)
             await until(partial(said, ams, "worker", "2 workers were replaced by 3"))
             await until(lambda: _so_many(3))
-            assert await ams.region_served() == "fra"
+            await until(partial(said, ams, "reload", "users come by [::1]:"))
+            (event,) = [each for each in (await ams.view())["events"] if "users come by [::1]:" in each["text"]]
+            assert (await exchange(("::1", int(event["text"].rpartition(":")[2])), PLAIN))[0] == 200
+            await until(partial(refused, first))
 
             site_toml.write_text(file + "[http]\n")
             after = workers()
@@ -150,6 +157,9 @@ async def test_hangup_replaces_the_workers_and_no_request_notices(tmp_path: Path
             await until(partial(said, ams, "reload", "the site file cannot be used"))
             assert workers() == after
         regions.cancel_scope.cancel()
+
+
+PLAIN = "GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
 
 
 async def _so_many(count: int) -> bool:
