@@ -783,6 +783,35 @@ async def test_failing_accepts_shed_the_longest_idle_and_never_spin(monkeypatch:
         assert await idle.rest() == b""
 
 
+async def test_while_accepts_fail_they_are_tried_at_a_pace_and_who_waits_is_served_in_the_end(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    autojump_clock.autojump_threshold = 0.02
+    async with staged(serving(answer()), limits=ProxyLimits(accept_pause_us=100 * MILLISECOND)) as stage:
+        assert (await stage.ask(GET)).status == 200
+        kind = type((await stage.client()).stream.socket)
+        original, failed, short = kind.accept, 0, True
+
+        async def failing(self: trio.socket.SocketType) -> object:
+            nonlocal failed
+            if short and failed < 1_000:  # one that spins would not let time pass
+                await trio.lowlevel.wait_readable(self)
+                failed += 1
+                raise OSError(errno.EMFILE, "no")
+            return await original(self)
+
+        monkeypatch.setattr(kind, "accept", failing)
+        await stage.client()  # the accept that waits is still the old one: it takes this
+        waiting = await stage.client()
+        began = trio.current_time()
+        await trio.sleep(10)
+        passed = trio.current_time() - began
+        assert 0 < failed <= passed / 0.1 + 1
+        short = False
+        assert (await waiting.ask(GET)).status == 200
+        assert stage.proxy.counters["accept.failed"] == failed
+
+
 async def test_no_descriptors_for_upstreams_is_503_and_nobody_elses_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     async def exhausted(*arguments: object) -> object:
         raise OSError(errno.EMFILE, "Too many open files")
