@@ -3,7 +3,8 @@
 WAL mode with synchronous=FULL: a batch is durable when `write` returns, and a crash at any moment leaves the batch in
 or out, never torn. sqlite notices when its own pages do not fit together, but not a flipped bit inside of a value, nor
 a write that the disk said it had made and has not. So every record carries a hash of itself, and the file the sum of
-all those hashes, changed in the same transaction. `damage` reads all of it again, from the disk.
+all those hashes, changed in the same transaction. `damage` reads all of it again, from the disk. What a dead
+process left in sqlite's log is looked at when the file is opened (`write_ahead_log`).
 
 A damaged file is moved aside and a new one begun with the records that are whole. Everything else can be had again:
 from the engine while the node runs, from the peers after a restart (a peer's memory of the incarnation corrects that).
@@ -19,6 +20,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 from lattice.events import Persist
+from lattice.write_ahead_log import damage_of_log
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS records (kind TEXT, key BLOB, value BLOB, hash BLOB, PRIMARY KEY (kind, key)) WITHOUT ROWID;
@@ -176,10 +178,16 @@ def _rescue(path: Path) -> Iterator[Record]:
 def _open(path: Path) -> sqlite3.Connection:
     path.parent.mkdir(parents=True, exist_ok=True)
     _check_head(path)
+    log = path.with_name(path.name + "-wal")
+    logged = log.read_bytes() if log.exists() else b""
     database = sqlite3.connect(path, check_same_thread=False)
     try:
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = FULL")
+        _, frames_read, _ = database.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        damage = damage_of_log(logged, frames_read)
+        if damage is not None:
+            raise sqlite3.DatabaseError(damage)
         database.executescript(_SCHEMA)
     except BaseException:
         database.close()
