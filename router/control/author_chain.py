@@ -21,7 +21,7 @@ from lattice.policy_store import ChainHead
 
 
 class LastPublish(msgspec.Struct, forbid_unknown_fields=True):
-    """The ops of one publish, base64 in the file, and where they left the chain."""
+    """The ops of one publish, after those that no node confirmed, in base64; and where they left the chain."""
 
     seq: int
     op: str
@@ -55,9 +55,10 @@ class AuthorChain:
     def last(self, cluster: str) -> LastPublish | None:
         return self._read().get(cluster)
 
-    def remember(self, cluster: str, ops: Sequence[SignedOp], head: str) -> None:
+    def remember(self, cluster: str, ops: Sequence[SignedOp], head: str, before: Sequence[bytes] = ()) -> None:
+        """`before` is what no node has confirmed yet of earlier publishes: without it nobody could take these ops."""
         last = ops[-1]
-        data = [op.data for op in ops]
+        data = [*before, *(op.data for op in ops)]
         publish = LastPublish(last.op.seq, last.id.hex(), last.op.hlc, head, data, last.op.base)
         self._write(self._read() | {cluster: publish})
 

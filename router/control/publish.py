@@ -183,7 +183,7 @@ class Desk:
         before = memory.last(head.cluster) if memory else None
         if memory is not None:
             last = head_key(policy, self._author, ops[-1].op.seq) if sets_head else ""
-            memory.remember(head.cluster, ops, last)
+            memory.remember(head.cluster, ops, last, resent)
         try:
             return self._client.submit_ops(policy, [*resent, *(op.data for op in ops)])
         except ControlError as error:

@@ -55,6 +55,25 @@ def test_a_deletion_may_be_what_is_kept(memory: AuthorChain) -> None:
     assert [version.text for version in node.versions("default").versions] == [None]
 
 
+def test_a_node_that_could_not_take_several_publishes_is_sent_them_all(
+    memory: AuthorChain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its disk was full: with the last alone in memory, no node could ever take a publish of this key again."""
+
+    def full(policy: str, ops: list[bytes]) -> None:
+        raise ControlError("the disk is full", 503)
+
+    node = FakeNode()
+    with monkeypatch.context() as patch:
+        patch.setattr(node, "submit_ops", full)
+        for number in range(3):
+            with pytest.raises(ControlError, match="full"):
+                publish(node, KEY, "default", text_of(number), "", NOW_MS + number, memory)
+    publish(node, KEY, "default", text_of(7), "there is room", NOW_MS + 10, memory)
+    (only,) = node.versions("default").versions
+    assert only.text == text_of(7)
+
+
 # --- compacting
 
 
