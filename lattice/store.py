@@ -30,6 +30,8 @@ INSERT INTO total SELECT zeroblob(16) WHERE NOT EXISTS (SELECT 1 FROM total);
 _MODULUS = 2**128
 _FILE_BYTES_MIN = 512
 """The least page of sqlite. What is left of a file that was cut shorter it would take for a new one, without a word."""
+DAMAGED_MAX = 8
+"""How many damaged files are kept beside it; of what comes after them, the last."""
 
 Record = tuple[str, bytes, bytes]
 """(table, key, value)"""
@@ -209,10 +211,11 @@ def _check_head(path: Path) -> None:
 
 
 def _move_aside(path: Path) -> Path:
+    """Beside it; the first `DAMAGED_MAX` stay, and the last: a bad disk must not fill itself with what it damaged."""
     number = 1
-    while (aside := path.with_name(f"{path.name}.damaged-{number}")).exists():
+    while (aside := path.with_name(f"{path.name}.damaged-{number}")).exists() and number <= DAMAGED_MAX:
         number += 1
-    path.rename(aside)
+    path.replace(aside)
     for suffix in ("-wal", "-shm"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
     return aside

@@ -668,8 +668,11 @@ class Node:
         self._addresses = AddressRule(config.upstream.allow)
         if not cache_stays:
             self._cache = SiteCache(config.cache.bytes_max, config.cache.object_bytes_max)
-        http, https, relayed = listeners.of(*HTTP), listeners.of(*HTTPS), _relayed(listeners)
+        http: list[trio.SocketListener] = []
+        https: list[trio.SocketListener] = []
+        relayed: list[TcpListener] = []
         try:
+            http, https, relayed = listeners.of(*HTTP), listeners.of(*HTTPS), _relayed(listeners)
             if self._fleet is None:
                 proxy = self._new_proxy()
                 proxy.configure(self._named_endpoints(), self._credentials.upstream_tls)

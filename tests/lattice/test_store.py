@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lattice.events import Persist
-from lattice.store import Store
+from lattice.store import DAMAGED_MAX, Store
 from lattice.write_ahead_log import damage_of_log
 
 
@@ -60,6 +60,16 @@ def test_a_damaged_file_is_moved_aside(tmp_path: Path, damage: str) -> None:
     assert aside.exists() == bool(damage), "an empty file is a new one; anything else is kept for whoever looks"
     if damage:
         assert aside.read_text() == damage
+
+
+def test_a_disk_that_damages_all_it_holds_is_not_filled_with_what_was_moved_aside(tmp_path: Path) -> None:
+    path = tmp_path / "state.sqlite"
+    for number in range(DAMAGED_MAX + 5):
+        path.write_text(f"no database, {number} " * 100)
+        Store(path).close()
+    aside = [path.with_name(f"state.sqlite.damaged-{number}") for number in range(1, DAMAGED_MAX + 2)]
+    assert sorted(tmp_path.glob("*.damaged-*")) == sorted(aside)
+    assert [int(each.read_text().split()[2]) for each in aside] == [*range(DAMAGED_MAX), DAMAGED_MAX + 4]
 
 
 def test_a_flipped_bit_in_a_page_is_found(tmp_path: Path) -> None:
