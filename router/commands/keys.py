@@ -11,15 +11,17 @@ import click
 import msgspec
 
 from lattice.key_ring import KeyRing, KeyRingError, key_id
-from router.commands.failing import EXIT_USAGE, CommandError
+from router.commands.failing import EXIT_USAGE, CommandError, complain
 from router.commands.shared import client_for, control_option, load_site
 from router.commands.status_screen import console, keys_screen
+from router.control.body import PeerKeysBody
 from router.control.client import ControlError
 from router.site.key_file import KeyFileError, read_key_ring, read_private, write_key_ring
 from router.site.site_config import SiteConfig
 from router.site.site_init import SITE_FILE
 
 SECRET_BYTES = 32
+PRESENT = ("alive", "suspect")
 
 
 @click.group()
@@ -32,7 +34,8 @@ def keys() -> None:
         edgelattice keys add fra --from ams             the same key, on the others
         edgelattice keys use ams 7f3a                   seal with it
         edgelattice keys remove ams 01c4                do not open what the old one seals any more
-    Running nodes take it up within a second; what `keys list` shows as lagging has missed a step.
+    Running nodes take it up within a second; what `keys list` shows as lagging has missed a step, and `use` and
+    `remove` wait for it.
     """
 
 
@@ -75,14 +78,28 @@ def add(site: Path, label: str | None, other: Path | None) -> None:
         click.echo(f"Add it on every other site, then: edgelattice keys use {site} {added[-1].id.hex()}")
 
 
+def _anyway_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--anyway", is_flag=True, help="Even if sites lag behind: they are not heard until they do theirs."
+    )(command)
+
+
 @keys.command()
 @_site_argument
 @click.argument("key", metavar="ID")
-def use(site: Path, key: str) -> None:
-    """Seal with a key that every site has already."""
+@control_option
+@_anyway_option
+def use(site: Path, key: str, control: str | None, anyway: bool) -> None:
+    """Seal with a key that every site has already.
+
+    The running node is asked whether they have; where none runs, nobody is.
+    """
     config, ring = _ring(site)
     old = ring.used.id.hex()
     ring = _changed(lambda: ring.use(key_id(key)))
+    if not anyway and ring.used.id.hex() != old:
+        lag = [peer.site for peer in _peers(site, control) if not peer.has_ours]
+        _wait_for(lag, f"have other keys than this site: add {ring.used.id.hex()} there first")
     _write(config, ring)
     click.echo(f"{config.site.name}: seals with {ring.used.id.hex()} ({ring.used.label})")
     if old != ring.used.id.hex():
@@ -92,10 +109,18 @@ def use(site: Path, key: str) -> None:
 @keys.command()
 @_site_argument
 @click.argument("key", metavar="ID")
-def remove(site: Path, key: str) -> None:
-    """Remove a key that no site seals with any more."""
+@control_option
+@_anyway_option
+def remove(site: Path, key: str, control: str | None, anyway: bool) -> None:
+    """Remove a key that no site seals with any more.
+
+    The running node is asked whether any does; where none runs, nobody is.
+    """
     config, ring = _ring(site)
     ring = _changed(lambda: ring.remove(key_id(key)))
+    if not anyway:
+        lag = [peer.site for peer in _peers(site, control) if peer.key == key_id(key).hex()]
+        _wait_for(lag, f"seal with {key.lower()} still: use {ring.used.id.hex()} there first")
     _write(config, ring)
     click.echo(f"{config.site.name}: removed {key.lower()}; what is sealed with it is refused")
 
@@ -120,6 +145,26 @@ def list_command(site: Path | None, control: str | None, as_json: bool) -> None:
         click.echo(msgspec.json.encode(found))
     else:
         console().print(keys_screen(found))
+
+
+def _peers(site: Path, control: str | None) -> list[PeerKeysBody]:
+    """What the running node knows of the keys of those who are there; nothing where none runs."""
+    try:
+        found = client_for(control, _site_file(site)).keys()
+    except (ControlError, CommandError) as error:
+        if control is not None:
+            raise CommandError(str(error)) from None
+        complain(f"no node was asked who lags behind ({error})")
+        return []
+    return [peer for peer in found.peers if peer.state in PRESENT]
+
+
+def _wait_for(lag: list[str], why: str) -> None:
+    if lag:
+        raise CommandError(
+            f"{', '.join(sorted(lag))}: {why}. Nothing was changed; running nodes take a step up within a second, and "
+            "--anyway does this one all the same"
+        )
 
 
 def _site_file(site: Path) -> Path:

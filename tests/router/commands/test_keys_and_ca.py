@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,11 @@ from lattice.identity import public_key_of
 from lattice.key_ring import KeyRing
 from lattice.types import Micros
 from router.cli import main
+from router.commands import keys as keys_command
 from router.commands.failing import CommandError
 from router.commands.operator import operator_of
+from router.control.body import KeysBody, PeerKeysBody
+from router.control.client import ControlError
 from router.site.ca_dir import CaDir
 from router.site.key_file import read_key_ring, read_secret, write_secret
 from router.site.site_file import load_site_config
@@ -37,7 +41,13 @@ def test_secrets_are_for_their_owner_alone(ams: Path) -> None:
         assert (ams / name).stat().st_mode & 0o777 == 0o600, name
 
 
-def test_a_rotation_by_commands(ams: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_rotation_by_commands(
+    ams: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def nobody_runs(control: str | None, site: Path) -> Asked:
+        raise ControlError(f"{site.name}: nobody answers")
+
+    monkeypatch.setattr(keys_command, "client_for", nobody_runs)
     fra = tmp_path / "fra"
     assert main(["init", "--site", "fra", "--dir", str(fra), "--join", str(ams), "--port-offset", "1"]) == 0
     old = ring_of(ams).used.id.hex()
@@ -52,12 +62,69 @@ def test_a_rotation_by_commands(ams: Path, tmp_path: Path, capsys: pytest.Captur
         assert main(["keys", "remove", str(site), old]) == 2
         assert "is the one in use: use another first" in capsys.readouterr().err
         assert main(["keys", "use", str(site), new]) == 0
+        assert "no node was asked who lags behind (site.toml: nobody answers)" in capsys.readouterr().err
     for site in (fra, ams / "site.toml"):
         assert main(["keys", "remove", str(site), old]) == 0
     assert ring_of(fra) == ring_of(ams)
     assert [key.id.hex() for key in ring_of(fra).keys] == [new]
     assert (fra / "cluster.keys").stat().st_mode & 0o777 == 0o600
     assert sorted(path.name for path in fra.iterdir() if path.name.startswith(".")) == []
+
+
+class Asked:
+    """A running node, as far as `keys` asks one."""
+
+    def __init__(self, *peers: PeerKeysBody) -> None:
+        self.peers = list(peers)
+
+    def keys(self) -> KeysBody:
+        return KeysBody("ams", [], self.peers)
+
+
+def test_a_step_waits_for_the_sites_that_lag_behind(
+    ams: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = ring_of(ams).used.id.hex()
+    assert main(["keys", "add", str(ams), "--label", "2027-01"]) == 0
+    new = ring_of(ams).keys[1].id.hex()
+
+    def known(fra_key: str, fra_has_ours: bool) -> None:
+        peers = [
+            PeerKeysBody("01", "fra", "alive", fra_key, {}, fra_key == new, fra_has_ours),
+            PeerKeysBody("02", "nyc", "suspect", new, {}, True, True),
+            PeerKeysBody("03", "kix", "down", old, {}, False, False),
+        ]
+        monkeypatch.setattr(keys_command, "client_for", lambda control, site: Asked(*peers))
+
+    for command, key, lagging, abreast in (
+        ("use", new, (old, False), (old, True)),
+        ("remove", old, (old, True), (new, True)),
+    ):
+        before = (ams / "cluster.keys").read_bytes()
+        known(*lagging)
+        assert main(["keys", command, str(ams), key]) == 1
+        said = capsys.readouterr().err
+        assert said.startswith("edgelattice: fra: "), "nyc has done its step, and kix is not there"
+        assert "--anyway" in said
+        assert (ams / "cluster.keys").read_bytes() == before
+        known(*abreast)
+        assert main(["keys", command, str(ams), key]) == 0
+    assert main(["keys", "add", str(ams), "--label", "2027-02"]) == 0
+    known(new, False)
+    assert main(["keys", "use", "--anyway", str(ams), ring_of(ams).keys[1].id.hex()]) == 0
+
+
+def test_a_node_that_is_named_and_does_not_answer_is_no_reason_to_go_on(
+    ams: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["keys", "add", str(ams), "--label", "2027-01"]) == 0
+    before = ring_of(ams)
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))  # and does not listen
+        control = f"127.0.0.1:{deaf.getsockname()[1]}"
+        assert main(["keys", "use", str(ams), before.keys[1].id.hex(), "--control", control]) == 1
+    assert control in capsys.readouterr().err
+    assert ring_of(ams) == before
 
 
 @pytest.mark.parametrize(
