@@ -3,6 +3,8 @@ of one request is ever in another's answer."""
 
 from __future__ import annotations
 
+import errno
+import socket
 from dataclasses import dataclass
 
 import pytest
@@ -12,6 +14,7 @@ import trio.testing
 from lattice.types import SECOND
 from router.traffic.message_body import LAST_CHUNK, chunk
 from router.traffic.proxy import Outcome, ProxyLimits
+from router.traffic.upstream_pool import Upstream
 from tests.router.traffic.upstreams import GET, Wire, answer, post, staged
 
 LIMITS = ProxyLimits(
@@ -174,3 +177,36 @@ async def check_broken(broken: Broken, *, kept: bool) -> None:
         assert connections == 2, "never used again"
         assert b"poison" not in wire.received
         assert stage.proxy.counters["retries"] == 0
+
+
+@pytest.mark.parametrize("sent", ["nothing", "half", "refused"])
+async def test_a_kept_connection_that_does_not_take_the_whole_request(
+    sent: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel may be full, or say only now that the connection is lost: what follows is as for a fresh one."""
+    send_now, asked = Upstream.send_now, 0
+
+    def stingy(self: Upstream, data: bytes | memoryview) -> bytes | memoryview:
+        nonlocal asked
+        asked += 1
+        if asked != 2:  # the second request's first try
+            return send_now(self, data)
+        if sent == "refused":
+            self.sock.shutdown(socket.SHUT_RDWR)
+            raise BrokenPipeError(errno.EPIPE, "the peer is gone")
+        return bytes(data) if sent == "nothing" else send_now(self, data[:20]) or bytes(data[20:])
+
+    monkeypatch.setattr(Upstream, "send_now", stingy)
+    requests: list[bytes] = []
+
+    async def upstream(wire: Wire) -> None:
+        while (request := await wire.request()) is not None:
+            requests.append(request.first)
+            await wire.send(answer(b"%d" % len(requests)))
+
+    async with staged(upstream, upstream, limits=LIMITS) as stage:
+        wire = await stage.client()
+        with trio.fail_after(5):
+            assert [(await wire.ask(GET)).body for _ in range(3)] == [b"1", b"2", b"3"]
+        assert requests == [b"GET /a?b=c HTTP/1.1"] * 3
+        assert stage.proxy.counters["retries"] == (sent == "refused")
