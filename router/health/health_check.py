@@ -5,9 +5,10 @@ endpoints do not fall into step. What a probe saw goes to a callback; grading it
 
 Suspicion does not wait for the interval. When live traffic ejects an endpoint, or a peer doubts a region, `look_now`
 starts a burst: as many probes as confirm a failure, `BURST_SPACING_US` apart and side by side, so that even an endpoint
-that hangs is judged after one timeout rather than three. So does the first routine probe that fails after one that did
-not (HAProxy's `fastinter`): a region that nobody here sends users to is known to be dead an interval after it died, not
-three. A burst under way absorbs further calls, and one endpoint has
+that hangs is judged after one timeout rather than three. So does the first routine probe that is refused or answered
+wrongly after one that was not (HAProxy's `fastinter`): a region that nobody here sends users to is known to be dead an
+interval after it died, not three. One that is not answered in time starts none: whatever is late, here or there, would
+be late for all of a burst. A burst under way absorbs further calls, and one endpoint has
 at most one burst in `BURST_PAUSE_US`: a peer that cries wolf costs a handful of probes a second, no more.
 
 Reconfiguring keeps the task, the phase and the burst of every endpoint that stays.
@@ -191,7 +192,7 @@ class HealthChecker:
         watch.burst_until = trio.current_time() + BURST_PAUSE_US / SECOND
 
     async def _probe_one(self, watch: _Watch, slots: trio.CapacityLimiter) -> bool:
-        """Probe, and tell what was seen; whether there is no reason for suspicion."""
+        """Probe, and tell what was seen; whether there is no reason to look again at once."""
         async with slots:
             target = watch.target
             result = await self._asking(target)
@@ -204,4 +205,4 @@ class HealthChecker:
         if not result.ok:
             self.counters["probes_failed"] += 1
         self._observed(target, result)
-        return result.ok
+        return result.ok or result.latency_us >= target.timeout_us

@@ -132,6 +132,17 @@ async def test_the_first_routine_probe_that_fails_starts_a_burst(autojump_clock:
         assert checker.counters["bursts"] == 0
 
 
+async def test_a_routine_probe_that_is_late_starts_no_burst(autojump_clock: MockClock) -> None:
+    """It may be this machine that is late, and then so would be all of a burst."""
+    async with checking(FRA) as (checker, regions):
+        await trio.sleep(5)
+        regions.takes_us = FRA.timeout_us
+        regions.results[FRA.endpoint] = replace(REFUSED, connect_failed=False, latency_us=FRA.timeout_us)
+        await trio.sleep(5)
+        assert checker.counters["probes_failed"] > 10
+        assert checker.counters["bursts"] == 0
+
+
 async def test_crying_wolf_is_absorbed(autojump_clock: MockClock) -> None:
     async with checking(replace(FRA, every_us=100 * SECOND, fail_after=100)) as (checker, regions):
         await trio.sleep(1)
