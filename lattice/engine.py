@@ -145,7 +145,7 @@ class Engine:
                 CellId(claim.node), claim.by, came_from, self._presence.everybody(), self._out.prng
             ),
         )
-        self._presence = Presence(self._out, self._us, self._swim.members)
+        self._presence = Presence(self._out, self._swim.members)
         self._spreading = Spreading(
             self._out,
             self._cells,

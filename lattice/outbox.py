@@ -62,18 +62,18 @@ class Outbox:
 
         One frame for all of them: it says who sends it, not to whom, so sealing it again would make nothing safer.
         """
+        known = [target for target in targets if target[0]]
+        for _ in range(len(targets) - len(known)):
+            self.count("sends without an address")
+        if not known:
+            return
         frame = self._seal.close(self.node, wire.encode(message), self.now)
         send = SendDatagram if len(frame) <= self.config.datagram_bytes_max else SendStream
         cells = isinstance(message, (Rumour, Ping, Ack, Delta, Heal)) and bool(message.cells)
-        sent = 0
-        for target in targets:
-            if target[0]:
-                self._effects.append(send(frame, target, cells))
-                sent += 1
-            else:
-                self.count("sends without an address")
-        self._sent[type(message)] += sent
-        self._bytes_out += sent * len(frame)
+        for target in known:
+            self._effects.append(send(frame, target, cells))
+        self._sent[type(message)] += len(known)
+        self._bytes_out += len(known) * len(frame)
 
     def persist(self, table: str, key: bytes, value: bytes | None, holds: Holds = Holds.NOTHING) -> None:
         self._effects.append(Persist(table, key, value, holds))

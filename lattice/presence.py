@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lattice.cells import Cell, CellKind
-from lattice.health_plane import Self
 from lattice.membership import Membership
 from lattice.outbox import Outbox
 from lattice.reunion import Reunion
@@ -16,9 +15,8 @@ from lattice.types import NodeId
 class Presence:
     """Of one node."""
 
-    def __init__(self, out: Outbox, us: Self, members: Membership) -> None:
+    def __init__(self, out: Outbox, members: Membership) -> None:
         self._out = out
-        self._us = us
         self._members = members
         self._reunion = Reunion()
         self._roster = Roster(out.node, members.everybody)

@@ -10,7 +10,7 @@ import click
 from lattice.identity import Ed25519Signer, author_id_of, public_key_of
 from lattice.purges import sign_purge
 from router.commands.failing import EXIT_USAGE, CommandError
-from router.commands.operator import operator_of
+from router.commands.operator import key_option, operator_of
 from router.commands.shared import client_for, control_option
 from router.control.body import DEFAULT_POLICY
 from router.control.client import ControlError
@@ -25,13 +25,7 @@ def cache() -> None:
 @cache.command()
 @click.argument("host")
 @click.argument("path", default="/**")
-@click.option(
-    "--key",
-    "key_file",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="The operator's private key; it stays here.",
-)
+@key_option
 @control_option
 def purge(host: str, path: str, key_file: Path, control: str | None) -> None:
     """Drop what is cached of HOST and PATH, at every site.

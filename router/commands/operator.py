@@ -6,12 +6,23 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import click
+
 from lattice.certificates import CertificateError, date_text, read_certificate
 from lattice.grants import Role
 from lattice.identity import Grant, public_key_of
 from lattice.types import SECOND
 from router.commands.failing import EXIT_USAGE, CommandError, complain
 from router.site.key_file import KeyFileError, read_secret
+
+key_option = click.option(
+    "--key",
+    "key_file",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="The operator's private key; it stays here.",
+)
+"""Whose word it is."""
 
 
 @dataclass(frozen=True, slots=True)

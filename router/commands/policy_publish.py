@@ -9,7 +9,7 @@ import click
 
 from lattice.policy_content import check_policy_name
 from router.commands.failing import EXIT_USAGE, CommandError, complain
-from router.commands.operator import operator_of
+from router.commands.operator import key_option, operator_of
 from router.commands.policy_check import mistakes
 from router.commands.policy_files import counted, policy_text
 from router.commands.policy_versions import said
@@ -25,13 +25,7 @@ from router.policy import parse
 
 @click.command("publish")
 @click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
-@click.option(
-    "--key",
-    "key_file",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="The operator's private key; it stays here.",
-)
+@key_option
 @control_option
 @click.option("--name", default=DEFAULT_POLICY, show_default=True, help="Which policy; sites serve the default one.")
 @click.option("-m", "--message", default="", help="Why, for those who read the history.")

@@ -14,7 +14,7 @@ from rich.text import Text
 from lattice.policy_content import check_policy_name
 from lattice.types import VersionId
 from router.commands.failing import EXIT_FAILED, EXIT_USAGE, CommandError, complain
-from router.commands.operator import operator_of
+from router.commands.operator import key_option, operator_of
 from router.commands.shared import client_for, control_option
 from router.commands.status_screen import ID_CHARS, age, console
 from router.control.author_chain import AuthorChain
@@ -24,14 +24,6 @@ from router.control.publish import Compacted, compact, resolve
 
 KEEP_CHARS_MIN = 4
 DELETED = "deleted"
-
-key_option = click.option(
-    "--key",
-    "key_file",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="The operator's private key; it stays here.",
-)
 
 
 class ResolvedBody(msgspec.Struct, frozen=True):

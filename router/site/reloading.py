@@ -7,14 +7,11 @@ it is, where its peers and operators find it, and how its engine keeps time, its
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import fields, replace
+from dataclasses import fields, is_dataclass, replace
 from typing import Final
 
 from router.site.site_config import SiteConfig
 
-_PARTS: Final = (
-    "site", "cluster", "gossip", "http", "tls", "upstream", "tcp", "control", "policy", "geo", "cache", "timing",
-)  # fmt: skip
 _UNITS: Final = ("_us", "_e6")
 _KEPT_FRESH: Final = {"cluster.keys"}
 """The node looks at these files by itself."""
@@ -34,7 +31,7 @@ def reloaded(config: SiteConfig, fresh: SiteConfig) -> SiteConfig:
 def left_for_a_start(config: SiteConfig, fresh: SiteConfig) -> Iterator[str]:
     """The keys of which the fresh file says something else, and that only a start brings into force, like
     "gossip.listen". `config` is what is in force."""
-    for part in _PARTS:
+    for part in (each.name for each in fields(config) if is_dataclass(getattr(config, each.name))):
         ours, theirs = getattr(config, part), getattr(fresh, part)
         for field in fields(ours):
             if getattr(ours, field.name) != getattr(theirs, field.name):
