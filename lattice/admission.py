@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from lattice import canonical
-from lattice.cells import Cell, CellIndex, CellKind
+from lattice.cells import Cell, CellIndex, CellKind, Urgency
 from lattice.equivocation import contradict, open_proof, prove
 from lattice.errors import LatticeError, UntrustedError
 from lattice.events import Holds, KeyRevoked, OpAccepted, PolicyChanged, Purged
@@ -55,6 +55,7 @@ REFUSED_FOR_GOOD = frozenset(
 )
 """Why a well-signed cell will be refused again: there is no sense in having it sent again."""
 
+STRANGERS_MAX = 1_024
 OP_TABLE = "op"
 REVOKED_TABLE = "revoked"
 
@@ -103,6 +104,8 @@ class Admission:
         self._on_forgiven = on_forgiven
         self._on_expelled = on_expelled
         self._purges = Purges(policy.check_author)
+        self._strangers: dict[NodeId, None] = {}
+        """Whom we were shown evidence about and had not met."""
         self.restoring = True
         """Until this node starts."""
 
@@ -205,11 +208,19 @@ class Admission:
         # Whoever listens on a wildcard may not know its own address yet: then it is where its frame came from.
         host = signed.row.endpoint[0] or (source[0] if source and sender == signed.observer else "")
         self._swim.meet(signed.row, signed.observer, (host, signed.row.endpoint[1]))
+        if signed.observer in self._strangers:
+            del self._strangers[signed.observer]
+            self._on_forgiven()
         return [placed]
 
     def _admit_proof(self, data: bytes) -> list[Cell]:
         proof = open_proof(data, self._verifier)
         if proof.observer != self._out.node and proof.observer not in self._swim.members:
+            # It comes first, and would come first again and again, in place of all else that we lack.
+            self._on_refused(proof.id)
+            self._strangers[proof.observer] = None
+            if len(self._strangers) > STRANGERS_MAX:
+                del self._strangers[next(iter(self._strangers))]
             raise UntrustedError("evidence about a stranger", proof.observer.hex())
         cell = self._health.take_proof(proof)
         if cell is None:
@@ -246,7 +257,7 @@ class Admission:
             return []
         if replaced is not None:
             self._cells.discard(replaced.cell)
-        cell = Cell(revocation.cell, CellKind.REVOCATION, data, 0, (revocation.key, 0))
+        cell = Cell(revocation.cell, CellKind.REVOCATION, data, Urgency.REVOKE, (revocation.key, 0))
         self._cells.add(cell)
         if not self.restoring:
             self._out.persist(REVOKED_TABLE, revocation.key, data)
@@ -288,7 +299,7 @@ class Admission:
             raise UntrustedError("author revoked", purge.author.hex())
         if not self._purges.take(purge, self._out.now):
             return []
-        cell = Cell(purge.cell, CellKind.PURGE, data, 1, (purge.author, purge.at_ms))
+        cell = Cell(purge.cell, CellKind.PURGE, data, Urgency.POLICY, (purge.author, purge.at_ms))
         self._cells.add(cell)
         self._out.timers.set_earlier("purge", purge.ends)
         self._out.stale_view = True
@@ -316,4 +327,4 @@ def _cell_id(cell: WireCell) -> CellId:
 
 
 def _op_cell(signed: SignedOp) -> Cell:
-    return Cell(signed.cell, CellKind.OP, signed.data, 1, (signed.op.author, signed.op.seq))
+    return Cell(signed.cell, CellKind.OP, signed.data, Urgency.POLICY, (signed.op.author, signed.op.seq))

@@ -12,14 +12,17 @@ Each salt is chosen by the node that will read the filter, serves once, and dies
 sender's root, so that what did not fit, or hid behind a false positive, is asked for in the next round.
 
 A filter covers all that the shards hold which differ, so few differences cost what stands beside them there: as A
-divides its cells into shards of some forty, that is a hundred bytes each way for each.
+divides its cells into shards of some forty, that is a hundred bytes each way for each. Where A holds nothing at all B's
+filter would tell it nothing; so B asks for A's filter over all such shards at once, and a newcomer's first delta is the
+most urgent of everything, however much there is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
-from lattice.cells import SHARDS_MIN, Cell, CellIndex, Shards, shards_for
+from lattice.cells import SHARDS_MIN, Cell, CellIndex, Shards, fingerprint, shards_for
 from lattice.digest import Bloom
 from lattice.errors import WireError
 from lattice.prng import Prng
@@ -33,6 +36,16 @@ those who differ much would take ever more exchanges."""
 SALTS_MAX = 1_024
 REFUSED_MAX = 4_096
 SALT_LIFE_US = 10 * SECOND
+_NONE = Shards(SHARDS_MIN, ())
+
+
+class _Given(NamedTuple):
+    """A salt that we chose."""
+
+    peer: NodeId
+    until: Micros
+    empty: Shards
+    """Where we held nothing when we asked: what has come since is not in the filter, and not to be sent for that."""
 
 
 class Reconciler:
@@ -41,12 +54,14 @@ class Reconciler:
     def __init__(self, cells: CellIndex, prng: Prng) -> None:
         self._cells = cells
         self._prng = prng
-        self._salts: dict[int, tuple[NodeId, Micros]] = {}
+        self._salts: dict[int, _Given] = {}
         self._refused: dict[CellId, None] = {}
 
     def open(self, peer: NodeId, now: Micros) -> Compare:
-        salt = self._new_salt(peer, now)
-        return Compare(salt, self._cells.fingerprints(shards_for(len(self._cells)), salt))
+        of = shards_for(len(self._cells))
+        empty = Shards(of, tuple([shard for shard in range(of) if not self._cells.count_in(shard, of)]))
+        salt = self._new_salt(peer, now, empty)
+        return Compare(salt, self._cells.fingerprints(of, salt))
 
     def compared(self, peer: NodeId, compare: Compare, now: Micros) -> Digest | None:
         """Our filter over the shards that differ (as many as one datagram covers); None when none does."""
@@ -55,22 +70,28 @@ class Reconciler:
         differing = [shard for shard in range(of) if ours[shard] != compare.fingerprints[shard]]
         if not differing:
             return None
-        return self._digest(self._affordable(differing, of), compare.salt, self._new_salt(peer, now))
+        nothing = fingerprint(0, compare.salt.to_bytes(8, "big"))
+        empty = [shard for shard in differing if compare.fingerprints[shard] == nothing]
+        covered = self._affordable([shard for shard in differing if compare.fingerprints[shard] != nothing], of)
+        shards = Shards(of, tuple(sorted(empty + covered)))
+        return self._digest(shards, covered, compare.salt, self._new_salt(peer, now))
 
     def digested(self, peer: NodeId, digest: Digest, now: Micros) -> tuple[list[Cell], Digest | None]:
         """The cells that the peer's filter lacks, most urgent first, and our own filter if it wants one.
 
         Raises `WireError` if the filter is not under a salt that we gave this peer; state is unchanged then.
         """
-        holder, deadline = self._salts.get(digest.salt, (None, Micros(0)))
-        if holder != peer or deadline < now:
+        given = self._salts.get(digest.salt)
+        if given is None or given.peer != peer or given.until < now:
             raise WireError("unknown salt", "the filter answers no question of ours")
         del self._salts[digest.salt]
-        missing = digest.bloom.missing(self._cells.ids_in(digest.shards), digest.salt)
-        answer = self._digest(digest.shards, digest.answer_salt, 0) if digest.answer_salt else None
+        shards = digest.shards
+        told = [cell for cell in self._cells.ids_in(shards) if cell not in given.empty]
+        missing = digest.bloom.missing(told, digest.salt)
+        answer = self._digest(shards, shards.chosen, digest.answer_salt, 0) if digest.answer_salt else None
         return most_urgent_first(map(self._cells.get, missing)), answer
 
-    def _affordable(self, differing: list[int], of: int) -> Shards:
+    def _affordable(self, differing: list[int], of: int) -> list[int]:
         chosen: list[int] = []
         room = max(CELLS_PER_DIGEST, len(self._cells) // SHARDS_MIN)
         for shard in self._prng.shuffled(differing):
@@ -78,11 +99,13 @@ class Reconciler:
             if chosen and room < 0:
                 break
             chosen.append(shard)
-        return Shards(of, tuple(sorted(chosen)))
+        return chosen
 
-    def _digest(self, shards: Shards, salt: int, answer_salt: int) -> Digest:
-        held: list[CellId] = self._cells.ids_in(shards)
-        refused = [cell for cell in self._refused if cell in shards]
+    def _digest(self, shards: Shards, covered: Sequence[int], salt: int, answer_salt: int) -> Digest:
+        """A question about these shards; what we have in those `covered` is told with it."""
+        told = Shards(shards.of, tuple(covered))
+        held: list[CellId] = self._cells.ids_in(told)
+        refused = [cell for cell in self._refused if cell in told]
         return Digest(shards, salt, Bloom.of([*held, *refused], len(held) + len(refused), salt), answer_salt)
 
     def refuse(self, cell: CellId) -> None:
@@ -95,13 +118,13 @@ class Reconciler:
         """Show nothing any more that we do not hold."""
         self._refused.clear()
 
-    def _new_salt(self, peer: NodeId, now: Micros) -> int:
+    def _new_salt(self, peer: NodeId, now: Micros, empty: Shards = _NONE) -> int:
         if len(self._salts) >= SALTS_MAX:
-            self._salts = {salt: given for salt, given in self._salts.items() if given[1] >= now}
+            self._salts = {salt: given for salt, given in self._salts.items() if given.until >= now}
         if len(self._salts) >= SALTS_MAX:
             del self._salts[next(iter(self._salts))]
         salt = self._prng.token() | 1
-        self._salts[salt] = (peer, Micros(now + SALT_LIFE_US))
+        self._salts[salt] = _Given(peer, Micros(now + SALT_LIFE_US), empty)
         return salt
 
 

@@ -37,6 +37,24 @@ class CellKind(IntEnum):
     PURGE = 5
 
 
+class Urgency(IntEnum):
+    """What goes first wherever not all can: lower is sooner, and what nobody finds out for himself leads.
+
+    It is nowhere on the wire: each node reads it off the cell.
+    """
+
+    REVOKE = 0
+    """A key is not to be believed any more: revocations, and evidence of equivocation."""
+    DRAIN = 1
+    """A row by which a region that answers is full: it asks for its users to be sent elsewhere, and no probe tells."""
+    DOWN = 2
+    """A row by which a region is failing or down: everybody's own requests and probes find that out, later."""
+    POLICY = 3
+    """Ops and purges: what was in force until now goes on serving."""
+    UP = 4
+    """All other rows: regions that are back, or as well as ever. Until it comes users are served elsewhere."""
+
+
 @record
 class Cell:
     """One replicated statement, as it travels."""
@@ -44,8 +62,7 @@ class Cell:
     id: CellId
     kind: CellKind
     data: bytes
-    urgency: int
-    """What goes first in a delta: lower is sooner."""
+    urgency: Urgency
     place: tuple[bytes, int]
     """(writer, version): ops of one author go in chain order."""
 
@@ -65,6 +82,12 @@ class Shards:
 
 def shard_of(cell: CellId, of: int) -> int:
     return cell[0] * of // SHARDS_MAX
+
+
+def fingerprint(total: int, key: bytes) -> bytes:
+    """Of a shard whose ids sum up to `total`; of one without a cell that is 0."""
+    data = (total % _MODULUS).to_bytes(16, "big")
+    return blake2b(data, digest_size=FINGERPRINT_BYTES, key=key, person=b"edgelattice shrd").digest()
 
 
 def shards_for(cells: int) -> int:
@@ -117,15 +140,7 @@ class CellIndex:
     def fingerprints(self, of: int, salt: int) -> tuple[bytes, ...]:
         """Of each shard, `FINGERPRINT_BYTES` of its sum's hash under `salt`."""
         width, key = SHARDS_MAX // of, salt.to_bytes(8, "big")
-        return tuple(
-            blake2b(
-                (sum(self._sums[at : at + width]) % _MODULUS).to_bytes(16, "big"),
-                digest_size=FINGERPRINT_BYTES,
-                key=key,
-                person=b"edgelattice shrd",
-            ).digest()
-            for at in range(0, SHARDS_MAX, width)
-        )
+        return tuple(fingerprint(sum(self._sums[at : at + width]), key) for at in range(0, SHARDS_MAX, width))
 
     def count_in(self, shard: int, of: int) -> int:
         width = SHARDS_MAX // of

@@ -23,7 +23,7 @@ from hashlib import blake2b
 from typing import Final
 
 from lattice import canonical
-from lattice.cells import Cell, CellKind
+from lattice.cells import Cell, CellKind, Urgency
 from lattice.errors import MalformedError
 from lattice.health import ROW_BYTES_MAX, SignedRow, open_row
 from lattice.identity import Verifier
@@ -35,7 +35,6 @@ PROOF_BYTES_MAX: Final = 2 * (ROW_BYTES_MAX + 64) + 64
 SPENT: Final = canonical.INTEGER_MAX
 """In place of an incarnation: none of the key's rows votes, ever."""
 _FORMAT = 1
-_URGENCY = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +55,7 @@ class Equivocation:
 
     def cell(self) -> Cell:
         # Its own writer: the accused's rate must not delay the word about it, nor be left out as the word's origin.
-        return Cell(self.id, CellKind.EVIDENCE, self.data, _URGENCY, (self.id, 0))
+        return Cell(self.id, CellKind.EVIDENCE, self.data, Urgency.REVOKE, (self.id, 0))
 
 
 def contradict(one: SignedRow, two: SignedRow) -> bool:

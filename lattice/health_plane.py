@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from lattice import wire
-from lattice.cells import Cell, CellIndex, CellKind
+from lattice.cells import Cell, CellIndex, CellKind, Urgency
 from lattice.equivocation import SPENT, Bench, Equivocation, contradict, prove
 from lattice.events import EquivocationProven, RegionChanged, RegionDoubted, Rejected, VerdictChanged
 from lattice.health import Observation, Report, Row, SignedRow, report_of, sign_row
@@ -20,6 +20,7 @@ from lattice.health_table import HealthTable, Placement, lease_ms_for
 from lattice.identity import Grant, Signer
 from lattice.outbox import Outbox
 from lattice.outlook import Outlook, is_isolated
+from lattice.quantise import bucket_of
 from lattice.row_records import RowRecords
 from lattice.types import Endpoint, Level, NodeId, VersionId
 from lattice.view import QuarantineView, RegionView
@@ -27,6 +28,8 @@ from lattice.wire import WireCell
 
 _FAILING: Final = Level.FAILING
 """To ask a class of them for a member takes ten times as long, and every report is asked."""
+_FULL: Final = bucket_of(1_000_000)
+"""The bucket of a region that says that all its capacity is in use."""
 
 
 @dataclass(slots=True)
@@ -42,9 +45,13 @@ class Self:
 
 
 def row_cell(signed: SignedRow) -> Cell:
-    """A row as it is replicated: what says that a region is failing goes first."""
-    worst = max([report.level for report in signed.row.reports], default=0)
-    urgency = 0 if worst >= _FAILING else 2
+    """A row as it is replicated, as urgent as the worst that it says."""
+    urgency = Urgency.UP
+    for report in signed.row.reports:
+        if report.level >= _FAILING:
+            urgency = min(urgency, Urgency.DOWN)
+        elif report.saturation_bucket >= _FULL:
+            urgency = Urgency.DRAIN
     return Cell(signed.cell, CellKind.ROW, signed.data, urgency, (signed.observer, signed.row.seq))
 
 

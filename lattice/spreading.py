@@ -56,7 +56,7 @@ class Spreading:
         """Start rumours (`came_from` is None), or pass them on."""
         by_peer: dict[NodeId, list[Cell]] = {}
         roster = self._roster()
-        for cell in cells:
+        for cell in most_urgent_first(cells):
             self._wanted.pop(cell.id, None)
             writer = cell.place[0]
             if not self._may_pass(writer):
@@ -70,7 +70,7 @@ class Spreading:
             alike.setdefault(tuple([cell.id for cell in by_peer[peer]]), []).append(peer)
         for peers in alike.values():
             targets = [self._endpoint_of(peer) for peer in peers]
-            for batch in self.batches(most_urgent_first(by_peer[peers[0]])):
+            for batch in self.batches(by_peer[peers[0]]):
                 self._out.send(Rumour(batch), *targets)
 
     def heal(self, cells: Iterable[Cell], came_from: NodeId | None, side: Roster) -> None:

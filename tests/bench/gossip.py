@@ -27,7 +27,7 @@ from statistics import median
 
 from lattice import canonical, wire
 from lattice.antientropy import Reconciler
-from lattice.cells import Cell, CellIndex, CellKind
+from lattice.cells import Cell, CellIndex, CellKind, Urgency
 from lattice.config import Config
 from lattice.events import DatagramReceived, HealthObserved, Input, LocalUpdate
 from lattice.health import Observation, Report, Row, open_row, sign_row
@@ -134,7 +134,7 @@ def frame_bytes(message: Message) -> int:
 
 def cell(number: int) -> Cell:
     identity = CellId(blake2b(number.to_bytes(8, "big"), digest_size=16).digest())
-    return Cell(identity, CellKind.OP, b"", 1, (b"w" * 16, number))
+    return Cell(identity, CellKind.OP, b"", Urgency.POLICY, (b"w" * 16, number))
 
 
 def digest_bytes(cells: int, differing: int, seed: int) -> int:

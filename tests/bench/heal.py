@@ -22,7 +22,7 @@ from hashlib import blake2b
 
 from lattice.antientropy import Reconciler
 from lattice.authoring import compose
-from lattice.cells import Cell, CellIndex, CellKind
+from lattice.cells import Cell, CellIndex, CellKind, Urgency
 from lattice.config import Config
 from lattice.engine import Engine
 from lattice.events import HealthObserved, LocalUpdate, SetTimer, TimerFired
@@ -153,7 +153,7 @@ def pair(cells: int, cell_bytes: int, shared: int = 0) -> dict[str, object]:
     padding = bytes(cell_bytes)
     for number in range(cells + shared):
         identity = CellId(blake2b(number.to_bytes(8, "big"), digest_size=16).digest())
-        cell = Cell(identity, CellKind.OP, padding, 1, (b"w" * 16, number))
+        cell = Cell(identity, CellKind.OP, padding, Urgency.POLICY, (b"w" * 16, number))
         for side in (0, 1) if number >= cells else (number % 2,):
             sides[side].add(cell)
     left, right = (Reconciler(index, Prng.seeded(str(side))) for side, index in enumerate(sides))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from lattice import antientropy
 from lattice.antientropy import SALT_LIFE_US, Reconciler, most_urgent_first
-from lattice.cells import Cell, CellIndex, CellKind
+from lattice.cells import Cell, CellIndex, CellKind, Urgency
 from lattice.errors import WireError
 from lattice.prng import Prng
 from lattice.types import CellId, Micros, NodeId
@@ -22,7 +22,7 @@ A, B, C = (NodeId(name * 16) for name in (b"a", b"b", b"c"))
 
 def cell(number: int) -> Cell:
     identity = CellId(blake2b(b"cell %d" % number, digest_size=16).digest())
-    return Cell(identity, CellKind.OP, b"%d" % number, number % 3, (b"w", number))
+    return Cell(identity, CellKind.OP, b"%d" % number, Urgency(number % 3), (b"w", number))
 
 
 class Side:

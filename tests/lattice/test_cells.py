@@ -16,6 +16,7 @@ from lattice.cells import (
     CellIndex,
     CellKind,
     Shards,
+    Urgency,
     shard_of,
     shards_for,
 )
@@ -31,7 +32,7 @@ moves = st.lists(st.tuples(st.booleans(), few_ids), max_size=40)
 
 
 def cell(identity: CellId) -> Cell:
-    return Cell(identity, CellKind.ROW, identity * 2, 1, (identity, 1))
+    return Cell(identity, CellKind.ROW, identity * 2, Urgency.UP, (identity, 1))
 
 
 def index_of(identities: list[CellId]) -> CellIndex:

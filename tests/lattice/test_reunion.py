@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lattice.cells import Cell, CellKind
+from lattice.cells import Cell, CellKind, Urgency
 from lattice.reunion import REUNION_US, Reunion, stem_of
 from lattice.types import CellId, Micros, NodeId
 
@@ -25,7 +25,7 @@ def test_whoever_came_back_is_of_the_other_side_for_a_while() -> None:
 
 def test_the_ops_of_an_author_share_a_tree_and_rows_do_by_shard() -> None:
     def cell(first: int, kind: CellKind, writer: bytes) -> Cell:
-        return Cell(CellId(bytes([first]) * 16), kind, b"", 1, (writer, 1))
+        return Cell(CellId(bytes([first]) * 16), kind, b"", Urgency.POLICY, (writer, 1))
 
     assert bytes(stem_of(cell(0, CellKind.OP, FAR))) == FAR
     assert stem_of(cell(0, CellKind.OP, FAR)) == stem_of(cell(255, CellKind.OP, FAR))

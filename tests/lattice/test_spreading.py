@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from lattice import antientropy, spreading, wire
-from lattice.cells import Cell, CellKind, Shards
+from lattice.cells import Cell, CellKind, Shards, Urgency
 from lattice.config import Config
 from lattice.engine import Engine
 from lattice.events import DatagramReceived, LocalUpdate, PeerDiscovered, SendDatagram
@@ -150,8 +150,8 @@ def test_it_would_not_if_nothing_were_sorted(monkeypatch: pytest.MonkeyPatch) ->
 def test_rumours_of_one_moment_go_the_urgent_first(monkeypatch: pytest.MonkeyPatch) -> None:
     cluster = settled(2)
     ops = enumerate(ops_of(cluster))
-    mixed = [Cell(cell.id, cell.kind, cell.data, 2 - number % 3, cell.place) for number, cell in ops]
-    order: list[int] = []
+    mixed = [Cell(cell.id, cell.kind, cell.data, Urgency(4 - number % 5), cell.place) for number, cell in ops]
+    order: list[Urgency] = []
 
     def look(self: spreading.Spreading, cells: Sequence[Cell]) -> list[tuple[wire.WireCell, ...]]:
         order.extend(cell.urgency for cell in cells)
@@ -160,7 +160,7 @@ def test_rumours_of_one_moment_go_the_urgent_first(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(spreading.Spreading, "batches", look)
     cluster.engines[0]._spreading.push(mixed, None)
     assert order == sorted(cell.urgency for cell in mixed)
-    assert len(set(order)) == 3
+    assert set(order) == set(Urgency)
 
 
 def ops_of(cluster: Cluster) -> list[Cell]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from lattice.cells import Cell, CellKind, Shards
+from lattice.cells import Cell, CellKind, Shards, Urgency
 from lattice.digest import Bloom
 from lattice.engine import Engine
 from lattice.events import (
@@ -190,7 +191,7 @@ class CountsFrames(Engine):
         if isinstance(event, DatagramReceived):
             self._out.count("frames")
             number = self._out.counters()["frames"]
-            self._cells.add(Cell(CellId(number.to_bytes(16, "big")), CellKind.OP, b"", 9, (self.node, number)))
+            self._cells.add(Cell(CellId(number.to_bytes(16, "big")), CellKind.OP, b"", Urgency.UP, (self.node, number)))
         return super().handle(event, now)
 
 
@@ -259,7 +260,7 @@ class HoardsCells(Engine):
         if not self._hoarded and isinstance(event, DatagramReceived):
             self._hoarded = True
             cell = CellId(self.node)
-            self._cells.add(Cell(cell, CellKind.OP, b"", 9, (self.node, 1)))
+            self._cells.add(Cell(cell, CellKind.OP, b"", Urgency.UP, (self.node, 1)))
         return super().handle(event, now)
 
     def _on_message(self, *given: Any, **named: Any) -> Any:
@@ -302,7 +303,7 @@ class HidesCells(Engine):
         self._reconciliation._reconciler._digest = self._empty  # type: ignore[method-assign]  # the planted mistake
 
     @staticmethod
-    def _empty(shards: Shards, salt: int, answer_salt: int) -> Digest:
+    def _empty(shards: Shards, covered: Sequence[int], salt: int, answer_salt: int) -> Digest:
         return Digest(shards, salt, Bloom.of([], 1, salt), answer_salt)
 
 
