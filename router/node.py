@@ -17,7 +17,6 @@ import logging
 import os
 import random
 import socket as stdlib_socket
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from functools import partial
@@ -73,7 +72,7 @@ from router.decision.layout import SitePlace
 from router.decision.program import Program
 from router.decision.request import NO_NEEDS, Needs
 from router.decision.seen import SeenClients
-from router.errors import ListenError
+from router.errors import StartError
 from router.health.health_check import HealthChecker, ProbeTarget
 from router.health.probe_once import ProbeResult, probe_once
 from router.health.region_word import RegionWords
@@ -88,7 +87,7 @@ from router.policy.probe import ProbeKind
 from router.policy.values import BadValueError, read_host_pattern, read_path_pattern
 from router.policy_keeper import InForce, compile_text, complaint, load_grammar
 from router.seeding import Seeding
-from router.serving import Serving
+from router.serving import Servers, Serving
 from router.site.config_reader import ConfigError, endpoint_text
 from router.site.reloading import left_for_a_start, reloaded
 from router.site.site_config import SiteConfig
@@ -160,12 +159,8 @@ class Node:
         self._submissions = Submissions(self._driver, config.cluster.name, config.policy.author_key, self._now_ms)
         self._addresses = AddressRule(config.upstream.allow)
         self._cache = SiteCache(config.cache.bytes_max, config.cache.object_bytes_max)
-        self._serving = Serving(self._new_proxy())
-        self._fleet: Fleet | None = None
-        if config.http.workers > 1:
-            self._fleet = Fleet(
-                config.http.workers, config.path, self._journal, self.observed, self._admitted, self.reported
-            )
+        self._fleet = Fleet(config.path, self._journal, self.observed, self._admitted, self.reported)
+        self._serving = Serving(self._fleet)
         self._masked_told = -1
         self._relay = TcpRelay(
             _DataPlane(self),
@@ -175,9 +170,12 @@ class Node:
         )
         self._checker = HealthChecker(self._on_probe, random.Random(os.urandom(16)), self._probe)
 
-    def _new_proxy(self) -> Proxy:
+    def _servers(self) -> Servers:
+        """Who is to serve users by the site file."""
         config, tls = self._config, self._credentials.server_tls
-        return Proxy(
+        if config.http.workers > 1:
+            return config.http.workers
+        proxy = Proxy(
             _DataPlane(self),
             config.site.name,
             tls=None if tls is None else tls.context,
@@ -187,6 +185,8 @@ class Node:
             forwarders=config.http.forwarders(),
             cache=self._cache,
         )
+        proxy.configure(self._named_endpoints(), self._credentials.upstream_tls)
+        return proxy
 
     @property
     def driver(self) -> Driver:
@@ -227,7 +227,7 @@ class Node:
 
     def _tell_workers(self) -> None:
         """Who is out of use, if that has changed."""
-        if self._fleet is not None and self._masked_told != self._health.mask.epoch:
+        if self._masked_told != self._health.mask.epoch:
             self._masked_told = self._health.mask.epoch
             self._fleet.mask(self._health.mask.out_of_use)
 
@@ -359,12 +359,11 @@ class Node:
         try:
             pattern = PathPattern.compiled(read_path_pattern(path))
             dropped = self._serving.purge(read_host_pattern(host), pattern)
-            if self._fleet is not None:
-                self._fleet.purge(host, path)
+            self._fleet.purge(host, path)
         except BadValueError as error:  # by an author of another edition
             log.warning("a purge by %s is not understood: %s", short(author), error.message)
             return
-        count = f"{dropped} responses" if self._fleet is None else "its workers'"
+        count = f"{dropped} responses" if self._config.http.workers == 1 else "its workers'"
         text = f"{short(author)} purged {host} {path}: {count} dropped"
         self._journal.note("purge", text)
 
@@ -375,7 +374,7 @@ class Node:
     def _replan(self) -> None:
         now, planner = self._clock.now(), self._planner
         table = planner.plan(self.view().regions, now)
-        if table is not None and self._fleet is not None:
+        if table is not None:
             levels = {region: int(level) for region, level in table.levels.items()}
             self._fleet.plan(levels, dict(planner.saturation_ppm), dict(planner.rtt_us), dict(planner.away_ppm), now)
 
@@ -435,7 +434,7 @@ class Node:
         return self._clock.now() // MILLISECOND
 
     def _configure(self, program: Program) -> None:
-        if self._fleet is not None and self._in_force is not None:
+        if self._in_force is not None:
             self._fleet.configure(self._in_force.text)
         self._health.configure(program)
         self._planner.take(program)
@@ -478,12 +477,8 @@ class Node:
     def view(self) -> LatticeView:
         return self._driver.view()
 
-    def _served(self) -> Counter[str]:
-        """What was counted where users are served."""
-        return self._serving.counters if self._fleet is None else self._fleet.counters
-
     def traffic(self) -> Traffic:
-        counters = self._served()
+        counters = self._serving.counters
         by_region = sorted(
             (name.removeprefix("region."), count) for name, count in counters.items() if name.startswith("region.")
         )
@@ -506,7 +501,7 @@ class Node:
 
     def counters(self) -> Mapping[str, int]:
         parts = {
-            "proxy": dict(self._served()),
+            "proxy": dict(self._serving.counters),
             "tcp": dict(self._relay.counters),
             "probe": dict(self._checker.counters),
             "": {**self._driver.counters(), **self._health.counters(), **self._discovery_counters()},
@@ -615,8 +610,8 @@ class Node:
             await nursery.start(
                 partial(serve_control, control_app(self, self._config.control.host_names), control, stop, self._door())
             )
-            serving = self._serving if self._fleet is None else self._fleet
-            await nursery.start(serving.run, self._listeners.of(*HTTP), self._listeners.of(*HTTPS))
+            http, https = self._listeners.of(*HTTP), self._listeners.of(*HTTPS)
+            await nursery.start(self._serving.run, self._servers(), http, https)
             await nursery.start(self._relay.serve, _relayed(self._listeners))
             if hangups is not None:
                 nursery.start_soon(self._keep_reloading, hangups)
@@ -628,7 +623,7 @@ class Node:
             await self._driver.submit(LeaveRequested())
             self._listeners.close()
             async with trio.open_nursery() as draining:
-                draining.start_soon(serving.drain, self._config.timing.drain_us)
+                draining.start_soon(self._serving.drain, self._config.timing.drain_us)
                 draining.start_soon(self._relay.drain, self._config.timing.drain_us)
             await trio.sleep(LEAVE_GRACE_US / SECOND)
             nursery.cancel_scope.cancel()
@@ -640,7 +635,7 @@ class Node:
             try:
                 fresh = await trio.to_thread.run_sync(load_site_config, self._config.path)
                 await self._serve_by(reloaded(self._config, fresh))
-            except (ConfigError, CredentialError, ListenError, OSError) as error:
+            except (ConfigError, CredentialError, StartError, OSError) as error:
                 text = f"the site file cannot be used, the last good one stays in force: {error}"
                 self._journal.note("reload", text)
                 log.error("%s", text)
@@ -653,10 +648,10 @@ class Node:
 
     async def _serve_by(self, config: SiteConfig) -> None:
         """Serve new connections by a site file that was read anew; those there are finish what they do. Raises
-        `CredentialError`, `ListenError` or OSError; then nothing has changed but certificates."""
+        `CredentialError`, `StartError` or OSError; then nothing has changed but certificates."""
         before = self._config, self._addresses, self._cache
-        if config == self._config and self._fleet is None:
-            return
+        if config == self._config and config.http.workers == 1:
+            return  # workers read their files once, and so begin anew
         listeners = Listeners.open(config.http, config.tcp, self._listeners)
         try:
             self._credentials.take_site(config)
@@ -673,13 +668,8 @@ class Node:
         relayed: list[TcpListener] = []
         try:
             http, https, relayed = listeners.of(*HTTP), listeners.of(*HTTPS), _relayed(listeners)
-            if self._fleet is None:
-                proxy = self._new_proxy()
-                proxy.configure(self._named_endpoints(), self._credentials.upstream_tls)
-                await self._serving.replace(proxy, http, https)
-            elif not await self._fleet.replace_all(config.http.workers, http, https):
-                raise CredentialError("its workers do not start")
-        except (CredentialError, OSError):
+            await self._serving.replace(self._servers(), http, https)
+        except BaseException:
             self._config, self._addresses, self._cache = before
             for listener in (*http, *https, *[each.listener for each in relayed]):
                 listener.socket.close()

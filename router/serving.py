@@ -1,14 +1,16 @@
-"""The proxy of a node that serves users by itself; another takes its place when the site file is read anew (edge).
+"""Whoever serves a node's users: a proxy of its own, or worker processes; others take their place when the site file is
+read anew (edge).
 
-Every proxy has descriptors of its own for the listening sockets, so whoever accepts takes the connections that wait. A
-new one accepts before the old one stops, and the old one finishes what it serves, as at SIGTERM: nobody is refused or
-cut off.
+Every proxy and every process has descriptors of its own for the listening sockets, so whoever accepts takes the
+connections that wait. The new ones accept before the old ones stop, and these finish what they serve, as at SIGTERM:
+nobody is refused or cut off.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
 import trio
 
@@ -16,49 +18,84 @@ from lattice.types import SECOND, Endpoint
 from router.policy.paths import PathPattern
 from router.traffic.proxy import Proxy
 from router.traffic.upstream_tls import UpstreamTls
+from router.workers.fleet import Fleet
 
 GRACE_US = 60 * SECOND
 """What an old proxy's requests have to end in: as long as a fleet's processes."""
 
+Servers: TypeAlias = Proxy | int
+"""A proxy, configured already, or so many workers."""
+
 
 class Serving:
-    """One proxy that accepts, and those before it that still finish what they serve."""
+    """Who accepts, and those before that still finish what they serve."""
 
-    def __init__(self, proxy: Proxy) -> None:
-        self.proxy = proxy
-        """The one that accepts."""
-        self._live = [proxy]
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+        self._proxy: Proxy | None = None  # the one that accepts, unless workers do
+        self._live: list[Proxy] = []
         self._retired: Counter[str] = Counter()
         self._nursery: trio.Nursery | None = None
 
     @property
     def counters(self) -> Counter[str]:
-        """See `Proxy.counters`; of all that ever served."""
-        total = self._retired.copy()
-        for proxy in self._live:
-            total.update(proxy.counters)
+        """See `Proxy.counters` and `Fleet.counters`; of all that ever served."""
+        total = self._fleet.counters
+        for counters in (self._retired, *[proxy.counters for proxy in self._live]):
+            total.update(counters)
         return total
 
     def configure(self, names: Mapping[Endpoint, str], tls: UpstreamTls | None) -> None:
-        """See `UpstreamPool.configure`."""
+        """See `UpstreamPool.configure`; workers see to it themselves."""
         for proxy in self._live:
             proxy.configure(names, tls)
 
     def purge(self, host: str, path: PathPattern) -> int:
-        """See `Proxy.purge`."""
+        """See `Proxy.purge`; of this process."""
         return sum([proxy.purge(host, path) for proxy in self._live])
 
     async def run(
         self,
+        by: Servers,
         http: Sequence[trio.SocketListener],
         https: Sequence[trio.SocketListener],
         *,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Accept and serve until `drain` is through. Closes the listeners. Run once."""
+        """Accept and serve until `drain` is through. Closes the listeners. Run once. Raises `FleetError`."""
         async with trio.open_nursery() as self._nursery:
-            await self._nursery.start(self._serve, self.proxy, http, https)
+            if isinstance(by, Proxy):
+                await self._accept(by, http, https)
+                await self._nursery.start(self._fleet.run, 0, (), ())
+            else:
+                await self._nursery.start(self._fleet.run, by, http, https)
             task_status.started()
+            await trio.sleep_forever()
+
+    async def replace(
+        self, by: Servers, http: Sequence[trio.SocketListener], https: Sequence[trio.SocketListener]
+    ) -> None:
+        """From now on these accept, and from these. Who did before drains in the background.
+
+        Raises OSError when descriptors are short, and `FleetError`; then nothing has changed."""
+        assert self._nursery is not None, "runs"
+        before = self._proxy
+        if isinstance(by, Proxy):
+            await self._accept(by, http, https)
+            await self._fleet.replace(0, (), ())
+        else:
+            await self._fleet.replace(by, http, https)
+            self._proxy = None
+        if before is not None:
+            self._nursery.start_soon(before.drain, GRACE_US)
+
+    async def _accept(
+        self, proxy: Proxy, http: Sequence[trio.SocketListener], https: Sequence[trio.SocketListener]
+    ) -> None:
+        assert self._nursery is not None
+        await self._nursery.start(self._serve, proxy, http, https)
+        self._proxy = proxy
+        self._live.append(proxy)
 
     async def _serve(
         self,
@@ -76,22 +113,10 @@ class Serving:
         self._live.remove(proxy)
         self._retired.update(proxy.counters)
 
-    async def replace(
-        self, proxy: Proxy, http: Sequence[trio.SocketListener], https: Sequence[trio.SocketListener]
-    ) -> None:
-        """From now on this one accepts, and from these; it is configured already. The one before it drains in the
-        background.
-
-        Raises OSError when descriptors are short; then nothing has changed."""
-        assert self._nursery is not None, "runs"
-        await self._nursery.start(self._serve, proxy, http, https)
-        old, self.proxy = self.proxy, proxy
-        self._live.append(proxy)
-        self._nursery.start_soon(old.drain, GRACE_US)
-
     async def drain(self, grace_us: int) -> None:
         """Let all of them finish what they serve; then `run` ends."""
         async with trio.open_nursery() as draining:
+            draining.start_soon(self._fleet.drain, grace_us)
             for proxy in self._live:
                 draining.start_soon(proxy.drain, grace_us)
         if self._nursery is not None:

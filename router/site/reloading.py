@@ -19,12 +19,9 @@ _KEPT_FRESH: Final = {"cluster.keys"}
 
 def reloaded(config: SiteConfig, fresh: SiteConfig) -> SiteConfig:
     """`config`, with what of the fresh file comes into force at once."""
-    http = fresh.http
-    if 1 in (config.http.workers, http.workers):  # by the node itself, or by processes of its own: two ways to be built
-        http = replace(http, workers=config.http.workers)
     timing = replace(config.timing, drain_us=fresh.timing.drain_us, failback_us=fresh.timing.failback_us)
     return replace(
-        config, http=http, tls=fresh.tls, upstream=fresh.upstream, tcp=fresh.tcp, cache=fresh.cache, timing=timing
+        config, http=fresh.http, tls=fresh.tls, upstream=fresh.upstream, tcp=fresh.tcp, cache=fresh.cache, timing=timing
     )
 
 

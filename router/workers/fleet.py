@@ -4,12 +4,15 @@ All of them accept from the same listening sockets, which the node opened and ke
 accepted belongs to none of them: whoever is free takes it, and a worker that dies takes nothing along but what it was
 serving. (With SO_REUSEPORT it would belong to one worker from its SYN on: see `docs/decisions.md`.)
 
+A fleet may be empty: then somebody else serves, and there is nobody to tell anything.
+
 What a worker must know is kept here as its newest state, not as a queue: a feeder sends what it has not sent yet, in
 the order in which it can be used, however far behind a worker was.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
 import subprocess
@@ -23,6 +26,7 @@ import trio
 
 from lattice.types import Endpoint, Level
 from router.decision.decide import Attempt
+from router.errors import StartError
 from router.journal import Journal
 from router.traffic.steering import Outcome
 from router.workers.messages import (
@@ -46,11 +50,16 @@ from router.workers.messages import (
 log = logging.getLogger("edgelattice.workers")
 
 RESTART_SECONDS: Final = 1.0
-"""Before a worker that died within this time of its start is replaced; else it is at once."""
+"""Before a worker that died within this time of its start is replaced, else it is at once; and before it is tried again
+when there was not enough for a process."""
 GRACE_US: Final = 60_000_000
 """What a worker that was replaced has to finish: nobody waits for it."""
 KILL_SECONDS: Final = 1.0
 """Beyond its grace, a worker that drains has."""
+
+
+class FleetError(StartError):
+    """Workers that were asked for do not start; those before them go on."""
 
 
 class _Member:
@@ -86,14 +95,12 @@ class Fleet:
 
     def __init__(
         self,
-        count: int,
         site_toml: Path,
         journal: Journal,
         observed: Callable[[Attempt, Outcome, int], None],
         admitted: Callable[[Endpoint], None],
         reported: Callable[[Attempt, int], None],
     ) -> None:
-        self._count = count
         self._site_toml = site_toml
         self._journal = journal
         self._observed = observed
@@ -107,7 +114,7 @@ class Fleet:
         self._members: dict[int, _Member] = {}  # those that serve, or will, by number
         self._all: set[_Member] = set()  # also those that leave, or are not ready yet
         self._retired: Counter[str] = Counter()  # of those that ended
-        self._draining = False
+        self._leaving = trio.Event()
         self._nursery: trio.Nursery | None = None
 
     # --- what they should know
@@ -150,7 +157,8 @@ class Fleet:
         """The sums over all workers, those that ended included; and how many of those that serve steer by what this
         node knows now. A copy."""
         total = self._retired.copy()
-        total["workers current"] = sum(each.planned == self._planned.number for each in self._members.values())
+        if self._members:
+            total["workers current"] = sum(each.planned == self._planned.number for each in self._members.values())
         for member in self._all:
             total.update(member.counters)
         return total
@@ -163,45 +171,61 @@ class Fleet:
 
     async def run(
         self,
+        count: int,
         http: Sequence[trio.SocketListener],
         https: Sequence[trio.SocketListener],
         *,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Keep `count` workers on these listening sockets until `drain` is through. Started when all of them serve."""
-        self._http, self._https = http, https
-        async with trio.open_nursery() as self._nursery:
-            for number in range(self._count):
-                self._members[number] = await self._spawn(number)
-            for member in list(self._members.values()):
-                await member.ready.wait()
-            task_status.started()
+        """Keep so many workers on these listening sockets, or as `replace` says, until `drain` is through. Started when
+        all of them serve. Closes the sockets. Raises `FleetError`."""
+        try:
+            async with trio.open_nursery() as self._nursery:
+                await self._start(count, http, https)
+                task_status.started()
+                await self._leaving.wait()
+        finally:
+            self._close(http, https, self._http, self._https)
 
-    async def replace_all(
+    async def replace(
         self, count: int, http: Sequence[trio.SocketListener], https: Sequence[trio.SocketListener]
-    ) -> bool:
+    ) -> None:
         """Start so many workers, which read the site file anew and accept from these sockets; those that serve now
-        drain once the new ones listen. False when they could not begin: then nothing has changed."""
+        drain once the new ones listen. Raises `FleetError`: then nothing has changed, and the sockets stay open."""
+        before = len(self._members)
+        await self._start(count, http, https)
+        if before:
+            self._say(f"{before} workers were replaced by {count or 'the node itself'}")
+        elif count:
+            self._say(f"the node itself was replaced by {count} workers")
+
+    async def _start(
+        self, count: int, http: Sequence[trio.SocketListener], https: Sequence[trio.SocketListener]
+    ) -> None:
         before = self._http, self._https
         self._http, self._https = http, https
-        fresh = [await self._spawn(number) for number in range(count)]
-        for member in fresh:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(_first, member.ready, nursery.cancel_scope)
-                nursery.start_soon(_first, member.gone, nursery.cancel_scope)
-        if not all(member.ready.is_set() and not member.gone.is_set() for member in fresh):
-            for member in fresh:
+        fresh: dict[int, _Member] = {}
+        try:
+            for number in range(count):
+                fresh[number] = await self._spawn(number)
+            for member in fresh.values():
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(_first, member.ready, nursery.cancel_scope)
+                    nursery.start_soon(_first, member.gone, nursery.cancel_scope)
+            for member in fresh.values():
+                if member.gone.is_set():
+                    raise FleetError(f"http.workers: {count} processes do not start: one ended, {_how(member.process)}")
+        except BaseException as error:
+            for member in fresh.values():
                 member.leave(Drain(0))
             self._http, self._https = before
-            self._close(http, https)
-            self._say("the workers could not be replaced: those that serve go on")
-            return False
-        replaced, self._members = self._members, {member.number: member for member in fresh}
+            if isinstance(error, OSError):
+                raise FleetError(f"http.workers: {count} processes do not start: {error}") from None
+            raise
+        replaced, self._members = self._members, fresh
         for old in replaced.values():
             old.leave(Drain(GRACE_US))
         self._close(*before)
-        self._say(f"{len(replaced)} workers were replaced by {count}")
-        return True
 
     @staticmethod
     def _close(*listening: Sequence[trio.SocketListener]) -> None:
@@ -211,7 +235,7 @@ class Fleet:
 
     async def drain(self, grace_us: int) -> None:
         """Let all of them finish what they serve; then `run` ends."""
-        self._draining = True
+        self._leaving.set()
         self._close(self._http, self._https)
         members = list(self._all)
         for member in members:
@@ -226,7 +250,8 @@ class Fleet:
     async def _spawn(self, number: int) -> _Member:
         assert self._nursery is not None
         ours, theirs = socket.socketpair()
-        with theirs:
+        with theirs, contextlib.ExitStack() as failed:
+            failed.callback(ours.close)
             listening = [[each.socket.fileno() for each in listeners] for listeners in (self._http, self._https)]
             fds = [",".join(map(str, numbers)) for numbers in listening]
             level = logging.getLevelName(logging.getLogger().getEffectiveLevel())
@@ -239,6 +264,7 @@ class Fleet:
                 stdout=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno(), *listening[0], *listening[1]],
             )
+            failed.pop_all()
         member = _Member(number, process, trio.SocketStream(trio.socket.from_stdlib_socket(ours)))
         self._all.add(member)
         self._nursery.start_soon(self._attend, member)
@@ -262,16 +288,31 @@ class Fleet:
             member.counters.clear()
             self._all.discard(member)
             member.gone.set()
-        if self._draining or member.drain is not None or self._members.get(member.number) is not member:
+        if self._leaving.is_set() or not self._counts(member):
             return
         self._say(f"worker {member.number} (process {member.process.pid}) died: {_how(member.process)}; replaced")
         self._retired["workers replaced"] += 1
         if trio.current_time() - member.began < RESTART_SECONDS:
             await trio.sleep(RESTART_SECONDS)
-        fresh = await self._spawn(member.number)
-        if not member.ready.is_set():  # whoever waits for the first waits for it
-            member.ready = fresh.ready
-        self._members[member.number] = fresh
+        await self._succeed(member)
+
+    async def _succeed(self, member: _Member) -> None:
+        """Another takes the place of one that died, unless all of them are replaced meanwhile."""
+        while self._counts(member) and not self._leaving.is_set():
+            try:
+                fresh = await self._spawn(member.number)
+            except OSError as error:
+                self._say(f"worker {member.number} does not start: {error}; tried again")
+                await trio.sleep(RESTART_SECONDS)
+                continue
+            if self._counts(member):
+                self._members[member.number] = fresh
+            else:
+                fresh.leave(Drain(0))
+
+    def _counts(self, member: _Member) -> bool:
+        """It serves, or should, and was not asked to leave."""
+        return member.drain is None and self._members.get(member.number) is member
 
     async def _feed(self, member: _Member) -> None:
         """Send whatever the worker does not know yet, in the order in which it can use it."""

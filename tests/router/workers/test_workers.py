@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from collections import Counter
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -14,6 +16,7 @@ import trio
 from router.site.config_reader import endpoint_text
 from router.site.site_config import SiteConfig
 from router.site.site_file import load_site_config
+from router.workers.fleet import RESTART_SECONDS
 from tests.router.test_credentials import said
 from tests.router.test_node import Backend, Site, exchange, policy_text, running, site_config, until
 from tests.router.test_node_reload import refused
@@ -157,6 +160,102 @@ async def test_hangup_replaces_the_workers_and_no_request_notices(tmp_path: Path
             await until(partial(said, ams, "reload", "the site file cannot be used"))
             assert workers() == after
         regions.cancel_scope.cancel()
+
+
+async def test_hangup_from_the_node_itself_to_workers_and_back_and_no_request_notices(tmp_path: Path) -> None:
+    fra = Backend("fra")
+    hang_up, hangups = trio.open_memory_channel[None](1)
+    alone = site_config(tmp_path / "ams", "ams")
+    text = alone.path.read_text()
+    async with trio.open_nursery() as regions:
+        await regions.start(fra.run)
+        async with running(alone, hangups) as ams:
+            assert await ams.publish(policy_text(fra)) == 200
+            await until(partial(_is_served, ams, "fra"))
+            statuses: list[int] = []
+            async with trio.open_nursery() as asking:
+
+                async def ask() -> None:
+                    while True:
+                        statuses.append((await ams.get())[0])
+
+                asking.start_soon(ask)
+                for count, said_then in (
+                    (2, "the node itself was replaced by 2 workers"),
+                    (1, "2 workers were replaced by the node itself"),
+                ):
+                    begun = await trio.open_tcp_stream(*ams.bound.http[0])
+                    await begun.send_all(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\n1")
+                    await trio.sleep(0.05)  # whoever serves now has it
+                    alone.path.write_text(text.replace("[http]", f"[http]\nworkers = {count}"))
+                    await hang_up.send(None)
+                    await until(partial(said, ams, "worker", said_then))
+                    await until(partial(_more, statuses, len(statuses) + 20))
+                    await begun.send_all(b"2")
+                    assert b" 200 OK\r\n" in await begun.receive_some(), "what was begun is finished"
+                    await begun.aclose()
+                    await until(partial(_so_many, count if count > 1 else 0))
+                asking.cancel_scope.cancel()
+            assert set(statuses) == {200}
+            assert await counted(ams, "proxy requests", len(statuses) + 2)  # of all that ever served
+            assert (await ams.view())["traffic"]["errors"] == 0
+        regions.cancel_scope.cancel()
+    assert workers() == []
+
+
+async def _is_served(site: Site, region: str) -> bool:
+    return await site.region_served() == region
+
+
+async def _more(statuses: list[int], least: int) -> bool:
+    await trio.lowlevel.checkpoint()
+    return len(statuses) >= least
+
+
+async def test_a_worker_that_died_is_not_brought_back_once_all_were_replaced(tmp_path: Path) -> None:
+    hang_up, hangups = trio.open_memory_channel[None](1)
+    config = with_workers(tmp_path / "ams")
+    async with running(config, hangups) as ams:
+        os.kill(workers()[0], signal.SIGKILL)  # so soon that it would be replaced only after a while
+        await until(partial(said, ams, "worker", "died: signal 9; replaced"))
+        config.path.write_text(config.path.read_text().replace("workers = 2", "workers = 1"))
+        await hang_up.send(None)
+        await until(partial(said, ams, "worker", "2 workers were replaced by the node itself"))
+        await until(partial(_so_many, 0))
+        await trio.sleep(RESTART_SECONDS + 0.1)
+        assert workers() == []
+
+
+async def test_a_machine_without_room_for_a_process_costs_no_user_anything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hang_up, hangups = trio.open_memory_channel[None](1)
+    config = with_workers(tmp_path / "ams")
+    open_process, room = trio.lowlevel.open_process, 1
+
+    async def short_of_room(*arguments: Any, **options: Any) -> trio.Process:
+        nonlocal room
+        if not room:
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+        room -= 1
+        return await open_process(*arguments, **options)
+
+    async with running(config, hangups) as ams:
+        before = workers()
+        with monkeypatch.context() as patch:
+            patch.setattr(trio.lowlevel, "open_process", short_of_room)
+            await hang_up.send(None)
+            await until(partial(said, ams, "reload", "http.workers: 2 processes do not start"))
+            await until(lambda: _these(before))
+            os.kill(before[0], signal.SIGKILL)
+            await until(partial(said, ams, "worker", "does not start"))
+            assert (await ams.get())[0] == 503, "the other one serves"
+        await until(lambda: _two_again(before))
+
+
+async def _these(pids: list[int]) -> bool:
+    await trio.lowlevel.checkpoint()
+    return workers() == pids
 
 
 PLAIN = "GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
