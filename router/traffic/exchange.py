@@ -434,6 +434,7 @@ class Exchange(Reply):
         self.observe(leg.attempt, outcome, leg.began)
         if head.load is not None:
             plane.told_of_load(leg, head.load)
+        self.relaying = True
         if head.status == 101:
             return await relay_upgraded(self, leg, head)
         if head.status in GATEWAY_ERRORS and self._has_another():
@@ -454,15 +455,14 @@ class Exchange(Reply):
         if turn is not None:
             turn.take(data)
             turn.whole()
-        self.relaying = self.flushed = True
         keep = self.keeps()
         upstream.reusable = head.keep_alive and self.uploaded
-        await self.to_client(self.head_for_client(head, leg.steered, chunked=False, keep=keep) + data)
+        await self.respond(self.head_for_client(head, leg.steered, chunked=False, keep=keep) + data)
         return relayed(plane, leg, head, keep=keep)
 
     def _has_another(self) -> bool:
         """Whether a gateway error need not be the client's answer: another can be asked, and the budget has it."""
-        if not (self.repeatable and self.uploaded and self.body.replayable) or self.flushed or self.writing:
+        if not (self.repeatable and self.uploaded and self.body.replayable):
             return False
         if len(self.tried) >= self.terms.attempts_max or self.nest.time() >= self.ends_at:
             return False

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 async def relay(exchange: Exchange, leg: Leg, head: ResponseHead, data: bytes) -> Ending:
     """Pass on an answer of any framing as it comes; `data` is what came of it behind its head."""
     upstream = leg.upstream
-    exchange.relaying = True
     framing = response_framing(head, exchange.head.method)
     unbounded = not framing.complete and not isinstance(framing, LengthBody)
     chunked = unbounded and exchange.head.minor == 1
@@ -42,8 +41,7 @@ async def relay(exchange: Exchange, leg: Leg, head: ResponseHead, data: bytes) -
             more = None if looked else upstream.receive_now()
             looked = True
             if more is None:
-                exchange.flushed = True
-                await exchange.to_client(b"".join(out))
+                await exchange.respond(b"".join(out))
                 out.clear()
                 await exchange.nest.pause()
                 more = await upstream.receive(exchange.left_us(exchange.body_timeout_us))
@@ -63,18 +61,16 @@ async def relay(exchange: Exchange, leg: Leg, head: ResponseHead, data: bytes) -
     if chunked:
         out.append(last_chunk(passed_on(framing.trailers, head.connection)))
     upstream.reusable = head.keep_alive and exchange.uploaded and not surplus and not isinstance(framing, UntilClose)
-    exchange.flushed = True
-    await exchange.to_client(b"".join(out))
+    await exchange.respond(b"".join(out))
     return relayed(exchange.plane, leg, head, keep=keep)
 
 
 async def relay_upgraded(exchange: Exchange, leg: Leg, head: ResponseHead) -> Ending:
     """The upstream speaks WebSocket from here on."""
     client, upstream = exchange.client, leg.upstream
-    exchange.flushed = True
     early, client.reader.rest = client.reader.rest, b""
     late, upstream.reader.rest = upstream.reader.rest, b""
-    await exchange.to_client(response_for_client(head, leg.steered, WEBSOCKET, b"", b"") + late)
+    await exchange.respond(response_for_client(head, leg.steered, WEBSOCKET, b"", b"") + late)
     exchange.plane.counters[region_counter(leg.attempt.region)] += 1
     await tunnel(client, upstream, early, exchange.nest, exchange.limits)
     return Ending("relayed_1xx", After.CLOSE)

@@ -60,6 +60,11 @@ class Reply:
         except OSError:
             raise ClientGoneError from None
 
+    async def respond(self, data: bytes) -> None:
+        """Some of the final response."""
+        self.flushed = True
+        await self.to_client(data)
+
     async def to_client(self, data: bytes | memoryview) -> None:
         self.writing = True
         if left := self.to_client_now(data):

@@ -125,6 +125,7 @@ async def test_a_body_that_ends_with_the_connection_is_chunked_for_the_client() 
             response = await wire.ask(GET)
             assert (response.body, response.whole, response.one(b"Transfer-Encoding")) == (b"hello", True, b"chunked")
         assert stage.proxy.counters["upstream.reused"] == 0
+        assert stage.proxy.counters["upstream.stale"] == 0, "nobody tried to"
 
 
 async def test_http_1_0_clients_get_no_chunks() -> None:
@@ -154,6 +155,14 @@ async def test_connection_close_is_honoured() -> None:
         assert response.one(b"Connection") == b"close"
         assert await wire.rest() == b""
         assert stage.proxy.counters["upstream.opened"] == 2
+
+
+async def test_connection_close_is_honoured_behind_chunks() -> None:
+    async with staged(echo) as stage:
+        wire = await stage.client()
+        response = await wire.ask(post(b"hello", "Connection: close"), "POST")
+        assert (response.body, response.one(b"Connection")) == (b"hello", b"close")
+        assert await wire.rest() == b""
 
 
 async def test_denied_requests_are_answered_here() -> None:

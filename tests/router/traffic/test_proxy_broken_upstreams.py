@@ -111,12 +111,16 @@ TABLE = {
     "closes later": Broken(answer(b"one"), CLOSE, 200),
     "resets later": Broken(answer(b"one"), RESET, 200),
     "says that it closes, and does not": Broken(answer(b"one", "200 OK", "Connection: close"), STAY, 200),
+    "says that it closes behind chunks, and does not": Broken(
+        OK + b"Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n" + chunk(b"one") + LAST_CHUNK, STAY, 200
+    ),
     "1.0 without length": Broken(b"HTTP/1.0 200 OK\r\n\r\none", CLOSE, 200),
     "1.0 with a length": Broken(b"HTTP/1.0 200 OK\r\nContent-Length: 3\r\n\r\none", STAY, 200),
     # early
     "an early refusal": Broken(answer(b"no", "413 Content Too Large"), STAY, 413, request=_HALF, reads=False),
     "an early refusal, and closes": Broken(answer(b"no", "413 No"), CLOSE, 413, request=_HALF, reads=False),
     "an early answer of 200": Broken(answer(b"one"), STAY, 200, request=_HALF, reads=False),
+    "an early answer in chunks": Broken(CHUNKED + chunk(b"one") + LAST_CHUNK, STAY, 200, request=_HALF, reads=False),
     "an early answer, cut off": Broken(
         OK + b"Content-Length: 9\r\n\r\nhello", CLOSE, 200, whole=False, request=_HALF, reads=False, told=_CUT
     ),

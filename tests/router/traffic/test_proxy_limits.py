@@ -11,6 +11,7 @@ import trio
 import trio.testing
 
 from lattice.types import SECOND
+from router.traffic.message_body import LAST_CHUNK, chunk
 from router.traffic.proxy import Outcome, Proxy, ProxyLimits
 from router.traffic.request_body import Client
 from tests.router.traffic.upstreams import (
@@ -238,6 +239,23 @@ async def test_a_stream_may_last_as_long_as_it_speaks(clock: trio.testing.MockCl
         assert (await wire.rest()).count(b"tick") == 5
 
 
+async def test_an_early_answer_outlasts_a_request_that_stops(clock: trio.testing.MockClock) -> None:
+    async def ticking(wire: Wire) -> None:
+        await wire.head()
+        await wire.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        for _ in range(6):
+            await wire.send(chunk(b"tick"))
+            await trio.sleep(2)
+        await wire.send(LAST_CHUNK)
+        await wire.rest()
+
+    async with staged(ticking, limits=LIMITS) as stage:
+        wire = await stage.client()
+        await wire.send(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 100000\r\n\r\nx")  # and no more
+        response = await wire.response("POST")
+        assert (response.body, response.whole, response.one(b"Connection")) == (b"tick" * 6, True, b"close")
+
+
 async def test_a_question_nobody_answers_is_504(clock: trio.testing.MockClock) -> None:
     async with staged(hanging, limits=LIMITS) as stage:
         wire = await stage.client()
@@ -277,6 +295,25 @@ async def test_a_drain_finishes_what_is_in_flight(clock: trio.testing.MockClock)
             await streaming.stream.aclose()
         assert stage.proxy.connections == 0
         assert stage.proxy.counters["abandoned"] == 0
+
+
+async def test_an_answer_of_many_pieces_says_that_a_drain_closes_behind_it(clock: trio.testing.MockClock) -> None:
+    async def slow(wire: Wire) -> None:
+        await wire.request()
+        await trio.sleep(2)
+        await wire.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunk(b"one"))
+        await trio.sleep(2)
+        await wire.send(chunk(b"two") + LAST_CHUNK)
+
+    async with staged(slow, limits=LIMITS) as stage:
+        wire = await stage.client()
+        await wire.send(GET)
+        await trio.sleep(1)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stage.proxy.drain, 10 * SECOND)
+            response = await wire.response()
+            assert (response.body, response.whole, response.one(b"Connection")) == (b"onetwo", True, b"close")
+            assert await wire.rest() == b""
 
 
 async def test_a_request_that_crosses_the_drain_is_answered() -> None:
