@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from typing import NamedTuple
 
+from lattice.record import record
 from lattice.types import Endpoint
 from router.decision.plan import Attempt, Lane, Option, RouteTable, standing
 from router.decision.predicates import NO_RULE
@@ -68,7 +69,8 @@ class Decision(NamedTuple):
     """Retry, hedge, timeouts and affinity, for the data plane to keep."""
 
 
-class Settled(NamedTuple):
+@record
+class Settled:
     """A decision that was made once, and under which ejections it, or its stand-in, still is what would be decided."""
 
     decision: Decision
@@ -111,7 +113,7 @@ def settle(
         return Decision("", zone, None, None, "", NO_ROUTE, NO_ROUTE_STATUS, ()), None
     choose = table.choosers[index]
     number = NO_RULE if choose is None else choose(request, path, zone, client)
-    settled: Settled | None = table.usual.get((index, number, zone))
+    settled: Settled | None = table.usual[index][number].get(zone)
     if settled is not None:
         if not ejected:
             return settled.decision, settled
@@ -139,7 +141,7 @@ def _decide(
             assert chosen_rule.refuse is not None, "a rule without lanes refuses"
             reason = f"denied: {chosen_rule.refuse.reason or rule}"
             refused = Decision(route.name, zone, None, None, "", reason, chosen_rule.refuse.status, (), rule)
-            always = table.usual[index, number, zone] = Settled(refused, None, frozenset(), None)
+            always = table.usual[index][number][zone] = Settled(refused, None, frozenset(), None)
             return refused, always
         lanes = of_rule
     lane = table.lane_near(lanes[zone], request.location)
@@ -148,7 +150,7 @@ def _decide(
         return decision, _settled(decision) if _is_clear(lane, ejected) else None
     if not ejected and (usual := _plain(lane, route.name, zone, rule)) is not None:
         if not lane.roams:
-            table.usual[index, number, zone] = usual
+            table.usual[index][number][zone] = usual
         return usual.decision, usual
     attempts, chosen = _attempts(lane.options, client, request.client, ejected)
     if chosen is None:
@@ -161,19 +163,22 @@ def _decide(
 def warm(table: RouteTable) -> Iterator[None]:
     """Settle, off the request path, what all clients of a zone get: one lane a step, most general first, up to
     `WARM_MAX`. Without it the first client of each does."""
+    left = WARM_MAX
     for index, route in enumerate(table.program.routes):
         for number in (NO_RULE, *range(len(route.rules))):
             of_rule = table.layout.lane_of[index] if number == NO_RULE else table.layout.rule_lanes[index][number]
+            rule = "" if number == NO_RULE else route.rules[number].name
+            known = table.usual[index][number]
             for zone, place in (of_rule or {}).items():
-                if len(table.usual) >= WARM_MAX:
-                    return
                 lane = table.lanes[place]
-                if (index, number, zone) in table.usual or lane.roams or not _is_plain(lane):
+                if zone in known or lane.roams or not _is_plain(lane):
                     continue
-                rule = "" if number == NO_RULE else route.rules[number].name
                 if (usual := _plain(lane, route.name, zone, rule)) is not None:
-                    table.usual[index, number, zone] = usual
+                    known[zone] = usual
                     yield
+                    left -= 1
+                    if not left:
+                        return
 
 
 def _is_plain(lane: Lane) -> bool:

@@ -17,6 +17,7 @@ from functools import lru_cache
 from operator import itemgetter
 from typing import Any, NamedTuple, TypeAlias
 
+from lattice.types import Level
 from router.decision.distance import distance_m
 from router.decision.nearby import location_at
 from router.decision.program import Program
@@ -73,6 +74,9 @@ class Layout:
     lanes: tuple[LaneLayout, ...]
     pickers: tuple[Picker, ...]
     """For each of `lanes`: what takes its candidates' own out of a sequence that has something for every candidate."""
+    options: dict[tuple[Candidate, Level, bool], Any]
+    """What `plan` remembers: what it made of a candidate with a level, avoided or not. A function of these, so that
+    remembering it changes no answer."""
 
 
 def picker(numbers: tuple[int, ...]) -> Picker:
@@ -145,7 +149,7 @@ def lay_out(
             of_rules.append({name: lane(rule.tiers, zone, otherwise, settings) for name, zone in program.zones.items()})
         rule_lanes.append(tuple(of_rules))
     pickers = tuple([picker(laid_out.numbers) for laid_out in lanes])
-    return Layout(tuple(candidates), tuple(lane_of), tuple(rule_lanes), tuple(lanes), pickers)
+    return Layout(tuple(candidates), tuple(lane_of), tuple(rule_lanes), tuple(lanes), pickers, {})
 
 
 def lay_out_next_to(program: Program, region: str) -> Layout:

@@ -40,7 +40,7 @@ from router.decision.layout import (
     resolved,
 )
 from router.decision.nearby import LOCATION_MAX
-from router.decision.predicates import Chooser, chooser
+from router.decision.predicates import NO_RULE, Chooser, chooser
 from router.decision.program import Program
 from router.policy.settings import NO_SETTINGS, Settings
 from router.policy.syntax import Deny, Otherwise
@@ -160,9 +160,9 @@ class RouteTable:
     valid_until: int | None
     """When the next time window opens or closes, in microseconds since the epoch: plan anew then."""
     world: _World = field(repr=False)
-    usual: dict[tuple[int, int, str], Any] = field(default_factory=dict, repr=False)
-    """What `decide` remembers: by route, rule and zone, the `Settled` decision that all clients get. A decision is a
-    function of the table, so remembering it changes no answer."""
+    usual: tuple[tuple[dict[str, Any], ...], ...] = field(repr=False)
+    """What `decide` remembers: by route, by rule (the last is for `NO_RULE`) and by zone, the `Settled` decision that
+    all clients get. A decision is a function of the table, so remembering it changes no answer."""
     roamed: dict[tuple[int, tuple[str, ...]], Lane] = field(default_factory=dict, repr=False)
     """So too: by lane, and by the order of regions around a client."""
 
@@ -208,12 +208,15 @@ def plan(
     known = {region: levels.get(region, Level.UNKNOWN) for region in program.regions}
     layout = lay_out(program, site, octaves_of(program, rtt_us))
     avoided = {name for name, region in program.regions.items() if any(each.open_at(now) for each in region.avoid)}
-    world = _World(program, known, avoided, saturation_ppm, away_ppm)
+    world = _World(program, layout.options, known, avoided, saturation_ppm, away_ppm)
     for candidate in layout.candidates:
         world.number_of(candidate)
     lanes = tuple(map(world.lane, layout.lanes, layout.pickers))
     choosers, valid_until = _rules_at(program, now)
-    return RouteTable(program, site, known, layout, lanes, choosers, valid_until, world)
+    usual: tuple[tuple[dict[str, Any], ...], ...] = tuple(
+        [tuple([{} for _ in (*route.rules, NO_RULE)]) for route in program.routes]
+    )
+    return RouteTable(program, site, known, layout, lanes, choosers, valid_until, world, usual)
 
 
 class _World:
@@ -222,12 +225,13 @@ class _World:
     def __init__(
         self,
         program: Program,
+        made: dict[tuple[Candidate, Level, bool], Option],
         levels: Mapping[str, Level],
         avoided: AbstractSet[str],
         saturation_ppm: Mapping[str, int],
         away_ppm: Mapping[str, int],
     ) -> None:
-        self._program, self._levels, self._avoided = program, levels, avoided
+        self._program, self._made, self._levels, self._avoided = program, made, levels, avoided
         self._saturation_ppm, self._away_ppm = saturation_ppm, away_ppm
         self._numbers: dict[Candidate, int] = {}
         self._options: list[Option] = []
@@ -240,8 +244,10 @@ class _World:
         number = self._numbers.get(candidate)
         if number is None:
             number = self._numbers[candidate] = len(self._options)
-            region = candidate.region
-            option = _option(self._program, candidate, self._levels[region], region in self._avoided)
+            level, avoided = self._levels[candidate.region], candidate.region in self._avoided
+            option = self._made.get((candidate, level, avoided))
+            if option is None:
+                option = self._made[candidate, level, avoided] = _option(self._program, candidate, level, avoided)
             self._options.append(option)
             if option.rank not in (*self._ranks, _OUT):
                 insort(self._ranks, option.rank)

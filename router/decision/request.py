@@ -88,9 +88,14 @@ def query(request: Request, name: str) -> str | None:
         return None
     for part in text.split("&"):
         found, _, value = part.partition("=")
-        if found == name or unquote_plus(found) == name:
-            return unquote_plus(value)
+        if found == name or _decoded(found) == name:
+            return _decoded(value)
     return None
+
+
+def _decoded(text: str) -> str:
+    """As `unquote_plus`, which works even where there is nothing to do."""
+    return unquote_plus(text) if "%" in text or "+" in text else text
 
 
 def cookie(request: Request, name: str) -> str | None:
@@ -148,8 +153,7 @@ def _not_json(word: str) -> None:
 
 def client_bytes(text: str, client: Client | None) -> bytes:
     """What a client is hashed by: its address however it was written, else the text."""
-    family, address = client or (0, 0)
-    return address.to_bytes(16 if family == 6 else 4, "big") if family else text.encode("utf-8", "surrogatepass")
+    return client or text.encode("utf-8", "surrogatepass")
 
 
 def key_bytes(key: Key, request: Request, client: Client | None) -> bytes | None:
@@ -157,11 +161,10 @@ def key_bytes(key: Key, request: Request, client: Client | None) -> bytes | None
     found: str | None
     match key.kind:
         case "ip":
-            family, address = client or (0, 0)
-            if not family:
+            if client is None:
                 return None
-            size, kept = (32, key.count) if family == 4 else (128, 2 * key.count)
-            return b"ip " + (address >> (size - kept)).to_bytes(16, "big")
+            size, kept = (32, key.count) if len(client) == 4 else (128, 2 * key.count)
+            return b"ip " + (int.from_bytes(client, "big") >> (size - kept)).to_bytes(16, "big")
         case "path":
             found = "/".join(request.path.partition("?")[0].split("/")[: key.count + 1])
         case "cookie":

@@ -6,7 +6,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import ip_address
 from typing import Final
 
 from lattice.types import SECOND
@@ -106,11 +106,8 @@ def _elsewhere(program: Program, request: Request, user: int) -> Request:
     client = read_client(request.client)
     if client is None:
         return request
-    family, address = client
-    made: IPv4Address | IPv6Address = (
-        IPv4Address((address + user) % (1 << 32)) if family == 4 else IPv6Address((address + user) % (1 << 128))
-    )
-    other = str(made)
+    bits = 8 * len(client)
+    other = str(ip_address(((int.from_bytes(client, "big") + user) % (1 << bits)).to_bytes(bits // 8, "big")))
     zone_of = program.addresses.zone_of
     return request._replace(client=other) if zone_of(read_client(other)) == zone_of(client) else request
 

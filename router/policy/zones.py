@@ -1,96 +1,33 @@
-"""From a client's address to its zone: the longest prefix wins, in one binary search.
+"""From a client's address to its zone: the longest prefix wins.
 
-CIDR blocks are nested or disjoint, never half overlapping. So the line of all addresses falls into stretches, each with
-one innermost block; `AddressIndex` keeps the first address of every stretch, sorted, and whose stretch it is. A look-up
-is one bisection of integers whatever prefix lengths are in use; a trie in Python would walk a node a bit. With many
-stretches a look-up mostly waits for memory, so a directory by the upper bits says within which few of them to look, and
-numbers stand side by side in arrays instead of in objects all over the heap (which IPv6 addresses are too long for).
 An IPv4-mapped IPv6 client (::ffff:192.0.2.1) is the IPv4 client it maps (RFC 4291 2.5.5.2).
 """
 
 from __future__ import annotations
 
-from array import array
-from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
 from socket import AF_INET, AF_INET6, inet_pton  # POSIX's reader of addresses: a pure function, and the fastest
-from struct import Struct
 
-from router.policy.syntax import ZONE_NOWHERE, Network, Zone
+from router.policy.address_index import AddressIndex
+from router.policy.address_pages import AddressPages
+from router.policy.syntax import ZONE_NOWHERE, Zone
 
-DIRECTORY_BITS_MAX = 18
-"""A directory of 2 MiB at most. Blocks lie close together in a part of the address space, IPv6 ones above all."""
-_U32 = Struct("!I")
-_MAPPED_PREFIX = 0xFFFF
+_MAPPED = bytes(10) + b"\xff\xff"
 
-Client = tuple[int, int]
-"""An address family (4 or 6) and the address as an integer."""
+Client = bytes
+"""An address as on the wire: 4 bytes or 16."""
 
 
 def read_client(text: str) -> Client | None:
     """A numeric address; None when it is not one. Strict: no leading zeros, no spaces, no octal."""
-    if ":" in text:
-        return _read_ipv6(text)
     try:
-        return 4, _U32.unpack(inet_pton(AF_INET, text))[0]
+        if ":" not in text:
+            return inet_pton(AF_INET, text)
+        client = inet_pton(AF_INET6, text.partition("%")[0])  # a scope id names our own interface, not the client
     except (OSError, ValueError):
         return None
-
-
-def _read_ipv6(text: str) -> Client | None:
-    address_text = text.partition("%")[0]  # a scope id names our own interface, not the client
-    try:
-        address = int.from_bytes(inet_pton(AF_INET6, address_text), "big")
-    except (OSError, ValueError):
-        return None
-    if address >> 32 == _MAPPED_PREFIX:
-        return 4, address & 0xFFFF_FFFF
-    return 6, address
-
-
-@dataclass(frozen=True, slots=True)
-class AddressIndex:
-    """The stretches of one address family: `owners[i]` holds the addresses from `starts[i]` up to the next start."""
-
-    starts: array[int] | tuple[int, ...]
-    owners: array[int]
-    """By place in `names`."""
-    names: tuple[str, ...]
-    shift: int
-    """How many lower bits of an address the directory ignores."""
-    first: array[int]
-    """For every value of the upper bits, and one beyond: the index of the first stretch that begins there or later."""
-
-    @classmethod
-    def of(cls, blocks: Iterable[tuple[Network, str]], size: int = 32) -> AddressIndex:
-        """From blocks of one family and their owners, in any order; no block twice. `size`: an address's, in bits."""
-        ordered = sorted(blocks, key=lambda pair: (int(pair[0].network_address), pair[0].prefixlen))
-        stretches: dict[int, str] = {0: ZONE_NOWHERE}
-        nested: list[tuple[int, str]] = []  # (first address after the block, owner) from the outermost in
-
-        def close_until(address: int) -> None:
-            while nested and nested[-1][0] <= address:
-                end, _ = nested.pop()
-                stretches[end] = nested[-1][1] if nested else ZONE_NOWHERE
-
-        for network, owner in ordered:
-            start = int(network.network_address)
-            close_until(start)
-            stretches[start] = owner
-            nested.append((start + network.num_addresses, owner))
-        close_until(1 << 128)
-        starts = sorted(start for start in stretches if start < 1 << size)
-        bits = min(len(starts).bit_length(), DIRECTORY_BITS_MAX)
-        shift = size - bits
-        first, number = array("I"), 0
-        for upper in range((1 << bits) + 1):
-            while number < len(starts) and starts[number] < upper << shift:
-                number += 1
-            first.append(number)
-        numbers = {name: number for number, name in enumerate(dict.fromkeys(stretches.values()))}
-        owners = array("H" if len(numbers) <= 1 << 16 else "I", [numbers[stretches[start]] for start in starts])
-        return cls(array("I", starts) if size <= 32 else tuple(starts), owners, tuple(numbers), shift, first)
+    return client.removeprefix(_MAPPED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,22 +35,22 @@ class ZoneIndex:
     """Zones by client address."""
 
     ipv4: AddressIndex
+    ipv4_pages: AddressPages
     ipv6: AddressIndex
 
     @classmethod
     def of(cls, zones: Iterable[Zone]) -> ZoneIndex:
         blocks = [(cidr.network, zone.name) for zone in zones for cidr in zone.cidrs]
-        return cls(
-            ipv4=AddressIndex.of(block for block in blocks if block[0].version == 4),
-            ipv6=AddressIndex.of((block for block in blocks if block[0].version == 6), 128),
-        )
+        ipv4 = AddressIndex.of(block for block in blocks if block[0].version == 4)
+        ipv6 = AddressIndex.of((block for block in blocks if block[0].version == 6), 128)
+        return cls(ipv4, AddressPages.of(ipv4), ipv6)
 
     def zone_of(self, client: Client | None) -> str:
         """The zone of a client; "" for a client in none, and for one whose address could not be read."""
         if client is None:
             return ZONE_NOWHERE
-        family, address = client
-        index = self.ipv4 if family == 4 else self.ipv6
-        upper = address >> index.shift
-        place = bisect_right(index.starts, address, index.first[upper], index.first[upper + 1]) - 1
-        return index.names[index.owners[place]]
+        if len(client) != 4:
+            return self.ipv6.owner_of(int.from_bytes(client, "big"))
+        pages = self.ipv4_pages
+        owner = pages.names[pages.owners[pages.first[client[0] << 8 | client[1]] + client[2]]]
+        return self.ipv4.owner_of(int.from_bytes(client, "big")) if owner is None else owner

@@ -1,7 +1,8 @@
 """What a decision costs: 16 regions, 20 rules, 400,000 prefixes; single calls, each timed by itself.
 
 The clock's own cost (measured in the same run) is taken off single calls. Numbers are of this machine and this moment.
-The table is warm (`warm`), as a node's is some seconds after a change; its clients are cold.
+The table is warm (`warm`), as a node's is some seconds after a change; its clients are cold. Each request is made
+right before it is decided, as a node makes it: what was just read from a socket is in the processor's cache.
 *Seen* is a client whose last request was the same (`SeenClients`, as a node has it); *flip* runs from the ejection of
 the chosen endpoint to the end of the next decision, of a seen client and of a cold one. What takes milliseconds is
 measured in CPU time, since others may want the machine. With --rivals, one rule is put to cel-python, cedarpy and
@@ -106,6 +107,7 @@ def decide_costs(
     costs = []
     clock = time.perf_counter_ns
     for request in requests:
+        request = Request(*request)
         start = clock()
         how(table, request, ejected)
         costs.append(clock() - start)

@@ -19,6 +19,7 @@ from router.decision.plan import CLASSES
 from router.decision.predicates import share_salt
 from router.decision.program import GeoZones, Program
 from router.decision.wasm import layout as at
+from router.policy.address_index import AddressIndex
 from router.policy.conditions import WITH_ARGUMENT, And, Condition, Match, Not, Or, Present
 from router.policy.hosts import ANY_HOST
 from router.policy.json_form import plain
@@ -38,7 +39,6 @@ from router.policy.syntax import (
     is_to_client,
 )
 from router.policy.windows import Window, time_zone
-from router.policy.zones import AddressIndex
 
 IMAGE_BYTES_MAX = 64 * 1024 * 1024
 _SCALE = 1 << 32

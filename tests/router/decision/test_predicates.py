@@ -7,7 +7,7 @@ from random import Random
 from hypothesis import event, given
 from hypothesis import strategies as st
 
-from router.decision.predicates import NO_RULE, RUN_MIN, chooser, share_salt
+from router.decision.predicates import LOOK_UPS_MIN, NO_RULE, SPLIT_MIN, chooser, share_salt
 from router.decision.reference import condition_holds
 from router.decision.request import Request, in_share, key_bytes
 from router.policy.conditions import Condition, Match
@@ -75,11 +75,24 @@ def test_a_path_is_compared_as_its_pattern_compares_it(written: list[str], asked
         assert choose(Request("", "h", f"{path}?q"), path, "", None) == (0 if held else NO_RULE), path
 
 
+@given(st.lists(patterns, min_size=SPLIT_MIN, max_size=6), paths)
+def test_a_path_that_begins_with_no_slash_passes_no_pattern(written: list[str], asked: str) -> None:
+    """`OPTIONS *` for one, and what a program makes: its first segment is not a pattern's."""
+    choose = chooser(
+        route_of([(Match("path", "", (pattern,)), None) for pattern in written]), tuple(range(len(written)))
+    )
+    path = asked.lstrip("/")
+    assert choose(Request("", "h", path), path, "", None) == NO_RULE
+    inside = "/" + path
+    held = [number for number, pattern in enumerate(written) if PathPattern.compiled(pattern).matches(inside)]
+    assert choose(Request("", "h", inside), inside, "", None) == min(held, default=NO_RULE)
+
+
 def test_of_many_rules_that_ask_for_values_the_first_wins() -> None:
     """Whichever of their look-ups finds it, and however many rules there are."""
     tenants = [(Match("header", "x-tenant", (f"t{number}", "shared")), None) for number in range(1_000)]
     ports = [(Match("port", "", ("443",)), None), (Match("method", "", ("GET",)), None)]
-    assert len(tenants) > RUN_MIN
+    assert len(tenants) > LOOK_UPS_MIN
     choose = chooser(route_of([*tenants[:500], *ports, *tenants[500:]]), tuple(range(1_002)))
 
     def chosen(tenant: str, port: int = 0, method: str = "PUT") -> int:

@@ -118,7 +118,10 @@ def block(version: int, address: int, prefix: int) -> Network:
 
 
 # Few distinct bits, so that blocks nest and touch instead of lying far apart.
-addresses = st.one_of(st.integers(0, 7), st.integers(0, 7).map(lambda high: high << 29), st.integers(0, (1 << 128) - 1))
+addresses = st.one_of(
+    st.builds(lambda high, shift: high << shift, st.integers(0, 7), st.sampled_from((0, 7, 15, 29))),
+    st.integers(0, (1 << 128) - 1),
+)
 blocks = st.builds(block, st.sampled_from((4, 6)), addresses, st.integers(0, 128))
 
 
@@ -164,13 +167,13 @@ def test_a_client_is_read_as_ipaddress_reads_it(text: str) -> None:
         assert read_client(text) is None
         return
     address = getattr(address, "ipv4_mapped", None) or address
-    assert read_client(text) == (address.version, int(address))
+    assert read_client(text) == address.packed
 
 
 def test_reading_a_client_is_strict() -> None:
-    assert read_client("192.0.2.1") == (4, 0xC0000201)
-    assert read_client("::ffff:192.0.2.1") == (4, 0xC0000201)
-    assert read_client("fe80::1%eth0") == (6, 0xFE80 << 112 | 1)
+    assert read_client("192.0.2.1") == bytes((192, 0, 2, 1))
+    assert read_client("::ffff:192.0.2.1") == bytes((192, 0, 2, 1))
+    assert read_client("fe80::1%eth0") == b"\xfe\x80" + bytes(13) + b"\x01"
     for wrong in (
         "",
         "192.0.2",
