@@ -12,7 +12,8 @@ list, without a message about it:
 * A few *announcement* trees over the whole membership carry only the rumour's id, from whoever has the payload to its
   children there (IHAVE). Who hears of an id that it lacks, and still lacks a moment later, asks for it (GRAFT). A dead
   relay or a lost datagram so costs one round trip. (Plumtree, Leitão et al. 2007, with the trees computed, not built.)
-* Each rumour has trees of its own: its id seeds a permutation of the list, so the load of relaying moves about.
+* Each rumour has trees of its own: its id seeds a permutation of the list, so the load of relaying moves about. (Ops of
+  one chain share theirs: `spreading.tree_of`.)
 
 A node whose list differs computes a slightly different tree; what that misses, an announcement or the next ping mends.
 """

@@ -53,6 +53,7 @@ from lattice.identity import Signer, Verifier, node_id_of
 from lattice.membership import Member, MemberState, MemberUpdate
 from lattice.outbox import Outbox
 from lattice.own_address import OwnAddress
+from lattice.policy_ops import OpId
 from lattice.policy_store import PolicyStore
 from lattice.presence import Presence
 from lattice.prng import Prng
@@ -153,6 +154,7 @@ class Engine:
             self._presence.everybody,
             self._swim.endpoint_of,
             self._health.age_ms,
+            lambda cell: self._policy.waits(OpId(cell)),
         )
         self._reconciliation = Reconciliation(self._out, self._cells, self._swim, self._presence.is_other_side)
         self._admission = Admission(

@@ -174,6 +174,10 @@ class PolicyStore:
     def waiting(self) -> int:
         return self._chains.waiting()
 
+    def waits(self, op: OpId) -> bool:
+        """Whether this op came and waits for its predecessor."""
+        return self._chains.waits(op)
+
     def take_void(self) -> list[SignedOp]:
         """The ops that checkpoints made void since the last call: whoever keeps them elsewhere may drop them."""
         void, self._void = self._void, []

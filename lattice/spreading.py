@@ -2,7 +2,8 @@
 
 The strategy (`dissemination`) says to whom; this says what is sent, when, and how much:
 
-* Cells with the same next hops share datagrams, and announcements to one peer wait a moment for company.
+* Cells with the same next hops share datagrams, and announcements to one peer wait a moment for company. The ops of an
+  author all go one way: on trees of their own the later ones overtake the earlier ones, and wait for the slowest.
 * A GRAFT goes to the first who announced a cell, then to the next; after the last, anti-entropy will find it.
 * A token bucket for each writer: a sick node that changes its mind a hundred times a second is passed on at a bounded
   rate. What is over it is joined and kept, but left to anti-entropy.
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 
 from lattice.antientropy import most_urgent_first
-from lattice.cells import Cell, CellIndex
+from lattice.cells import Cell, CellIndex, CellKind
 from lattice.dissemination import Strategy
 from lattice.outbox import Outbox
 from lattice.reunion import stem_of
@@ -40,14 +41,17 @@ class Spreading:
         roster: Callable[[], Roster],
         endpoint_of: Callable[[NodeId], Endpoint],
         age_ms: Callable[[Cell], int],
+        waits: Callable[[CellId], bool],
     ) -> None:
-        """`age_ms` tells how old our copy of a cell is, which its lease at the receiver needs."""
+        """`age_ms` tells how old our copy of a cell is, which its lease at the receiver needs; `waits`, whether a cell
+        that we do not hold came and waits for another (an op for its predecessor)."""
         self._out = out
         self._cells = cells
         self._strategy = strategy
         self._roster = roster
         self._endpoint_of = endpoint_of
         self._age_ms = age_ms
+        self._waits = waits
         self._buckets: dict[bytes, tuple[int, Micros]] = {}
         self._announcements: dict[NodeId, list[CellId]] = {}
         self._wanted: dict[CellId, _Wanted] = {}
@@ -62,9 +66,10 @@ class Spreading:
             if not self._may_pass(writer):
                 self._out.count("rumours over a writer's rate")
                 continue
-            for peer in self._strategy.next_hops(cell.id, writer, came_from, roster, self._out.prng):
+            seed = tree_of(cell)
+            for peer in self._strategy.next_hops(seed, writer, came_from, roster, self._out.prng):
                 by_peer.setdefault(peer, []).append(cell)
-            self._announce(self._strategy.announce_to(cell.id, came_from, roster), cell.id)
+            self._announce(self._strategy.announce_to(seed, came_from, roster), cell.id)
         alike: dict[tuple[CellId, ...], list[NodeId]] = {}
         for peer in sorted(by_peer):
             alike.setdefault(tuple([cell.id for cell in by_peer[peer]]), []).append(peer)
@@ -143,7 +148,7 @@ class Spreading:
             wanted = self._wanted[cell]
             if wanted.due > self._out.now:
                 continue
-            if cell in self._cells or not wanted.holders:
+            if cell in self._cells or not wanted.holders or self._waits(cell):
                 del self._wanted[cell]
                 continue
             asks.setdefault(wanted.holders.pop(0), []).append(cell)
@@ -169,6 +174,11 @@ class Spreading:
 
     def batches(self, cells: Sequence[Cell]) -> list[tuple[WireCell, ...]]:
         return batches(cells, self._out.config.datagram_bytes_max, self._age_ms)
+
+
+def tree_of(cell: Cell) -> CellId:
+    """What seeds the trees of a rumour: its id; of an op, its author. A chain is of use in order only."""
+    return stem_of(cell) if cell.kind is CellKind.OP else cell.id
 
 
 def affordable(cells: Iterable[Cell], bytes_max: int) -> list[Cell]:

@@ -214,16 +214,44 @@ def unlucky(nodes: int, seed: str) -> dict[str, object]:
     return next(change for change in changes if change["kind"] == "policy")
 
 
+def long_publish(nodes: int, blocks: int, loss: str, seed: str) -> dict[str, object]:
+    """One publish of so many statements of 230 bytes, four an op, and what a node sent in the two seconds of it, upkeep
+    included. `--blocks`."""
+    table = {
+        "purpose": "one publish of many ops around the world",
+        "duration": "2s",
+        "settle": "20s",
+        "topology": {"nodes": nodes},
+        "link": {"loss": loss},
+        "checks": {"off": ["replay-is-nothing"]},
+        "timeline": [{"at": "0ms", "do": "publish", "blocks": blocks}],
+    }
+    experiment = Experiment(from_table("bench gossip long", table), seed)
+    (change,) = experiment.run().changes
+    metrics = experiment.metrics
+    told = {name: change[name] for name in ("reached", "of", "p50_s", "p99_s", "p100_s", "floor_s")}
+    return {
+        **told,
+        "bytes_per_node": metrics.total_bytes() // nodes,
+        "frames_per_node": sum(metrics.messages.values()) // nodes,
+    }
+
+
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench gossip", description=__doc__)
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     parser.add_argument("--quick", action="store_true", help="a tenth of the nodes, a fifth of the changes")
     parser.add_argument("--unlucky", action="store_true", help="only: one publish, 5 %% loss, 2 %% dead unnoticed")
-    parser.add_argument("--nodes", type=int, default=1_000, help="of --unlucky")
+    parser.add_argument("--blocks", type=int, help="only: one publish of so many statements")
+    parser.add_argument("--loss", default="0%", help="of --blocks")
+    parser.add_argument("--nodes", type=int, default=1_000, help="of --unlucky and --blocks")
     parser.add_argument("--seed", default="0")
     told = parser.parse_args(argv)
     if told.unlucky:
         print(json.dumps(unlucky(told.nodes, told.seed)))
+        return 0
+    if told.blocks:
+        print(json.dumps(long_publish(told.nodes, told.blocks, told.loss, told.seed)))
         return 0
     nodes, changes, pairs = (100, 300, 4) if told.quick else (1_000, 1_500, 20)
     recording = record(BUSY_NODES, changes)

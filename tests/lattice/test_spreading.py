@@ -11,10 +11,20 @@ from lattice import antientropy, spreading, wire
 from lattice.cells import Cell, CellKind, Shards, Urgency
 from lattice.config import Config
 from lattice.engine import Engine
-from lattice.events import DatagramReceived, LocalUpdate, PeerDiscovered, SendDatagram
+from lattice.events import (
+    DatagramReceived,
+    HealthObserved,
+    Input,
+    LocalUpdate,
+    OpsSubmitted,
+    PeerDiscovered,
+    SendDatagram,
+    TimerFired,
+)
+from lattice.health import Observation
 from lattice.seal import HEADER_BYTES
-from lattice.types import MILLISECOND, SECOND, Level
-from lattice.wire import Delta, IHave, Message, Rumour
+from lattice.types import MILLISECOND, SECOND, Endpoint, Level, Micros
+from lattice.wire import Delta, Graft, IHave, Message, Rumour
 from tests.lattice.cluster import Cluster, cut
 
 
@@ -29,9 +39,9 @@ def counted(cluster: Cluster) -> Counter[str]:
     return sum((Counter(engine.counters()) for engine in cluster.engines), Counter())
 
 
-def sent(engine: Engine, cluster: Cluster, event: DatagramReceived | LocalUpdate) -> list[Message]:
+def sent(engine: Engine, cluster: Cluster, event: Input, later_us: int = 0) -> list[Message]:
     """What one input makes a node of a plain cluster send, by datagram."""
-    effects = engine.handle(event, cluster.now)
+    effects = engine.handle(event, Micros(cluster.now + later_us))
     frames = [effect.data for effect in effects if isinstance(effect, SendDatagram)]
     return [wire.decode(frame[HEADER_BYTES:], 1 << 16) for frame in frames]
 
@@ -168,6 +178,51 @@ def ops_of(cluster: Cluster) -> list[Cell]:
     index = cluster.engines[0]._cells
     cells = [index.get(cell) for cell in index.ids_in(Shards(16, tuple(range(16))))]
     return [cell for cell in cells if cell.kind is CellKind.OP]
+
+
+# --- a chain goes one way
+
+
+def hops_of(engine: Engine, cluster: Cluster, event: LocalUpdate) -> dict[bytes, set[Endpoint]]:
+    """Of each cell that this makes a node push, to whom."""
+    hops: dict[bytes, set[Endpoint]] = {}
+    for effect in engine.handle(event, cluster.now):
+        if isinstance(effect, SendDatagram):
+            message = wire.decode(effect.data[HEADER_BYTES:], 1 << 16)
+            for cell in message.cells if isinstance(message, Rumour) else ():
+                hops.setdefault(cell.data, set()).add(effect.target)
+    return hops
+
+
+def test_the_ops_of_an_author_go_one_way_and_rows_each_their_own() -> None:
+    """On trees of their own later ops overtake earlier ones, and wait for the slowest."""
+    cluster = settled(12)
+    ops, _ = cluster.composed(0, *(f"route r{number} {{ {'x' * 800} }}\n" for number in range(6)))
+    engine = cluster.engines[0]
+    pushed = [hops_of(engine, cluster, LocalUpdate(OpsSubmitted((op.data,)))) for op in ops]
+    assert [list(hops) for hops in pushed] == [[op.data] for op in ops]
+    assert len({frozenset(*hops.values()) for hops in pushed}) == 1
+    ways = set[frozenset[Endpoint]]()
+    for number in range(6):
+        level = Level.DOWN if number % 2 else Level.HEALTHY
+        seen = (Observation("fra", level, 20_000, 0, 0, number, 10), Observation("iad", Level.HEALTHY))
+        ways |= {frozenset(hops) for hops in hops_of(engine, cluster, LocalUpdate(HealthObserved(seen))).values()}
+    assert len(ways) > 3
+
+
+def test_an_op_that_waits_for_another_is_not_asked_for_again() -> None:
+    cluster = settled(3)
+    ops, _ = cluster.composed(0, *(f"route r{number} {{ {'x' * 800} }}\n" for number in range(2)))
+    first, second = ops[:2]
+    peer, engine = cluster.engines[1], cluster.engines[2]
+    sent(engine, cluster, DatagramReceived(frame(peer, cluster, (second.data,)), cluster.endpoint(1)))
+    assert engine.policy.waiting() == 1
+    announced = wire.encode(IHave((first.cell, second.cell)))
+    sent(
+        engine, cluster, DatagramReceived(cluster.seal().close(peer.node, announced, cluster.now), cluster.endpoint(1))
+    )
+    asked = [message for message in sent(engine, cluster, TimerFired(), SECOND) if isinstance(message, Graft)]
+    assert [graft.ids for graft in asked] == [(first.cell,)]
 
 
 # --- back-propagation and redundancy (BP and RR of Enes et al., 2019)
