@@ -64,14 +64,14 @@ class Connection(Member):
         except _BUSY:
             self.ready = self.over = False  # `over` was an event of whoever had this descriptor before
             return None
-        self.ready = self.over or len(data) == RECEIVE_BYTES or (self.secure and self._has_more_records())
+        # A read of TLS ends with a record, and takes all of it; the kernel may hold the next, of which it will not tell
+        # again. To ask it costs a third of a vain read.
+        self.ready = (
+            self.over
+            or len(data) == RECEIVE_BYTES
+            or (self.secure and fcntl.ioctl(self.sock, termios.FIONREAD, _NONE) != _NONE)
+        )
         return data
-
-    def _has_more_records(self) -> bool:
-        """A read of TLS ends with a record; the kernel may hold the next, of which it will not tell again. To ask it
-        costs a third of a vain read."""
-        assert isinstance(self.sock, ssl.SSLSocket)
-        return self.sock.pending() > 0 or fcntl.ioctl(self.sock.fileno(), termios.FIONREAD, _NONE) != _NONE
 
     async def receive(self, timeout_us: int) -> bytes:
         """The next bytes, or b"" if the peer has closed its side."""
@@ -163,7 +163,7 @@ class Connection(Member):
         except OSError:
             return False
         if data:
-            self._early, self.ready = data, True
+            self._early = data
         return data is None
 
     def look_below(self) -> bytes | None:
@@ -205,7 +205,6 @@ class Connection(Member):
             except ssl.SSLWantWriteError:
                 await self.writable(max(0, int((deadline - self.time()) * 1e6)))
             else:
-                self.ready = True  # whatever came behind the handshake is looked for once
                 return
 
     def _say_end(self) -> None:

@@ -36,7 +36,7 @@ from typing import Any, Final
 
 import trio
 
-BATCH_SECONDS: Final = 0.001
+BATCH_SECONDS: Final = 0.002
 """How long fibers run before other trio tasks (gossip, probes, control) get their turn."""
 EVENTS_MAX: Final = 32
 """Sockets looked at between two looks at the clock."""
@@ -291,8 +291,9 @@ class NestedEpoll:
 
     async def _keep_polling(self) -> None:
         poll, fd, members = self._epoll.poll, self._epoll.fileno(), self._members
+        more = False
         while True:
-            if self._queue:
+            if more or self._queue:
                 await trio.lowlevel.checkpoint()
             else:
                 await trio.lowlevel.wait_readable(fd)
@@ -320,7 +321,8 @@ class NestedEpoll:
                 if len(events) < EVENTS_MAX:
                     self._emptied_at = now
                 now = self.now = self.clock()
-                if not (events or self._queue) or now >= until:
+                more = bool(events)
+                if not (more or self._queue) or now >= until:
                     break
             self._serving = False
 

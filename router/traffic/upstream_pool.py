@@ -76,7 +76,7 @@ class Upstream(Connection):
 
     def is_quiet(self) -> bool:
         """As of any connection; one whose sockets are watched needs no vain read, which costs twice as much."""
-        if self._nest is None or self.ready or self.secure or self.local:
+        if self._nest is None or self.ready or self.local:
             return super().is_quiet()
         return self.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1) == _ESTABLISHED
 

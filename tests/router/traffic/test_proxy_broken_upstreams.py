@@ -15,7 +15,7 @@ from lattice.types import SECOND
 from router.traffic.message_body import LAST_CHUNK, chunk
 from router.traffic.proxy import Outcome, ProxyLimits
 from router.traffic.upstream_pool import Upstream
-from tests.router.traffic.upstreams import GET, Wire, answer, post, staged
+from tests.router.traffic.upstreams import GET, Wire, answer, post, serving, staged
 
 LIMITS = ProxyLimits(
     first_byte_timeout_us=6 * SECOND,
@@ -181,6 +181,25 @@ async def check_broken(broken: Broken, *, kept: bool) -> None:
         assert connections == 2, "never used again"
         assert b"poison" not in wire.received
         assert stage.proxy.counters["retries"] == 0
+
+
+async def test_what_a_kept_connection_refuses_at_once_was_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So even a POST may go elsewhere, however much that connection had been sent before."""
+    send_now, asked = Upstream.send_now, 0
+
+    def refuses(self: Upstream, data: bytes | memoryview) -> bytes | memoryview:
+        nonlocal asked
+        asked += 1
+        if asked == 2:
+            self.sock.shutdown(socket.SHUT_RDWR)
+            raise BrokenPipeError(errno.EPIPE, "the peer is gone")
+        return send_now(self, data)
+
+    monkeypatch.setattr(Upstream, "send_now", refuses)
+    async with staged(serving(answer(b"first")), serving(answer(b"second")), limits=LIMITS) as stage:
+        wire = await stage.client()
+        assert (await wire.ask(GET)).body == b"first"
+        assert (await wire.ask(post(b"hello"), "POST")).body == b"second"
 
 
 @pytest.mark.parametrize("sent", ["nothing", "half", "refused"])

@@ -8,11 +8,12 @@ import pytest
 import trio
 import trio.testing
 
-from lattice.types import Endpoint, Level
+from lattice.types import SECOND, Endpoint, Level
 from router.decision.decide import Attempt, Decision, Request
 from router.traffic.ending import Lost
 from router.traffic.proxy import Outcome, ProxyLimits
 from router.traffic.terms import IDEMPOTENT
+from router.traffic.upstream_pool import Upstream
 from tests.router.traffic.upstreams import (
     GET,
     FixedRouter,
@@ -262,6 +263,67 @@ async def test_a_gateway_error_is_passed_on_when_nobody_else_is_left() -> None:
         response = await stage.ask(GET)
         assert (response.status, response.body, response.one(b"Retry-After")) == (503, b"sorry", None)
         assert stage.router.told == [("region0", Outcome.SERVER_ERROR)]
+
+
+@pytest.mark.parametrize(
+    ("limits", "asked"),
+    [
+        (ProxyLimits(attempts_max=2), 2),
+        (ProxyLimits(retry_share_pct=0, retry_spare=1), 2),
+        (ProxyLimits(retry_share_pct=0, retry_spare=0), 1),
+    ],
+)
+async def test_a_gateway_error_is_passed_on_when_no_more_may_be_asked(limits: ProxyLimits, asked: int) -> None:
+    """It says more than an error of ours would."""
+    sorry = [serving(answer(b"sorry %d" % number, "503 Service Unavailable")) for number in range(3)]
+    async with staged(*sorry, limits=limits) as stage:
+        response = await stage.ask(GET)
+        assert (response.status, response.body) == (503, b"sorry %d" % (asked - 1))
+        assert stage.proxy.counters["retries_denied"] == 0
+
+
+async def test_a_gateway_error_before_the_end_of_the_request_is_the_answer() -> None:
+    """Who is still being sent to has not lost the request: it answered early, as it may."""
+
+    async def early(wire: Wire) -> None:
+        await wire.head()
+        await wire.send(answer(b"sorry", "503 Service Unavailable"))
+        await wire.rest()
+
+    async with staged(early, serving(answer())) as stage:
+        wire = await stage.client()
+        await wire.send(b"PUT / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n")
+        response = await wire.response("PUT")
+        assert (response.status, response.body, response.one(b"Connection")) == (503, b"sorry", b"close")
+
+
+async def test_whoever_is_asked_behind_a_gateway_error_is_asked_afresh() -> None:
+    """What its predecessor has answered is no answer of its own: it may be lost, and a third be asked."""
+    async with staged(serving(answer(b"", "503 Service Unavailable")), resetting, serving(answer())) as stage:
+        assert (await stage.ask(GET)).status == 200
+        assert [outcome for _, outcome in stage.router.told] == [Outcome.SERVER_ERROR, Outcome.RESET, Outcome.OK]
+
+
+async def test_whoever_is_asked_behind_a_gateway_error_has_its_own_time(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its answer is awaited once it has the whole request, however long that takes."""
+    autojump_clock.autojump_threshold = 0.02
+    send_now, asked = Upstream.send_now, 0
+
+    def stingy(self: Upstream, data: bytes | memoryview) -> bytes | memoryview:
+        nonlocal asked
+        asked += 1
+        return send_now(self, data[:20]) or data[20:] if asked == 2 else send_now(self, data)
+
+    async def later(sock: object) -> None:
+        await trio.sleep(3)
+
+    monkeypatch.setattr(Upstream, "send_now", stingy)
+    monkeypatch.setattr(trio.lowlevel, "wait_writable", later)
+    sorry = serving(answer(b"", "503 Service Unavailable"))
+    async with staged(sorry, serving(answer()), limits=ProxyLimits(first_byte_timeout_us=2 * SECOND)) as stage:
+        assert (await stage.ask(GET)).status == 200
 
 
 async def test_a_silent_endpoint_is_left_for_the_next(autojump_clock: trio.testing.MockClock) -> None:
