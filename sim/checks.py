@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lattice.events import Effect, Input, Notification
+from lattice.health import SignedRow
 from lattice.view import LatticeView
 from router.decision.decide import Decision
 from sim.host import Host
@@ -46,7 +47,8 @@ class Check:
     inputs: tuple[type, ...] | None = None
     """After which inputs `stepped` is to look; None is every one."""
     of_view = True
-    """Whether what `looked` sees changes only with the view or the root: then it is not called again before they do."""
+    """Whether what `looked` sees changes only with the view or the root: then it is not called again before they do.
+    A check of which that is not so gets no rows."""
     effects: tuple[type, ...] = ()
     """Which effects `performed` is to see."""
 
@@ -63,8 +65,8 @@ class Check:
     def heard(self, host: Host, notification: Notification) -> None:
         """When an engine notifies."""
 
-    def looked(self, host: Host, view: LatticeView) -> None:
-        """Every so many events, at the host that just stepped."""
+    def looked(self, host: Host, view: LatticeView, rows: Sequence[SignedRow]) -> None:
+        """Every so many events, at the host that just stepped; `rows` are those that it holds, by observer."""
 
     def routed(self, host: Host, decision: Decision) -> None:
         """When a node's router has decided a user's request."""

@@ -113,8 +113,9 @@ class Looker:
             kind: [check.performed for check in checks if kind in check.effects] for kind in get_args(Effect)
         }
         self._hearing = [check for check in checks if type(check).heard is not Check.heard]
-        self._looking = [check for check in checks if type(check).looked is not Check.looked]
-        self._anyhow = [check for check in self._looking if not check.of_view]
+        looking = [check for check in checks if type(check).looked is not Check.looked]
+        self._looking = [check.looked for check in looking]
+        self._anyhow = [check.looked for check in looking if not check.of_view]
         self._seen: dict[int, LatticeView] = {}
         """By host, the view that was last looked at."""
         self._every = every
@@ -122,17 +123,21 @@ class Looker:
 
     def stepped(self, host: Host, event: Input, effects: Sequence[Effect]) -> None:
         for effect in effects:
-            for see in self._performing[type(effect)]:
-                see(host, effect)
+            for notice in self._performing[type(effect)]:
+                notice(host, effect)
         for look in self._stepping[type(event)]:
             look(host, event, effects)
         self._count += 1
         if self._count % self._every == 0:
             view = host.engine.view()
-            same = self._seen.get(host.index) is view and view.root == inside.root_of(host.engine)
-            self._seen[host.index] = view
-            for check in self._anyhow if same else self._looking:
-                check.looked(host, view)
+            if self._seen.get(host.index) is view and view.root == inside.root_of(host.engine):
+                for see in self._anyhow:
+                    see(host, view, ())
+            else:
+                self._seen[host.index] = view
+                rows = inside.held_rows(host.engine)
+                for see in self._looking:
+                    see(host, view, rows)
 
     def heard(self, host: Host, notification: Notification) -> None:
         for check in self._hearing:

@@ -58,14 +58,18 @@ class NoStorm(Check):
 
     def __init__(self, stage: Stage, start: int) -> None:
         super().__init__(stage, start)
-        self._sent: dict[int, tuple[int, int]] = {}
+        self._scheduler = stage.cluster.scheduler
+        self._second = 0
+        self._sent: dict[int, int] = {}
+        """By host, in this second."""
 
     def performed(self, host: Host, effect: Effect) -> None:
         assert isinstance(effect, SendDatagram | SendStream)
-        second = self.stage.cluster.scheduler.now // SECOND
-        when, sent = self._sent.get(host.index, (second, 0))
-        sent = (sent if when == second else 0) + len(effect.data)
-        self._sent[host.index] = (second, sent)
+        second = self._scheduler.now // SECOND
+        if second != self._second:
+            self._second = second
+            self._sent.clear()
+        sent = self._sent[host.index] = self._sent.get(host.index, 0) + len(effect.data)
         if sent > STORM_BYTES_MAX:
             raise self.broken(host, f"{sent} bytes in less than a second")
 
@@ -90,17 +94,22 @@ class SilentToNoise(Check):
     promise = "a frame that is refused is answered with nothing: no byte out for a byte that nobody vouches for"
     inputs = (DatagramReceived, StreamFrameReceived)
 
+    def __init__(self, stage: Stage, start: int) -> None:
+        super().__init__(stage, start)
+        self._refused = False
+        """Whether what the step that goes on just now took was refused."""
+
+    def heard(self, host: Host, notification: Notification) -> None:
+        if isinstance(notification, Rejected) and notification.what in {"datagram", "frame"}:
+            self._refused = True
+
     def stepped(self, host: Host, event: Input, effects: Sequence[Effect]) -> None:
-        refused = any(
-            isinstance(effect, Notify)
-            and isinstance(effect.notification, Rejected)
-            and effect.notification.what in {"datagram", "frame"}
-            for effect in effects
-        )
-        if refused:
-            sent = [effect for effect in effects if isinstance(effect, SendDatagram | SendStream)]
-            if sent:
-                raise self.broken(host, f"{sum(len(one.data) for one in sent)} bytes in answer to a refused frame")
+        if not self._refused:
+            return
+        self._refused = False
+        sent = [effect for effect in effects if isinstance(effect, SendDatagram | SendStream)]
+        if sent:
+            raise self.broken(host, f"{sum(len(one.data) for one in sent)} bytes in answer to a refused frame")
 
 
 class DigestsShowAll(Check):
@@ -115,12 +124,15 @@ class DigestsShowAll(Check):
         super().__init__(stage, start)
         prng = Prng.seeded("digest strangers")
         self._strangers = [CellId(prng.token().to_bytes(8, "big") * 2) for _ in range(STRANGERS)]
+        self._seals = stage.seals
+        self._filters: list[tuple[Bloom, int]] = []
+        """Until there are enough of them to say anything."""
         self.asked = 0
         self.shown = 0
 
     def performed(self, host: Host, effect: Effect) -> None:
         assert isinstance(effect, SendDatagram)
-        if self.stage.seals.sealed or self.stage.seals.kind_of(effect.data) != DIGEST or not host.honest:
+        if self._seals.kind_of(effect.data) != DIGEST or self._seals.sealed or not host.honest:
             return  # what is sealed for good only its reader sees into
         digest = wire.decode(effect.data[HEADER_BYTES:-TAG_BYTES], len(effect.data))
         assert isinstance(digest, wire.Digest)
@@ -130,7 +142,9 @@ class DigestsShowAll(Check):
             hidden -= self._left_out(held, hidden, digest.shards.of)
         if hidden:
             raise self.broken(host, f"{len(hidden)} cells that it holds are not in its filter")
-        self._ask(digest.bloom, digest.salt)
+        self._filters.append((digest.bloom, digest.salt))
+        if self.asked + len(self._filters) * STRANGERS >= STRANGERS_MIN:
+            self._ask()
 
     @staticmethod
     def _left_out(held: Sequence[CellId], hidden: set[CellId], of: int) -> set[CellId]:
@@ -139,12 +153,14 @@ class DigestsShowAll(Check):
         unseen = Counter(shard_of(cell, of) for cell in hidden)
         return {cell for cell in hidden if unseen[shard_of(cell, of)] * 2 > shards[shard_of(cell, of)]}
 
-    def _ask(self, bloom: Bloom, salt: int) -> None:
-        self.asked += STRANGERS
-        self.shown += STRANGERS - len(bloom.missing(self._strangers, salt))
+    def _ask(self) -> None:
+        for bloom, salt in self._filters:
+            self.asked += STRANGERS
+            self.shown += STRANGERS - len(bloom.missing(self._strangers, salt))
+        self._filters.clear()
 
     def finished(self) -> None:
-        if self.asked >= STRANGERS_MIN and self.shown * 1_000_000 > self.asked * FALSE_PPM_MAX:
+        if self.shown * 1_000_000 > self.asked * FALSE_PPM_MAX:
             raise self.broken(None, f"{self.shown} of {self.asked} absent cells look present")
 
 

@@ -8,11 +8,13 @@ does, and a test compares a grafted cluster with one that met by itself.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence, Set
 from heapq import heapify
+from typing import Final
 
 from lattice.antientropy import SALTS_MAX
 from lattice.cells import CellIndex, Shards
+from lattice.config import Config
 from lattice.dialing import Standing
 from lattice.engine import Engine
 from lattice.events import LocalUpdate, OpsSubmitted
@@ -36,6 +38,11 @@ ROW_PURPOSE = b"row"
 
 def holds_op(engine: Engine, op: bytes) -> bool:
     return OpId(op) in engine.policy
+
+
+def holds_ops(engine: Engine, ops: Set[bytes]) -> bool:
+    """Whether the engine holds all of these."""
+    return engine._policy._chains.ops.keys() >= ops
 
 
 def row_of(engine: Engine) -> SignedRow | None:
@@ -103,34 +110,48 @@ def forked_authors(engine: Engine) -> tuple[AuthorId, ...]:
     return engine.policy.forked()
 
 
-def queue_lengths(engine: Engine) -> dict[str, int]:
-    """How long every queue is that hostile or unlucky input could make grow."""
+QUEUES: Final = (
+    "timers", "dials", "piggyback", "relays", "salts", "peer roots", "wanted", "buckets", "ops waiting", "rows",
+    "floors",
+)  # fmt: skip
+"""Every queue that hostile or unlucky input could make grow."""
+OPS_WAITING_MAX: Final = 1_024
+
+
+def queue_lengths(engine: Engine) -> tuple[int, ...]:
+    """How long each of `QUEUES` is: asked after every step of a small cluster."""
     swim, spreading, table = engine._swim, engine._spreading, engine._health.table
     reconciliation = engine._reconciliation
-    return {
-        "timers": len(engine._out.timers._heap),
-        "dials": len(swim._dials),
-        "piggyback": len(swim._piggyback),
-        "relays": len(swim._probe._relays),
-        "salts": len(reconciliation._reconciler._salts),
-        "peer roots": len(reconciliation._roots),
-        "wanted": len(spreading._wanted),
-        "buckets": len(spreading._buckets),
-        "ops waiting": engine.policy.waiting(),
-        "rows": len(table._rows),
-        "floors": len(table._floors),
-    }
+    return (
+        len(engine._out.timers._heap),
+        len(swim._dials),
+        len(swim._piggyback),
+        len(swim._probe._relays),
+        len(reconciliation._reconciler._salts),
+        len(reconciliation._roots),
+        len(spreading._wanted),
+        len(spreading._buckets),
+        engine._policy.waiting(),
+        len(table._rows),
+        len(table._floors),
+    )
 
 
-OPS_WAITING_MAX = 1_024
-QUEUES_MAX: Mapping[str, int] = {
-    "relays": RELAYS_MAX,
-    "salts": SALTS_MAX,
-    "wanted": WANTED_MAX,
-    "buckets": WRITERS_MAX,
-    "ops waiting": OPS_WAITING_MAX,
-}
-"""The limits of those that have one of their own, whatever the size of the cluster."""
+def queue_limits(config: Config, members: int) -> tuple[int, ...]:
+    """How long each of `QUEUES` may be at a node that knows so many members."""
+    return (
+        64 * members + 1_024,
+        config.dials_max,
+        config.members_max,
+        RELAYS_MAX,
+        SALTS_MAX,
+        members + 1,
+        WANTED_MAX,
+        WRITERS_MAX,
+        OPS_WAITING_MAX,
+        config.members_max + 1,
+        config.members_max + 1,
+    )
 
 
 # --- a converged start

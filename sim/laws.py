@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from lattice.engine import Engine
 from lattice.events import Effect, Input, Restored, TimerFired
 from lattice.health import SignedRow
+from lattice.health_table import HealthTable
 from lattice.types import CellId, Level, Micros
 from lattice.view import LatticeView
 from router.decision.decide import Decision
@@ -31,26 +32,25 @@ class Joins(Check):
         self._agreed: set[tuple[tuple[CellId, ...], ...]] = set()
         """What was found to join to the same: two nodes are compared again only when either holds other rows."""
 
-    def looked(self, host: Host, view: LatticeView) -> None:
+    def looked(self, host: Host, view: LatticeView, rows: Sequence[SignedRow]) -> None:
         hosts = self.stage.cluster.hosts
         other = hosts[(host.index + 1) % len(hosts)]
         if len(hosts) > PAIRED_MAX or other is host:
             return
-        one, two = inside.held_rows(host.engine), inside.held_rows(other.engine)
-        pair = tuple(sorted(tuple([row.cell for row in rows]) for rows in (one, two)))
+        others = inside.held_rows(other.engine)
+        pair = tuple(sorted(tuple([row.cell for row in held]) for held in (rows, others)))
         if pair[0] == pair[1] or pair in self._agreed:
             return
         now = Micros(self.stage.cluster.now)
-        forth, back, twice = (
-            _joined(host.engine, rows, now) for rows in ((*one, *two), (*two, *one), (*one, *two, *two, *one))
-        )
-        if not forth == back == twice:
+        forth, back = inside.empty_table(host.engine), inside.empty_table(host.engine)
+        first = _join(forth, [*rows, *others], now)
+        if not first == _join(back, [*others, *rows], now) == _join(forth, [*others, *rows], now):
             raise self.broken(host, f"its rows and those of {other.site} join to different sets by order")
         self._agreed.add(pair)
 
 
-def _joined(engine: Engine, rows: Sequence[SignedRow], now: Micros) -> list[bytes]:
-    table = inside.empty_table(engine)
+def _join(table: HealthTable, rows: Sequence[SignedRow], now: Micros) -> list[bytes]:
+    """What the table holds when these rows have come too."""
     for row in rows:
         table.offer(row, 0, now)
     return [row.cell for row in table.rows()]

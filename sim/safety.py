@@ -6,6 +6,7 @@ Each is proven by a planted mistake that trips it (`tests/sim/test_mutants.py`).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import gt
 
 from lattice.events import (
     DatagramReceived,
@@ -21,6 +22,7 @@ from lattice.events import (
     SetTimer,
     TimerFired,
 )
+from lattice.health import SignedRow
 from lattice.identity import SIGNATURE_BYTES
 from lattice.types import Level, NodeId
 from lattice.verdict import verdict_of
@@ -117,8 +119,8 @@ class OnlyOwnRows(Check):
         self._verifier = KeyedVerifier()
         self._known: set[bytes] = set()
 
-    def looked(self, host: Host, view: LatticeView) -> None:
-        for signed in inside.held_rows(host.engine):
+    def looked(self, host: Host, view: LatticeView, rows: Sequence[SignedRow]) -> None:
+        for signed in rows:
             if signed.cell in self._known:
                 continue
             payload, signature = signed.data[:-SIGNATURE_BYTES], signed.data[-SIGNATURE_BYTES:]
@@ -133,15 +135,16 @@ class RowsRise(Check):
 
     def __init__(self, stage: Stage, start: int) -> None:
         super().__init__(stage, start)
-        self._held: dict[tuple[int, int, NodeId], tuple[int, int, bytes]] = {}
+        self._held: dict[tuple[int, int], dict[NodeId, tuple[int, int, bytes]]] = {}
+        """By host and life."""
 
-    def looked(self, host: Host, view: LatticeView) -> None:
-        for signed in inside.held_rows(host.engine):
-            key = (host.index, host.life, signed.observer)
-            before = self._held.get(key)
+    def looked(self, host: Host, view: LatticeView, rows: Sequence[SignedRow]) -> None:
+        held = self._held.setdefault((host.index, host.life), {})
+        for signed in rows:
+            before = held.get(signed.observer)
             if before is not None and signed.order < before:
                 raise self.broken(host, f"the row of {signed.row.site} went from {before[:2]} to {signed.order[:2]}")
-            self._held[key] = signed.order
+            held[signed.observer] = signed.order
 
 
 class Incarnated(Check):
@@ -158,7 +161,7 @@ class Incarnated(Check):
         if incarnation > self._greatest.get(host.index, 1):
             self._greatest[host.index] = incarnation
 
-    def looked(self, host: Host, view: LatticeView) -> None:
+    def looked(self, host: Host, view: LatticeView, rows: Sequence[SignedRow]) -> None:
         for member in view.members:
             subject = self.stage.cluster.by_node.get(member.node)
             if subject is None:
@@ -185,7 +188,7 @@ class MembersRise(Check):
         self._buried_with: dict[tuple[int, int, NodeId], int] = {}
         """The last row held of a member when it was found to be down."""
 
-    def looked(self, host: Host, view: LatticeView) -> None:
+    def looked(self, host: Host, view: LatticeView, rows: Sequence[SignedRow]) -> None:
         for member in view.members:
             if member.node == host.node:
                 continue
@@ -213,7 +216,7 @@ class Witnesses(Check):
     name = "witness-saw-it"
     promise = "every voice in a verdict is one that the witness itself raised"
 
-    def looked(self, host: Host, view: LatticeView) -> None:
+    def looked(self, host: Host, view: LatticeView, rows: Sequence[SignedRow]) -> None:
         for region in view.regions:
             for witness in region.witnesses:
                 subject = self.stage.cluster.by_node.get(witness.node)
@@ -228,7 +231,7 @@ class Verdicts(Check):
     name = "verdict-is-quorum"
     promise = "a verdict is what a quorum of distinct sites reports or exceeds, and two sites at least"
 
-    def looked(self, host: Host, view: LatticeView) -> None:
+    def looked(self, host: Host, view: LatticeView, rows: Sequence[SignedRow]) -> None:
         for region in view.regions:
             votes: dict[str, Level] = {}
             for witness in region.witnesses:
@@ -245,7 +248,7 @@ class Effective(Check):
     name = "worse-of-both"
     promise = "a node acts on the worse of the verdict and its own evidence, unless it says why not"
 
-    def looked(self, host: Host, view: LatticeView) -> None:
+    def looked(self, host: Host, view: LatticeView, rows: Sequence[SignedRow]) -> None:
         for region in view.regions:
             if region.reason in {"overruled", "isolated"}:
                 continue
@@ -261,9 +264,9 @@ class Voters(Check):
     name = "who-may-vote"
     promise = "isolated nodes and members that are down or gone have no voice"
 
-    def looked(self, host: Host, view: LatticeView) -> None:
+    def looked(self, host: Host, view: LatticeView, rows: Sequence[SignedRow]) -> None:
         gone = {member.node: member.state for member in view.members if member.state in {"down", "left"}}
-        isolated = {signed.observer for signed in inside.held_rows(host.engine) if signed.row.isolated}
+        isolated = {signed.observer for signed in rows if signed.row.isolated}
         for region in view.regions:
             for witness in region.witnesses:
                 if witness.node in gone:
@@ -297,6 +300,8 @@ class OpsKept(Check):
     promise = "an op that a node accepted is never lost within a life, nor by a restart on its own disk"
     inputs = (Restored, TimerFired)
     """What every life begins with."""
+    of_view = False
+    """An op that is lost is no news to its node."""
 
     def __init__(self, stage: Stage, start: int) -> None:
         super().__init__(stage, start)
@@ -312,17 +317,18 @@ class OpsKept(Check):
             self.accepted.pop(host.index, None)  # what a lost disk held must come back from others, in time
         self._life[host.index] = host.life
 
-    def looked(self, host: Host, view: LatticeView) -> None:
-        for op in sorted(self.accepted.get(host.index, ())):
-            if not inside.holds_op(host.engine, op):
-                raise self.broken(host, f"op {op[:4].hex()} was accepted and is gone")
+    def looked(self, host: Host, view: LatticeView, rows: Sequence[SignedRow]) -> None:
+        accepted = self.accepted.get(host.index)
+        if accepted and not inside.holds_ops(host.engine, accepted):
+            lost = min(op for op in accepted if not inside.holds_op(host.engine, op))
+            raise self.broken(host, f"op {lost[:4].hex()} was accepted and is gone")
 
 
 class NoFork(Check):
     name = "no-fork"
     promise = "an author who signs one chain is never taken for one who signed two"
 
-    def looked(self, host: Host, view: LatticeView) -> None:
+    def looked(self, host: Host, view: LatticeView, rows: Sequence[SignedRow]) -> None:
         if inside.forked_authors(host.engine):
             raise self.broken(host, "the operator's chain is called a fork")
 
@@ -334,21 +340,19 @@ class Bounded(Check):
 
     def __init__(self, stage: Stage, start: int) -> None:
         super().__init__(stage, start)
-        config = stage.cluster.maker.config
-        self._limits = {
-            **inside.QUEUES_MAX,
-            "dials": config.dials_max,
-            "piggyback": config.members_max,
-            "rows": config.members_max + 1,
-            "floors": config.members_max + 1,
-        }
+        self._limits: dict[int, tuple[int, ...]] = {}
+        """By how many members a node knows."""
 
-    def looked(self, host: Host, view: LatticeView) -> None:
-        limits, members = self._limits, len(view.members)
-        limits["peer roots"], limits["timers"] = members + 1, 64 * members + 1_024
-        for name, length in inside.queue_lengths(host.engine).items():
-            if length > limits[name]:
-                raise self.broken(host, f"{name}: {length}, at most {limits[name]}")
+    def looked(self, host: Host, view: LatticeView, rows: Sequence[SignedRow]) -> None:
+        members = len(view.members)
+        limits = self._limits.get(members)
+        if limits is None:
+            limits = self._limits[members] = inside.queue_limits(self.stage.cluster.maker.config, members)
+        lengths = inside.queue_lengths(host.engine)
+        if any(map(gt, lengths, limits)):
+            for name, length, limit in zip(inside.QUEUES, lengths, limits, strict=True):
+                if length > limit:
+                    raise self.broken(host, f"{name}: {length}, at most {limit}")
 
 
 class ReplayIsNothing(Check):
@@ -358,27 +362,32 @@ class ReplayIsNothing(Check):
 
     def __init__(self, stage: Stage, start: int) -> None:
         super().__init__(stage, start)
-        self._seen: dict[tuple[int, int], dict[bytes, None]] = {}
-        self._roots: dict[tuple[int, int], bytes] = {}
+        self._seen: list[dict[bytes, None]] = [{} for _ in stage.cluster.hosts]
+        """By host, the frames that its process took last."""
+        self._roots: list[tuple[int, bytes]] = [(0, b"") for _ in stage.cluster.hosts]
+        """By host: its life, and its root after the last step."""
 
     def stepped(self, host: Host, event: Input, effects: Sequence[Effect]) -> None:
-        key = (host.index, host.life)
-        root = inside.root_of(host.engine)
+        index, life, root = host.index, host.life, inside.root_of(host.engine)
+        before = self._roots[index]
+        if before[1] != root or before[0] != life:
+            self._roots[index] = (life, root)
+            if before[0] != life:
+                self._seen[index] = {}
         if isinstance(event, DatagramReceived):
-            seen = self._seen.setdefault(key, {})
-            if event.data in seen and self._roots.get(key) != root:
+            seen, data = self._seen[index], event.data
+            if data in seen and before != (life, root):
                 raise self.broken(host, "a frame taken twice changed what is known")
-            seen[event.data] = None
+            seen[data] = None
             if len(seen) > self.REMEMBERED:
                 del seen[next(iter(seen))]
-        self._roots[key] = root
 
 
 class OwnView(Check):
     name = "view-agrees"
     promise = "the view is sorted, names the node itself, and its root and count are those of the cells"
 
-    def looked(self, host: Host, view: LatticeView) -> None:
+    def looked(self, host: Host, view: LatticeView, rows: Sequence[SignedRow]) -> None:
         if view.root != inside.root_of(host.engine) or view.cells != inside.cells_count(host.engine):
             raise self.broken(host, "root or count is not that of the cells held")
         names = [region.region for region in view.regions]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import pytest
 
 from lattice.engine import Engine
-from sim.experiment import ALL_CHECKS
+from lattice.events import Effect, Input
+from sim.checks import Check
+from sim.experiment import ALL_CHECKS, Looker
+from sim.host import Host
 from tests.sim import mutants
 from tests.sim.runs import run, run_only, table
 
@@ -82,6 +85,23 @@ def test_a_planted_mistake_is_found(planted: Planted) -> None:
     mutated = run_only(planted.check, planted.scenario, planted.engine)
     assert [violation.check for violation in mutated.violations] == [planted.check]
     assert mutated.verdict == "violated"
+
+
+LOOKING = {check.name for check in ALL_CHECKS if check.of_view and check.looked is not Check.looked}
+
+
+@pytest.mark.parametrize("planted", [one for one in PLANTED if one.check in LOOKING], ids=lambda planted: planted.check)
+def test_a_look_that_is_left_out_would_have_shown_nothing(planted: Planted, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most looks are spared where neither view nor root changed: with every one of them the mistake shows no sooner."""
+    spared = run_only(planted.check, planted.scenario, planted.engine)
+    stepped = Looker.stepped
+
+    def every_look(looker: Looker, host: Host, event: Input, effects: Sequence[Effect]) -> None:
+        looker._seen.clear()
+        stepped(looker, host, event, effects)
+
+    monkeypatch.setattr(Looker, "stepped", every_look)
+    assert run_only(planted.check, planted.scenario, planted.engine).violations == spared.violations
 
 
 def test_an_engine_that_raises_is_found() -> None:
