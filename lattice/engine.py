@@ -143,7 +143,7 @@ class Engine:
             lambda node: self._presence.returned(node),
             self._row_of,
             lambda claim, came_from: self._strategy.next_hops(
-                CellId(claim.node), claim.by, came_from, self._presence.everybody(), self._out.prng
+                CellId(claim.node), claim.by, came_from, self._presence.others(claim.node), self._out.prng
             ),
         )
         self._presence = Presence(self._out, self._swim.members)

@@ -38,6 +38,13 @@ class Presence:
             self._roster = Roster(self._out.node, everybody)
         return self._roster
 
+    def others(self, node: NodeId) -> Roster:
+        """Everybody but this one."""
+        member = self._members.get(node)
+        if member is None or not member.present:
+            return self.everybody()
+        return Roster(self._out.node, self._members.everybody.lacking(member.area, node))
+
     def our_side(self) -> Roster:
         """Those of them who were never gone."""
         return self._reunion.our_side(self._out.node, self._members.everybody.places)

@@ -11,8 +11,9 @@ one more accusation. So a sick node's wrong conclusion stays its own. A helper's
 crash is suspected from the start in the name of everybody who tried, and the suspicion is short; a suspicion that
 comes of a bad link or a sick accuser finds no second voice, and lasts until the suspect has heard and refuted it.
 Accusations are pushed along the trees that rumours take, rooted at the accuser, so all nodes conclude at about the same
-time; whoever they miss hears from the pings. The accused is told by the accuser itself, again and again (the buddy
-system of Lifeguard).
+time; whoever they miss hears from the pings. The accused stands in none of those trees, or it would swallow the news of
+its own death: each node leaves out whom the accusation names. It is told by the accuser itself, again and again (the
+buddy system of Lifeguard).
 """
 
 from __future__ import annotations

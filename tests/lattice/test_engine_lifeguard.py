@@ -54,6 +54,25 @@ def test_nobody_is_down_on_one_members_word() -> None:
     cluster.run_until(lambda: states(cluster, 5) == ["down"] * 5, 10 * SECOND)
 
 
+def accuse(cluster: Cluster, of: int, by: int) -> None:
+    """As when a probe has failed."""
+    engine = cluster.engines[by]
+    effects = engine._out.begin(cluster.now)
+    engine._swim.hear((accusation(cluster, of, by),), None)
+    for effect in effects:
+        cluster._perform(by, effect)
+
+
+def test_the_news_of_a_death_does_not_take_its_way_through_the_dead() -> None:
+    """Whoever the trees would have had pass it on: all others hear of it within a few hops, of a millisecond each."""
+    cluster = settled(24)
+    for dead in range(1, 24):
+        cluster.judge = cut(([dead], [node for node in range(24) if node != dead]))
+        accuse(cluster, dead, by=0)
+        cluster.run(8 * MILLISECOND)
+        assert states(cluster, dead).count("suspect") == 23
+
+
 def test_a_live_node_called_down_by_a_liar_refutes_before_anybody_believes_it() -> None:
     cluster = settled(8)
     for _ in range(20):
