@@ -92,10 +92,8 @@ async def _hedge(exchange: Exchange, late: Leg) -> Leg | None:
     plane, limits = exchange.plane, exchange.limits
     # A hedge that the policy asks for is beside its retries; any other repeat is one of them.
     asked_for = exchange.terms.hedge_after_us and not late.hung
-    if (
-        not (exchange.repeatable and exchange.uploaded and exchange.body.replayable)
-        or len(exchange.tried) >= (limits.attempts_max if asked_for else exchange.terms.attempts_max)
-        or exchange.nest.time() >= exchange.ends_at
+    if not (exchange.repeatable and exchange.uploaded and exchange.body.replayable) or len(exchange.tried) >= (
+        limits.attempts_max if asked_for else exchange.terms.attempts_max
     ):
         return None
     decision = plane.router.decide(exchange.request)  # by now the node may know better

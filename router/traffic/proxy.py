@@ -161,7 +161,6 @@ class Proxy:
                 _rouse(client)
         for connection in self._http2:
             connection.go_away()
-            connection.rouse()
         with trio.move_on_after(grace_us / 1e6):
             await self._accepted.wait()  # who is being accepted right now is not yet among the open
             while self._open:

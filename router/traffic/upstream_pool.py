@@ -60,7 +60,7 @@ class ExhaustedError(Exception):
 class Upstream(Connection):
     """One connection to an endpoint, with what has been read of it."""
 
-    __slots__ = ("endpoint", "idle_since", "local", "name", "reader", "resumable", "reusable")
+    __slots__ = ("endpoint", "idle_since", "local", "made_as", "name", "reader", "resumable", "reusable")
 
     endpoint: Endpoint
     reader: ResponseReader
@@ -71,8 +71,10 @@ class Upstream(Connection):
     """It is a Unix socket."""
     name: str | None
     """The name its endpoint has proved; None without TLS."""
-    resumable: UpstreamTls | None
-    """As whom it was made, while its session ticket was not taken yet."""
+    made_as: UpstreamTls | None
+    """What we showed, and held its endpoint against; None without TLS."""
+    resumable: bool
+    """Its session ticket was not taken yet."""
 
     def is_quiet(self) -> bool:
         """As of any connection; one whose sockets are watched needs no vain read, which costs twice as much."""
@@ -163,7 +165,8 @@ class UpstreamPool:
         upstream.local = path is not None
         upstream.reader = ResponseReader()
         upstream.reusable = False
-        upstream.resumable = None
+        upstream.made_as = None
+        upstream.resumable = False
         upstream.name = self._names.get(endpoint)
         if upstream.name is not None:
             await self._shake(upstream, upstream.name, timeout_us - int((self._now() - began) * 1e6))
@@ -190,16 +193,16 @@ class UpstreamPool:
             raise
         assert isinstance(upstream.sock, ssl.SSLSocket)
         self.counters["tls.resumed" if upstream.sock.session_reused else "tls.full"] += 1
-        upstream.resumable = tls
+        upstream.made_as = tls
+        upstream.resumable = True
 
     def _keep_session(self, upstream: Upstream) -> None:
         """For the next handshake with its endpoint. A TLS 1.3 ticket comes with the first read, if it comes."""
         assert isinstance(upstream.sock, ssl.SSLSocket)
         session = upstream.sock.session
         if session is not None and session.has_ticket:
-            if upstream.resumable is self._tls and upstream.name == self._names.get(upstream.endpoint):
-                self._sessions[upstream.endpoint] = session
-            upstream.resumable = None
+            self._sessions[upstream.endpoint] = session
+            upstream.resumable = False
 
     def expect(self, attempts: Sequence[Attempt]) -> None:
         """These were decided for a request: all but the first are standbys, to be held ready."""
@@ -248,7 +251,9 @@ class UpstreamPool:
         idle = self._idle.get(upstream.endpoint)
         if idle is None:
             idle = self._idle[upstream.endpoint] = []
-        same = upstream.name == self._names.get(upstream.endpoint)  # or the policy has changed meanwhile
+        # Else the policy, or what we show, has changed while it was in use.
+        same = upstream.name == self._names.get(upstream.endpoint)
+        same = same and (upstream.made_as is None or upstream.made_as is self._tls)
         if upstream.reusable and same and len(idle) < self._limits.idle_per_endpoint_max:
             upstream.idle_since = now
             if upstream.resumable:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import trio
 import trio.testing
 
@@ -9,6 +10,7 @@ from lattice.types import MILLISECOND
 from router.decision.decide import Decision, Request
 from router.traffic.hang import SAMPLES_MIN, WAITING_MIN
 from router.traffic.proxy import Outcome, ProxyLimits
+from router.traffic.upstream_pool import Upstream
 from tests.router.traffic.upstreams import GET, FixedRouter, Script, Stage, Wire, answer, listen, post, proxied, serving
 
 
@@ -109,6 +111,61 @@ async def test_the_one_that_was_asked_first_may_still_win(autojump_clock: trio.t
                 stage.router.told[SAMPLES_MIN:] == [("region1", Outcome.OUTRUN), ("region0", Outcome.OK)]
             )
             assert (await wire.ask(GET)).status == 200, "in step"
+        nursery.cancel_scope.cancel()
+
+
+async def closing(wire: Wire) -> None:
+    await wire.request()
+
+
+async def test_whoever_is_asked_besides_and_closes_costs_nothing(autojump_clock: trio.testing.MockClock) -> None:
+    autojump_clock.autojump_threshold = 0.02
+    answered: list[int] = []
+
+    async def late(wire: Wire) -> None:
+        while await wire.request() is not None:
+            answered.append(1)
+            if len(answered) > SAMPLES_MIN:
+                await trio.sleep(5)
+            await wire.send(answer(b"first"))
+
+    async with trio.open_nursery() as nursery:
+        first, second = await listen(nursery, late), await listen(nursery, closing)
+        async with proxied(FixedRouter(first.endpoint, second.endpoint), ProxyLimits(warm_per_standby=0)) as stage:
+            await warm(stage)
+            assert (await stage.ask(GET)).body == b"first"
+            assert stage.router.told[SAMPLES_MIN:] == [("region1", Outcome.RESET), ("region0", Outcome.OK)]
+            assert stage.proxy.counters["retries"] == 0
+        nursery.cancel_scope.cancel()
+
+
+async def test_whoever_is_asked_besides_and_does_not_take_it_at_once_is_let_go(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    autojump_clock.autojump_threshold = 0.02
+    let_go = trio.Event()
+
+    async def besides(wire: Wire) -> None:
+        while await wire.more():
+            pass
+        let_go.set()
+
+    async with trio.open_nursery() as nursery:
+        first, second = await listen(nursery, hanging_after(SAMPLES_MIN)), await listen(nursery, besides)
+        send_now = Upstream.send_now
+
+        def stingy(self: Upstream, data: bytes | memoryview) -> bytes | memoryview:
+            return send_now(self, data) if self.endpoint == first.endpoint else send_now(self, data[:9]) or data[9:]
+
+        monkeypatch.setattr(Upstream, "send_now", stingy)
+        limits = ProxyLimits(warm_per_standby=0, first_byte_timeout_us=3_000 * MILLISECOND, retry_spare=0)
+        async with proxied(FixedRouter(first.endpoint, second.endpoint), limits) as stage:
+            await warm(stage)
+            wire = await stage.client()
+            await wire.send(GET)
+            with trio.fail_after(2):
+                await let_go.wait()
+            assert (await wire.response()).status == 504
         nursery.cancel_scope.cancel()
 
 

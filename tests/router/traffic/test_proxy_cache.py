@@ -273,6 +273,47 @@ async def test_an_error_is_not_better_than_a_stale_answer(later: list[int]) -> N
         nursery.cancel_scope.cancel()
 
 
+@pytest.mark.parametrize(
+    "says",
+    [
+        (b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 6\r\n\r\n", b"poison"),
+        (b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 6\r\n\r\npoison",),
+        (b'HTTP/1.1 304 Not Modified\r\nConnection: close\r\nETag: "1"\r\n\r\n',),
+        (b'HTTP/1.1 304 Not Modified\r\nETag: "1"\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison',),
+    ],
+)
+async def test_a_connection_that_is_not_read_to_its_end_is_not_used_again(
+    says: tuple[bytes, ...], later: list[int]
+) -> None:
+    """What is stored stands in for an answer as soon as its head is there; the rest of it is nobody's."""
+    connections = 0
+
+    async def script(wire: Wire) -> None:
+        nonlocal connections
+        connections += 1
+        await wire.request()
+        await wire.send(answer(b"hello", "200 OK", FRESH, 'ETag: "1"'))
+        if connections == 1:
+            await wire.request()
+            for piece in says:
+                await wire.send(piece)
+                await trio.testing.wait_all_tasks_blocked(0.01)
+        while await wire.more():
+            pass
+
+    async with trio.open_nursery() as nursery:
+        upstream = await listen(nursery, script)
+        async with proxied(FixedRouter(upstream.endpoint, settings=GRACE)) as stage:
+            wire = await stage.client()
+            assert (await wire.ask(GET)).body == b"hello"
+            later[0] += 100
+            assert (await wire.ask(GET)).body == b"hello"
+            assert (await wire.ask(asking(path="/other"))).body == b"hello"
+            assert connections == 2
+            assert stage.proxy.counters["upstream.stale"] == 0
+        nursery.cancel_scope.cancel()
+
+
 async def test_stale_while_it_is_asked_for_again(later: list[int]) -> None:
     lines = "Cache-Control: max-age=60, stale-while-revalidate=60"
     async with trio.open_nursery() as nursery:

@@ -239,6 +239,24 @@ async def test_a_stream_may_last_as_long_as_it_speaks(clock: trio.testing.MockCl
         assert (await wire.rest()).count(b"tick") == 5
 
 
+@pytest.mark.parametrize("expects", [b"", b"Expect: 100-continue\r\n"])
+async def test_an_upload_takes_its_time_and_its_answer_has_its_own(
+    expects: bytes, clock: trio.testing.MockClock
+) -> None:
+    head = b"POST / HTTP/1.1\r\nHost: h\r\n" + expects + b"Transfer-Encoding: chunked\r\n\r\n"
+    for answers in (serving(answer()), hanging):
+        async with staged(answers, limits=LIMITS) as stage:
+            wire = await stage.client()
+            await wire.send(head)
+            for _ in range(5):  # longer than the first-byte limit, which an expectation has made count from the start
+                await trio.sleep(2.5)
+                await wire.send(b"1\r\nx\r\n")
+            await wire.send(b"0\r\n\r\n")
+            began = trio.current_time()
+            assert (await wire.response("POST")).status == (504 if answers is hanging else 200)
+            assert round(trio.current_time() - began) == (6 if answers is hanging else 0)
+
+
 async def test_an_early_answer_outlasts_a_request_that_stops(clock: trio.testing.MockClock) -> None:
     async def ticking(wire: Wire) -> None:
         await wire.head()

@@ -102,6 +102,22 @@ async def test_bodies_larger_than_any_buffer_pass_both_ways(tls: ServerTls) -> N
                 assert (await wire.response("POST")).body == body
 
 
+@pytest.mark.parametrize("closes", ["when it is asked to", "when nobody asks"])
+async def test_an_orderly_end_is_said(tls: ServerTls, closes: str, autojump_clock: trio.testing.MockClock) -> None:
+    """Without close_notify a client could not tell it from a loss (RFC 8446, 6.1)."""
+    autojump_clock.autojump_threshold = 0.02
+    async with staged(serving(answer(b"hello")), tls=tls.context) as stage:
+        assert stage.tls_endpoint is not None
+        stream = trio.SSLStream(
+            await trio.open_tcp_stream(*stage.tls_endpoint), client_context(), server_hostname="shop.test"
+        )
+        wire = Wire(stream)
+        stage.wires.append(wire)
+        request = GET if closes == "when nobody asks" else GET.replace(b"Host", b"Connection: close\r\nHost")
+        assert (await wire.ask(request)).body == b"hello"
+        assert await stream.receive_some() == b"", "it would raise"
+
+
 async def test_the_name_in_the_handshake_is_told_where_the_policy_reads_it(tls: ServerTls) -> None:
     async with staged(serving(answer()), tls=tls.context) as stage:
         for needs in (Needs(sni=True), NO_NEEDS):

@@ -11,10 +11,11 @@ import trio
 import trio.testing
 
 import router.traffic.upstream_pool
-from lattice.types import SECOND, Endpoint
+from lattice.types import SECOND, Endpoint, Level
+from router.decision.decide import Attempt
 from router.traffic.connection import Connection, connect
 from router.traffic.proxy_limits import ProxyLimits
-from router.traffic.upstream_pool import ExhaustedError, Upstream, UpstreamPool
+from router.traffic.upstream_pool import EXPECTED_SECONDS, ExhaustedError, Upstream, UpstreamPool
 from tests.router.traffic.upstreams import Wire, hanging, listen, refusing
 
 LIMITS = ProxyLimits(idle_per_endpoint_max=2, upstream_idle_timeout_us=4 * SECOND)
@@ -87,6 +88,22 @@ async def test_old_connections_are_not_reused_but_swept(
     assert fresh is not young
     assert young.sock.fileno() == -1
     fresh.close()
+
+
+async def test_a_standby_of_long_ago_that_is_decided_again_is_wanted_at_once(
+    pool: UpstreamPool, nursery: trio.Nursery, mock_clock: trio.testing.MockClock
+) -> None:
+    first, standby = [(await listen(nursery, hanging)).endpoint for _ in range(2)]
+    attempts = [Attempt("r", "primary", Level.HEALTHY, endpoint) for endpoint in (first, standby)]
+    for _ in range(2):
+        pool.expect(attempts)
+        assert pool.wanted.is_set()
+        async with trio.open_nursery() as warming:
+            pool.keep_warm(warming)
+        pool.expect(attempts)
+        assert not pool.wanted.is_set(), "it is known"
+        mock_clock.jump(EXPECTED_SECONDS + 1)
+        pool.keep_warm(nursery)
 
 
 async def test_what_is_kept_is_bounded(pool: UpstreamPool, nursery: trio.Nursery) -> None:

@@ -7,12 +7,14 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 import trio.testing
 import trustme
 
+import router.traffic.upstream_pool
 from lattice.grants import Role
 from lattice.identity import public_key_of
 from lattice.stream_security import StreamSecurity
@@ -20,9 +22,10 @@ from lattice.types import SECOND, Endpoint, Level, Micros
 from router.decision.decide import Attempt
 from router.site.ca_dir import CaDir
 from router.site.tls_files import TlsFiles
+from router.traffic.connection import connect
 from router.traffic.proxy import Proxy
 from router.traffic.proxy_limits import ProxyLimits
-from router.traffic.upstream_pool import ForbiddenAddressError, UpstreamPool
+from router.traffic.upstream_pool import ForbiddenAddressError, Upstream, UpstreamPool
 from router.traffic.upstream_tls import UpstreamTls, UpstreamTlsError
 from tests.router.traffic.test_server_tls import write
 from tests.router.traffic.upstreams import (
@@ -243,6 +246,43 @@ async def test_who_was_connected_before_resumes_as_the_same_and_begins_anew_as_a
             pool.release(upstream, trio.current_time())
             pool.discard(endpoint.endpoint)
         assert (pool.counters["tls.full"], pool.counters["tls.resumed"]) == (2, 1)
+
+
+async def test_what_was_in_use_when_we_became_another_is_not_kept(files: tuple[Path, TlsFiles]) -> None:
+    ca, shown = files
+    async with tls_upstream(asks=True) as endpoint:
+        pool = UpstreamPool(ProxyLimits())
+        pool.configure({endpoint.endpoint: NAME}, UpstreamTls(ca, shown, None))
+        upstream = await pool.acquire(endpoint.endpoint)
+        pool.configure({endpoint.endpoint: NAME}, UpstreamTls(ca, shown, None))
+        upstream.send_now(GET)
+        assert (await upstream.receive(SECOND)).startswith(b"HTTP/1.1 200")
+        upstream.reusable = True
+        pool.release(upstream, trio.current_time())
+        assert pool.idle == 0
+        (await pool.acquire(endpoint.endpoint)).close()
+        assert (pool.counters["tls.full"], pool.counters["tls.resumed"]) == (2, 0), "nor is its session"
+
+
+async def test_connection_and_handshake_share_one_timeout(
+    files: tuple[Path, TlsFiles], autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    autojump_clock.autojump_threshold = 0.02
+
+    async def slowly(*arguments: Any) -> Upstream:
+        await trio.sleep(3)
+        return await connect(*arguments)
+
+    monkeypatch.setattr(router.traffic.upstream_pool, "connect", slowly)
+    async with trio.open_nursery() as nursery:
+        silent = await listen(nursery, hanging)
+        pool = UpstreamPool(ProxyLimits())
+        pool.configure({silent.endpoint: NAME}, UpstreamTls(files[0], files[1], None))
+        began = trio.current_time()
+        with pytest.raises(trio.TooSlowError):
+            await pool.open(silent.endpoint, 4 * SECOND)
+        assert 3.9 < trio.current_time() - began < 4.5
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_standby_that_closes_is_noticed_without_a_request(files: tuple[Path, TlsFiles]) -> None:
