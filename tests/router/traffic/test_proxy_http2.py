@@ -481,7 +481,8 @@ async def test_more_streams_than_announced_are_refused(tls: ssl.SSLContext) -> N
                 frame.flags.add("END_STREAM")
                 await client.stream.send_all(frame.serialize())
         await client.rest()
-        assert len(stage.router.asked) <= STREAMS_MAX
+        # A slow machine may make them late, and somebody decide again for the same stream.
+        assert len({request.path for request in stage.router.asked}) <= STREAMS_MAX
 
 
 @pytest.mark.parametrize(
