@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import sys
 from functools import partial
@@ -53,6 +54,7 @@ def run(site_toml: Path, until_stdin_closes: bool, log_level: str) -> None:
             f"{listening}control={endpoint_text(bound.control)}"
         )
         sys.stdout.flush()
+        gc.freeze()  # what is loaded by now stays; a full collection that walked it would keep users waiting for 0.1 s
 
     node = partial(run_until_told, run_node, config, ready=ready, told=complain, until_stdin_closes=until_stdin_closes)
     try:

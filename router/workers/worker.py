@@ -8,6 +8,7 @@ others met counts too. It lives as long as its node: when the link closes it dra
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import signal
 import socket
@@ -280,6 +281,7 @@ def main(arguments: list[str]) -> int:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    gc.freeze()  # as `edgelattice run` does
     trio.run(_main, site_toml, int(link), http, https)
     return 0
 
