@@ -85,10 +85,11 @@ class Driver:
         clock: Clock,
         on_notification: Callable[[Notification], None],
         frame_bytes_max: int,
-        say: Callable[[str], None] = log.error,
+        say: Callable[[int, str], None] = log.log,
         check_store_s: float = CHECK_INTERVAL_S,
     ) -> None:
-        """`say` tells a person what became of the disk, which is read again every `check_store_s`."""
+        """`say` tells a person what became of the disk, at a level of `logging`; it is read again every
+        `check_store_s`."""
         self._engine = engine
         self._transport = transport
         self._store = store
@@ -142,10 +143,10 @@ class Driver:
         """Why nothing can be written at the moment, in words; None while the disk is well."""
         if self._writer is None or self._writer.trouble is None:
             return None
-        seconds = round(trio.current_time() - self._writer.trouble.since)
+        writer, trouble = self._writer, self._writer.trouble
+        seconds = round(trio.current_time() - trouble.since)
         return (
-            f"{self._writer.path} has not been written for {seconds} s ({self._writer.trouble.why}): "
-            f"{self._writer.waiting} records wait, in memory only"
+            f"{writer.path} has taken no writes for {seconds} s ({trouble.why}): {writer.what_waits}; {trouble.remedy}"
         )
 
     async def submit(self, change: LocalChange) -> None:
@@ -374,7 +375,7 @@ class Answer:
     notifications: tuple[Notification, ...]
     """What the engine notified of while it took it."""
     durable: bool
-    """False: the disk is failing, and what came of the change is in memory only, here and at the peers."""
+    """False: the disk is failing, and what came of the change is in this node's memory, and on its way to the peers."""
 
 
 class _Reply:

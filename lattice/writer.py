@@ -18,6 +18,7 @@ again from what the engine holds.
 
 from __future__ import annotations
 
+import errno
 import logging
 import sqlite3
 from collections import Counter
@@ -68,6 +69,13 @@ class Trouble:
     since: float
     """By trio's clock."""
     why: str
+    remedy: str
+
+
+def _remedy(error: Exception) -> str:
+    number = error.errno if isinstance(error, OSError) else None
+    full = number in {errno.ENOSPC, errno.EDQUOT} or getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+    return f"{'make room there' if full else 'see to its disk'}; no restart is needed"
 
 
 class Writer:
@@ -77,10 +85,10 @@ class Writer:
         self,
         store: RecordStore,
         refill: Callable[[], None],
-        say: Callable[[str], None],
+        say: Callable[[int, str], None],
         check_s: float = CHECK_INTERVAL_S,
     ) -> None:
-        """`refill` is to have every record put again; `say` tells a person."""
+        """`refill` is to have every record put again; `say` tells a person, at a level of `logging`."""
         self._store = store
         self._refill = refill
         self._say = say
@@ -118,6 +126,13 @@ class Writer:
     def waiting(self) -> int:
         return len(self._waiting.keys() | self._writing.keys())
 
+    @property
+    def what_waits(self) -> str:
+        """In words."""
+        if self._incomplete:
+            return "everything is written anew from memory once it takes writes"
+        return f"{self.waiting} records wait in memory until it takes writes"
+
     def is_durable(self, ticket: int) -> bool:
         """Whether everything up to this ticket is on the disk."""
         first = next(chain(self._writing.values(), self._waiting.values()), (ticket + 1, None))[0]
@@ -147,7 +162,7 @@ class Writer:
         """Write until cancelled; then what still waits, if the disk takes it."""
         if self._store.replaced is not None:
             self.counters["store: files found damaged"] += 1
-            self._say(f"{self._store.replaced}; the peers have the rest")
+            self._say(logging.WARNING, f"{self._store.replaced}; the peers have the rest")
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._keep_checking)
@@ -210,15 +225,15 @@ class Writer:
         if damaged and not isinstance(error, sqlite3.ProgrammingError | sqlite3.InterfaceError):
             self._why_renew = str(error)
         if self.trouble is None:
-            self.trouble = Trouble(trio.current_time(), str(error))
-            self._say(f"cannot write {self._store.path}: {error}; records wait in memory until it can be written again")
+            self.trouble = Trouble(trio.current_time(), str(error), _remedy(error))
+            self._say(logging.ERROR, f"cannot write {self.path}: {error}; {self.what_waits}; {self.trouble.remedy}")
         self._tell_moved()
 
     def _recover(self) -> None:
         if self.trouble is not None:
             seconds = round(trio.current_time() - self.trouble.since)
             self.trouble = None
-            self._say(f"{self._store.path} is written again, after {seconds} s")
+            self._say(logging.INFO, f"{self.path} takes writes again, after {seconds} s")
         if self._incomplete:
             self._incomplete = False
             self._refill()
@@ -226,7 +241,7 @@ class Writer:
     def _tell_renewed(self, what: str) -> None:
         self.counters["store: files found damaged"] += 1
         self._incomplete = True
-        self._say(f"{what}; the rest is written anew")
+        self._say(logging.WARNING, f"{what}; the rest is written anew from memory")
 
     def _tell_moved(self) -> None:
         self._moved.set()

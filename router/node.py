@@ -14,6 +14,7 @@ only, and every change to it is one assignment, so a decision sees either the ol
 from __future__ import annotations
 
 import logging
+import math
 import os
 import random
 import socket as stdlib_socket
@@ -44,7 +45,7 @@ from lattice.events import (
 )
 from lattice.identity import Ed25519Verifier
 from lattice.transport import Clock, Transport
-from lattice.types import MILLISECOND, SECOND, AuthorId, Endpoint, Level, short
+from lattice.types import MILLISECOND, SECOND, AuthorId, Endpoint, Level, VersionId, short
 from lattice.view import LatticeView
 from router.cache.turn import SiteCache
 from router.complaints import Complaints
@@ -113,6 +114,8 @@ WARM_STEPS = 50
 """Lanes settled beforehand in each of these intervals: half a millisecond."""
 LEAVE_GRACE_US = 200 * MILLISECOND
 """How long the goodbye datagrams get."""
+REMEMBER_AGAIN_S = 5.0
+"""As the database's writer tries again."""
 SIGNAL_AHEAD_MS_MAX = 300_000
 """How far a signal's sender may be ahead of us: it would silence the region's other senders for as long."""
 _ERROR_ENDINGS = ("failed_502", "failed_504", "shed_503", "truncated", "internal_error")
@@ -124,13 +127,15 @@ class Node:
     def __init__(
         self,
         config: SiteConfig,
-        driver_of: Callable[[Callable[[Notification], None], Callable[[str], None]], Driver],
+        driver_of: Callable[[Callable[[Notification], None], Callable[[int, str], None]], Driver],
         clock: Clock,
         last_good: LastGood,
         credentials: Credentials,
     ) -> None:
         """`driver_of` makes the driver, given whom to notify, and whom to tell what became of the disk."""
         self._last_good = last_good
+        self._unremembered: VersionId | None = None
+        """The version in force, while the disk does not take it."""
         self._credentials = credentials
         self._config = config
         self._clock = clock
@@ -367,9 +372,9 @@ class Node:
         text = f"{short(author)} purged {host} {path}: {count} dropped"
         self._journal.note("purge", text)
 
-    def _on_disk(self, text: str) -> None:
+    def _on_disk(self, level: int, text: str) -> None:
         self._journal.note("disk", text)
-        log.error("%s", text)
+        log.log(level, "%s", text)
 
     def _replan(self) -> None:
         now, planner = self._clock.now(), self._planner
@@ -381,7 +386,10 @@ class Node:
     async def keep_policy(self) -> None:
         """Put every elected version into force, once it compiles."""
         while True:
-            await self._policy_elected.wait()
+            with trio.move_on_after(math.inf if self._unremembered is None else REMEMBER_AGAIN_S):
+                await self._policy_elected.wait()
+            if self._unremembered is not None:
+                await self._remember(self._unremembered)
             self._policy_elected = trio.Event()
             elected = next((policy for policy in self.view().policies if policy.policy == DEFAULT_POLICY), None)
             if elected is None or (self._in_force and elected.version == self._in_force.version):
@@ -415,10 +423,25 @@ class Node:
         where = {"policy": DEFAULT_POLICY, "version": policy.version.hex()}
         self._journal.note("policy", f"version {short(policy.version)} in force", **where)
         await self._driver.submit(PolicyApplied(DEFAULT_POLICY, policy.version))
+        await self._remember(policy.version)
+
+    async def _remember(self, version: VersionId) -> None:
+        """With which version to begin after a restart; tried again until the disk takes it, and told once."""
         try:
-            await trio.to_thread.run_sync(self._last_good.write, policy.version)
+            await trio.to_thread.run_sync(self._last_good.write, version)
         except OSError as error:
-            log.error("cannot remember the version in force: %s", error)
+            if self._unremembered is None:
+                text = (
+                    f"cannot write {self._last_good.path}: {(error.strerror or str(error)).lower()}; it is tried again "
+                    f"every {REMEMBER_AGAIN_S:.0f} s, and until then a restart begins with the version before; make "
+                    "room there, or see to its disk"
+                )
+                self._on_disk(logging.ERROR, text)
+            self._unremembered = version
+        else:
+            if self._unremembered is not None:
+                self._on_disk(logging.INFO, f"{self._last_good.path} is written")
+            self._unremembered = None
 
     async def _load_authorities(self, program: Program) -> None:
         """The system's take OpenSSL tens of milliseconds: before the first connection, and not on the loop."""

@@ -67,7 +67,7 @@ def _driver(
     clock: Clock,
     credentials: Credentials,
     on_notification: Callable[[Notification], None],
-    say: Callable[[str], None],
+    say: Callable[[int, str], None],
 ) -> Driver:
     cluster = config.cluster.name
     engine_config = config.timing.engine_config()

@@ -14,7 +14,7 @@ import trio
 
 from lattice.authoring import compose
 from lattice.checkpoint import compose_checkpoint, is_due
-from lattice.driver import Driver
+from lattice.driver import Answer, Driver
 from lattice.errors import LatticeError, OpError
 from lattice.events import OpsSubmitted, PurgesSubmitted, Rejected, RevocationsSubmitted
 from lattice.identity import Ed25519Signer, author_id_of
@@ -41,17 +41,29 @@ class Submissions:
 
     async def revocations(self, revocations: tuple[bytes, ...]) -> None:
         """Hand on the CA's word on keys that it takes back. Raises `LatticeError` for what is none."""
-        await self._hand_in(RevocationsSubmitted(revocations))
+        answer = await self._hand_in(RevocationsSubmitted(revocations))
+        if not answer.durable:
+            raise self._not_on_disk("the revocation")
 
     async def purges(self, purges: tuple[bytes, ...]) -> None:
         """Hand on what an operator wants dropped from caches. Raises `LatticeError` for what no author signed."""
         await self._hand_in(PurgesSubmitted(purges))
 
-    async def _hand_in(self, change: RevocationsSubmitted | PurgesSubmitted) -> None:
+    async def _hand_in(self, change: RevocationsSubmitted | PurgesSubmitted) -> Answer:
         answer = await self._driver.call(change)
         refused = [note for note in answer.notifications if isinstance(note, Rejected)]
         if refused:
             raise LatticeError("refused", refused[0].reason)
+        return answer
+
+    def _not_on_disk(self, what: str) -> RefusalError:
+        """It was taken, and may yet be lost here."""
+        why = self._driver.trouble() or "its disk did not take it at first"
+        return RefusalError(
+            503,
+            f"{what} was taken and goes to the other nodes, but this node may lose it if it stops now: {why}",
+            "`edgelattice status` warns of it until it is written",
+        )
 
     async def publish(self, policy: str, text: str, message: str) -> Published:
         """Check a text, sign it with the node's own author key, and hand it in: see `ControlTarget.publish_text`."""
@@ -94,7 +106,7 @@ class Submissions:
             try:
                 await self.ops(policy, tuple(op.data for op in ops))
             except (LatticeError, RefusalError) as error:
-                log.warning("the checkpoint of our author's chain was not taken: %s", error)
+                log.warning("the checkpoint of our author's chain is not confirmed, and is due again: %s", error)
 
     async def ops(self, policy: str, ops: tuple[bytes, ...]) -> Published:
         """Hand in what was signed elsewhere: see `ControlTarget.submit_ops`."""
@@ -103,18 +115,13 @@ class Submissions:
             await trio.to_thread.run_sync(compile_text, text, name)
         trouble = self._driver.trouble()
         if trouble is not None:
-            raise RefusalError(503, trouble, "publish at another node, or make room on this one's disk")
+            raise RefusalError(503, f"this node takes no policy now: {trouble}", "or publish at another node")
         answer = await self._driver.call(OpsSubmitted(ops))
         refused = [note for note in answer.notifications if isinstance(note, Rejected)]
         if refused:
             raise OpError("refused", refused[0].reason)
         if not answer.durable:
-            why = self._driver.trouble() or "it is not on this node's disk"
-            raise RefusalError(
-                503,
-                f"the policy was taken and goes to the other nodes, but {why}",
-                "make room: it is written as soon as that is possible; `edgelattice status` shows when nothing waits",
-            )
+            raise self._not_on_disk("the policy")
         if any(op_id_of(op) not in store for op in ops):
             raise RefusalError(
                 409,

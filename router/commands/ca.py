@@ -171,8 +171,10 @@ def revoke_command(directory: Path, which: str, control: str | None, withdraw: b
     try:
         client.submit_revocations([revocation.data for revocation in revocations])
     except ControlError as error:
+        if error.status == 503:
+            raise CommandError(f"it is written down, but the node can not promise to keep it: {error}") from None
         raise CommandError(
-            f"it is written down, and no node knows it yet: {error}\nCopy {directory / CA_REVOKED_FILE} beside the "
+            f"it is written down, and no node has confirmed it: {error}\nCopy {directory / CA_REVOKED_FILE} beside the "
             "ca.crt of any site that runs: it tells the others."
         ) from None
     click.echo(f"{client.url} knows, and tells all other nodes.")

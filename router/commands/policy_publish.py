@@ -13,6 +13,7 @@ from router.commands.operator import key_option, operator_of
 from router.commands.policy_check import mistakes
 from router.commands.policy_files import counted, policy_text
 from router.commands.policy_versions import said
+from router.commands.publishing import not_done
 from router.commands.shared import client_for, control_option
 from router.control.author_chain import AuthorChain
 from router.control.body import DEFAULT_POLICY
@@ -61,7 +62,7 @@ def publish_command(file: Path, key_file: Path, control: str | None, name: str, 
     except (ControlError, ValueError, OSError) as error:
         if isinstance(error, ControlError) and error.body is not None and error.body.rendered:
             click.echo(error.body.rendered, err=True)
-        raise CommandError(f"nothing was published: {error}") from None
+        raise not_done("published", error, key_file) from None
     click.echo(
         f"published {published.policy} {published.version[:8]} to cluster {cluster} in {published.ops} ops; "
         "`edgelattice status` shows where it is in force"
@@ -69,7 +70,7 @@ def publish_command(file: Path, key_file: Path, control: str | None, name: str, 
     try:
         shortened = compact(client, operator.private_key, now_ms, AuthorChain(key_file), operator.grant, if_due=True)
     except (ControlError, ValueError, OSError) as error:
-        complain(f"warning: history was not shortened, which is due: {error}; `edgelattice policy compact` tries again")
+        complain(f"warning: shortening the history, which is due: {not_done('shortened', error, key_file)}")
     else:
         if shortened is not None:
             complain(f"history shortened: {said(shortened)}")

@@ -15,6 +15,7 @@ from lattice.policy_content import check_policy_name
 from lattice.types import VersionId
 from router.commands.failing import EXIT_FAILED, EXIT_USAGE, CommandError, complain
 from router.commands.operator import key_option, operator_of
+from router.commands.publishing import not_done
 from router.commands.shared import client_for, control_option
 from router.commands.status_screen import ID_CHARS, age, console
 from router.control.author_chain import AuthorChain
@@ -95,7 +96,7 @@ def resolve_command(
             client, operator.private_key, name, version, chosen.text, why, now_ms, memory, operator.grant
         )
     except (ControlError, ValueError, OSError) as error:
-        raise CommandError(f"nothing was published: {error}") from None
+        raise not_done("published", error, key_file) from None
     if as_json:
         click.echo(msgspec.json.encode(ResolvedBody(name, standing, chosen.version, published.version)))
     else:
@@ -169,7 +170,7 @@ def compact_command(key_file: Path, control: str | None, dry_run: bool, as_json:
             dry_run=dry_run,
         )
     except (ControlError, ValueError, OSError) as error:
-        raise CommandError(f"nothing was compacted: {error}") from None
+        raise not_done("compacted", error, key_file) from None
     if as_json:
         body = CompactedBody(False, 0, 0, 0, 0, [])
         if done is not None:

@@ -27,6 +27,13 @@ from router.control.target import PolicyHead
 from router.policy.parser import blocks
 
 
+class UnconfirmedError(ControlError):
+    """Signed and sent, and perhaps taken: no answer came, or the node keeps it and can not promise anything yet.
+
+    It stays in the author's memory, and goes along with whatever is published next.
+    """
+
+
 @dataclass(frozen=True, slots=True)
 class Compacted:
     """What a checkpoint did, or would do."""
@@ -52,8 +59,8 @@ def publish(
     """Make `text` the version of `policy` that serves; what the node accepted, and the cluster's name.
 
     Without a `memory` the node's word on the chain is taken. Raises `PolicyError`, ValueError (a limit, a damaged
-    memory), OSError (the memory), or `ControlError`. A refused publish has changed nothing; after one without an
-    answer, publishing again is safe and finishes it.
+    memory), OSError (the memory), or `ControlError`. A refused publish has changed nothing; after `UnconfirmedError`
+    publishing again is safe and finishes it.
     """
     desk = Desk(client, private_key, memory, grant)
     with desk.alone():
@@ -187,8 +194,10 @@ class Desk:
         try:
             return self._client.submit_ops(policy, [*resent, *(op.data for op in ops)])
         except ControlError as error:
-            if memory is not None and 400 <= error.status < 500 and error.status != 409:
-                memory.put_back(head.cluster, before)  # 409 means that the node keeps them for later
+            if not 400 <= error.status < 500 or error.status == 409:  # then the node keeps them for later
+                raise UnconfirmedError(str(error), error.status, error.body) from None
+            if memory is not None:
+                memory.put_back(head.cluster, before)
             raise
 
     def _checked_store(self, head: PolicyHead, resent: list[bytes]) -> PolicyStore:

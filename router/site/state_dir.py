@@ -19,19 +19,19 @@ class LastGood:
     """Which version of the policy was last in force here, in a file of its own."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
 
     def read(self) -> VersionId | None:
         """None when there is none, or the file is no version."""
         try:
-            version = bytes.fromhex(self._path.read_text("ascii").strip())
+            version = bytes.fromhex(self.path.read_text("ascii").strip())
         except (OSError, ValueError):
             return None
         return VersionId(version) if len(version) == 16 else None
 
     def write(self, version: VersionId) -> None:
         """All or nothing. Raises OSError."""
-        replace_file(self._path, f"{version.hex()}\n".encode("ascii"), 0o600)
+        replace_file(self.path, f"{version.hex()}\n".encode("ascii"), 0o600)
 
 
 class StateDir:
@@ -48,7 +48,9 @@ class StateDir:
         except BaseException as error:
             self._lock.close()
             if isinstance(error, OSError | sqlite3.Error | KeyFileError):
-                raise StartError(f"site.state_dir: {path}: {error}") from None
+                why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+                hint = "" if isinstance(error, KeyFileError) else "; is there room, and may this user write there?"
+                raise StartError(f"site.state_dir: {path}: {why.lower() if hint else why}{hint}") from None
             raise
 
     def close(self) -> None:

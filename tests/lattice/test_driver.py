@@ -78,7 +78,7 @@ class Node:
             self.clock,
             self.notified.append,
             QUICK.frame_bytes_max,
-            self.told.append,
+            lambda level, text: self.told.append(text),
             check_store_s,
         )
 

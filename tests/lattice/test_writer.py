@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import logging
 import sqlite3
 import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -18,6 +20,8 @@ from lattice.events import Persist
 from lattice.writer import Writer
 
 FULL = sqlite3.OperationalError("database or disk is full")
+FULL.sqlite_errorcode = sqlite3.SQLITE_FULL
+REMEDY = "make room there; no restart is needed"
 BROKEN = sqlite3.DatabaseError("database disk image is malformed")
 
 
@@ -82,8 +86,13 @@ class Desk:
     def __init__(self, check_s: float) -> None:
         self.store = MoodyStore()
         self.said: list[str] = []
+        self.levels: list[int] = []
         self.refills = 0
-        self.writer = Writer(self.store, self._refill, self.said.append, check_s)
+        self.writer = Writer(self.store, self._refill, self._say, check_s)
+
+    def _say(self, level: int, text: str) -> None:
+        self.levels.append(level)
+        self.said.append(text)
 
     def _refill(self) -> None:
         self.refills += 1
@@ -163,9 +172,41 @@ async def test_a_full_disk_holds_nobody_up_and_is_written_when_there_is_room() -
         assert desk.writer.trouble is None
         assert desk.writer.is_durable(ticket)
         assert desk.store.disk == {("op", bytes([key])): b"newer" if key in {2, 3} else b"v" for key in (1, 2, 3, 4)}
-        assert "is written again" in desk.said[-1]
+        assert desk.said == [
+            f"cannot write state.sqlite: {FULL}; 2 records wait in memory until it takes writes; {REMEDY}",
+            "state.sqlite takes writes again, after 0 s",
+        ]
+        assert desk.levels == [logging.ERROR, logging.INFO]
         assert desk.writer.counters["store: writes failed"] >= 1
         assert desk.refills == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "remedy"),
+    [
+        (FULL, "make room there"),
+        (OSError(errno.ENOSPC, "No space left on device"), "make room there"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "make room there"),
+        (sqlite3.OperationalError("disk I/O error"), "see to its disk"),
+        (sqlite3.OperationalError("attempt to write a readonly database"), "see to its disk"),
+    ],
+)
+async def test_the_remedy_is_that_of_what_is_wrong(error: Exception, remedy: str) -> None:
+    async with writing() as desk:
+        desk.store.error = error
+        await desk.writer.settled(desk.put(1))
+        assert desk.writer.trouble is not None
+        assert desk.writer.trouble.remedy == f"{remedy}; no restart is needed"
+
+
+async def test_what_was_dropped_is_not_said_to_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer_module, "WAITING_MAX", 10)
+    async with writing() as desk:
+        desk.store.error = FULL
+        await desk.writer.settled(desk.put(1))
+        assert desk.writer.what_waits == "1 records wait in memory until it takes writes"
+        desk.put(*range(2, 13))
+        assert desk.writer.what_waits == "everything is written anew from memory once it takes writes"
 
 
 async def test_removing_waits_its_turn_too() -> None:
