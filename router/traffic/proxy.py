@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import resource
 import socket
 import ssl
 from collections import Counter
@@ -74,9 +75,10 @@ class Proxy:
         """`tls` is for those listeners whose clients speak it; `addresses` says where never to connect, `unix` which
         endpoints are reached by a Unix socket; `announced_by`
         whose connections begin with a PROXY protocol header: nobody else's may; `forwarders` who says in a header for
-        whom it speaks; `cache` is for routes that say so. Without `fast`, every connection is a plain trio task:
+        whom it speaks; `cache` is for routes that say so; `limits` are the usual ones, as far as this process may open
+        files. Without `fast`, every connection is a plain trio task:
         slower, by the very same rules."""
-        limits = ProxyLimits() if limits is None else limits
+        limits = ProxyLimits().within(resource.getrlimit(resource.RLIMIT_NOFILE)[0]) if limits is None else limits
         self._tls = tls
         self._announced_by = announced_by or TrustedHops()
         self._forwarders = forwarders or Forwarders(TrustedHops())

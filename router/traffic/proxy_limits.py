@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Final
 
 from lattice.types import MILLISECOND, SECOND
+
+DESCRIPTORS_BESIDE: Final = 64
+"""What a process has open beside its users' connections: listeners, databases, probes, operators, links to workers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,3 +87,11 @@ class ProxyLimits:
 
     accept_pause_us: int = 50 * MILLISECOND
     """After a failed accept (out of descriptors or memory): shed, wait, try again, never spin."""
+
+    def within(self, descriptors: int) -> ProxyLimits:
+        """These, as far as a process goes that may open so many files (negative: any number): a third is left for
+        upstreams, of which a client has none while it is idle. With every descriptor a client's, nobody is served."""
+        if descriptors < 0:
+            return self
+        room = max(1, (descriptors - DESCRIPTORS_BESIDE) * 2 // 3)
+        return replace(self, connections_max=min(self.connections_max, room))
