@@ -140,7 +140,9 @@ class CellIndex:
     def fingerprints(self, of: int, salt: int) -> tuple[bytes, ...]:
         """Of each shard, `FINGERPRINT_BYTES` of its sum's hash under `salt`."""
         width, key = SHARDS_MAX // of, salt.to_bytes(8, "big")
-        return tuple(fingerprint(sum(self._sums[at : at + width]), key) for at in range(0, SHARDS_MAX, width))
+        sums = [sum(self._sums[at : at + width]) for at in range(0, SHARDS_MAX, width)]
+        empty = fingerprint(0, key)  # as most are of a few cells
+        return tuple([fingerprint(one, key) if one else empty for one in sums])
 
     def count_in(self, shard: int, of: int) -> int:
         width = SHARDS_MAX // of

@@ -50,7 +50,7 @@ from lattice.grants import Grants
 from lattice.health import Row
 from lattice.health_plane import HealthPlane, Self
 from lattice.identity import Signer, Verifier, node_id_of
-from lattice.membership import Member, MemberState, MemberUpdate
+from lattice.membership import STATE_NAMES, Member, MemberState, MemberUpdate
 from lattice.outbox import Outbox
 from lattice.own_address import OwnAddress
 from lattice.policy_ops import OpId
@@ -463,24 +463,18 @@ class Engine:
         return held.signed.row if held is not None else None
 
     def _view_members(self) -> tuple[MemberView, ...]:
-        rows = {signed.observer: signed.row for signed in self._health.table.rows()}
         ours = tuple(sorted(self._us.applied.items()))
         us = MemberView(
             self.node, self._us.site, self._us.endpoint, "alive", self._swim.incarnation, ours, self._us.at_e6
         )
-        others = [
-            MemberView(
-                member.node,
-                member.site,
-                member.endpoint,
-                member.state.name.lower(),
-                member.incarnation,
-                rows[member.node].applied if member.node in rows else (),
-                rows[member.node].at_e6 if member.node in rows else None,
-            )
-            for member in self._swim.members.all()
-        ]
+        others = [self._view_member(member, self._row_of(member.node)) for member in self._swim.members.all()]
         return tuple(sorted([us, *others], key=lambda member: (member.site, member.node)))
+
+    @staticmethod
+    def _view_member(member: Member, row: Row | None) -> MemberView:
+        applied, at_e6 = (row.applied, row.at_e6) if row is not None else ((), None)
+        state = STATE_NAMES[member.state]
+        return MemberView(member.node, member.site, member.endpoint, state, member.incarnation, applied, at_e6)
 
 
 def _node(argument: str) -> NodeId:

@@ -51,6 +51,10 @@ class Offer:
     """Whose voices may have changed."""
 
 
+_NOT_TAKEN = {placement: Offer(placement) for placement in Placement}
+"""Nothing more is to be said of an offer that is refused: most are, for rows come more than one way."""
+
+
 class HealthTable:
     """Every row held, ours included, and the tally of each region."""
 
@@ -93,11 +97,11 @@ class HealthTable:
         observer = signed.observer
         floor, order = self._floors.get(observer), signed.order
         if floor is not None and order <= floor:
-            return Offer(self._why_not(signed, floor))
+            return _NOT_TAKEN[self._why_not(signed, floor)]
         born = Micros(now - age_us)
         expires = _ends(signed.row, born)
         if expires <= now:
-            return Offer(Placement.EXPIRED)
+            return _NOT_TAKEN[Placement.EXPIRED]
         placement = Placement.NEW
         if floor is not None and floor[:2] == order[:2]:
             placement = Placement.EQUIVOCATION  # the greater hash is kept, as on every other node

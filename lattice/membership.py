@@ -20,9 +20,11 @@ that are gone stay in the table (and are called again, so that a long partition 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import IntEnum
+from typing import Final
 
+from lattice.record import record
 from lattice.roster import Everybody
 from lattice.types import Endpoint, Micros, NodeId
 
@@ -38,7 +40,13 @@ class MemberState(IntEnum):
     LEFT = 3
 
 
-@dataclass(frozen=True, slots=True)
+STATE_NAMES: Final = tuple(state.name.lower() for state in MemberState)
+"""As they are shown, by state."""
+_SUSPECT: Final = MemberState.SUSPECT
+"""To ask the class for it takes several times as long, and every probe asks who is present."""
+
+
+@record
 class MemberUpdate:
     """One claim about one member."""
 
@@ -51,7 +59,7 @@ class MemberUpdate:
     """Of a claim of death: the last row of that incarnation that whoever makes it had seen."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Member:
     """Our record of another node."""
 
@@ -68,7 +76,7 @@ class Member:
     @property
     def present(self) -> bool:
         """Alive, or only suspected not to be."""
-        return self.state <= MemberState.SUSPECT
+        return self.state <= _SUSPECT
 
 
 class Membership:
@@ -105,7 +113,7 @@ class Membership:
     def is_present(self, node: NodeId) -> bool:
         """Whether it is a member that is alive or suspect."""
         member = self._members.get(node)
-        return member is not None and member.present
+        return member is not None and member.state <= _SUSPECT
 
     def introduce(
         self, node: NodeId, site: str, area: str, endpoint: Endpoint, incarnation: int, now: Micros, seq: int = 0

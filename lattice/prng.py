@@ -28,7 +28,8 @@ class Prng:
     def below(self, bound: int) -> int:
         """A whole number in 0..bound-1."""
         assert bound > 0, f"no number is below {bound}"
-        return min(int(self._uniform() * bound), bound - 1)
+        drawn = int(self._uniform() * bound)
+        return drawn if drawn < bound else bound - 1
 
     def jitter(self, value: int) -> int:
         """`value` give or take a quarter, so that a fleet's timers drift apart."""

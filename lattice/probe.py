@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from math import gcd
 
 from lattice.prng import Prng
+from lattice.record import record
 from lattice.types import NEVER, Endpoint, Micros, NodeId
 
 RELAYS_MAX = 256
@@ -61,7 +62,7 @@ class Probe:
         return next(iter(self.sent))
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Answer:
     """What an ack ended."""
 

@@ -26,7 +26,7 @@ from lattice.dialing import DialBook, Standing
 from lattice.errors import WireError
 from lattice.events import Holds, IdConflict, MemberChanged
 from lattice.health import Row
-from lattice.membership import Member, Membership, MemberState, MemberUpdate
+from lattice.membership import STATE_NAMES, Member, Membership, MemberState, MemberUpdate
 from lattice.outbox import Outbox
 from lattice.piggyback import Piggyback, retransmits
 from lattice.probe import Probe, ProbeCycle, Relay
@@ -519,7 +519,7 @@ class Swim:
 
     def _tell(self, member: Member) -> None:
         self._on_change(member)
-        self._out.notify(MemberChanged(member.node, member.site, member.state.name.lower()))
+        self._out.notify(MemberChanged(member.node, member.site, STATE_NAMES[member.state]))
         self._out.stale_view = True
 
     def _known(self, node: NodeId) -> Member:

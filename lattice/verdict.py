@@ -58,6 +58,8 @@ class Tally:
         self._voices: dict[NodeId, Witness] = {}
         self._sites: dict[str, dict[NodeId, Level]] = {}
         self._counts = [0] * len(Level)
+        self._witnesses: tuple[Witness, ...] | None = ()
+        """As they are shown; None when somebody has spoken since."""
 
     def __len__(self) -> int:
         """How many voices there are."""
@@ -72,6 +74,7 @@ class Tally:
         if level is Level.UNKNOWN:
             return known
         self._voices[node] = voice
+        self._witnesses = None
         self._recount(self._sites.setdefault(site, {}), node, level)
         return True
 
@@ -80,6 +83,7 @@ class Tally:
         witness = self._voices.pop(node, None)
         if witness is None:
             return False
+        self._witnesses = None
         site = self._sites[witness.site]
         self._recount(site, node, None)
         if not site:
@@ -101,4 +105,6 @@ class Tally:
 
     def witnesses(self) -> tuple[Witness, ...]:
         """Every voice, worst first, then by site and node."""
-        return tuple(sorted(self._voices.values(), key=lambda w: (-w.level, w.site, w.node)))
+        if self._witnesses is None:
+            self._witnesses = tuple(sorted(self._voices.values(), key=lambda w: (-w.level, w.site, w.node)))
+        return self._witnesses

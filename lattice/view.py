@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from lattice.record import record
 from lattice.types import AuthorId, CellId, Endpoint, Level, Micros, NodeId, VersionId
 
@@ -21,7 +19,7 @@ class Witness:
     """Used share of the region's capacity, as the region told the observer; 0 when it did not."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class RegionView:
     """What is concluded about a region, and from whose word."""
 
@@ -44,7 +42,7 @@ class RegionView:
         return told[(len(told) - 1) // 2] if told else 0
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class MemberView:
     """Our record of one node, ourselves included."""
 
@@ -60,7 +58,7 @@ class MemberView:
     """Where its site is, in millionths of a degree; None when it does not say."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class QuarantineView:
     """A node whose key signed two rows of one version: proven, and the same on every node."""
 
@@ -74,7 +72,7 @@ class QuarantineView:
     """The cells that hold the proofs, in the order of `incarnations`."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ForkView:
     """An author whose key signed two ops in one place of its chain: proven, and the same on every node."""
 
@@ -85,7 +83,7 @@ class ForkView:
     """The ids of two such ops."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PolicyView:
     """One policy: the version that serves, and any that was published concurrently."""
 
@@ -101,7 +99,7 @@ class PolicyView:
     """Heads published concurrently, which lost by (timestamp, hash): a person should end this."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class LatticeView:
     """A consistent snapshot, sorted throughout."""
 

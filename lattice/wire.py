@@ -42,6 +42,8 @@ AGE_MS_MAX: Final = LEASE_MS_MAX
 _CELL_BYTES_MAX: Final = max(ROW_BYTES_MAX, OP_BYTES_MAX, PROOF_BYTES_MAX)
 _KINDS: Final = tuple(CellKind)
 """From 1. (To ask the class for a member of a number takes ten times as long.)"""
+_STATES: Final = tuple(MemberState)
+"""From 0."""
 
 
 @record
@@ -181,11 +183,11 @@ def _fields(message: Message) -> canonical.Value:
 
 
 def _updates(updates: tuple[MemberUpdate, ...]) -> canonical.Value:
-    return [(one.node, int(one.state), one.incarnation, one.by, one.seq) for one in updates] if updates else ()
+    return [(one.node, one.state, one.incarnation, one.by, one.seq) for one in updates] if updates else ()
 
 
 def _cells(cells: tuple[WireCell, ...]) -> canonical.Value:
-    return [(int(cell.kind), cell.data, cell.age_ms) for cell in cells] if cells else ()
+    return [(cell.kind, cell.data, cell.age_ms) for cell in cells] if cells else ()
 
 
 def decode(body: bytes, bytes_max: int) -> Message:
@@ -312,7 +314,7 @@ def _read_update(item: object) -> MemberUpdate:
     node, state, incarnation, by, seq = canonical.array(item, "update", length=5)
     return MemberUpdate(
         _node(node),
-        MemberState(canonical.integer(state, "state", 0, int(MemberState.LEFT))),
+        _STATES[canonical.integer(state, "state", 0, len(_STATES) - 1)],
         canonical.integer(incarnation, "incarnation", 1),
         _node(by),
         canonical.integer(seq, "row"),

@@ -244,7 +244,8 @@ class Cluster:
     def _send(self, host: Host, ordinal: int, data: bytes, target: Endpoint, stream: bool) -> None:
         seals = self.maker.seal
         kind = seals.kind_of(data)
-        seals.sent(data)
+        if seals.sealed:
+            seals.sent(data)
         for sniffer in self.sniffers:
             sniffer.sent(host, kind, data)
         index = self._by_endpoint.get(target)

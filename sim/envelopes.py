@@ -68,6 +68,5 @@ class Seals:
         return frame[HEADER_BYTES + 1] if len(frame) > HEADER_BYTES + 1 else 0
 
     def sent(self, frame: bytes) -> None:
-        """The frame is on its way: nobody asks any more."""
-        if self.sealed:
-            self._kinds.pop(frame, None)
+        """The sealed frame is on its way: nobody asks any more."""
+        self._kinds.pop(frame, None)

@@ -30,7 +30,7 @@ from lattice.seal import Seal
 from lattice.spreading import WANTED_MAX, WRITERS_MAX
 from lattice.swim import incarnation_at
 from lattice.types import AuthorId, CellId, Endpoint, Level, Micros, NodeId
-from sim.overlay import Overlay
+from sim.overlay import shared
 
 ROW_PURPOSE = b"row"
 """What a row's signature is bound to (`lattice.health`)."""
@@ -61,8 +61,10 @@ def held_rows(engine: Engine) -> list[SignedRow]:
 
 
 def empty_table(engine: Engine) -> HealthTable:
-    """Another table of the kind that this engine joins rows in."""
-    return type(engine._health.table)()
+    """Another table of the kind that this engine joins rows in; it counts no voices."""
+    table = type(engine._health.table)()
+    table._revoice = lambda *_: set()  # type: ignore[method-assign]
+    return table
 
 
 def cells_in(engine: Engine, shards: Shards) -> list[CellId]:
@@ -124,14 +126,14 @@ def queue_lengths(engine: Engine) -> tuple[int, ...]:
     reconciliation = engine._reconciliation
     return (
         len(engine._out.timers._heap),
-        len(swim._dials),
-        len(swim._piggyback),
+        len(swim._dials._dials),
+        len(swim._piggyback._sent),
         len(swim._probe._relays),
         len(reconciliation._reconciler._salts),
         len(reconciliation._roots),
         len(spreading._wanted),
         len(spreading._buckets),
-        engine._policy.waiting(),
+        sum(map(len, engine._policy._chains._shares.values())),
         len(table._rows),
         len(table._floors),
     )
@@ -170,7 +172,7 @@ class Crowd:
         Until `gather` it counts nobody as present, so that its first row is on no way to anybody.
         """
         known = engine._swim.members
-        known._members = Overlay(self.members)
+        known._members = shared(self.members)
         del known._members[engine.node]
 
     def remember(self, gone: Sequence[Member]) -> None:
@@ -217,15 +219,16 @@ def graft(engine: Engine, base: Base, row_due: Micros) -> None:
             observer: HeldRow(held.signed, held.born, held.expires) for observer, held in base.table._rows.items()
         }
     else:
-        table._rows = Overlay(base.table._rows)
-    table._floors = Overlay(base.table._floors)
+        table._rows = shared(base.table._rows)
+    table._floors = shared(base.table._floors)
     for region in base.table.regions():
         tally, ready = table.tally(region), base.table.tally(region)
         tally._voices = dict(ready._voices)
         tally._sites = {site: dict(voices) for site, voices in ready._sites.items()}
         tally._counts = list(ready._counts)
+        tally._witnesses = None
     cells = engine._cells
-    cells._cells = Overlay(base.cells._cells)
+    cells._cells = shared(base.cells._cells)
     cells._total = base.cells._total
     cells._sums, cells._counts = list(base.cells._sums), list(base.cells._counts)
     cells._root = None

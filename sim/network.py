@@ -11,12 +11,13 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
+from lattice.record import record
 from lattice.types import MILLISECOND
 from sim.draws import PPM, exponential, happens, luck, seed32
 from sim.topology import Topology
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Packet:
     """Something on its way between two hosts, by index."""
 
@@ -36,14 +37,14 @@ class Pass:
     """The rule has no opinion."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Deliver:
     """It arrives after this delay, whatever the link's luck."""
 
     delay_us: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Drop:
     """It is lost; `reason` is counted."""
 

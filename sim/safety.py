@@ -78,13 +78,17 @@ class NoSpin(Check):
 
     def __init__(self, stage: Stage, start: int) -> None:
         super().__init__(stage, start)
-        self._fired: dict[int, tuple[int, int]] = {}
+        self._scheduler = stage.cluster.scheduler
+        self._now = start
+        self._fired: dict[int, int] = {}
+        """By host, at this instant."""
 
     def stepped(self, host: Host, event: Input, effects: Sequence[Effect]) -> None:
-        now = self.stage.cluster.now
-        at, count = self._fired.get(host.index, (now, 0))
-        count = count + 1 if at == now else 1
-        self._fired[host.index] = (now, count)
+        now = self._scheduler.now
+        if now != self._now:
+            self._now = now
+            self._fired.clear()
+        count = self._fired[host.index] = self._fired.get(host.index, 0) + 1
         if count > SPIN_MAX:
             raise self.broken(host, f"{count} timers at one instant")
 

@@ -55,13 +55,13 @@ class Scheduler:
     def take(self, until: int) -> Entry | None:
         """The next entry that is due by `until`, its time being now; None when there is none, and it is `until`."""
         queue = self.queue
-        if not queue or queue[0][0] > until:
-            self.now = max(self.now, until)
-            return None
-        entry = heappop(queue)
-        assert entry[0] >= self.now, f"an entry {self.now - entry[0]} us in the past"
-        self.now = entry[0]
-        return entry
+        if queue and queue[0][0] <= until:
+            entry = heappop(queue)  # never in the past: `give` and `call` see to that
+            self.now = entry[0]
+            return entry
+        if until > self.now:
+            self.now = until
+        return None
 
     def __len__(self) -> int:
         return len(self.queue)
