@@ -118,10 +118,10 @@ class Authority:
 def read_certificate(data: bytes) -> Certificate:
     """What a certificate (PEM or DER) says, unjudged. Raises `CertificateError`."""
     certificate = _load(data)
-    try:
-        role = Role(_one(certificate.subject, NameOID.ORGANIZATIONAL_UNIT_NAME))
-    except ValueError:
-        raise CertificateError("names no role that there is") from None
+    said = _one(certificate.subject, NameOID.ORGANIZATIONAL_UNIT_NAME)
+    if said not in list(Role):
+        raise CertificateError(f"names the role {said[:NAME_CHARS_MAX]!r}: expected {', '.join(Role)}")
+    role = Role(said)
     name, not_after = _one(certificate.subject, NameOID.COMMON_NAME), _micros(certificate.not_valid_after_utc)
     return Certificate(
         cluster=_one(certificate.subject, NameOID.ORGANIZATION_NAME),

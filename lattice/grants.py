@@ -50,8 +50,6 @@ class Role(StrEnum):
     """May write its own row."""
     OPERATOR = "operator"
     """May write policy."""
-    CONTROLLER = "controller"
-    """May advance rollouts."""
     VIEWER = "viewer"
     """May look."""
     REGION = "region"

@@ -1,4 +1,4 @@
-"""`edgelattice ca`: who may be a node, an operator, a controller or a viewer."""
+"""`edgelattice ca`: who may be a node, an operator, a viewer, or speak for a region."""
 
 from __future__ import annotations
 
@@ -28,9 +28,6 @@ from router.site.ca_dir import CA_CERTIFICATE_FILE, CA_REVOKED_FILE, CaDir, CaEr
 from router.site.config_reader import NotExpected, site_name
 from router.site.key_file import KeyFileError, read_secret, replace_file, write_secret
 from router.site.site_init import SITE_FILE, InitError
-
-NO_CHAIN = {Role.NODE, Role.VIEWER, Role.REGION}
-"""Whose keys write no policy."""
 
 _ca_option = click.option(
     "--ca",
@@ -162,7 +159,7 @@ def revoke_command(directory: Path, which: str, control: str | None, withdraw: b
         client = client_for(control)
         revocations = []
         for public_key, issued in found.items():
-            seq, op = (0, bytes(16)) if issued.role in NO_CHAIN or withdraw else _last_op(client, public_key)
+            seq, op = (0, bytes(16)) if issued.role != Role.OPERATOR or withdraw else _last_op(client, public_key)
             revocations.append(authority.revoke(public_key, seq, op))
             whose = f"{issued.role} {issued.name}".strip()
             click.echo(f"revoked {whose} {public_key.hex()}" + (f"; op {seq} is its last that counts" if seq else ""))

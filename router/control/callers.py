@@ -5,7 +5,6 @@ revocations, purges, a region's word) counts by that signature whoever brings it
 
 =========== =========================================================================================================
 viewer      looks: every GET
-controller  looks; what else a controller may there is nothing yet to do with
 node        looks
 region      says how it is: POST /update
 operator    everything
@@ -37,5 +36,5 @@ class Caller(NamedTuple):
                 return None
             case Role.REGION:
                 return None if (method, path) == ("POST", "/update") or path == _HEALTH else "a region may POST /update"
-            case Role.VIEWER | Role.CONTROLLER | Role.NODE:
+            case Role.VIEWER | Role.NODE:
                 return None if method in _READS else f"a {self.role} may look, and change nothing"

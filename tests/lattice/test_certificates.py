@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+from enum import StrEnum
+from typing import cast
 
 import pytest
 from hypothesis import given
@@ -63,6 +65,14 @@ def test_what_is_refused_and_why() -> None:
     assert refusal(CA.pem) == "bad certificate", "the CA's own names no role"
     assert refusal(b"") == refusal(b"junk") == "bad certificate"
     assert refusal(make_authority(NODE_KEY, "edge", NOW).pem) == "bad certificate", "self-signed"
+
+
+def test_a_role_that_is_no_more_is_refused_by_name() -> None:
+    class Earlier(StrEnum):
+        CONTROLLER = "controller"
+
+    with pytest.raises(CertificateError, match="'controller': expected node, operator, viewer, region"):
+        read_certificate(node_certificate(role=cast("Role", Earlier.CONTROLLER)).der)
 
 
 def test_the_moment_is_judged_to_the_second() -> None:

@@ -171,7 +171,7 @@ def test_an_operator_needs_no_list_and_nobody_else_may() -> None:
     for op in published(store, "by eva\n"):
         assert store.admit(op.data)
     assert [policy.blocks for policy in store.policies()] == [("by eva\n",)]
-    for role in (Role.NODE, Role.CONTROLLER, Role.VIEWER):
+    for role in (Role.NODE, Role.REGION, Role.VIEWER):
         other = signer_of("max", sign_grant(CA, signer_of("max").public_key, role, "max", GRANTED_UNTIL_S))
         with pytest.raises(UntrustedError, match="bad grant"):
             store.admit(published(store, "by max\n", other)[0].data)

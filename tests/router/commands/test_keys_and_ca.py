@@ -17,7 +17,7 @@ from router.commands import keys as keys_command
 from router.commands.failing import CommandError
 from router.commands.operator import operator_of
 from router.control.body import KeysBody, PeerKeysBody
-from router.control.client import ControlError
+from router.control.client import ControlClient, ControlError
 from router.site.ca_dir import CaDir
 from router.site.key_file import read_key_ring, read_secret, write_secret
 from router.site.site_file import load_site_config
@@ -213,6 +213,24 @@ def test_an_operator_is_made_shown_and_taken_back(
     assert main(["ca", "show", "--ca", "ams"]) == 0
     shown = capsys.readouterr().out.splitlines()
     assert [line.endswith("revoked") for line in shown] == [False, False, True]
+
+
+def test_what_was_issued_for_a_role_that_is_no_more_is_taken_back(
+    ams: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: ControlClient, revocations: list[bytes]) -> None:
+        raise ControlError("the revocation was taken and goes to the other nodes, but", 503)
+
+    monkeypatch.chdir(ams.parent)
+    assert main(["ca", "issue", "--ca", "ams", "--role", "viewer", "--name", "robot"]) == 0
+    issued = Path("ams/ca.issued")
+    issued.write_text(issued.read_text().replace(" viewer ", " controller "))
+    monkeypatch.setattr(ControlClient, "submit_revocations", full)
+    assert main(["ca", "revoke", "--ca", "ams", "robot"]) == 1
+    told = capsys.readouterr()
+    assert "revoked controller robot " in told.out
+    assert "it is written down, but the node can not promise to keep it: the revocation was taken" in told.err
+    assert len(CaDir(Path("ams")).revoked()) == 1
 
 
 def test_what_stands_beside_an_operator_s_key_is_looked_at(

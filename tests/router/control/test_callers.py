@@ -31,7 +31,7 @@ from tests.router.control.fake_target import AUTHOR_KEY, POLICY, FakeTarget
 from tests.router.test_credentials import certified
 from tests.router.test_node import running
 
-LOOKS = {Role.VIEWER, Role.CONTROLLER, Role.NODE, Role.OPERATOR}
+LOOKS = {Role.VIEWER, Role.NODE, Role.OPERATOR}
 
 
 def now() -> Micros:
