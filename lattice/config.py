@@ -85,6 +85,14 @@ class Config:
     """But where rumours never cease, a reconciliation begins all the same."""
     delta_bytes_max: int = 64 * 1024
     """At most so much in answer to one filter; the rest follows in the next round."""
+    delta_bytes_min: int = 1_200
+    """And where most of it does not arrive no less than a datagram (`pacing`)."""
+    narrow_us: int = 75 * MILLISECOND
+    """Parts of a delta that come in so far apart came over a narrow link: 1,200 bytes in so long are 128 kbit/s."""
+    delta_wait_us: int = 300 * MILLISECOND
+    """How long the last answer may take before it is held to be lost: a round trip over any path, and some."""
+    delta_wait_max_us: int = 4 * SECOND
+    """And how long at most, where it was lost again and again."""
 
     redial_us: int = SECOND
     """First wait before an endpoint that did not answer is tried again; doubles up to `redial_max_us`."""

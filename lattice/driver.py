@@ -26,7 +26,6 @@ from functools import partial
 import trio
 
 from lattice.engine import Engine
-from lattice.errors import LatticeError, UntrustedError, WireError
 from lattice.events import (
     DatagramReceived,
     Holds,
@@ -47,11 +46,11 @@ from lattice.events import (
 )
 from lattice.loop_watch import LoopWatch
 from lattice.policy_store import PolicyStore
-from lattice.seal import sender_in
-from lattice.stream_security import StreamSecurity, TlsStream, tls_error
+from lattice.stream_security import StreamSecurity
+from lattice.streams import Streams
 from lattice.token_bucket import TokenBuckets
 from lattice.transport import Clock, Transport
-from lattice.types import Endpoint, Micros, NodeId, short
+from lattice.types import Endpoint, Micros, NodeId
 from lattice.view import LatticeView
 from lattice.writer import CHECK_INTERVAL_S, RecordStore, Writer
 
@@ -66,12 +65,8 @@ SOURCES_MAX = 4_096
 """Sources with a bucket of their own; beyond them strangers share one."""
 STREAM_TOKEN_BYTES = 1_200
 """A stream frame costs as many tokens as it would have been datagrams."""
-STREAMS_MAX = 64
-"""Stream frames being sent, and being received, at a time."""
-STREAM_TIMEOUT_S = 5
 HELD_MAX = 4_096
 """Frames that stand in line for the disk; of more than these the oldest are dropped, as UDP may."""
-LENGTH_BYTES = 4
 
 
 class Driver:
@@ -100,23 +95,20 @@ class Driver:
         self._nursery: trio.Nursery | None = None
         self._clock = clock
         self._on_notification = on_notification
-        self._frame_bytes_max = frame_bytes_max
         self._send_inbox, self._inbox = trio.open_memory_channel[tuple[Input, "_Reply | None", Micros]](INBOX_MAX)
         self._counters: Counter[str] = Counter()
-        self._streams_out = trio.CapacityLimiter(STREAMS_MAX)
-        self._streams_in = trio.CapacityLimiter(STREAMS_MAX)
+        self._streams = Streams(self._counters, clock, frame_bytes_max, engine.is_revoked, self._take_frame)
         self._deadline: Micros | None = None
         self._watch = LoopWatch()
         self._sources: TokenBuckets[tuple[str, int]] = TokenBuckets(
             SOURCE_FRAMES_PER_S, SOURCE_FRAMES_BURST, SOURCES_MAX
         )
-        self._security: StreamSecurity | None = None
 
     # --- for the router
 
     def secure(self, security: StreamSecurity) -> None:
         """From the next stream on, both ends show certificates; streams that are open go on as they began."""
-        self._security = security
+        self._streams.security = security
 
     def view(self) -> LatticeView:
         return self._engine.view()
@@ -178,7 +170,7 @@ class Driver:
                 nursery.start_soon(self._keep_releasing, self._writer)
             await self._take(TimerFired(), None, nursery)
             nursery.start_soon(self._read_datagrams)
-            nursery.start_soon(partial(trio.serve_listeners, self._read_frames, [self._transport.tcp]))
+            nursery.start_soon(partial(trio.serve_listeners, self._streams.serve, [self._transport.tcp]))
             task_status.started()
             while True:
                 event, reply, due = await self._next_input()
@@ -253,43 +245,13 @@ class Driver:
         if isinstance(frame, SendDatagram):
             await self._send_datagram(frame.data, frame.target)
         else:
-            nursery.start_soon(self._send_stream, frame.data, frame.target)
+            self._streams.send(frame.data, frame.target, nursery)
 
     async def _send_datagram(self, data: bytes, target: Endpoint) -> None:
         try:
             await self._transport.udp.sendto(data, target)
         except (OSError, ValueError) as error:
             self._counters[f"datagrams not sent: {type(error).__name__}"] += 1
-
-    async def _send_stream(self, data: bytes, target: Endpoint) -> None:
-        try:
-            self._streams_out.acquire_nowait()
-        except trio.WouldBlock:
-            self._counters["stream frames not sent: too many"] += 1
-            return
-        try:
-            with trio.fail_after(STREAM_TIMEOUT_S):
-                async with await trio.open_tcp_stream(*target) as stream:
-                    framed = len(data).to_bytes(LENGTH_BYTES, "big") + data
-                    if self._security is None:
-                        await stream.send_all(framed)
-                    else:
-                        await self._send_secured(stream, framed, self._security)
-        except (OSError, ValueError, trio.TooSlowError, trio.BrokenResourceError, LatticeError) as error:
-            reason = error.reason if isinstance(error, LatticeError) else type(error).__name__
-            self._counters[f"stream frames not sent: {reason}"] += 1
-        finally:
-            self._streams_out.release()
-
-    async def _send_secured(self, stream: trio.SocketStream, framed: bytes, security: StreamSecurity) -> None:
-        tls, node = await security.connect(stream, self._clock.now())
-        self._check_standing(node)
-        try:
-            await tls.send_all(framed)
-            await tls.receive_some(1)  # in TLS 1.3 only this tells whether the peer took our certificate
-        except trio.BrokenResourceError as error:
-            raise tls_error(error) from None
-        await tls.aclose()
 
     async def _read_datagrams(self) -> None:
         while True:
@@ -304,56 +266,11 @@ class Driver:
             else:
                 self._counters["datagram dropped: source over its rate"] += 1
 
-    async def _read_frames(self, stream: trio.SocketStream) -> None:
-        """One frame, then the connection ends."""
-        async with stream:
-            try:
-                self._streams_in.acquire_nowait()
-            except trio.WouldBlock:
-                self._counters["frame rejected: too many streams"] += 1
-                return
-            try:
-                source = stream.socket.getpeername()[:2]
-                with trio.fail_after(STREAM_TIMEOUT_S):
-                    if self._security is None:
-                        data = await self._read_frame(stream)
-                    else:
-                        data = await self._read_secured(stream, self._security)
-                if self._may_pass((source[0], 0), 1 + len(data) // STREAM_TOKEN_BYTES):
-                    self._offer(StreamFrameReceived(data, source), "inbox full: frame dropped")
-                else:
-                    self._counters["frame dropped: source over its rate"] += 1
-            except (OSError, trio.BrokenResourceError, trio.TooSlowError, LatticeError) as error:
-                reason = error.reason if isinstance(error, LatticeError) else type(error).__name__
-                self._counters[f"frame rejected: {reason}"] += 1
-                if isinstance(error, UntrustedError):
-                    log.warning("a stream frame was refused: %s", error)
-            finally:
-                self._streams_in.release()
-
-    async def _read_secured(self, stream: trio.SocketStream, security: StreamSecurity) -> bytes:
-        """A frame whose sender is the node of the certificate that was shown. Whatever else comes is cut off."""
-        tls, node = await security.accept(stream, self._clock.now())
-        self._check_standing(node)
-        try:
-            data = await self._read_frame(tls)
-        except trio.BrokenResourceError as error:
-            raise tls_error(error) from None
-        sender = sender_in(data)
-        if sender != node:
-            raise UntrustedError("sender is not the certificate's", f"node {short(node)} shows it")
-        await tls.aclose()
-        return data
-
-    def _check_standing(self, node: NodeId) -> None:
-        if self._engine.is_revoked(node):
-            raise UntrustedError("certificate revoked", f"node {short(node)}")
-
-    async def _read_frame(self, stream: trio.SocketStream | TlsStream) -> bytes:
-        length = int.from_bytes(await _receive_exactly(stream, LENGTH_BYTES), "big")
-        if length > self._frame_bytes_max:
-            raise WireError("oversized", f"{length} bytes claimed")
-        return await _receive_exactly(stream, length)
+    def _take_frame(self, frame: bytes, source: Endpoint) -> None:
+        if self._may_pass((source[0], 0), 1 + len(frame) // STREAM_TOKEN_BYTES):
+            self._offer(StreamFrameReceived(frame, source), "inbox full: frame dropped")
+        else:
+            self._counters["frame dropped: source over its rate"] += 1
 
     def _may_pass(self, source: tuple[str, int], tokens: int) -> bool:
         """Streams come from any port: their source is a host."""
@@ -383,13 +300,3 @@ class _Reply:
         self.done = trio.Event()
         self.notifications: list[Notification] = []
         self.ticket = 0
-
-
-async def _receive_exactly(stream: trio.SocketStream | TlsStream, length: int) -> bytes:
-    parts = bytearray()
-    while len(parts) < length:
-        part = await stream.receive_some(length - len(parts))
-        if not part:
-            raise WireError("truncated", f"{len(parts)} of {length} bytes")
-        parts += part
-    return bytes(parts)

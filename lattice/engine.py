@@ -394,15 +394,15 @@ class Engine:
             case Compare():
                 self._reconciliation.compared(message, sender, source)
             case Digest():
-                missing = self._reconciliation.digested(message, sender, source)
-                self._spreading.send_delta(self._presence.not_theirs(missing, sender), source)
-            case Delta(root, cells):
+                missing = self._presence.not_theirs(self._reconciliation.digested(message, sender, source), sender)
+                self._spreading.send_delta(self._reconciliation.afford(sender, missing, message.shards), source)
+            case Delta(root, cells, left):
                 fresh = self._take_cells(cells, sender, source, push=False)
                 if fresh and self._presence.is_other_side(sender):
                     self._pass_through(fresh, None)
                 self._reconciliation.compare(sender, root)
                 if fresh:  # else what still differs is something that one of us refuses: the next ping is soon enough
-                    self._reconciliation.brought(sender)
+                    self._reconciliation.brought(sender, left)
             case Leave(incarnation):
                 self._swim.hear((MemberUpdate(sender, MemberState.LEFT, incarnation, sender),), sender)
 

@@ -9,7 +9,8 @@ for what it brings is passed on (`reunion`). So each waits until nothing of the 
 a time drawn so that of any number of nodes few begin early: the later half of them in the last slot, half of the others
 in the one before, and so on. What the first ones bring sends the others back to waiting. (Feedback for multicast by
 exponentially distributed timers: Nonnenmacher and Biersack, 1998.) And with the other side a node has one exchange at
-a time, or everybody there would answer the one that was away alone with the same.
+a time, or everybody there would answer the one that was away alone with the same. So has a node whose link is narrow:
+it sees the parts of a delta come in one by one.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from lattice.antientropy import Reconciler
-from lattice.cells import Cell, CellIndex
+from lattice.cells import Cell, CellIndex, Shards
 from lattice.outbox import Outbox
+from lattice.pacing import Pacing
 from lattice.swim import Swim
-from lattice.types import CellId, Endpoint, Micros, NodeId
+from lattice.types import SECOND, CellId, Endpoint, Micros, NodeId
 from lattice.wire import Compare, Digest
 
 
@@ -34,8 +36,13 @@ class Reconciliation:
         self._swim = swim
         self._is_other_side = is_other_side
         self._reconciler = Reconciler(cells, out.prng)
+        self._pacing = Pacing(out.config)
         self._roots: dict[NodeId, bytes] = {}
         self._waiting_since: dict[NodeId, Micros] = {}
+        self._part_at: dict[NodeId, Micros] = {}
+        """When the last part of a delta came from whom our root differs."""
+        self._narrow_until = Micros(0)
+        """Until when one exchange is all that our link bears."""
         self._quiet_at = Micros(0)
         self._turn_at = Micros(0)
         """When we may begin with the other side."""
@@ -72,11 +79,12 @@ class Reconciliation:
 
     def begin(self, peer: NodeId) -> None:
         """The moment is over. While rumours bring news it is too early: what we would ask for is on its way."""
-        now, may_at = self._out.now, self._may_begin_at(peer)
-        if may_at > now and peer in self._roots:
+        now, not_before, may_at = self._out.now, self._not_before(peer), self._may_begin_at(peer)
+        if peer in self._roots and max(not_before, may_at) > now:
             patience_over = self._waiting_since.setdefault(peer, now) + self._patience_us()
-            if patience_over > now:
-                self._out.timers.set(f"reconcile {peer.hex()}", Micros(min(may_at, patience_over)))
+            again_at = max(not_before, min(may_at, patience_over))
+            if again_at > now:
+                self._out.timers.set(f"reconcile {peer.hex()}", Micros(again_at))
                 return
         self._waiting_since.pop(peer, None)
         member = self._swim.members.get(peer)
@@ -85,6 +93,11 @@ class Reconciliation:
             self._out.count("reconciliations begun")
             self._pair_with(peer)
             self._out.send(self._reconciler.open(peer, now), member.endpoint)
+
+    def _not_before(self, peer: NodeId) -> Micros:
+        """Until when it would do harm, whatever else waits."""
+        taken_until = self._narrow_until if not self._is_partner(peer) else Micros(0)
+        return max(taken_until, self._pacing.lost_until(peer))
 
     def _may_begin_at(self, peer: NodeId) -> Micros:
         if not self._is_other_side(peer):
@@ -108,10 +121,12 @@ class Reconciliation:
 
     def compared(self, compare: Compare, sender: NodeId, source: Endpoint) -> None:
         yields = not self._is_partner(sender) or self._out.node < sender  # of two that began with each other, one does
-        if self._partner_until > self._out.now and self._is_other_side(sender) and yields:
+        now = self._out.now
+        taken = self._partner_until > now and (self._is_other_side(sender) or self._narrow_until > now)
+        if taken and yields:
             self._out.count("reconciliations put off")
             return
-        answer = self._reconciler.compared(sender, compare, self._out.now)
+        answer = self._reconciler.compared(sender, compare, now)
         if answer is not None:
             self._pair_with(sender)
             self._out.send(answer, source)
@@ -123,11 +138,27 @@ class Reconciliation:
             self._out.send(answer, source)
         return missing
 
-    def brought(self, peer: NodeId) -> None:
-        """A part of what we lacked has come: go on when no more of it does."""
-        if peer in self._roots:
-            self._pair_with(peer)
-            self._out.timers.set(f"reconcile {peer.hex()}", self._out.after(self._out.config.reconcile_delay_us))
+    def afford(self, peer: NodeId, missing: list[Cell], shards: Shards) -> list[Cell]:
+        """What of these, which a peer's filter over these shards lacks, is to be sent now."""
+        chosen = self._pacing.afford(peer, missing, shards, self._out.now)
+        if missing and not chosen:
+            self._out.count("deltas held back")
+        return chosen
+
+    def brought(self, peer: NodeId, left: int) -> None:
+        """A part of what we lacked has come, and so many are left: go on when no more of them do."""
+        if peer not in self._roots:
+            return
+        config, now = self._out.config, self._out.now
+        self._pair_with(peer)
+        wait_us = config.reconcile_delay_us
+        if left:
+            apart_us = min(now - self._part_at.get(peer, now), SECOND)
+            wait_us = max(wait_us, config.graft_retry_us, 2 * apart_us)
+            if apart_us > config.narrow_us:
+                self._narrow_until = self._partner_until = self._out.after(wait_us)
+        self._part_at[peer] = now
+        self._out.timers.set(f"reconcile {peer.hex()}", self._out.after(wait_us))
 
     def refuse(self, cell: CellId) -> None:
         """This cell is not for us: claim to have it, or peers would send it for ever in place of what we lack."""
@@ -141,4 +172,5 @@ class Reconciliation:
         """There is nothing to begin."""
         if self._roots.pop(peer, None) is not None:
             self._waiting_since.pop(peer, None)
+            self._part_at.pop(peer, None)
             self._out.timers.cancel(f"reconcile {peer.hex()}")

@@ -18,6 +18,7 @@ from lattice.antientropy import most_urgent_first
 from lattice.cells import Cell, CellIndex, CellKind
 from lattice.dissemination import Strategy
 from lattice.outbox import Outbox
+from lattice.pacing import affordable
 from lattice.reunion import stem_of
 from lattice.roster import Roster
 from lattice.seal import OVERHEAD_BYTES
@@ -167,10 +168,11 @@ class Spreading:
 
     # --- deltas
 
-    def send_delta(self, cells: Iterable[Cell], target: Endpoint) -> None:
-        """The most urgent cells first, as many as one answer may hold; the rest follows in the next round."""
-        for batch in self.batches(affordable(cells, self._out.config.delta_bytes_max)):
-            self._out.send(Delta(self._cells.root(), batch), target)
+    def send_delta(self, cells: Sequence[Cell], target: Endpoint) -> None:
+        """The most urgent cells first."""
+        batches = self.batches(cells)
+        for left, batch in zip(reversed(range(len(batches))), batches, strict=True):
+            self._out.send(Delta(self._cells.root(), batch, left), target)
 
     def batches(self, cells: Sequence[Cell]) -> list[tuple[WireCell, ...]]:
         return batches(cells, self._out.config.datagram_bytes_max, self._age_ms)
@@ -179,17 +181,6 @@ class Spreading:
 def tree_of(cell: Cell) -> CellId:
     """What seeds the trees of a rumour: its id; of an op, its author. A chain is of use in order only."""
     return stem_of(cell) if cell.kind is CellKind.OP else cell.id
-
-
-def affordable(cells: Iterable[Cell], bytes_max: int) -> list[Cell]:
-    """The first of these, as many as so many bytes hold; one at least."""
-    chosen: list[Cell] = []
-    for cell in cells:
-        bytes_max -= len(cell.data)
-        if chosen and bytes_max < 0:
-            break
-        chosen.append(cell)
-    return chosen
 
 
 def batches(

@@ -134,6 +134,8 @@ class Delta:
     root: bytes
     """The sender's root when it sent this: if ours still differs, there is more to ask for."""
     cells: tuple[WireCell, ...]
+    left: int = 0
+    """How many more of this answer follow."""
 
 
 @record
@@ -168,8 +170,8 @@ def _fields(message: Message) -> canonical.Value:
             return (5, salt, b"".join(fingerprints))
         case Digest(shards, salt, bloom, answer_salt):
             return (6, _bitmap(shards), salt, bloom.data, answer_salt)
-        case Delta(root, carried):
-            return (7, root, _cells(carried))
+        case Delta(root, carried, left):
+            return (7, root, _cells(carried), left)
         case Leave(incarnation):
             return (8, incarnation)
         case Graft(ids):
@@ -203,7 +205,7 @@ def decode(body: bytes, bytes_max: int) -> Message:
         raise WireError(error.reason, error.detail) from None
 
 
-_LENGTHS: Final = dict(enumerate((5, 7, 4, 2, 3, 5, 3, 2, 2, 2, 3, 2, 2), start=1))
+_LENGTHS: Final = dict(enumerate((5, 7, 4, 2, 3, 5, 4, 2, 2, 2, 3, 2, 2), start=1))
 """How many fields a message of each type has, the type included."""
 
 
@@ -243,8 +245,8 @@ def _parse(kind: int, fields: tuple[object, ...]) -> Message:
             _, shards, salt, filter_data, answer_salt = fields
             return Digest(_read_shards(shards), _nonce(salt), Bloom.from_bytes(filter_data), _nonce(answer_salt))
         case 7:
-            _, root, cells = fields
-            return Delta(_root(root), _read_cells(cells))
+            _, root, cells, left = fields
+            return Delta(_root(root), _read_cells(cells), canonical.integer(left, "left", 0))
         case 8:
             return Leave(canonical.integer(fields[1], "incarnation", 1))
         case 10:

@@ -54,6 +54,7 @@ KINDS: Final[Mapping[str, Kind]] = {
     "bridge": Kind("two halves that only one node reaches", wire_faults.read_bridge, swarm=True),
     "flap": Kind("a cut that comes and goes", wire_faults.read_flap, swarm=True),
     "clog": Kind("packets of some nodes take much longer", wire_faults.read_clog, swarm=True),
+    "narrow": Kind("links of some nodes carry little, and drop the rest", wire_faults.read_narrow, swarm=True),
     "hold": Kind("packets of some nodes wait, and arrive all at once", wire_faults.read_hold, swarm=True),
     "loss": Kind("a share of packets is lost", wire_faults.read_loss, swarm=True),
     "slow-links": Kind("every path takes several times as long", wire_faults.read_slow_links),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from lattice.prng import Prng
 from sim.draws import PPM, happens, luck, seed32
 from sim.network import PASS, Deliver, Drop, Packet, Verdict
-from sim.quantities import Section, choice, factor, share, some_duration
+from sim.quantities import NotExpected, Section, bandwidth, choice, factor, share, size, some_duration
 from sim.stage import Selector, Stage, selector
 
 BOTH = 2
@@ -70,6 +70,30 @@ class Worse:
         return Deliver(packet.delay_us * self._factor_ppm // PPM + self._extra_us)
 
 
+class Narrow:
+    """Links of the chosen hosts carry so little, each way, and drop what their queue does not hold. What goes by stream
+    is sent again until it is there: it waits instead."""
+
+    def __init__(self, chosen: frozenset[int], bit_s: int, queue_bytes: int) -> None:
+        self._chosen = chosen
+        self._bit_s = bit_s
+        self._queue_bytes = queue_bytes
+        self._free: dict[tuple[int, bool], int] = {}
+        """When each link, out or in, has carried what it holds."""
+
+    def judge(self, packet: Packet) -> Verdict:
+        delay_us = packet.delay_us
+        for link in ((packet.source, True), (packet.target, False)):
+            if link[0] not in self._chosen:
+                continue
+            free = max(self._free.get(link, 0), packet.at)
+            if not packet.stream and (free - packet.at) * self._bit_s // 8_000_000 > self._queue_bytes:
+                return Drop("narrow link full")
+            self._free[link] = free + len(packet.data) * 8_000_000 // self._bit_s
+            delay_us += self._free[link] - packet.at
+        return Deliver(delay_us) if delay_us > packet.delay_us else PASS
+
+
 def _split(stage: Stage, side: Sequence[int]) -> list[int]:
     sides = [0] * len(stage.cluster.hosts)
     for index in side:
@@ -123,12 +147,16 @@ class Paths:
     factor_ppm: int = PPM
     loss_ppm: int = 0
     extra_us: int = 0
-    _rule: Held | Worse | None = None
+    bit_s: int = 0
+    queue_bytes: int = 0
+    _rule: Held | Worse | Narrow | None = None
 
     def begin(self, stage: Stage, prng: Prng, until: int) -> str:
         chosen = frozenset(host.index for host in stage.chosen(self.which, prng))
         if self.shape == "hold":
             self._rule = Held(chosen, until)
+        elif self.shape == "narrow":
+            self._rule = Narrow(chosen, self.bit_s, self.queue_bytes)
         else:
             self._rule = Worse(chosen, str(prng.token()), self.factor_ppm, self.loss_ppm, self.extra_us)
         stage.disturb_wire(self._rule)
@@ -173,6 +201,19 @@ def read_clog(section: Section) -> Paths:
 
 def read_hold(section: Section) -> Paths:
     return Paths("hold", section.take("nodes", selector, Selector("count", 1)))
+
+
+def read_narrow(section: Section) -> Paths:
+    which = section.take("nodes", selector, Selector("count", 1))
+    bit_s, queue_bytes = section.take("bandwidth", _limited, 64_000), section.take("queue", size, 3_200)
+    return Paths("narrow", which, bit_s=bit_s, queue_bytes=queue_bytes)
+
+
+def _limited(value: object) -> int:
+    bit_s = bandwidth(value)
+    if not bit_s:
+        raise NotExpected('a bandwidth, as "64kbit"', "a narrow link is one that has a limit")
+    return bit_s
 
 
 def read_loss(section: Section) -> Paths:

@@ -29,9 +29,10 @@ from lattice.events import HealthObserved, LocalUpdate, SetTimer, TimerFired
 from lattice.health import Observation, SignedRow
 from lattice.identity import author_id_of
 from lattice.membership import MemberState
+from lattice.pacing import affordable
 from lattice.policy_store import PolicyStore
 from lattice.prng import Prng
-from lattice.spreading import affordable, batches
+from lattice.spreading import batches
 from lattice.types import MILLISECOND, SECOND, CellId, Level, Micros, NodeId
 from lattice.wire import Delta
 from sim import inside

@@ -19,8 +19,8 @@ from lattice.grants import Role, sign_revocation
 from lattice.identity import Ed25519Signer, node_id_of, private_key_from, public_key_of
 from lattice.key_ring import KeyRing
 from lattice.seal import Sealed
-from lattice.stream_security import StreamSecurity
-from lattice.types import SECOND, Micros
+from lattice.stream_security import StreamSecurity, TlsStream
+from lattice.types import SECOND, Micros, NodeId
 from tests.lattice.cluster import CLUSTER
 from tests.lattice.test_driver import SECRET, Node, running, until
 
@@ -180,6 +180,27 @@ async def test_a_node_without_a_certificate_gets_nothing_across_and_both_say_so(
         assert ams.driver.counters()["row rejected: not granted"] > 0
 
 
+async def test_many_frames_take_one_connection(tmp_path: Path) -> None:
+    async with secured("ams", tmp_path) as ams, secured("fra", tmp_path) as fra:
+        await ams.meets(fra)
+        security = fra.driver._streams.security
+        assert security is not None
+        shaken = 0
+        accept = security.accept
+
+        async def counted(stream: trio.SocketStream, now: Micros) -> tuple[TlsStream, NodeId]:
+            nonlocal shaken
+            shaken += 1
+            return await accept(stream, now)
+
+        security.accept = counted  # type: ignore[method-assign]
+        blocks = [f"region x{number} {{}}\n" * 100 for number in range(30)]
+        version = await ams.publish("edition 1\n", *blocks)
+        await until(lambda: [policy.version for policy in fra.driver.view().policies] == [version])
+        assert shaken == 1
+        assert refusals(fra) == {}
+
+
 async def test_the_caller_judges_too(tmp_path: Path) -> None:
     """A node does not hand its frames to whoever listens at a peer's address."""
     async with secured("ams", tmp_path) as ams, secured("fra", tmp_path) as fra:
@@ -205,7 +226,8 @@ async def test_a_new_certificate_is_used_at_once_and_open_streams_go_on(tmp_path
         await stream.send_all(frame[30:])
         await until(
             lambda: ams.driver.counters().get("frame rejected: unknown message", 0) == 1
-        )  # heard, and no message
-        await call(ams, peer_context(tmp_path, PEER_KEY, certified(PEER_KEY, serial=66)), frame)
+        )  # heard, and no message; what was begun is finished, and nothing more is heard
         await until(lambda: ams.driver.counters().get("frame rejected: certificate revoked", 0) == 1)
+        await call(ams, peer_context(tmp_path, PEER_KEY, certified(PEER_KEY, serial=66)), frame)
+        await until(lambda: ams.driver.counters().get("frame rejected: certificate revoked", 0) == 2)
         await stream.aclose()

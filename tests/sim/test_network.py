@@ -14,7 +14,7 @@ from lattice.wire import encode
 from sim.network import PASS, Deliver, Drop, LinkSettings, Network, Packet, Verdict
 from sim.signing import MESSAGES
 from sim.topology import PathSettings, Room, globe, measured
-from sim.wire_faults import BOTH, Held, Severed
+from sim.wire_faults import BOTH, Held, Narrow, Severed
 from tests.lattice.test_wire import SAMPLES
 
 MANY = 20_000
@@ -57,6 +57,20 @@ def test_a_slow_uplink_queues_and_then_drops() -> None:
     taken = [copies[0][0] - 10 * MILLISECOND for copies in delays if copies]
     assert taken == [100 * MILLISECOND * (index + 1) for index in range(6)]
     assert wire.dropped == {"queue full": 4}
+
+
+def test_a_narrow_link_queues_and_then_drops_but_never_a_stream() -> None:
+    rule = Narrow(frozenset({1}), bit_s=8_000, queue_bytes=250)
+
+    def judge(source: int, target: int, at: int = 0, stream: bool = False) -> Verdict:
+        return rule.judge(Packet(source, target, bytes(100), stream, at, 10_000, 0))
+
+    assert [judge(0, 1) for _ in range(3)] == [Deliver(10_000 + 100_000 * place) for place in (1, 2, 3)]
+    assert judge(0, 1) == Drop("narrow link full")
+    assert judge(2, 1, stream=True) == Deliver(10_000 + 400_000)
+    assert judge(1, 0) == Deliver(10_000 + 100_000), "the other way is a link of its own"
+    assert judge(0, 2) == PASS
+    assert judge(0, 1, at=500_000) == Deliver(10_000 + 100_000), "what it held has left"
 
 
 @given(st.integers(0, 3), st.integers(0, 3), st.integers(0, 2**40), st.integers(0, 50))

@@ -1,0 +1,96 @@
+"""Deltas to a peer, by what its filters tell of the last one."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lattice.cells import Cell, CellKind, Shards, Urgency
+from lattice.config import Config
+from lattice.pacing import PEERS_MAX, Pacing, affordable
+from lattice.types import SECOND, CellId, Micros, NodeId
+
+CONFIG = Config()
+POLICY = Urgency.POLICY
+PEER = NodeId(b"p" * 16)
+ALL = Shards(16, tuple(range(16)))
+CELL_BYTES = 600
+
+
+def cells(count: int) -> list[Cell]:
+    return [
+        Cell(CellId(number.to_bytes(2, "little") + bytes(14)), CellKind.OP, bytes(CELL_BYTES), POLICY, (b"w", number))
+        for number in range(count)
+    ]
+
+
+def size(sent: list[Cell]) -> int:
+    return sum(len(cell.data) for cell in sent)
+
+
+def test_where_everything_arrives_nobody_waits_and_nothing_is_smaller() -> None:
+    pacing, left, now, rounds = Pacing(CONFIG), cells(1_000), Micros(SECOND), 0
+    while left:
+        sent = pacing.afford(PEER, left, ALL, now)
+        assert size(sent) > CONFIG.delta_bytes_max - CELL_BYTES or sent == left
+        assert pacing.lost_until(PEER) == 0
+        left, now, rounds = left[len(sent) :], Micros(now + 1_000), rounds + 1
+    assert rounds == 1_000 * CELL_BYTES // CONFIG.delta_bytes_max + 1
+
+
+def test_what_was_just_sent_is_not_sent_again_before_it_can_have_arrived() -> None:
+    pacing, left, now = Pacing(CONFIG), cells(200), Micros(SECOND)
+    sent = pacing.afford(PEER, left, ALL, now)
+    for wait in (0, 100_000, CONFIG.delta_wait_us - 1):
+        assert pacing.afford(PEER, left, ALL, Micros(now + wait)) == []
+    again = pacing.afford(PEER, left, ALL, Micros(now + CONFIG.delta_wait_us))
+    assert again == left[: len(again)], "the most urgent are the most urgent still"
+    assert size(again) <= CONFIG.delta_bytes_max // 2
+    assert len(sent) > len(again) > 0
+    assert pacing.lost_until(PEER) == now + CONFIG.delta_wait_us + 2 * CONFIG.delta_wait_us
+    assert pacing.afford(NodeId(b"q" * 16), left, ALL, now) == sent, "another peer has a pace of its own"
+
+
+def test_a_filter_over_other_shards_says_nothing_of_the_last_delta() -> None:
+    pacing, left, now = Pacing(CONFIG), cells(200), Micros(SECOND)
+    pacing.afford(PEER, [cell for cell in left if cell.id in Shards(16, (0,))], ALL, now)
+    elsewhere = [cell for cell in left if cell.id in Shards(16, (1,))]
+    assert pacing.afford(PEER, elsewhere, Shards(16, (1,)), now) == elsewhere
+
+
+@given(st.integers(4_000, 400_000), st.integers(1, 400))
+def test_over_any_link_everything_arrives_and_little_is_sent_in_vain(bytes_per_s: int, count: int) -> None:
+    """A link that carries what it can and drops the rest; the peer asks again 30 ms after the last part."""
+    pacing, left, now, sent_bytes = Pacing(CONFIG), cells(count), Micros(SECOND), 0
+    free_at = now
+    while left:
+        sent = pacing.afford(PEER, left, ALL, now)
+        sent_bytes += size(sent)
+        arrived = set()
+        for cell in sent:
+            begins = max(free_at, now)
+            if begins - now <= 400_000:  # what the link's queue holds
+                free_at = Micros(begins + CELL_BYTES * SECOND // bytes_per_s)
+                arrived.add(cell.id)
+        now = Micros(max(free_at, now) + 30_000)
+        left = [cell for cell in left if cell.id not in arrived]
+    wanted = count * CELL_BYTES
+    assert sent_bytes <= 2 * wanted + 2 * CONFIG.delta_bytes_max
+    in_vain = sum(CONFIG.delta_wait_us << doubled for doubled in range(5))
+    assert now - SECOND <= in_vain + 4 * wanted * SECOND // bytes_per_s + 4 * SECOND
+
+
+def test_the_memory_of_peers_is_bounded_and_the_longest_silent_is_forgotten() -> None:
+    pacing, left = Pacing(CONFIG), cells(200)
+    peers = [NodeId(number.to_bytes(16, "big")) for number in range(PEERS_MAX + 1)]
+    for peer in peers:
+        pacing.afford(peer, left, ALL, Micros(SECOND))
+    assert pacing.afford(peers[-1], left, ALL, Micros(SECOND)) == []
+    assert pacing.afford(peers[0], left, ALL, Micros(SECOND)) != []
+    assert len(pacing._paces) == PEERS_MAX
+
+
+def test_one_cell_at_least_however_large() -> None:
+    assert affordable(cells(3), 1) == cells(1)
+    assert affordable(cells(3), 2 * CELL_BYTES) == cells(2)
+    assert affordable([], 1) == []
