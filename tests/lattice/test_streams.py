@@ -92,7 +92,7 @@ async def test_a_line_sends_what_comes_and_ends_when_nothing_does(autojump_clock
     assert line.put(b"first")
     async with trio.open_nursery() as nursery:
         nursery.start_soon(received.read, theirs)
-        nursery.start_soon(line.say, ours)
+        nursery.start_soon(line.say, ours)  # type: ignore[arg-type]
         await trio.sleep(IDLE_S / 2)
         assert line.put(b"second")
         await trio.sleep(IDLE_S / 2)
