@@ -11,7 +11,7 @@ INSTALLED := .venv/.installed
 help:
 	@echo 'make demo    three regions, three sites, real traffic; a region dies and no user notices'
 	@echo 'make test    the tests'
-	@echo 'make extras  the tests that need more: a fuzzer, Chromium (by apt-get, as root), another Python, Dask, matplotlib'
+	@echo 'make extras  the tests that need more: a fuzzer, Chromium (by apt-get, as root), another Python, Dask, matplotlib, root'
 	@echo 'make check   lint, format, types, import contracts'
 	@echo 'make search  the laws alone, over examples never tried before: what `make test` repeats, this looks for'
 	@echo 'make nightly a million decisions, in every form of a policy, compared byte for byte: some twenty minutes'

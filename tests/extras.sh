@@ -37,4 +37,5 @@ else
 fi
 
 unset PYENV_VERSION
+export EDGELATTICE_NAMESPACES=1
 exec .venv/bin/pytest -m extras "$@"

@@ -1,0 +1,203 @@
+"""Real nodes on real networks: each in a network namespace, on bridges that are cut, narrowed and plugged in.
+
+Needs root and iproute2, and takes a minute: `make extras` runs it. Nothing outside the namespaces is touched, and their
+names carry this process's number.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+COMMAND = str(Path(sys.executable).with_name("edgelattice"))
+WHY_NOT = (
+    "`make extras` runs it"
+    if not os.environ.get("EDGELATTICE_NAMESPACES")
+    else "needs root"
+    if os.geteuid()
+    else "needs `ip` and `tc` (iproute2)"
+    if not (shutil.which("ip") and shutil.which("tc"))
+    else ""
+)
+pytestmark = [pytest.mark.slow, pytest.mark.extras, pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)]
+
+
+def ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True, capture_output=True, text=True, timeout=30)
+
+
+class Network:
+    """Sites that hear each other over bridges; the bridges stand in a namespace of their own."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._prefix = f"el{os.getpid()}-"
+        self._bridges = f"{self._prefix}bridges"
+        self._nodes: dict[str, subprocess.Popen[bytes]] = {}
+        self._hosts = 0
+
+    @contextmanager
+    def made(self, *sites: str) -> Iterator[Network]:
+        with ExitStack() as stack:
+            for name in (self._bridges, *map(self.namespace, sites)):
+                try:
+                    ip("netns", "add", name)
+                except subprocess.CalledProcessError as error:
+                    pytest.skip(f"no network namespaces here: {error.stderr.strip()}")
+                stack.callback(ip, "netns", "delete", name)
+            stack.callback(self._stop)
+            for place, site in enumerate(sites):
+                joins = ("--join", str(self._directory / sites[0])) if place else ()
+                self.run("init", "--site", site, "--dir", str(self._directory / site), *joins)
+                ip("-n", self.namespace(site), "link", "set", "lo", "up")
+            yield self
+
+    def _stop(self) -> None:
+        for node in self._nodes.values():
+            node.terminate()
+        for node in self._nodes.values():
+            node.wait(timeout=30)
+
+    def namespace(self, site: str) -> str:
+        return f"{self._prefix}{site}"
+
+    def lan(self, name: str) -> None:
+        ip("-n", self._bridges, "link", "add", name, "type", "bridge")
+        ip("-n", self._bridges, "link", "set", name, "up")
+
+    def plug(self, site: str, lan: str, address: str) -> None:
+        """Give a site an interface on a network."""
+        inside, outside = f"to-{lan}", f"{lan}-{site}"
+        peer = ("type", "veth", "peer", "name", outside, "netns", self._bridges)
+        ip("-n", self.namespace(site), "link", "add", inside, *peer)
+        ip("-n", self._bridges, "link", "set", outside, "master", lan, "up")
+        ip("-n", self.namespace(site), "address", "add", f"{address}/24", "dev", inside)
+        ip("-n", self.namespace(site), "link", "set", inside, "up")
+
+    def unplug(self, site: str, lan: str) -> None:
+        ip("-n", self.namespace(site), "link", "delete", f"to-{lan}")
+
+    def narrow(self, site: str, lan: str, rate: str) -> None:
+        """Both ways, with room for 400 ms."""
+        for namespace, device in ((self.namespace(site), f"to-{lan}"), (self._bridges, f"{lan}-{site}")):
+            shape = ["root", "tbf", "rate", rate, "burst", "2kb", "latency", "400ms"]
+            found = subprocess.run(
+                ["ip", "netns", "exec", namespace, "tc", "qdisc", "add", "dev", device, *shape],
+                capture_output=True,
+                text=True,
+            )
+            if found.returncode:
+                pytest.skip(f"no token bucket in this kernel: {found.stderr.strip()}")
+
+    def blackhole(self, site: str, address: str) -> None:
+        ip("-n", self.namespace(site), "route", "add", "blackhole", f"{address}/32")
+
+    def start(self, site: str) -> None:
+        with (self._directory / f"{site}.log").open("wb") as log:
+            inside = ["ip", "netns", "exec", self.namespace(site), COMMAND]
+            self._nodes[site] = subprocess.Popen(
+                [*inside, "run", str(self._directory / site / "site.toml")], stdout=log, stderr=subprocess.STDOUT
+            )
+
+    def run(self, *words: str, at: str = "") -> str:
+        inside = ["ip", "netns", "exec", self.namespace(at)] if at else []
+        done = subprocess.run([*inside, COMMAND, *words], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def view(self, site: str) -> dict[str, Any]:
+        view: dict[str, Any] = json.loads(self.run("status", "--json", at=site))
+        return view
+
+    def states(self, site: str) -> dict[str, str]:
+        """What a site says of each; nothing before it answers."""
+        try:
+            return {member["site"]: member["state"] for member in self.view(site)["members"]}
+        except AssertionError:
+            assert self._nodes[site].poll() is None, (self._directory / f"{site}.log").read_text()
+            return {}
+
+    def until(self, holds: Callable[[], bool], within_s: float, what: str) -> None:
+        deadline = time.monotonic() + within_s
+        while not holds():
+            assert time.monotonic() < deadline, f"not within {within_s} s: {what}"
+            time.sleep(0.5)
+
+
+@pytest.fixture
+def network(tmp_path: Path) -> Network:
+    return Network(tmp_path)
+
+
+def large_policy() -> str:
+    """60 kB: a day of copying for a link of 64 kbit/s, if it is flooded; nine seconds if it is not."""
+    zones = [
+        f"zone z{number} {{ at 1 1 {' '.join(f'10.{number}.{block}.0/24' for block in range(20))} }}"
+        for number in range(200)
+    ]
+    regions = [f"region r{number} {{ at {number} {number} endpoint 192.0.2.{number + 1}:80 }}" for number in range(4)]
+    return "\n".join(["edition 1", *regions, *zones, 'route a for "*" { primary nearest secondary any }', ""])
+
+
+def test_a_narrow_link_and_a_missing_route_part_nobody(network: Network, tmp_path: Path) -> None:
+    sites = ("ams", "fra", "gru", "iad", "sin")
+    with network.made(*sites):
+        network.lan("lan")
+        for host, site in enumerate(sites, 1):
+            network.plug(site, "lan", f"10.77.0.{host}")
+            network.start(site)
+        everybody = dict.fromkeys(sites, "alive")
+        network.until(lambda: all(network.states(site) == everybody for site in sites), 60, "mDNS brings all together")
+
+        network.narrow("sin", "lan", "64kbit")
+        network.blackhole("ams", "10.77.0.3")
+        network.blackhole("gru", "10.77.0.1")
+        policy = tmp_path / "large.policy"
+        policy.write_text(large_policy())
+        network.run("policy", "publish", str(policy), "--key", str(tmp_path / "ams/operator.key"), at="ams")
+        (version,) = [each["version"] for each in network.view("ams")["policies"]]
+
+        def versions(site: str) -> list[str]:
+            return [each["version"] for each in network.view(site)["policies"]]
+
+        network.until(lambda: all(versions(site) == [version] for site in sites), 150, "the policy is everywhere")
+        for site in sites:
+            view = network.view(site)
+            assert not [event["text"] for event in view["events"] if event.get("state") == "down"]
+            assert view["counters"]["bytes out"] < 3_000_000, f"{site} floods"
+            assert not [name for name in view["counters"] if "inbox full" in name]
+        network.until(lambda: all(network.states(site) == everybody for site in sites), 60, "and all are there")
+
+
+def test_a_network_that_is_plugged_in_later_is_found_without_a_word(network: Network) -> None:
+    with network.made("ams", "fra", "gru"):
+        network.lan("old")
+        network.lan("new")
+        network.plug("ams", "old", "10.77.0.1")
+        network.plug("fra", "old", "10.77.0.2")
+        network.plug("gru", "new", "10.78.0.3")
+        for site in ("ams", "fra", "gru"):
+            network.start(site)
+        both = {"ams": "alive", "fra": "alive"}
+        network.until(lambda: network.states("ams") == network.states("fra") == both, 60, "the old network is one")
+        assert network.states("gru") in ({}, {"gru": "alive"})
+
+        def meets() -> bool:
+            return network.states("ams").get("gru") == network.states("gru").get("ams") == "alive"
+
+        network.plug("ams", "new", "10.78.0.1")
+        network.until(meets, 60, "the new interface is seen, and who is behind it")
+        network.unplug("ams", "new")
+        network.until(lambda: network.states("ams").get("gru") == "down", 60, "what is unplugged is down")
+        network.plug("ams", "new", "10.78.0.1")
+        network.until(meets, 90, "and is called again when it is back")
