@@ -50,7 +50,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	  echo 'edgelattice needs Python >= 3.11, and $(PYTHON) is' "$$($(PYTHON) --version 2>&1)." \
 	       'Name another one: make PYTHON=python3.12 $(or $(MAKECMDGOALS),demo)' >&2; exit 1; }
 	@echo 'Installing into .venv (once; again when pyproject.toml or constraints.txt change) ...'
-	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -c '' 2>/dev/null || $(PYTHON) -m venv --clear .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
