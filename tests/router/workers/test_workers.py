@@ -186,10 +186,17 @@ async def test_hangup_from_the_node_itself_to_workers_and_back_and_no_request_no
                 ):
                     begun = await trio.open_tcp_stream(*ams.bound.http[0])
                     await begun.send_all(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\n1")
-                    await trio.sleep(0.05)  # whoever serves now has it
+                    idle = await trio.open_tcp_stream(*ams.bound.http[0])
+                    await idle.send_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+                    assert b" 200 OK\r\n" in await idle.receive_some()
+                    await trio.sleep(0.05)  # whoever serves now has the other, too
                     alone.path.write_text(text.replace("[http]", f"[http]\nworkers = {count}"))
                     await hang_up.send(None)
                     await until(partial(said, ams, "worker", said_then))
+                    with trio.fail_after(10):
+                        while await idle.receive_some():
+                            pass  # the rest of its answer; then who served it leaves
+                    await idle.aclose()
                     await until(partial(_more, statuses, len(statuses) + 20))
                     await begun.send_all(b"2")
                     assert b" 200 OK\r\n" in await begun.receive_some(), "what was begun is finished"
@@ -197,7 +204,7 @@ async def test_hangup_from_the_node_itself_to_workers_and_back_and_no_request_no
                     await until(partial(_so_many, count if count > 1 else 0))
                 asking.cancel_scope.cancel()
             assert set(statuses) == {200}
-            assert await counted(ams, "proxy requests", len(statuses) + 2)  # of all that ever served
+            assert await counted(ams, "proxy requests", len(statuses) + 4)  # of all that ever served
             assert (await ams.view())["traffic"]["errors"] == 0
         regions.cancel_scope.cancel()
     assert workers() == []
