@@ -11,7 +11,7 @@ import trio
 import trio.testing
 
 from lattice.types import SECOND
-from router.traffic.connection import Connection
+from router.traffic.connection import RECEIVE_BYTES, Connection
 from router.traffic.nested_epoll import NestedEpoll, Wake
 
 
@@ -47,6 +47,29 @@ async def test_a_fiber_waits_for_its_socket() -> None:
         await settled()
         assert got == [b"one", b"two"]
         assert not nest.fibers
+
+
+async def test_a_read_that_took_all_it_could_is_followed_by_another_without_a_wait(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """The kernel tells of what arrives, not of what was left."""
+    near, far = socket.socketpair()
+    rest = 1_000
+    got: list[int] = []
+
+    async def body(connection: Connection) -> None:
+        while sum(got) < RECEIVE_BYTES + rest:
+            await connection.readable(SECOND)
+            if data := connection.receive_now():
+                got.append(len(data))
+        connection.close()
+
+    assert far.send(bytes(RECEIVE_BYTES + rest)) == RECEIVE_BYTES + rest
+    async with running() as nest:
+        nest.start(body(Connection(near, nest)))
+        await trio.sleep(5)
+    far.close()
+    assert got == [RECEIVE_BYTES, rest]
 
 
 async def test_deadlines_are_met_in_order_and_void_once_their_wait_is_over(

@@ -14,6 +14,7 @@ import router.traffic.upstream_pool
 from lattice.types import SECOND, Endpoint, Level
 from router.decision.decide import Attempt
 from router.traffic.connection import Connection, connect
+from router.traffic.nested_epoll import NestedEpoll
 from router.traffic.proxy_limits import ProxyLimits
 from router.traffic.upstream_pool import EXPECTED_SECONDS, ExhaustedError, Upstream, UpstreamPool
 from tests.router.traffic.upstreams import Wire, hanging, listen, refusing
@@ -70,6 +71,27 @@ async def test_closed_and_talkative_connections_are_not_reused(
     assert fresh is not upstream
     assert pool.counters["stale"] == 1
     fresh.close()
+
+
+async def test_a_connection_that_closed_a_moment_ago_is_not_used_by_a_task(nursery: trio.Nursery) -> None:
+    """A task may run before the nest has looked again: it asks the kernel, which costs no vain read."""
+    nest = NestedEpoll()
+    await nursery.start(nest.run)
+    pool = UpstreamPool(LIMITS, nest)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        endpoint: Endpoint = server.getsockname()
+        for closes in (False, True):
+            upstream = await pool.acquire(endpoint)
+            peer, _ = server.accept()
+            await give_back(pool, upstream)
+            await trio.testing.wait_all_tasks_blocked()
+            with peer:
+                if closes:
+                    peer.close()
+                assert not upstream.ready, "nobody has looked"
+                assert (pool.take(endpoint, trio.current_time()) is None) is closes
+                upstream.close()
+    assert pool.counters["stale"] == 1
 
 
 async def test_old_connections_are_not_reused_but_swept(
