@@ -202,11 +202,14 @@ class Admission:
         )
         if signed.observer not in members and len(members) >= config.members_max:
             raise UntrustedError("too many members", f"{config.members_max} are known")
+        previous = self._health.table.get(signed.observer)
         placed = self._health.place(signed, age_us, source)
         if placed is None:
             return []
         # Whoever listens on a wildcard may not know its own address yet: then it is where its frame came from.
         host = signed.row.endpoint[0] or (source[0] if source and sender == signed.observer else "")
+        if previous is not None and previous.signed.row.endpoint == signed.row.endpoint:
+            host = ""  # what it said before; where its frames come from since is later news
         self._swim.meet(signed.row, signed.observer, (host, signed.row.endpoint[1]))
         if signed.observer in self._strangers:
             del self._strangers[signed.observer]

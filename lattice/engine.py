@@ -122,6 +122,7 @@ class Engine:
         self._strategy = strategy or Tree()
         self._out = Outbox(self.node, config, seal, prng, now)
         self._seal_records = SealRecords(seal, self._out.persist)
+        self._heard = 0
         self._cells = CellIndex()
         self._policy = PolicyStore(authors, verifier, self._grants)
         self._health = HealthPlane(
@@ -180,6 +181,9 @@ class Engine:
         if self._started:
             if now >= self._records_due:
                 self._records_due = self._out.after(SAVE_INTERVAL_US)
+                heard = sum(self._out.received.values())
+                self._seal_records.hear(heard > self._heard or not len(self._swim.members), now)
+                self._heard = heard
                 self._seal_records.save(self._out.now)
                 self._health.records.save()
             if self._deadline is not None and now - self._deadline > self._stall_us:

@@ -34,6 +34,9 @@ class SealRecords:
         self._remembers = seal.windows is not None
         self._persist = persist
         self._reserved: int | None = None
+        self._silent = 0
+        self._leapt = True
+        """The next reservation must be durable before the next frame."""
 
     def restore(self, table: str, key: bytes, value: bytes) -> bool:
         """Take a record of an earlier life; whether it is one of ours. Raises `MalformedError`; state is unchanged."""
@@ -50,18 +53,29 @@ class SealRecords:
         """Call it at the start, and from then on once in `SAVE_INTERVAL_US`: what is reserved must be durable before a
         frame is closed under it.
 
-        The first reservation of a life holds all frames back. Later ones are made when half of the last is left, so
-        they have the time of half a million frames to become durable, less those of an interval.
+        The first reservation of a life, and one after a leap, hold all frames back. Others are made when half of the
+        last is left, so they have the time of half a million frames to become durable, less those of an interval.
         """
         if not self._remembers:
             return
         reserved = self._seal.reserve(now)
         if reserved is not None:
-            self._persist(
-                "self", COUNTER_KEY, canonical.pack(reserved), Holds.FRAMES if self._reserved is None else Holds.NOTHING
-            )
-            self._reserved = reserved
+            holds = Holds.FRAMES if self._leapt else Holds.NOTHING
+            self._persist("self", COUNTER_KEY, canonical.pack(reserved), holds)
+            self._reserved, self._leapt = reserved, False
         self._save(SENDERS_PER_SAVE_MAX)
+
+    def hear(self, anything: bool, now: Micros) -> None:
+        """Whether any frame came from any peer since the last call; call it before `save`.
+
+        Another process with our key that started after us has gone ahead of our counter, and to all who heard it our
+        frames are old: nobody answers, and nobody can tell us why. So who hears nothing begins again at the present
+        moment, as a new life would, after twice the interval, four times, and so on.
+        """
+        self._silent = 0 if anything else self._silent + 1
+        if self._remembers and self._silent > 1 and self._silent.bit_count() == 1:
+            self._seal.begin_beyond(now)
+            self._leapt = True
 
     def save_all(self) -> None:
         """Before an orderly stop."""

@@ -87,6 +87,11 @@ class Network:
     def unplug(self, site: str, lan: str) -> None:
         ip("-n", self.namespace(site), "link", "delete", f"to-{lan}")
 
+    def renumber(self, site: str, lan: str, old: str, new: str) -> None:
+        """As when a lease ends."""
+        ip("-n", self.namespace(site), "address", "delete", f"{old}/24", "dev", f"to-{lan}")
+        ip("-n", self.namespace(site), "address", "add", f"{new}/24", "dev", f"to-{lan}")
+
     def narrow(self, site: str, lan: str, rate: str) -> None:
         """Both ways, with room for 400 ms."""
         for namespace, device in ((self.namespace(site), f"to-{lan}"), (self._bridges, f"{lan}-{site}")):
@@ -177,6 +182,28 @@ def test_a_narrow_link_and_a_missing_route_part_nobody(network: Network, tmp_pat
             assert view["counters"]["bytes out"] < 3_000_000, f"{site} floods"
             assert not [name for name in view["counters"] if "inbox full" in name]
         network.until(lambda: all(network.states(site) == everybody for site in sites), 60, "and all are there")
+
+
+def test_a_site_whose_address_changes_is_the_same_site(network: Network) -> None:
+    sites = ("ams", "fra", "gru", "iad")
+    with network.made(*sites):
+        network.lan("lan")
+        for host, site in enumerate(sites, 1):
+            network.plug(site, "lan", f"10.77.0.{host}")
+            network.start(site)
+        everybody = dict.fromkeys(sites, "alive")
+        network.until(lambda: all(network.states(site) == everybody for site in sites), 60, "mDNS brings all together")
+        network.renumber("iad", "lan", "10.77.0.4", "10.77.0.44")
+
+        def moved(site: str) -> bool:
+            members = {member["site"]: member for member in network.view(site)["members"]}
+            return (members["iad"]["state"], members["iad"]["address"]) == ("alive", "10.77.0.44:7946")
+
+        network.until(lambda: all(map(moved, sites)), 60, "all know where it is, itself too")
+        time.sleep(5)
+        for site in sites:
+            assert network.states(site) == everybody
+            assert not [event for event in network.view(site)["events"] if "as well" in event["text"]], "no second iad"
 
 
 def test_a_network_that_is_plugged_in_later_is_found_without_a_word(network: Network) -> None:
