@@ -8,6 +8,7 @@ import trio.testing
 
 from lattice.types import MILLISECOND
 from router.decision.decide import Decision, Request
+from router.policy.settings import Hedge, Settings
 from router.traffic.hang import SAMPLES_MIN, WAITING_MIN
 from router.traffic.proxy import Outcome, ProxyLimits
 from router.traffic.upstream_pool import Upstream
@@ -136,6 +137,52 @@ async def test_whoever_is_asked_besides_and_closes_costs_nothing(autojump_clock:
             assert (await stage.ask(GET)).body == b"first"
             assert stage.router.told[SAMPLES_MIN:] == [("region1", Outcome.RESET), ("region0", Outcome.OK)]
             assert stage.proxy.counters["retries"] == 0
+        nursery.cancel_scope.cancel()
+
+
+async def test_two_are_asked_at_a_time_and_the_one_that_hangs_is_let_go(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    autojump_clock.autojump_threshold = 0.02
+    let_go: list[str] = []
+
+    def silent(name: str) -> Script:
+        async def script(wire: Wire) -> None:
+            while await wire.more():
+                pass
+            let_go.append(name)
+
+        return script
+
+    async with trio.open_nursery() as nursery:
+        endpoints = [(await listen(nursery, silent(name))).endpoint for name in ("first", "second")]
+        endpoints.append((await listen(nursery, serving(answer(b"third")))).endpoint)
+        hedged = Settings(hedge=Hedge(100 * MILLISECOND))
+        limits = ProxyLimits(warm_per_standby=0, hedge_spare=100)
+        async with proxied(FixedRouter(*endpoints, settings=hedged), limits) as stage:
+
+            async def user() -> None:
+                wire = await stage.client()
+                assert (await wire.ask(GET)).body == b"third"
+
+            async with trio.open_nursery() as users:
+                for _ in range(WAITING_MIN):
+                    users.start_soon(user)
+            await trio.sleep(0.1)
+            assert sorted(let_go) == ["first"] * WAITING_MIN + ["second"] * WAITING_MIN
+            assert ("region0", Outcome.HUNG) in stage.router.told
+        nursery.cancel_scope.cancel()
+
+
+async def test_whoever_was_asked_besides_is_not_asked_again(autojump_clock: trio.testing.MockClock) -> None:
+    autojump_clock.autojump_threshold = 0.02
+    limits = ProxyLimits(first_byte_timeout_us=3_000 * MILLISECOND, warm_per_standby=0)
+    async with trio.open_nursery() as nursery:
+        first, second = await listen(nursery, hanging_after(SAMPLES_MIN)), await listen(nursery, closing)
+        async with proxied(FixedRouter(first.endpoint, second.endpoint), limits) as stage:
+            await warm(stage)
+            assert (await stage.ask(GET)).status == 504
+            assert len(second.wires) == 1
         nursery.cancel_scope.cancel()
 
 

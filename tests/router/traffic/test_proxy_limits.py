@@ -300,7 +300,9 @@ async def test_a_drain_finishes_what_is_in_flight(clock: trio.testing.MockClock)
         await trio.sleep(0.5)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(stage.proxy.drain, 10 * SECOND)
-            assert await idle.rest() == b""  # closed at once
+            began = trio.current_time()
+            assert await idle.rest() == b""
+            assert trio.current_time() - began < LIMITS.first_request_us / SECOND / 4, "at once: it has asked before"
             await trio.testing.wait_all_tasks_blocked()
             with pytest.raises(OSError, match="connect"):
                 await stage.client()

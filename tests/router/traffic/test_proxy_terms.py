@@ -110,7 +110,9 @@ async def test_a_hedge_is_sent_when_the_policy_says_so(autojump_clock: trio.test
     assert 0.19 < took < 0.5
     events = GET.replace(b"Host", b"Accept: text/event-stream\r\nHost")
     silent = Settings(hedge=Hedge(200 * MILLISECOND), timeouts=Timeouts(first_byte_us=SECOND), retry=Retry(0))
-    assert (await outcome_of(silent, hanging, serving(answer()), request=events))[:2] == (504, [Outcome.TIMEOUT])
+    websocket = GET.replace(b"Host", b"Connection: Upgrade\r\nUpgrade: websocket\r\nHost")
+    for patient in (events, websocket):
+        assert (await outcome_of(silent, hanging, serving(answer()), request=patient))[:2] == (504, [Outcome.TIMEOUT])
 
 
 def head(text: bytes) -> RequestReader:
