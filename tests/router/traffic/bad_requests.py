@@ -146,6 +146,7 @@ BAD_BODIES: dict[str, tuple[int, bytes]] = {
     "size with underscore": (400, post(_CHUNKED, body=b"1_0\r\nhello\r\n0\r\n\r\n")),
     "chunk too long": (400, post(_CHUNKED, body=b"5\r\nhello!\r\n0\r\n\r\n")),
     "chunk too short": (400, post(_CHUNKED, body=b"6\r\nhello\r\n0\r\n\r\n")),
+    "chunk ended by two letters": (400, post(_CHUNKED, body=b"5\r\nhelloxx0\r\n\r\n")),
     "chunk ended by LF": (400, post(_CHUNKED, body=b"5\r\nhello\n0\r\n\r\n")),
     "extension hides LF": (400, post(_CHUNKED, body=b"5;a\nb\r\nhello\r\n0\r\n\r\n")),
     "extension without name": (400, post(_CHUNKED, body=b"5;=\r\nhello\r\n0\r\n\r\n")),

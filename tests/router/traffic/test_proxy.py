@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from lattice.types import MILLISECOND
 from router.decision.decide import Decision, Request
+from router.traffic.concurrency import LIMIT_MIN
 from router.traffic.message_body import LAST_CHUNK, chunk
 from router.traffic.proxy import Outcome, ProxyLimits
 from tests.router.traffic.bad_requests import BAD_BODIES, BAD_HEADS
@@ -819,6 +820,67 @@ async def test_while_accepts_fail_they_are_tried_at_a_pace_and_who_waits_is_serv
         short = False
         assert (await waiting.ask(GET)).status == 200
         assert stage.proxy.counters["accept.failed"] == failed
+
+
+async def test_an_accept_that_fails_lets_go_of_what_is_kept_and_of_who_was_idle_longest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with staged(serving(answer())) as stage:
+        older, newer = await stage.client(), await stage.client()
+        for wire in (older, newer):
+            assert (await wire.ask(GET)).status == 200
+            await trio.testing.wait_all_tasks_blocked(0.01)
+        opened = stage.proxy.counters["upstream.opened"]
+        kind = type(newer.stream.socket)
+        original, failed = kind.accept, False
+
+        async def failing_once(self: trio.socket.SocketType) -> object:
+            nonlocal failed
+            if failed:
+                return await original(self)
+            failed = True
+            raise OSError(errno.EMFILE, "no")
+
+        monkeypatch.setattr(kind, "accept", failing_once)
+        await stage.client()  # the accept that waits is still the old one: it takes this
+        with trio.fail_after(5):
+            assert await older.rest() == b""
+        assert (await newer.ask(GET)).status == 200
+        assert stage.proxy.counters["accept.idle_closed"] == 1
+        assert stage.proxy.counters["upstream.opened"] == opened + 1, "no connection was kept"
+
+
+async def test_an_endpoint_that_takes_no_connection_in_time_is_504(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def slow(*arguments: object) -> object:
+        raise trio.TooSlowError
+
+    monkeypatch.setattr("router.traffic.upstream_pool.connect", slow)
+    async with staged(refusing()) as stage:
+        assert (await stage.ask(GET)).status == 504
+        assert stage.router.told == [("region0", Outcome.TIMEOUT)]
+
+
+async def test_a_region_that_fails_is_asked_less_at_a_time(autojump_clock: trio.testing.MockClock) -> None:
+    autojump_clock.autojump_threshold = 0.02
+    connections = 0
+
+    async def ill(wire: Wire) -> None:
+        nonlocal connections
+        connections += 1
+        await wire.request()
+        if connections == 1:
+            wire.reset()
+        else:
+            await trio.sleep_forever()
+
+    async with staged(ill, serving(answer(b"spilled")), limits=ProxyLimits(hedge_share_pct=0, hedge_spare=0)) as stage:
+        assert (await stage.ask(GET)).body == b"spilled", "rescued"
+        for _ in range(LIMIT_MIN):
+            await (await stage.client()).send(GET)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        began = trio.current_time()
+        assert (await stage.ask(GET)).body == b"spilled"
+        assert trio.current_time() - began < 0.5, "before anybody knows that it hangs"
 
 
 async def test_no_descriptors_for_upstreams_is_503_and_nobody_elses_fault(monkeypatch: pytest.MonkeyPatch) -> None:
