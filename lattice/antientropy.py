@@ -19,7 +19,7 @@ most urgent of everything, however much there is.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from lattice.cells import SHARDS_MIN, Cell, CellIndex, Shards, fingerprint, shards_for
@@ -51,7 +51,9 @@ class _Given(NamedTuple):
 class Reconciler:
     """The exchanges one node takes part in."""
 
-    def __init__(self, cells: CellIndex, prng: Prng) -> None:
+    def __init__(self, cells: CellIndex, prng: Prng, waiting: Callable[[], Iterable[CellId]] = lambda: ()) -> None:
+        """`waiting` are cells that came and are not held yet: what they wait for is asked for, they are not."""
+        self._waiting = waiting
         self._cells = cells
         self._prng = prng
         self._salts: dict[int, _Given] = {}
@@ -105,8 +107,8 @@ class Reconciler:
         """A question about these shards; what we have in those `covered` is told with it."""
         told = Shards(shards.of, tuple(covered))
         held: list[CellId] = self._cells.ids_in(told)
-        refused = [cell for cell in self._refused if cell in told]
-        return Digest(shards, salt, Bloom.of([*held, *refused], len(held) + len(refused), salt), answer_salt)
+        shown = [*held, *(cell for cell in (*self._refused, *self._waiting()) if cell in told)]
+        return Digest(shards, salt, Bloom.of(shown, len(shown), salt), answer_salt)
 
     def refuse(self, cell: CellId) -> None:
         """Show this cell in our filters from now on, though we do not hold it: we will not take it."""

@@ -157,7 +157,13 @@ class Engine:
             self._health.age_ms,
             lambda cell: self._policy.waits(OpId(cell)),
         )
-        self._reconciliation = Reconciliation(self._out, self._cells, self._swim, self._presence.is_other_side)
+        self._reconciliation = Reconciliation(
+            self._out,
+            self._cells,
+            self._swim,
+            self._presence.is_other_side,
+            lambda: map(CellId, self._policy.waiting_ops()),
+        )
         self._admission = Admission(
             self._out,
             self._cells,

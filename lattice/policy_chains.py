@@ -108,6 +108,10 @@ class Chains:
     def waiting(self) -> int:
         return sum(map(len, self._shares.values()))
 
+    def waiting_ops(self) -> list[OpId]:
+        """Sorted."""
+        return sorted(op for share in self._shares.values() for op in share)
+
     def waits(self, op: OpId) -> bool:
         """Whether this op is here, and its predecessor is not."""
         return any(op in share for share in self._shares.values())

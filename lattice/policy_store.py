@@ -174,6 +174,10 @@ class PolicyStore:
     def waiting(self) -> int:
         return self._chains.waiting()
 
+    def waiting_ops(self) -> list[OpId]:
+        """The ops that came and wait for their predecessors, sorted."""
+        return self._chains.waiting_ops()
+
     def waits(self, op: OpId) -> bool:
         """Whether this op came and waits for its predecessor."""
         return self._chains.waits(op)

@@ -15,7 +15,7 @@ it sees the parts of a delta come in one by one.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from lattice.antientropy import Reconciler
 from lattice.cells import Cell, CellIndex, Shards
@@ -29,13 +29,20 @@ from lattice.wire import Compare, Digest
 class Reconciliation:
     """The comparisons of one node."""
 
-    def __init__(self, out: Outbox, cells: CellIndex, swim: Swim, is_other_side: Callable[[NodeId], bool]) -> None:
-        """`is_other_side` says whether a member was away lately (`reunion`)."""
+    def __init__(
+        self,
+        out: Outbox,
+        cells: CellIndex,
+        swim: Swim,
+        is_other_side: Callable[[NodeId], bool],
+        waiting: Callable[[], Iterable[CellId]],
+    ) -> None:
+        """`is_other_side` says whether a member was away lately (`reunion`); `waiting` is as of a `Reconciler`."""
         self._out = out
         self._cells = cells
         self._swim = swim
         self._is_other_side = is_other_side
-        self._reconciler = Reconciler(cells, out.prng)
+        self._reconciler = Reconciler(cells, out.prng, waiting)
         self._pacing = Pacing(out.config)
         self._roots: dict[NodeId, bytes] = {}
         self._waiting_since: dict[NodeId, Micros] = {}

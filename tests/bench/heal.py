@@ -188,10 +188,11 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     parser.add_argument("--nodes", type=int, default=1_000)
     parser.add_argument("--ops", type=int, default=0, help="changes of policy during the partition")
+    parser.add_argument("--loss-ppm", type=int, default=0, help="of a million datagrams so many are lost")
     parser.add_argument("--seed", default="0")
     told = parser.parse_args(argv)
     figures = {
-        "cluster": heal(told.nodes, LIFEGUARD, Link(), told.seed, told.ops),
+        "cluster": heal(told.nodes, LIFEGUARD, Link(loss_ppm=told.loss_ppm), told.seed, told.ops),
         "pair": pair(10_000, 250),
         "pair_with_one_difference": pair(1, 250, shared=9_999),
         "pair_with_20_differences": pair(20, 250, shared=9_980),

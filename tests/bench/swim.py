@@ -205,6 +205,8 @@ class Outcome:
     """Crash to the first that calls it down, one each crash."""
     all_us: list[int]
     """Crash to each that calls it down."""
+    after_first_us: list[int]
+    """The first that calls it down to each that does."""
     missed: int
     """(member, crash) pairs without a verdict when the run ended."""
     false_events: int
@@ -272,10 +274,12 @@ def judge(world: World, crashed: dict[int, Micros], slow: frozenset[int], took_u
                 false_events += 1
     living = [index for index in range(len(world.engines)) if world.alive[index]]
     pairs = [(of, by) for of in crashed for by in living]
-    firsts = [min(times) for of in crashed if (times := [took for (whom, _), took in seen.items() if whom == of])]
+    times = {of: [took for (whom, _), took in seen.items() if whom == of] for of in crashed}
+    firsts = {of: min(took) for of, took in times.items() if took}
     return Outcome(
-        firsts,
+        list(firsts.values()),
         [seen[pair] for pair in pairs if pair in seen],
+        [took - firsts[of] for of in firsts for took in times[of]],
         sum(pair not in seen for pair in pairs),
         false_events,
         suspicions,
@@ -294,6 +298,7 @@ def crash_figures(count: int, config: Config, loss_ppm: int, victims: int, seed:
         "first_max_ms": percentile_ms(outcome.first_us, 999),
         "median_ms": percentile_ms(outcome.all_us, 500),
         "p99_ms": percentile_ms(outcome.all_us, 990),
+        "after_first_p99_ms": percentile_ms(outcome.after_first_us, 990),
         "missed": outcome.missed,
         "false_positives": outcome.false_events,
         "suspicions": outcome.suspicions,

@@ -16,6 +16,7 @@ from lattice.events import (
     HealthObserved,
     Input,
     LocalUpdate,
+    Notification,
     OpsSubmitted,
     PeerDiscovered,
     SendDatagram,
@@ -223,6 +224,31 @@ def test_an_op_that_waits_for_another_is_not_asked_for_again() -> None:
     )
     asked = [message for message in sent(engine, cluster, TimerFired(), SECOND) if isinstance(message, Graft)]
     assert [graft.ids for graft in asked] == [(first.cell,)]
+
+
+def test_an_op_that_waits_for_another_is_not_brought_again_by_comparing() -> None:
+    cluster = settled(2)
+    ops, _ = cluster.composed(0, *(f"route r{number} {{ {'x' * 800} }}\n" for number in range(4)))
+    cluster.judge = cut(([0], [1]))
+    cluster.give(0, LocalUpdate(OpsSubmitted(tuple(op.data for op in ops))))
+    late = DatagramReceived(frame(cluster.engines[0], cluster, tuple(op.data for op in ops[1:])), cluster.endpoint(0))
+    cluster.give(1, late)
+    assert cluster.engines[1].policy.waiting() == len(ops) - 1
+    brought: list[bytes] = []
+    give = cluster.give
+
+    def listen(node: int, event: Input) -> list[Notification]:
+        if node == 1 and isinstance(event, DatagramReceived):
+            message = wire.decode(event.data[HEADER_BYTES:], 1 << 16)
+            if isinstance(message, Delta):
+                brought.extend(cell.data for cell in message.cells)
+        return give(node, event)
+
+    cluster.give = listen  # type: ignore[method-assign, assignment]
+    cluster.run(200 * MILLISECOND)  # its announcement is lost, too
+    cluster.judge = lambda source, target, prng: [MILLISECOND]
+    cluster.run_until(cluster.equal, 5 * SECOND)
+    assert brought == [ops[0].data]
 
 
 # --- back-propagation and redundancy (BP and RR of Enes et al., 2019)
