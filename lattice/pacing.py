@@ -53,15 +53,18 @@ class Pacing:
             if len(self._paces) >= PEERS_MAX:
                 del self._paces[next(iter(self._paces))]
         self._paces[peer] = pace
-        if pace.sent and not self._has_arrived(pace, {cell.id for cell in missing}, shards, now):
+        if pace.sent and not self._has_arrived(peer, {cell.id for cell in missing}, shards, now):
             return []
         chosen = affordable(missing, pace.bytes_max)
         pace.sent, pace.at = tuple([cell.id for cell in chosen]), now
         return chosen
 
-    def _has_arrived(self, pace: _Pace, missing: Collection[CellId], shards: Shards, now: Micros) -> bool:
+    def _has_arrived(self, peer: NodeId, missing: Collection[CellId], shards: Shards, now: Micros) -> bool:
         """Whether to go on: enough of the last delta is there, or it was given up."""
+        pace = self._paces[peer]
         told = [cell for cell in pace.sent if cell in shards]
+        if not told:
+            return now >= self.lost_until(peer)
         lost = sum(1 for cell in told if cell in missing)
         if 2 * lost <= len(told):
             if 8 * lost <= len(told):

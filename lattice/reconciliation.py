@@ -46,8 +46,8 @@ class Reconciliation:
         self._pacing = Pacing(out.config)
         self._roots: dict[NodeId, bytes] = {}
         self._waiting_since: dict[NodeId, Micros] = {}
-        self._part_at: dict[NodeId, Micros] = {}
-        """When the last part of a delta came from whom our root differs."""
+        self._last_part: tuple[NodeId, Micros] | None = None
+        """From whom, and when, a part of the delta under way came last."""
         self._narrow_until = Micros(0)
         """Until when one exchange is all that our link bears."""
         self._quiet_at = Micros(0)
@@ -99,6 +99,7 @@ class Reconciliation:
         if member is not None and member.present and root is not None and root != self._cells.root():
             self._out.count("reconciliations begun")
             self._pair_with(peer)
+            self._last_part = None
             self._out.send(self._reconciler.open(peer, now), member.endpoint)
 
     def _not_before(self, peer: NodeId) -> Micros:
@@ -158,13 +159,13 @@ class Reconciliation:
             return
         config, now = self._out.config, self._out.now
         self._pair_with(peer)
-        wait_us = config.reconcile_delay_us
+        wait_us, last = config.reconcile_delay_us, self._last_part
+        self._last_part = (peer, now) if left else None
         if left:
-            apart_us = min(now - self._part_at.get(peer, now), SECOND)
+            apart_us = min(now - last[1], SECOND) if last is not None and last[0] == peer else 0
             wait_us = max(wait_us, config.graft_retry_us, 2 * apart_us)
             if apart_us > config.narrow_us:
                 self._narrow_until = self._partner_until = self._out.after(wait_us)
-        self._part_at[peer] = now
         self._out.timers.set(f"reconcile {peer.hex()}", self._out.after(wait_us))
 
     def refuse(self, cell: CellId) -> None:
@@ -179,5 +180,4 @@ class Reconciliation:
         """There is nothing to begin."""
         if self._roots.pop(peer, None) is not None:
             self._waiting_since.pop(peer, None)
-            self._part_at.pop(peer, None)
             self._out.timers.cancel(f"reconcile {peer.hex()}")

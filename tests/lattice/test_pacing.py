@@ -56,6 +56,11 @@ def test_a_filter_over_other_shards_says_nothing_of_the_last_delta() -> None:
     pacing.afford(PEER, [cell for cell in left if cell.id in Shards(16, (0,))], ALL, now)
     elsewhere = [cell for cell in left if cell.id in Shards(16, (1,))]
     assert pacing.afford(PEER, elsewhere, Shards(16, (1,)), now) == elsewhere
+    pacing.afford(PEER, elsewhere, Shards(16, (1,)), Micros(now + CONFIG.delta_wait_us))  # lost: it is waited for
+    other, later = Shards(16, (2,)), Micros(now + CONFIG.delta_wait_us + 1)
+    third = [cell for cell in left if cell.id in other]
+    assert pacing.afford(PEER, third, other, later) == []
+    assert pacing.afford(PEER, third, other, pacing.lost_until(PEER)) == third
 
 
 @given(st.integers(4_000, 400_000), st.integers(1, 400))
