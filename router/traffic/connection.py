@@ -4,8 +4,9 @@ The system call is tried first and the driver entered only to wait, which halves
 loops over calls that may all succeed at once must pause on its own.
 
 TLS is the same socket in an `ssl.SSLSocket`, whose "want read" is another word for "busy". What differs: a read may end
-with a record rather than with what the kernel has, a write takes one record at a time, nothing can be looked at without
-being taken, and an orderly end is said (close_notify): an end that is not said is a loss.
+with a record rather than with what the kernel has, a write takes everything or is busy and wants to be repeated with
+the same bytes, nothing can be looked at without being taken, and an orderly end is said (close_notify): an end that is
+not said is a loss.
 """
 
 from __future__ import annotations
@@ -122,9 +123,7 @@ class Connection(Member):
         self.sent += count
         if count == len(data):
             return b""
-        left = memoryview(data)[count:]
-        # The kernel is full, and will say when it is not; but TLS may have stopped at the end of a record.
-        return self.send_now(left) if self.secure else left
+        return memoryview(data)[count:]  # the kernel is full, and will say when it is not
 
     async def send(self, data: bytes | memoryview, stall_timeout_us: int, rate_min: int = 0) -> None:
         """Send everything. The limit is on how long not a single byte is taken, and, once as long has passed, on the

@@ -128,6 +128,28 @@ async def test_a_standby_of_long_ago_that_is_decided_again_is_wanted_at_once(
         pool.keep_warm(nursery)
 
 
+async def test_connections_on_their_way_are_not_opened_again(
+    pool: UpstreamPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[Endpoint] = []
+
+    async def hung(host: str, port: int, *_: object) -> Upstream:
+        begun.append((host, port))
+        await trio.sleep_forever()
+        raise AssertionError
+
+    monkeypatch.setattr(router.traffic.upstream_pool, "connect", hung)
+    standby = ("127.0.0.1", 2)
+    attempts = [Attempt("r", "primary", Level.HEALTHY, endpoint) for endpoint in (("127.0.0.1", 1), standby)]
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            pool.expect(attempts)
+            pool.keep_warm(nursery)
+            await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert begun == [standby] * LIMITS.warm_per_standby
+
+
 async def test_what_is_kept_is_bounded(pool: UpstreamPool, nursery: trio.Nursery) -> None:
     endpoint = (await listen(nursery, hanging)).endpoint
     upstreams = [await pool.acquire(endpoint) for _ in range(3)]
