@@ -464,7 +464,7 @@ class Exchange(Reply):
         """Whether a gateway error need not be the client's answer: another can be asked, and the budget has it."""
         if not (self.repeatable and self.uploaded and self.body.replayable):
             return False
-        if len(self.tried) >= self.terms.attempts_max or self.nest.time() >= self.ends_at:
+        if len(self.tried) >= self.terms.attempts_max:
             return False
         if not self.terms.retries.has(self.plane.now()):
             return False

@@ -130,6 +130,48 @@ async def test_a_post_on_a_kept_connection_that_was_closed_meanwhile_loses_nothi
         nursery.cancel_scope.cancel()
 
 
+class Learning(FixedRouter):
+    """Thinks otherwise of everybody once something was lost."""
+
+    def decide(self, request: Request) -> Decision:
+        decision = super().decide(request)
+        return decision._replace(attempts=decision.attempts[::-1]) if self.told else decision
+
+
+async def test_a_rescue_goes_where_the_node_by_now_thinks_best() -> None:
+    async with trio.open_nursery() as nursery:
+        second, third = [await listen(nursery, serving(answer(body))) for body in (b"second", b"third")]
+        async with proxied(Learning(refusing(), second.endpoint, third.endpoint)) as stage:
+            assert (await stage.ask(GET)).body == b"third"
+        nursery.cancel_scope.cancel()
+
+
+async def test_what_is_kept_of_an_endpoint_that_failed_is_not_used() -> None:
+    """Its other connections lead to the same place."""
+    both = trio.Event()
+    connections = 0
+
+    async def once_each(wire: Wire) -> None:
+        nonlocal connections
+        connections += 1
+        mine = connections
+        await wire.request()
+        if mine == 2:
+            both.set()
+        await both.wait()
+        await wire.send(answer(b"%d" % mine))
+        await resetting(wire)
+
+    async with staged(once_each, serving(answer(b"standby"))) as stage:
+        wires = [await stage.client() for _ in range(2)]
+        for wire in wires:
+            await wire.send(GET)
+        assert sorted([(await wire.response()).body for wire in wires]) == [b"1", b"2"]
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert (await wires[0].ask(GET)).body == b"standby", "one of the two was reset"
+        assert (await wires[0].ask(GET)).body == b"3", "the other was closed"
+
+
 async def test_bodies_are_replayed_whole() -> None:
     body = bytes(range(256)) * 200
     got: list[bytes] = []
