@@ -29,7 +29,7 @@ _EJECTS = {
     Outcome.HUNG: "silent while requests wait, as is its whole region",
 }
 """What takes an endpoint out of use at once. A 5xx does not: it may be the request's fault."""
-_SUSPICIONS = frozenset({Outcome.SILENT, Outcome.HUNG, Outcome.OUTRUN})
+_SUSPICIONS = frozenset({Outcome.SILENT, Outcome.HUNG, Outcome.LATE, Outcome.OUTRUN})
 """Told while nothing is certain yet."""
 
 
@@ -105,7 +105,7 @@ class RegionalHealth:
 
     def _suspect(self, attempt: Attempt, outcome: Outcome, now: Micros) -> bool:
         """Out of use at once, but no sample: what is suspected only now is for probes and trials to confirm."""
-        if outcome is Outcome.OUTRUN:  # nothing new, but a trial that had to be rescued is lost
+        if outcome in (Outcome.LATE, Outcome.OUTRUN):  # nothing new, but a trial that had to be rescued is lost
             return attempt.endpoint in self.mask.ejected and self.mask.eject(attempt.endpoint, now, "late on trial")
         ejected = self.mask.ejected
         others = (name for name in self._regions if name != attempt.region)

@@ -309,7 +309,7 @@ class Exchange(Reply):
         try:
             upstream = plane.pool.take(attempt.endpoint, now)
             if upstream is None:
-                opened = await self._open(attempt, began)
+                opened = await self._open(course, began)
                 if not isinstance(opened, Upstream):
                     return opened
                 upstream = opened
@@ -339,15 +339,30 @@ class Exchange(Reply):
         self.arm(self.first_byte_timeout_us)
         return await self.receive_response()
 
-    async def _open(self, attempt: Attempt, began: float) -> Upstream | Ending | Lost:
+    async def _open(self, course: Course, began: float) -> Upstream | Ending | Lost:
+        plane, attempt = self.plane, course.attempt
+        timeout_us = self.left_us(self.terms.connect_timeout_us)
+        patience_us = course.watched.silence_us_max()
+        patient = patience_us >= timeout_us or not self._has_other(course.decision)
         try:
-            return await self.plane.pool.open(attempt.endpoint, self.left_us(self.terms.connect_timeout_us))
+            return await plane.pool.open(attempt.endpoint, timeout_us if patient else patience_us)
         except OSError:
             return self.lose(attempt, Outcome.REFUSED, began, None)
         except trio.TooSlowError:
-            return self.lose(attempt, Outcome.TIMEOUT, began, None)
+            if patient:
+                return self.lose(attempt, Outcome.TIMEOUT, began, None)
+            if course.watched.given_up(plane.listened_us(began)):
+                return self.lose(attempt, Outcome.SILENT, began, None)
+            self.observe(attempt, Outcome.LATE, began)
+            return Lost(attempt, Outcome.LATE, unsent=True, answered=False)
         except ExhaustedError:
             return await self.fail(503, "out of connections", "shed_503")
+
+    def _has_other(self, decision: Decision) -> bool:
+        """Whether a request of which nothing was sent can be taken elsewhere."""
+        if len(self.tried) >= self.terms.attempts_max or not self.terms.retries.has(self.plane.now()):
+            return False
+        return self.body.replayable and any(attempt.endpoint not in self.tried for attempt in decision.attempts)
 
     def land(self, leg: Leg) -> None:
         if leg.awaited and leg.watched is not None:

@@ -2,7 +2,8 @@
 
 A crash announces itself; a hang says nothing, and whoever waits for a timeout has lost. So silence is judged against
 what an endpoint usually needs: *k requests wait, and no byte has come from the region for max(50 ms, 3 x its p99)*
-makes it suspect (DESIGN part 6). The same is asked of each endpoint alone, for one of several may hang while its
+makes it suspect (DESIGN part 6). A connect that nobody answers waits as well: on a network that is cut nobody refuses
+it. The same is asked of each endpoint alone, for one of several may hang while its
 neighbours answer. A single request that waits longer than twice the p99 is merely late: it may be hedged.
 
 Latencies lie in a histogram of quarter octaves that forgets: when it is full, all counts are halved. A p99 is the upper
@@ -90,7 +91,18 @@ class Latencies:
 class Watched(Generic[FlightT]):
     """One endpoint, and who waits for its first byte: oldest first, since when."""
 
-    __slots__ = ("_history", "endpoint", "flights", "last_byte_at", "late_asked", "latencies", "region", "told_at")
+    __slots__ = (
+        "_given_up",
+        "_given_up_since",
+        "_history",
+        "endpoint",
+        "flights",
+        "last_byte_at",
+        "late_asked",
+        "latencies",
+        "region",
+        "told_at",
+    )
 
     def __init__(self, region: str, endpoint: Endpoint, latencies: Latencies) -> None:
         self.region = region
@@ -101,6 +113,8 @@ class Watched(Generic[FlightT]):
         self.told_at = Micros(0)
         self.late_asked: set[FlightT] = set()
         self._history = 0
+        self._given_up = 0
+        self._given_up_since = Micros(0)
 
     def sent(self, flight: FlightT, now: Micros) -> None:
         """A whole request went out and its answer is awaited."""
@@ -119,6 +133,14 @@ class Watched(Generic[FlightT]):
         """Nobody waits for it any more; that says nothing of its latency."""
         self.flights.pop(flight, None)
         self.late_asked.discard(flight)
+
+    def given_up(self, since: Micros) -> bool:
+        """A connect that began then was not answered for `silence_us_max`. True when so many were in turn, and no byte
+        came meanwhile, that it is to be left."""
+        if not self._given_up or self.last_byte_at > self._given_up_since:
+            self._given_up, self._given_up_since = 0, since
+        self._given_up += 1
+        return self._given_up >= WAITING_MIN
 
     def answered(self, *, available: bool) -> bool:
         """Its answer was, or was not, a 502, 503 or 504. True when so many of the last were that it is to be left."""

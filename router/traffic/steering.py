@@ -30,6 +30,8 @@ class Outcome(Enum):
     """While requests still wait: no byte from the endpoint for too long (see `hang`). Their own outcomes follow."""
     HUNG = "hung"
     """The same of its whole region."""
+    LATE = "late"
+    """No connection in the time in which silence is found: another endpoint is asked, for nothing was sent."""
     OUTRUN = "outrun"
     """It was late, and another endpoint that was asked too answered first; or nobody waits for its answer any more."""
 

@@ -44,7 +44,7 @@ class Network:
         self._prefix = f"el{os.getpid()}-"
         self._bridges = f"{self._prefix}bridges"
         self._nodes: dict[str, subprocess.Popen[bytes]] = {}
-        self._hosts = 0
+        self._others: list[subprocess.Popen[bytes]] = []
 
     @contextmanager
     def made(self, *sites: str) -> Iterator[Network]:
@@ -63,6 +63,9 @@ class Network:
             yield self
 
     def _stop(self) -> None:
+        for other in self._others:
+            other.kill()
+            other.communicate()
         for node in self._nodes.values():
             node.terminate()
         for node in self._nodes.values():
@@ -91,6 +94,15 @@ class Network:
         """As when a lease ends."""
         ip("-n", self.namespace(site), "address", "delete", f"{old}/24", "dev", f"to-{lan}")
         ip("-n", self.namespace(site), "address", "add", f"{new}/24", "dev", f"to-{lan}")
+
+    def pull(self, site: str, lan: str) -> None:
+        """The cable at the other end: the site does not notice."""
+        ip("-n", self._bridges, "link", "set", f"{lan}-{site}", "down")
+
+    def inside(self, site: str, *words: str) -> subprocess.Popen[bytes]:
+        started = subprocess.Popen(["ip", "netns", "exec", self.namespace(site), *words], stdout=subprocess.PIPE)
+        self._others.append(started)
+        return started
 
     def narrow(self, site: str, lan: str, rate: str) -> None:
         """Both ways, with room for 400 ms."""
@@ -182,6 +194,69 @@ def test_a_narrow_link_and_a_missing_route_part_nobody(network: Network, tmp_pat
             assert view["counters"]["bytes out"] < 3_000_000, f"{site} floods"
             assert not [name for name in view["counters"] if "inbox full" in name]
         network.until(lambda: all(network.states(site) == everybody for site in sites), 60, "and all are there")
+
+
+REGION = """
+import http.server, sys
+class Answer(http.server.BaseHTTPRequestHandler):
+    protocol_version, wbufsize = "HTTP/1.1", 65_536
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Length", "3")
+        self.end_headers()
+        self.wfile.write(sys.argv[1].encode())
+        self.wfile.flush()
+    def log_message(self, *_):
+        pass
+http.server.ThreadingHTTPServer(("0.0.0.0", 80), Answer).serve_forever()
+"""
+USERS = """
+import http.client, json, threading, time
+told, end = [], time.time() + 9
+def user():
+    connection = http.client.HTTPConnection("127.0.0.1", 8080, timeout=10)
+    while (began := time.time()) < end:
+        connection.request("GET", "/", headers={"Host": "h"})
+        answer = connection.getresponse()
+        told.append((answer.status, answer.read().decode(), round(1e3 * (time.time() - began))))
+        time.sleep(max(0, 0.02 - (time.time() - began)))
+users = [threading.Thread(target=user) for _ in range(8)]
+[each.start() for each in users]
+[each.join() for each in users]
+print(json.dumps(told))
+"""
+
+
+def test_a_region_whose_network_is_cut_keeps_nobody_waiting(network: Network, tmp_path: Path) -> None:
+    """Nothing is refused and nothing comes back: what was in flight is asked elsewhere, and so is who would connect."""
+    with network.made("ams", "fra", "gru"):
+        network.lan("lan")
+        for host, site in enumerate(("ams", "fra", "gru"), 1):
+            network.plug(site, "lan", f"10.77.0.{host}")
+        for region in ("fra", "gru"):
+            network.inside(region, sys.executable, "-c", REGION, region)
+        network.start("ams")
+        network.until(lambda: network.states("ams") == {"ams": "alive"}, 60, "the node answers")
+        policy = tmp_path / "two.policy"
+        policy.write_text(
+            "edition 1\nregion fra { at 50 8 endpoint 10.77.0.2:80 }\nregion gru { at -23 -46 endpoint 10.77.0.3:80 }\n"
+            'route a for "*" { primary fra secondary gru }\n'
+        )
+        network.run("policy", "publish", str(policy), "--key", str(tmp_path / "ams/operator.key"), at="ams")
+
+        def well() -> bool:
+            return [each["effective"] for each in network.view("ams")["regions"]] == ["HEALTHY", "HEALTHY"]
+
+        network.until(well, 30, "both regions are well")
+        users = network.inside("ams", sys.executable, "-c", USERS)
+        time.sleep(4)
+        network.pull("fra", "lan")
+        told = json.loads(users.communicate(timeout=60)[0])
+        assert {status for status, _, _ in told} == {200}
+        assert [region for _, region, _ in told[:8]] == ["fra"] * 8
+        assert [region for _, region, _ in told[-8:]] == ["gru"] * 8
+        slowest = max(took_ms for _, _, took_ms in told)
+        assert slowest < 1_500, "a connect would have waited for 2 s"
 
 
 def test_a_site_whose_address_changes_is_the_same_site(network: Network) -> None:

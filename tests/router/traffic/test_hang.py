@@ -78,6 +78,22 @@ def test_before_there_is_experience_only_a_second_of_silence_counts() -> None:
     assert len(world.suspects()) == 1
 
 
+def test_three_connects_that_nobody_answers_are_a_hang_and_one_among_answers_is_a_lost_packet() -> None:
+    world = World()
+    watched = world.watch.endpoint("fra", A)
+    began = []
+    for _ in range(WAITING_MIN):
+        world.passes(MILLISECOND)
+        began.append(world.now)
+    world.passes(watched.silence_us_max())
+    assert [watched.given_up(since) for since in began] == [False, False, True]
+    world.send("a")
+    world.hear("a")
+    assert not any(watched.given_up(since) for since in began), "it answered since they began"
+    world.passes(MILLISECOND)
+    assert [watched.given_up(world.now) for _ in range(WAITING_MIN)] == [False, False, True]
+
+
 def test_one_endpoint_may_hang_while_its_neighbour_answers() -> None:
     world = World()
     for name in "abc":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 import trio
 import trio.testing
@@ -9,7 +11,7 @@ import trio.testing
 from lattice.types import MILLISECOND
 from router.decision.decide import Decision, Request
 from router.policy.settings import Hedge, Settings
-from router.traffic.hang import SAMPLES_MIN, WAITING_MIN
+from router.traffic.hang import SAMPLES_MIN, UNKNOWN_US, WAITING_MIN
 from router.traffic.proxy import Outcome, ProxyLimits
 from router.traffic.upstream_pool import Upstream
 from tests.router.traffic.upstreams import GET, FixedRouter, Script, Stage, Wire, answer, listen, post, proxied, serving
@@ -289,3 +291,43 @@ async def test_a_stall_of_ours_is_no_silence_of_theirs(mock_clock: trio.testing.
                 assert stage.router.told.count(("region0", Outcome.HUNG)) == 1, "what goes on is one"
                 assert stage.proxy.counters["stalls"] == 1
         nursery.cancel_scope.cancel()
+
+
+async def test_on_a_network_that_is_cut_nobody_waits_for_a_connect(autojump_clock: trio.testing.MockClock) -> None:
+    """Nobody refuses there: a SYN is not answered. After three such the endpoint is left; all go elsewhere."""
+    autojump_clock.autojump_threshold = 0.02
+    async with trio.open_nursery() as nursery:
+        with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
+            fillers = [socket.socket() for _ in range(3)]
+            for filler in fillers:  # a full backlog drops SYNs, as a cut network does
+                filler.setblocking(False)
+                filler.connect_ex(full.getsockname())
+            second = await listen(nursery, serving(answer(b"second")))
+            router = FixedRouter(full.getsockname(), second.endpoint)
+            async with proxied(router, ProxyLimits()) as stage:
+                for turn in range(WAITING_MIN):
+                    began = trio.current_time()
+                    said = await (await stage.client()).ask(post(b"a body") if turn else GET)
+                    assert said.body == b"second"
+                    assert trio.current_time() - began == pytest.approx(UNKNOWN_US / 1e6, abs=0.1)
+                told = [outcome for region, outcome in router.told if region == "region0"]
+                assert told == [Outcome.LATE] * (WAITING_MIN - 1) + [Outcome.SILENT]
+                assert stage.proxy.counters["retries"] == WAITING_MIN
+            for filler in fillers:
+                filler.close()
+        nursery.cancel_scope.cancel()
+
+
+async def test_the_last_who_could_answer_is_waited_for(autojump_clock: trio.testing.MockClock) -> None:
+    autojump_clock.autojump_threshold = 0.02
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
+        fillers = [socket.socket() for _ in range(3)]
+        for filler in fillers:
+            filler.setblocking(False)
+            filler.connect_ex(full.getsockname())
+        async with proxied(FixedRouter(full.getsockname()), ProxyLimits()) as stage:
+            began = trio.current_time()
+            assert (await (await stage.client()).ask(GET)).status == 504
+            assert trio.current_time() - began == pytest.approx(ProxyLimits().connect_timeout_us / 1e6, abs=0.1)
+        for filler in fillers:
+            filler.close()
