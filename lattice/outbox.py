@@ -63,8 +63,8 @@ class Outbox:
         One frame for all of them: it says who sends it, not to whom, so sealing it again would make nothing safer.
         """
         known = [target for target in targets if target[0]]
-        for _ in range(len(targets) - len(known)):
-            self.count("sends without an address")
+        if len(known) < len(targets):
+            self.count("sends without an address", len(targets) - len(known))
         if not known:
             return
         frame = self._seal.close(self.node, wire.encode(message), self.now)
@@ -86,5 +86,5 @@ class Outbox:
         self.count(f"{what} rejected: {error.reason}")
         self.notify(Rejected(what, str(error), source))
 
-    def count(self, what: str) -> None:
-        self._counts[what] = self._counts.get(what, 0) + 1
+    def count(self, what: str, times: int = 1) -> None:
+        self._counts[what] = self._counts.get(what, 0) + times

@@ -116,13 +116,15 @@ class Network:
         delay_us = base_us + exponential(one, settings.jitter_us + base_us * settings.jitter_ppm // PPM)
         if stream:
             delay_us += 2 * base_us
-        for rule in self.rules:
-            verdict = rule.judge(Packet(source, target, data, stream, at, delay_us, other))
-            if isinstance(verdict, Deliver):
-                return [(verdict.delay_us + queued_us, data)]
-            if isinstance(verdict, Drop):
-                self.dropped[verdict.reason] += 1
-                return []
+        if self.rules:
+            packet = Packet(source, target, data, stream, at, delay_us, other)
+            for rule in self.rules:
+                verdict = rule.judge(packet)
+                if isinstance(verdict, Deliver):
+                    return [(verdict.delay_us + queued_us, data)]
+                if isinstance(verdict, Drop):
+                    self.dropped[verdict.reason] += 1
+                    return []
         if settings.loss_ppm and happens(one >> 16, settings.loss_ppm):
             self.dropped["loss"] += 1
             return []
