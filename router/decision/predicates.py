@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from router.decision.request import Request, cookie, in_share, key_bytes, query
@@ -31,6 +32,10 @@ LOOK_UPS_MIN = 3
 SPLIT_RULES_MAX = 2_048
 """Rules in all functions of a route together: each costs 20 to 50 us to compile."""
 _PATTERNED = ("path", "host", "sni")
+_DISPATCH = """\
+    segments = path.split("/", 2)
+    if len(segments) > 1 and segments[1] in by_segment: return by_segment[segments[1]](r, path, zone, client)
+"""
 Chooser: TypeAlias = Callable[[Request, str, str, Client | None], int]
 """Of a request, its path without the query, and its client's zone and address: the first rule that is passed."""
 
@@ -48,25 +53,21 @@ def chooser(route: Route, active: tuple[int, ...]) -> Chooser:
     others = _left(route, active, None)
     if len(patterns) < SPLIT_MIN or len(others) + sum(map(len, left.values())) > SPLIT_RULES_MAX:
         return _function(route, {number: route.rules[number].condition for number in active})
-    functions = {segment: _function(route, rules) for segment, rules in left.items()}
-    return _by_segment(functions, _function(route, others))
+    return _function(route, others, {segment: _function(route, rules) for segment, rules in left.items()})
 
 
-def _by_segment(functions: dict[str, Chooser], others: Chooser) -> Chooser:
-    def choose(request: Request, path: str, zone: str, client: Client | None) -> int:
-        segments = path.split("/", 2)
-        function = functions.get(segments[1], others) if len(segments) > 1 else others
-        return function(request, path, zone, client)
-
-    return choose
-
-
-def _function(route: Route, rules: Mapping[int, Condition | None]) -> Chooser:
-    """The generated function for these rules, each with what is to be tested of it."""
+def _function(
+    route: Route, rules: Mapping[int, Condition | None], by_segment: Mapping[str, Chooser] = MappingProxyType({})
+) -> Chooser:
+    """The generated function for these rules, each with what is to be tested of it; a path that begins with one of
+    these segments is another's."""
     writer = _Writer()
     lines = list(writer.rules(route, rules))
+    if by_segment:
+        writer.names["by_segment"] = dict(by_segment)
+    dispatch = _DISPATCH if by_segment else ""
     body = "\n".join([*writer.prepared(), *lines])
-    source = f"def choose(r, path, zone, client):\n{body}\n"
+    source = f"def choose(r, path, zone, client):\n{dispatch}{body}\n"
     exec(compile(source, f"<rules of route {route.name}>", "exec"), writer.names)  # noqa: S102  (constants only)
     made: Chooser = writer.names["choose"]
     return made

@@ -42,9 +42,12 @@ class SeenClients:
     def decide(self, table: RouteTable, request: Request, ejected: AbstractSet[Endpoint]) -> Decision:
         """As `decide.decide`."""
         seen = self._seen.get(request.client)
-        if seen is not None and seen.table is table and seen.request == request and seen.settled is not None:
-            found = seen.settled.under(ejected)
-            if found is not None:
+        if seen is not None and seen.table is table and seen.request == request:
+            settled = seen.settled
+            assert settled is not None, "it came with the request"
+            if not ejected:
+                return settled.decision
+            if (found := settled.under(ejected)) is not None:
                 return found
         if seen is None or seen.addresses is not table.program.addresses:
             seen = self._see(table, request.client)
