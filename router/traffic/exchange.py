@@ -342,7 +342,8 @@ class Exchange(Reply):
     async def _open(self, course: Course, began: float) -> Upstream | Ending | Lost:
         plane, attempt = self.plane, course.attempt
         timeout_us = self.left_us(self.terms.connect_timeout_us)
-        patience_us = course.watched.silence_us_max()
+        # An answer takes a round trip, as a connect does; TLS takes one or two more.
+        patience_us = course.watched.silence_us_max() * (2 if plane.pool.is_tls(attempt.endpoint) else 1)
         patient = patience_us >= timeout_us or not self._has_other(course.decision)
         try:
             return await plane.pool.open(attempt.endpoint, timeout_us if patient else patience_us)

@@ -119,6 +119,10 @@ class UpstreamPool:
             self._sessions.clear()  # they hold for one context and one name
         self._tls, self._names = tls, names
 
+    def is_tls(self, endpoint: Endpoint) -> bool:
+        """Whether connections there speak TLS."""
+        return endpoint in self._names
+
     def take(self, endpoint: Endpoint, now: float) -> Upstream | None:
         """A kept connection, or None."""
         idle, nest = self._idle.get(endpoint), self._nest

@@ -313,6 +313,9 @@ async def test_on_a_network_that_is_cut_nobody_waits_for_a_connect(autojump_cloc
                 told = [outcome for region, outcome in router.told if region == "region0"]
                 assert told == [Outcome.LATE] * (WAITING_MIN - 1) + [Outcome.SILENT]
                 assert stage.proxy.counters["retries"] == WAITING_MIN
+                stage.proxy._plane.pool._names = {full.getsockname(): "h"}  # TLS has twice as long: here, all there is
+                assert (await (await stage.client()).ask(GET)).body == b"second"
+                assert router.told[-2][1] is Outcome.TIMEOUT
             for filler in fillers:
                 filler.close()
         nursery.cancel_scope.cancel()
