@@ -13,7 +13,7 @@ import trio
 import trio.testing
 import trustme
 
-from lattice.types import MILLISECOND
+from lattice.types import SECOND
 from router.decision.request import NO_NEEDS, Needs
 from router.traffic.message_body import LAST_CHUNK, chunk
 from router.traffic.proxy import ProxyLimits
@@ -212,7 +212,7 @@ async def test_what_is_no_handshake_is_closed_at_once(tls: ServerTls, first: byt
 
 
 async def test_a_handshake_has_a_time_and_all_of_them_a_number(tls: ServerTls) -> None:
-    limits = ProxyLimits(handshakes_max=1, handshake_timeout_us=100 * MILLISECOND)
+    limits = ProxyLimits(handshakes_max=1, handshake_timeout_us=SECOND)  # the second comes while the first is silent
     context = client_context()
     async with staged(serving(answer()), limits=limits, tls=tls.context) as stage:
         assert stage.tls_endpoint is not None
