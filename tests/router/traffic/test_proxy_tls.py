@@ -13,7 +13,7 @@ import trio
 import trio.testing
 import trustme
 
-from lattice.types import SECOND
+from lattice.types import MILLISECOND, SECOND
 from router.decision.request import NO_NEEDS, Needs
 from router.traffic.message_body import LAST_CHUNK, chunk
 from router.traffic.proxy import ProxyLimits
