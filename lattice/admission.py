@@ -208,8 +208,11 @@ class Admission:
             return []
         # Whoever listens on a wildcard may not know its own address yet: then it is where its frame came from.
         host = signed.row.endpoint[0] or (source[0] if source and sender == signed.observer else "")
-        if previous is not None and previous.signed.row.endpoint == signed.row.endpoint:
-            host = ""  # what it said before; where its frames come from since is later news
+        known = members.get(signed.observer)
+        if previous is not None and known is not None and known.endpoint[0]:
+            said_before, says = previous.signed.row.endpoint, signed.row.endpoint
+            if said_before in (says, ("", says[1])):
+                host = ""  # nothing new, or what peers told it a while ago: where its frames come from is later news
         self._swim.meet(signed.row, signed.observer, (host, signed.row.endpoint[1]))
         if signed.observer in self._strangers:
             del self._strangers[signed.observer]

@@ -41,9 +41,9 @@ class Pacing:
     def lost_until(self, peer: NodeId) -> Micros:
         """Until when there is nothing to gain from asking a peer to whom much was lost; 0 for every other."""
         pace = self._paces.get(peer)
-        return (
-            Micros(0) if pace is None or pace.wait_us <= self._config.delta_wait_us else Micros(pace.at + pace.wait_us)
-        )
+        if pace is None or pace.wait_us <= self._config.delta_wait_us:
+            return Micros(0)
+        return Micros(pace.at + pace.wait_us)
 
     def afford(self, peer: NodeId, missing: list[Cell], shards: Shards, now: Micros) -> list[Cell]:
         """The first of these cells, which a filter over these shards lacks, as many as may be sent now."""

@@ -147,13 +147,13 @@ class Streams:
 
     async def _hand_on(self, stream: _Stream, node: NodeId | None, source: Endpoint) -> None:
         """All frames of a connection, each from the node whose certificate was shown (None: from whomever)."""
-        wait_s = FRAME_S
+        first = True
         while True:
             if node is not None:
                 self._check_standing(node)
-            with trio.fail_after(wait_s):
+            with trio.fail_after(FRAME_S if first else IDLE_IN_S):
                 head = await _receive(stream, LENGTH_BYTES)
-            if not head and wait_s == IDLE_IN_S:
+            if not head and not first:
                 return
             length = int.from_bytes(_whole(head, LENGTH_BYTES), "big")
             if length > self._frame_bytes_max:
@@ -163,7 +163,7 @@ class Streams:
             if node is not None and sender_in(frame) != node:
                 raise UntrustedError("sender is not the certificate's", f"node {short(node)} shows it")
             self._on_frame(frame, source)
-            wait_s = IDLE_IN_S
+            first = False
 
     def _check_standing(self, node: NodeId) -> None:
         if self._is_revoked(node):

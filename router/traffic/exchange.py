@@ -361,9 +361,12 @@ class Exchange(Reply):
 
     def _has_other(self, decision: Decision) -> bool:
         """Whether a request of which nothing was sent can be taken elsewhere."""
-        if len(self.tried) >= self.terms.attempts_max or not self.terms.retries.has(self.plane.now()):
-            return False
-        return self.body.replayable and any(attempt.endpoint not in self.tried for attempt in decision.attempts)
+        untried = any(attempt.endpoint not in self.tried for attempt in decision.attempts)
+        return untried and self.body.replayable and self._may_repeat()
+
+    def _may_repeat(self) -> bool:
+        """Whether one more may be asked, and the budget has it."""
+        return len(self.tried) < self.terms.attempts_max and self.terms.retries.has(self.plane.now())
 
     def land(self, leg: Leg) -> None:
         if leg.awaited and leg.watched is not None:
@@ -478,11 +481,7 @@ class Exchange(Reply):
 
     def _has_another(self) -> bool:
         """Whether a gateway error need not be the client's answer: another can be asked, and the budget has it."""
-        if not (self.repeatable and self.uploaded and self.body.replayable):
-            return False
-        if len(self.tried) >= self.terms.attempts_max:
-            return False
-        if not self.terms.retries.has(self.plane.now()):
+        if not (self.repeatable and self.uploaded and self.body.replayable and self._may_repeat()):
             return False
         # Kept for `untried`: to decide twice might take a half-open endpoint's trial and not use it.
         decision = self.plane.router.decide(self.request)

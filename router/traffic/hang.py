@@ -2,9 +2,10 @@
 
 A crash announces itself; a hang says nothing, and whoever waits for a timeout has lost. So silence is judged against
 what an endpoint usually needs: *k requests wait, and no byte has come from the region for max(50 ms, 3 x its p99)*
-makes it suspect (DESIGN part 6). A connect that nobody answers waits as well: on a network that is cut nobody refuses
-it. The same is asked of each endpoint alone, for one of several may hang while its
-neighbours answer. A single request that waits longer than twice the p99 is merely late: it may be hedged.
+makes it suspect (DESIGN part 6). The same is asked of each endpoint alone, for one of several may hang while its
+neighbours answer. On a network that is cut nobody refuses a connect: one that is not answered for so long is given up,
+and after k in turn so is the endpoint. A single request that waits longer than twice the p99 is merely late: it may be
+hedged.
 
 Latencies lie in a histogram of quarter octaves that forgets: when it is full, all counts are halved. A p99 is the upper
 edge of its bucket, so at most a fifth too great; it is trusted from twenty samples on, and before that only a second of

@@ -359,3 +359,20 @@ def test_what_a_moved_node_still_says_of_its_old_address_is_no_conflict() -> Non
         assert cluster.engines[0]._health.table.order_of(node) != before
         assert [seen.endpoint for seen in cluster.engines[0].view().members if seen.node == node] == [away]
     assert not [note for _, index, note in cluster.notified if isinstance(note, IdConflict)]
+
+
+def test_an_address_that_a_moved_node_had_only_just_learned_is_no_conflict_either() -> None:
+    """It listens on a wildcard: its first row names no address, its second the one that it had by then."""
+    cluster = settled(3)
+    node, home, away = cluster.engines[1].node, cluster.endpoint(1), ("10.0.0.77", 7)
+    cluster.judge = cut(((0,), (1,)))
+    for endpoint, level in ((("", home[1]), Level.DOWN), (home, Level.HEALTHY)):
+        cluster.engines[1]._us.endpoint = endpoint
+        before = cluster.engines[0]._health.table.order_of(node)
+        cluster.give(1, LocalUpdate(HealthObserved((Observation("iad", level),))))
+        cluster.run(3 * SECOND)
+        assert cluster.engines[0]._health.table.order_of(node) != before
+        frame = Plain(CLUSTER).close(node, encode(Nack(1, node)), cluster.now)
+        cluster.give(0, DatagramReceived(frame, away))
+        assert [seen.endpoint for seen in cluster.engines[0].view().members if seen.node == node] == [away]
+    assert not [note for _, index, note in cluster.notified if isinstance(note, IdConflict)]

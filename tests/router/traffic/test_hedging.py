@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import socket
-
 import pytest
 import trio
 import trio.testing
@@ -14,7 +12,19 @@ from router.policy.settings import Hedge, Settings
 from router.traffic.hang import SAMPLES_MIN, UNKNOWN_US, WAITING_MIN
 from router.traffic.proxy import Outcome, ProxyLimits
 from router.traffic.upstream_pool import Upstream
-from tests.router.traffic.upstreams import GET, FixedRouter, Script, Stage, Wire, answer, listen, post, proxied, serving
+from tests.router.traffic.upstreams import (
+    GET,
+    FixedRouter,
+    Script,
+    Stage,
+    Wire,
+    answer,
+    deaf,
+    listen,
+    post,
+    proxied,
+    serving,
+)
 
 
 class Ejecting(FixedRouter):
@@ -36,6 +46,20 @@ def hanging_after(count: int) -> Script:
             if left[0] > 0:
                 left[0] -= 1
                 await wire.send(answer(b"first"))
+
+    return script
+
+
+def late_after(count: int) -> Script:
+    """Answers so many requests of all connections, then each after five seconds."""
+    left = [count]
+
+    async def script(wire: Wire) -> None:
+        while await wire.request() is not None:
+            left[0] -= 1
+            if left[0] < 0:
+                await trio.sleep(5)
+            await wire.send(answer(b"first"))
 
     return script
 
@@ -94,17 +118,8 @@ async def test_one_that_is_late_is_hedged_and_the_first_to_answer_wins(autojump_
 
 async def test_the_one_that_was_asked_first_may_still_win(autojump_clock: trio.testing.MockClock) -> None:
     autojump_clock.autojump_threshold = 0.02
-    answered: list[int] = []
-
-    async def late(wire: Wire) -> None:
-        while await wire.request() is not None:
-            answered.append(1)
-            if len(answered) > SAMPLES_MIN:
-                await trio.sleep(5)
-            await wire.send(answer(b"first"))
-
     async with trio.open_nursery() as nursery:
-        first = await listen(nursery, late)
+        first = await listen(nursery, late_after(SAMPLES_MIN))
         second = await listen(nursery, hanging_after(0))
         async with proxied(FixedRouter(first.endpoint, second.endpoint)) as stage:
             await warm(stage)
@@ -123,17 +138,8 @@ async def closing(wire: Wire) -> None:
 
 async def test_whoever_is_asked_besides_and_closes_costs_nothing(autojump_clock: trio.testing.MockClock) -> None:
     autojump_clock.autojump_threshold = 0.02
-    answered: list[int] = []
-
-    async def late(wire: Wire) -> None:
-        while await wire.request() is not None:
-            answered.append(1)
-            if len(answered) > SAMPLES_MIN:
-                await trio.sleep(5)
-            await wire.send(answer(b"first"))
-
     async with trio.open_nursery() as nursery:
-        first, second = await listen(nursery, late), await listen(nursery, closing)
+        first, second = await listen(nursery, late_after(SAMPLES_MIN)), await listen(nursery, closing)
         async with proxied(FixedRouter(first.endpoint, second.endpoint), ProxyLimits(warm_per_standby=0)) as stage:
             await warm(stage)
             assert (await stage.ask(GET)).body == b"first"
@@ -297,14 +303,10 @@ async def test_on_a_network_that_is_cut_nobody_waits_for_a_connect(autojump_cloc
     """Nobody refuses there: a SYN is not answered. After three such the endpoint is left; all go elsewhere."""
     autojump_clock.autojump_threshold = 0.02
     async with trio.open_nursery() as nursery:
-        with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
-            fillers = [socket.socket() for _ in range(3)]
-            for filler in fillers:  # a full backlog drops SYNs, as a cut network does
-                filler.setblocking(False)
-                filler.connect_ex(full.getsockname())
-            second = await listen(nursery, serving(answer(b"second")))
-            router = FixedRouter(full.getsockname(), second.endpoint)
-            async with proxied(router, ProxyLimits()) as stage:
+        second = await listen(nursery, serving(answer(b"second")))
+        with deaf() as first:
+            router = FixedRouter(first, second.endpoint)
+            async with proxied(router) as stage:
                 for turn in range(WAITING_MIN):
                     began = trio.current_time()
                     said = await (await stage.client()).ask(post(b"a body") if turn else GET)
@@ -313,24 +315,16 @@ async def test_on_a_network_that_is_cut_nobody_waits_for_a_connect(autojump_cloc
                 told = [outcome for region, outcome in router.told if region == "region0"]
                 assert told == [Outcome.LATE] * (WAITING_MIN - 1) + [Outcome.SILENT]
                 assert stage.proxy.counters["retries"] == WAITING_MIN
-                stage.proxy._plane.pool._names = {full.getsockname(): "h"}  # TLS has twice as long: here, all there is
+                stage.proxy._plane.pool._names = {first: "h"}  # TLS has twice as long: here, all there is
                 assert (await (await stage.client()).ask(GET)).body == b"second"
                 assert router.told[-2][1] is Outcome.TIMEOUT
-            for filler in fillers:
-                filler.close()
         nursery.cancel_scope.cancel()
 
 
 async def test_the_last_who_could_answer_is_waited_for(autojump_clock: trio.testing.MockClock) -> None:
     autojump_clock.autojump_threshold = 0.02
-    with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
-        fillers = [socket.socket() for _ in range(3)]
-        for filler in fillers:
-            filler.setblocking(False)
-            filler.connect_ex(full.getsockname())
-        async with proxied(FixedRouter(full.getsockname()), ProxyLimits()) as stage:
+    with deaf() as only:
+        async with proxied(FixedRouter(only)) as stage:
             began = trio.current_time()
             assert (await (await stage.client()).ask(GET)).status == 504
             assert trio.current_time() - began == pytest.approx(ProxyLimits().connect_timeout_us / 1e6, abs=0.1)
-        for filler in fillers:
-            filler.close()

@@ -17,7 +17,7 @@ from router.traffic.connection import Connection, connect
 from router.traffic.nested_epoll import NestedEpoll
 from router.traffic.proxy_limits import ProxyLimits
 from router.traffic.upstream_pool import EXPECTED_SECONDS, ExhaustedError, Upstream, UpstreamPool
-from tests.router.traffic.upstreams import Wire, hanging, listen, refusing
+from tests.router.traffic.upstreams import Wire, deaf, hanging, listen, refusing
 
 LIMITS = ProxyLimits(idle_per_endpoint_max=2, upstream_idle_timeout_us=4 * SECOND)
 
@@ -186,18 +186,8 @@ async def test_a_connection_to_itself_is_a_refusal() -> None:
 async def test_an_endpoint_that_does_not_answer_takes_the_connect_timeout(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
-        address: Endpoint = full.getsockname()
-        fillers = []
-        for _ in range(3):  # a full backlog drops SYNs, as a hung host does
-            filler = socket.socket()
-            filler.setblocking(False)
-            filler.connect_ex(address)
-            fillers.append(filler)
-        with pytest.raises(trio.TooSlowError):
-            await connect(*address, SECOND, Connection)
-        for filler in fillers:
-            filler.close()
+    with deaf() as address, pytest.raises(trio.TooSlowError):
+        await connect(*address, SECOND, Connection)
 
 
 async def test_running_out_here_is_no_evidence_against_the_endpoint(

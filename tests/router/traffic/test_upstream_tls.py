@@ -34,6 +34,7 @@ from tests.router.traffic.upstreams import (
     Stage,
     Wire,
     answer,
+    deaf,
     hanging,
     listen,
     proxied,
@@ -307,24 +308,17 @@ async def test_a_standby_that_closes_is_noticed_without_a_request(files: tuple[P
 async def test_a_standby_that_does_not_answer_keeps_no_other_waiting(
     nursery: trio.Nursery, mock_clock: trio.testing.MockClock
 ) -> None:
-    deaf = trio.socket.socket()
-    await deaf.bind(("127.0.0.1", 0))
-    deaf.listen(0)
-    queued = [trio.socket.socket() for _ in range(4)]  # its backlog is full: SYNs are dropped
-    for sock in queued:
-        nursery.start_soon(sock.connect, deaf.getsockname())
     good = (await listen(nursery, hanging)).endpoint
     pool = UpstreamPool(ProxyLimits())
-    pool.expect(attempts(refusing(), deaf.getsockname(), good))
-    pool.keep_warm(nursery)
-    while pool.counters["warmed"] < 2:
+    with deaf() as silent:
+        pool.expect(attempts(refusing(), silent, good))
+        pool.keep_warm(nursery)
+        while pool.counters["warmed"] < 2:
+            await trio.testing.wait_all_tasks_blocked()
+        pool.keep_warm(nursery)  # what is under way is counted
         await trio.testing.wait_all_tasks_blocked()
-    pool.keep_warm(nursery)  # what is under way is counted
-    await trio.testing.wait_all_tasks_blocked()
-    assert pool.idle == 2
-    nursery.cancel_scope.cancel()
-    for sock in (deaf, *queued):
-        sock.close()
+        assert pool.idle == 2
+        nursery.cancel_scope.cancel()
     pool.close_idle()
 
 

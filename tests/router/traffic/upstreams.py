@@ -9,8 +9,8 @@ import contextlib
 import socket
 import ssl
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -400,3 +400,15 @@ GET = b"GET /a?b=c HTTP/1.1\r\nHost: shop.example.com\r\n\r\n"
 def post(body: bytes, *headers: str) -> bytes:
     lines = "".join(f"{header}\r\n" for header in headers)
     return f"POST /in HTTP/1.1\r\nHost: h\r\nContent-Length: {len(body)}\r\n{lines}\r\n".encode() + body
+
+
+@contextmanager
+def deaf() -> Iterator[Endpoint]:
+    """An address where nobody refuses and nobody answers: a full backlog drops SYNs, as a cut network does."""
+    with ExitStack() as stack:
+        full = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(3):
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(full.getsockname())
+        yield full.getsockname()
