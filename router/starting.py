@@ -56,8 +56,8 @@ async def run_node(
         clock = Clock()
         credentials = Credentials(config, state.node_key, clock.now)
         driver_of = partial(_driver, config, state, transport, clock, credentials)
-        node = Node(config, driver_of, clock, state.last_good, credentials)
-        await node.run(transport, listeners, control, ready=lambda: ready(bound), stop=stop, hangups=hangups)
+        node = Node(config, driver_of, clock, state.last_good, credentials, listeners)
+        await node.run(transport, control, ready=lambda: ready(bound), stop=stop, hangups=hangups)
 
 
 def _driver(

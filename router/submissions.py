@@ -21,9 +21,9 @@ from lattice.identity import Ed25519Signer, author_id_of
 from lattice.policy_content import NOTHING
 from lattice.policy_ops import op_id_of
 from lattice.types import short
+from router.compiling import compile_text
 from router.control.target import Published, RefusalError, head_at
 from router.decision.program import Program
-from router.policy_keeper import compile_text
 
 log = logging.getLogger("edgelattice")
 

@@ -17,6 +17,7 @@ import trio
 
 from lattice.identity import public_key_of
 from lattice.types import SECOND, Endpoint
+from router.compiling import load_grammar
 from router.control.body import DEFAULT_POLICY, ViewBody
 from router.control.client import ControlClient, ControlError
 from router.control.publish import publish
@@ -26,7 +27,6 @@ from router.demo.processes import Child, ChildError
 from router.demo.scenario import HOST, Kill, Region, Scenario, Site, policy_text, ranking, site_toml
 from router.demo.screen import Board, Show
 from router.policy.errors import PolicyError
-from router.policy_keeper import load_grammar
 from router.site.key_file import write_secret
 
 READY_TIMEOUT_SECONDS = 30.0

@@ -23,6 +23,7 @@ from lattice.events import LocalChange
 from lattice.transport import Clock
 from lattice.types import Endpoint, Level
 from router.cache.turn import SiteCache
+from router.compiling import compile_text, load_grammar
 from router.control.api import DEFAULT_POLICY
 from router.credentials import Credentials
 from router.decision.decide import Attempt, Decision, Request
@@ -36,7 +37,6 @@ from router.journal import Journal
 from router.location import Locations
 from router.policy.paths import PathPattern
 from router.policy.values import read_host_pattern, read_path_pattern
-from router.policy_keeper import compile_text, load_grammar
 from router.site.site_config import SiteConfig
 from router.site.site_file import load_site_config
 from router.site.state_dir import node_key_in

@@ -16,7 +16,7 @@ from lattice.driver import Answer, Driver
 from lattice.events import LocalChange, Persist
 from lattice.store import Store
 from lattice.types import VersionId
-from router import node as node_module
+from router import policy_keeper
 from router.control.target import RefusalError
 from router.errors import StartError
 from router.site.state_dir import LastGood, StateDir
@@ -45,7 +45,7 @@ class Disk:
 
         patch.setattr(Store, "write", write_or_not)
         patch.setattr(LastGood, "write", remember_or_not)
-        patch.setattr(node_module, "REMEMBER_AGAIN_S", 0.05)
+        patch.setattr(policy_keeper, "REMEMBER_AGAIN_S", 0.05)
 
 
 @pytest.fixture

@@ -1,0 +1,26 @@
+"""A policy's text made into a program, for whoever serves by it."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from router.decision.program import Program, compile_policy
+from router.policy import PolicyError, parse
+
+
+def compile_text(text: str, name: str) -> Program:
+    """Compile a policy. Pure, and slow for a large one: call it off the loop. Raises `PolicyError`."""
+    return compile_policy(parse(text, name))
+
+
+def load_grammar() -> None:
+    """Build the parser now (some 35 ms of CPU), rather than when the first policy arrives."""
+    with suppress(PolicyError):
+        parse("edition 1")
+
+
+def complaint(error: PolicyError) -> str:
+    """One line about a version that does not compile."""
+    first = error.diagnostics[0]
+    more = len(error.diagnostics) - 1
+    return f"line {first.line}: {first.message}{f' (and {more} more)' if more else ''}"
