@@ -3,8 +3,10 @@
     accept → (ClientHello →) decide → connect, and the next endpoint if that fails → splice both ways → one ending
 
 What the client said first is kept until an endpoint has taken the connection, so a dead endpoint costs the client
-nothing but time. Once bytes have passed there is no second try: only the two ends know what they mean. Whoever is lost
-in mid-stream is lost with a reset, never with the clean end that a peer would take for the whole.
+nothing but time, and not much of that: `router.traffic.hang` says how long to wait for who used to answer sooner; the
+first byte is here the answer to a connect. Once bytes have passed there is no second try: only the two ends know what
+they mean. Whoever is lost in mid-stream is lost with a reset, never with the clean end that a peer would take for the
+whole.
 
 A name is read only where the site says that TLS clients come (`tcp.tls_listen`): protocols in which the server speaks
 first would wait for ever otherwise.
@@ -21,19 +23,23 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
+from typing import Final
 
 import trio
 
-from lattice.types import Endpoint
+from lattice.types import SECOND, Endpoint, Micros
 from router.decision.decide import Attempt, Request
 from router.tcp.client_hello import NotTlsError, read_client_hello
 from router.tcp.splice import LostError, Pipe, Side
 from router.tcp.tcp_limits import TcpLimits
 from router.traffic.connection import Connection, connect, connect_unix
+from router.traffic.hang import HangWatch
 from router.traffic.proxy_protocol import proxy_header_v2
 from router.traffic.steering import Outcome, Router
 from router.traffic.upstream_address import AddressRule
 from router.traffic.upstream_pool import EXHAUSTED, ForbiddenAddressError
+
+_FORGET_US: Final = 600 * SECOND
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +88,8 @@ class TcpRelay:
         self._unix = unix
         self._limits = limits or TcpLimits()
         self._clients: Counter[str] = Counter()
+        self._watch: HangWatch[object] = HangWatch()
+        self._forgotten_at = 0
         self._accepting = trio.CancelScope()
         self._by_now = trio.CancelScope()
         """Accepts from the listeners of now, within the former."""
@@ -221,22 +229,42 @@ class TcpRelay:
         retry, timeouts = decision.settings.retry, decision.settings.timeouts
         attempts_max = self._limits.attempts_max if retry is None else min(self._limits.attempts_max, 1 + retry.count)
         connect_timeout_us = (timeouts and timeouts.connect_us) or self._limits.connect_timeout_us
-        for attempt in decision.attempts[:attempts_max]:
+        self._forget_idle()
+        attempts = decision.attempts[:attempts_max]
+        for attempt in attempts:
             began = trio.current_time()
+            watched, asked = self._watch.endpoint(attempt.region, attempt.endpoint), object()
+            patience_us = watched.silence_us_max()
+            patient = patience_us >= connect_timeout_us or attempt is attempts[-1]  # nobody else is left to ask
+            watched.sent(asked, _micros(began))
             try:
-                upstream = await self._open(attempt.endpoint, connect_timeout_us)
+                upstream = await self._open(attempt.endpoint, connect_timeout_us if patient else patience_us)
             except trio.TooSlowError:
-                self._observe(attempt, Outcome.TIMEOUT, began)
+                if patient:
+                    self._observe(attempt, Outcome.TIMEOUT, began)
+                else:
+                    hangs = watched.given_up(_micros(began))
+                    self._observe(attempt, Outcome.SILENT if hangs else Outcome.LATE, began)
             except OSError as error:
                 if error.errno in EXHAUSTED:
                     raise
                 self._observe(attempt, Outcome.REFUSED, began)
             else:
+                watched.heard(asked, _micros(trio.current_time()))
                 self._observe(attempt, Outcome.OK, began)
                 self.counters[f"region.{attempt.region}"] += 1
                 return _Leg(attempt, upstream)
+            finally:
+                watched.dropped(asked)
             self.counters["connect failed"] += 1
         return Ending.UNREACHABLE
+
+    def _forget_idle(self) -> None:
+        """Endpoints of policies that are no more."""
+        now = _micros(trio.current_time())
+        if now - self._forgotten_at >= _FORGET_US:
+            self._watch.forget_idle(Micros(now - _FORGET_US))
+            self._forgotten_at = now
 
     async def _open(self, endpoint: Endpoint, timeout_us: int) -> Connection:
         path = self._unix.get(endpoint)
@@ -309,3 +337,7 @@ class TcpRelay:
 class _Leg:
     attempt: Attempt
     upstream: Connection
+
+
+def _micros(seconds: float) -> Micros:
+    return Micros(round(seconds * 1e6))

@@ -20,6 +20,7 @@ class TcpLimits:
     hello_timeout_us: int = 5 * SECOND
     """From accept to the end of the ClientHello. HAProxy's usual inspect-delay; nginx's preread_timeout is 30 s."""
     connect_timeout_us: int = 2 * SECOND
-    """As for HTTP (`ProxyLimits`)."""
+    """As for HTTP (`ProxyLimits`). While there is somebody else to ask it is less: max(50 ms, 3 x the p99 of connects
+    to that region), and 1 s before that is known."""
     idle_timeout_us: int = 600 * SECOND
     """Neither side sends, or takes, a byte. nginx's proxy_timeout; HAProxy's usual tunnel timeout is an hour."""

@@ -52,6 +52,10 @@ class Running:
         text = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(text.partition("VmRSS:")[2].split()[0])
 
+    def descriptors(self) -> int:
+        """Files and sockets that it has open."""
+        return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
+
     def stop(self) -> None:
         stop(self.process)
 

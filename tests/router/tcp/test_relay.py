@@ -22,8 +22,10 @@ from router.decision.decide import Attempt, Decision, Request
 from router.decision.request import NO_NEEDS
 from router.tcp.relay import TcpListener, TcpRelay
 from router.tcp.tcp_limits import TcpLimits
+from router.traffic.hang import SAMPLES_MIN, WAITING_MIN
 from router.traffic.proxy_protocol import read_proxy_header
 from router.traffic.steering import Outcome
+from tests.router.traffic.upstreams import deaf
 
 Serve = Callable[[trio.SocketStream], Awaitable[None]]
 
@@ -185,6 +187,40 @@ async def test_an_endpoint_may_be_a_unix_socket(tmp_path: Path) -> None:
         await settled(relay)
     assert node.told == [(local, Outcome.REFUSED)]
     assert relay.counters["forbidden"] == 0
+
+
+async def test_a_connect_that_nobody_answers_is_given_up_long_before_its_timeout() -> None:
+    """Three in turn, and the endpoint is out of use; as long as it is not, each goes on to the next."""
+    with deaf() as cut:
+        async with upstream(echo) as second:
+            node = ScriptedNode(second, cut)
+            async with relaying(node) as (relay, at):
+                for _ in range(SAMPLES_MIN):  # both are of one region, which is known to answer at once
+                    await (await dial(at)).aclose()
+                await settled(relay)
+                node.told.clear()
+                node.attempts = tuple(attempt._replace(region="r0") for attempt in reversed(node.attempts))
+                for _ in range(WAITING_MIN):
+                    with trio.fail_after(TcpLimits().connect_timeout_us / 2e6):
+                        client = await dial(at)
+                        await client.send_all(b"hello")
+                        await client.send_eof()
+                        assert await everything(client) == b"hello"
+                await settled(relay)
+    assert node.told == [
+        *((cut, Outcome.LATE), (second, Outcome.OK)) * (WAITING_MIN - 1),
+        *((cut, Outcome.SILENT), (second, Outcome.OK)),
+    ]
+
+
+async def test_who_is_the_last_to_be_asked_has_the_whole_time() -> None:
+    limits = TcpLimits(connect_timeout_us=200 * MILLISECOND)
+    with deaf() as first, deaf() as last:
+        async with relaying(ScriptedNode(first, last), limits) as (relay, at):
+            assert await everything_or_reset(await dial(at)) == b""
+            await settled(relay)
+            assert relay.counters["unreachable"] == 1
+            assert relay.counters["connect failed"] == 2
 
 
 async def test_the_server_may_speak_first() -> None:
