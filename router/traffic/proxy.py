@@ -474,7 +474,7 @@ class Proxy:
 
 def _inside(tls: ssl.SSLContext, sock: socket.socket) -> ssl.SSLSocket:
     """The socket with TLS around it, its handshake still to come."""
-    return tls.wrap_socket(sock, server_side=True, do_handshake_on_connect=False, suppress_ragged_eofs=False)
+    return tls.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
 
 
 def _rouse(client: Client) -> None:

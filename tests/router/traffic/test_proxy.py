@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import itertools
+import os
 import random
+import struct
+import termios
 
 import pytest
 import trio
@@ -707,6 +711,40 @@ async def test_one_address_may_not_take_all_connections() -> None:
         while stage.proxy.connections > 2:
             await trio.testing.wait_all_tasks_blocked()
         assert (await (await stage.client("127.0.0.9")).ask(GET)).status == 200
+
+
+async def test_who_downloads_much_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A piece, then whoever else is ready: all of the body lies in the kernel when the other one asks."""
+    monkeypatch.setattr("router.traffic.connection.RECEIVE_BYTES", 1 << 12)
+    passed: list[int] = []
+    big = answer(bytes(1 << 16))
+
+    class Looking(FixedRouter):
+        def decide(self, request: Request) -> Decision:
+            if request.path == "/small":
+                passed.append(unread(slow))
+            return super().decide(request)
+
+    async def upstream(wire: Wire) -> None:
+        if (request := await wire.request()) and request.first.startswith(b"GET /a?"):
+            sent = os.write(wire.socket.fileno(), big)
+            os.write(quick.socket.fileno(), b"GET /small HTTP/1.1\r\nHost: h\r\n\r\n")
+            assert sent == len(big), "at once"
+            await trio.sleep_forever()
+        await wire.send(answer())
+
+    def unread(wire: Wire) -> int:
+        return int(struct.unpack("i", fcntl.ioctl(wire.socket.fileno(), termios.FIONREAD, bytes(4)))[0])
+
+    async with trio.open_nursery() as nursery:
+        endpoint = (await listen(nursery, upstream)).endpoint
+        async with proxied(Looking(endpoint)) as stage:
+            slow, quick = [await stage.client() for _ in range(2)]
+            await slow.send(GET)
+            assert (await quick.response()).status == 200
+            assert (await slow.response()).whole
+            assert passed[0] < len(big) // 2
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_full_region_spills_and_when_all_are_full_the_answer_is_an_early_503(

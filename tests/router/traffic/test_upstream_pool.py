@@ -128,6 +128,26 @@ async def test_a_standby_of_long_ago_that_is_decided_again_is_wanted_at_once(
         pool.keep_warm(nursery)
 
 
+async def test_a_standby_is_renewed_before_the_old_connections_are_too_old(
+    nursery: trio.Nursery, mock_clock: trio.testing.MockClock
+) -> None:
+    """While new ones are on their way, the old ones are still there."""
+    pool = UpstreamPool(ProxyLimits(upstream_idle_timeout_us=4 * SECOND))
+    first, standby = [(await listen(nursery, hanging)).endpoint for _ in range(2)]
+    attempts = [Attempt("r", "primary", Level.HEALTHY, endpoint) for endpoint in (first, standby)]
+    ready = []
+    for _ in range(12):  # a second each, of which a connection may live four
+        pool.expect(attempts)
+        async with trio.open_nursery() as warming:
+            pool.keep_warm(warming)
+            ready.append(pool.idle)
+        mock_clock.jump(1)
+    assert ready[0] == 0
+    assert min(ready[1:]) >= 2, ready
+    pool.close_idle()
+    assert pool.counters["warmed"] >= 6, "renewed"
+
+
 async def test_connections_on_their_way_are_not_opened_again(
     pool: UpstreamPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable
@@ -133,6 +134,33 @@ async def test_a_request_reaches_an_endpoint_that_asks_who_we_are(files: tuple[P
         assert len(upstream.shown) == 1
         assert stage.proxy.counters["upstream.tls.full"] == 1
         assert stage.proxy.counters["upstream.reused"] == 2
+
+
+@pytest.mark.parametrize("said", [True, False])
+async def test_a_body_without_length_is_whole_only_if_its_end_was_said(
+    said: bool, files: tuple[Path, TlsFiles]
+) -> None:
+    """Anybody on the way can close a TCP connection; close_notify only who holds the keys (RFC 9112 9.8)."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    CA.issue_cert(NAME).configure_cert(context)
+
+    async def serve(plain: trio.SocketStream) -> None:
+        stream = trio.SSLStream(plain, context, server_side=True, https_compatible=not said)
+        await stream.receive_some()
+        await stream.send_all(b"HTTP/1.1 200 OK\r\n\r\nhello")
+        with contextlib.suppress(trio.BrokenResourceError):
+            await stream.aclose()
+
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.serve_listeners, serve, [listener])
+        endpoint: Endpoint = listener.socket.getsockname()
+        async with tls_proxied(UpstreamTls(files[0], None, None), endpoint) as stage:
+            response = await stage.ask(GET)
+            assert ((response.status, response.body, response.whole) == (200, b"hello", True)) is said
+            counters = stage.proxy.counters  # nothing of it has gone out if all came at once
+            assert counters["truncated"] + counters["failed_502"] == (not said)
+        nursery.cancel_scope.cancel()
 
 
 async def test_without_a_file_of_its_own_a_site_shows_the_node_certificate(tmp_path: Path) -> None:
