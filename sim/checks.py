@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from lattice.engine import Engine
 from lattice.events import Effect, Input, Notification
 from lattice.health import SignedRow
 from lattice.view import LatticeView
@@ -46,6 +47,8 @@ class Check:
     """Whether it is judged only at the end, when all faults are healed."""
     inputs: tuple[type, ...] | None = None
     """After which inputs `stepped` is to look; None is every one."""
+    when_told = False
+    """Whether `stepped` is to look only where the engine notified of something."""
     of_view = True
     """Whether what `looked` sees changes only with the view or the root: then it is not called again before they do.
     A check of which that is not so gets no rows."""
@@ -64,6 +67,12 @@ class Check:
 
     def heard(self, host: Host, notification: Notification) -> None:
         """When an engine notifies."""
+
+    def restarted(self, host: Host, before: Engine) -> None:
+        """When a process follows another, that engine's, before it is given anything."""
+
+    def elapsed(self) -> None:
+        """Every tenth of a second, between two steps."""
 
     def looked(self, host: Host, view: LatticeView, rows: Sequence[SignedRow]) -> None:
         """Every so many events, at the host that just stepped; `rows` are those that it holds, by observer."""

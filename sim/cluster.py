@@ -7,9 +7,10 @@ engines notify of, which is far less.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from typing import Final, Protocol
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol, TypeAlias
 
+from lattice.engine import Engine
 from lattice.events import (
     DatagramReceived,
     Effect,
@@ -28,10 +29,11 @@ from lattice.events import (
 )
 from lattice.identity import node_id_of
 from lattice.types import Endpoint, Micros, NodeId
-from sim.host import INBOX_MAX, STREAM_PORT, Host, Maker, endpoint_of
+from sim.host import INBOX_MAX, RIGHT, STREAM_PORT, Host, Maker, endpoint_of
 from sim.journal import Journal
 from sim.network import Network
-from sim.scheduler import ANY_LIFE, EPOCH, NOBODY, Act, Scheduler
+from sim.scheduler import ANY_LIFE, EPOCH, Act, Scheduler
+from sim.signing import MESSAGES
 from sim.topology import Place
 
 TIMER: Final = TimerFired()
@@ -49,10 +51,8 @@ class Listener(Protocol):
     def heard(self, host: Host, notification: Notification) -> None: ...
 
 
-class Sniffer(Protocol):
-    """Sees every frame that is sent; `kind` is the message's number on the wire."""
-
-    def sent(self, host: Host, kind: int, frame: bytes) -> None: ...
+Sniffer: TypeAlias = Callable[[Host, bytes], None]
+"""Sees every frame of some kinds that is sent."""
 
 
 class Cluster:
@@ -67,7 +67,12 @@ class Cluster:
         self.by_node: dict[NodeId, Host] = {}
         self.watchers: list[Watcher] = []
         self.listeners: list[Listener] = []
-        self.sniffers: list[Sniffer] = []
+        self.restarts: list[Callable[[Host, Engine], None]] = []
+        """Told of each process that follows another, before it is given anything, and of that one's engine."""
+        self.sniffers: list[list[Sniffer]] = [[] for _ in MESSAGES]
+        self.frames = [0] * len(MESSAGES)
+        self.frame_bytes = [0] * len(MESSAGES)
+        """What was sent; all three by the message's number on the wire, 0 if it is none."""
         self.dropped: Counter[str] = Counter()
         self.deaths: list[tuple[int, int]] = []
         """(when, host) of every crash."""
@@ -99,9 +104,10 @@ class Cluster:
         host.last_read = host.clock.read(self.now)
         # An engine made for the first life has never run: it serves. Later lives have new ones.
         if host.life > 1:
-            host.engine = self.maker.engine(
-                host.index, host.life, self._place(host), host.signer, Micros(host.last_read)
-            )
+            before, place = host.engine, self._place(host)
+            host.engine = self.maker.engine(host.index, host.life, place, host.signer, Micros(host.last_read))
+            for restarted in self.restarts:
+                restarted(host, before)
         if host.disk:
             records = tuple((table, key, value) for (table, key), value in sorted(host.disk.items()))
             self.give(host, Restored(records))
@@ -144,14 +150,11 @@ class Cluster:
 
     def run_until(self, until: int) -> None:
         """Let time pass. Whatever a watcher raises stops it, between two steps."""
-        hosts, take, give = self.hosts, self.scheduler.take, self.give
-        while (entry := take(until)) is not None:
-            at, _, index, life, event = entry
-            if index == NOBODY:
-                assert isinstance(event, Act)
+        hosts, give = self.hosts, self.give
+        for at, _, index, life, event in self.scheduler.due(until):
+            if isinstance(event, Act):
                 event.do()
                 continue
-            assert not isinstance(event, Act)
             host = hosts[index]
             if not host.alive or (life != host.life and life != ANY_LIFE):
                 continue
@@ -207,31 +210,26 @@ class Cluster:
         effects: Sequence[Effect] = host.engine.handle(event, host.read_clock(at))
         if host.distort is not None:
             effects = host.distort(effects)
-        if effects:
-            perform = self._perform
-            for ordinal, effect in enumerate(effects):
-                perform(host, ordinal, effect)
+        for ordinal, effect in enumerate(effects):
+            self._perform(host, ordinal, effect)
         for watcher in self.watchers:
             watcher.stepped(host, event, effects)
 
     def _perform(self, host: Host, ordinal: int, effect: Effect) -> None:
         if isinstance(effect, SendDatagram):
-            self._send(host, ordinal, effect.data, effect.target, stream=False)
+            self._send(host, ordinal, effect.data, effect.target, False)
         elif isinstance(effect, SetTimer):
             deadline: int | None = effect.deadline
             if deadline is not None:
-                clock, scheduler = host.clock, self.scheduler
-                if clock.offset_us or clock.drift_ppm:
-                    deadline = clock.when(deadline)
-                if deadline < scheduler.now:
-                    deadline = scheduler.now
+                scheduler = self.scheduler
+                deadline = max(deadline if host.clock is RIGHT else host.clock.when(deadline), scheduler.now)
                 scheduler.give(deadline, host.index, host.life, TIMER)
             host.deadline = deadline
         elif isinstance(effect, Notify):
             for listener in self.listeners:
                 listener.heard(host, effect.notification)
         elif isinstance(effect, SendStream):
-            self._send(host, ordinal, effect.data, effect.target, stream=True)
+            self._send(host, ordinal, effect.data, effect.target, True)
         elif effect.value is None:
             host.disk.pop((effect.table, effect.key), None)
         else:
@@ -239,15 +237,15 @@ class Cluster:
 
     def inject(self, host: Host, target: Host, frame: bytes) -> None:
         """Send a frame of the simulation's own making as if the host had."""
-        self._send(host, 1_000, frame, target.endpoint, stream=False)
+        self._send(host, 1_000, frame, target.endpoint, False)
 
     def _send(self, host: Host, ordinal: int, data: bytes, target: Endpoint, stream: bool) -> None:
-        seals = self.maker.seal
-        kind = seals.kind_of(data)
-        if seals.sealed:
-            seals.sent(data)
-        for sniffer in self.sniffers:
-            sniffer.sent(host, kind, data)
+        kind, size = self.maker.seal.sent(data), len(data)
+        self.frames[kind] += 1
+        self.frame_bytes[kind] += size
+        host.bytes_out += size
+        for sniff in self.sniffers[kind]:
+            sniff(host, data)
         index = self._by_endpoint.get(target)
         if index is None:
             self.dropped["no such address"] += 1

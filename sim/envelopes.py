@@ -8,11 +8,15 @@ envelope, which nobody of this one opens.
 from __future__ import annotations
 
 from hashlib import blake2b
+from typing import Final
 
 from lattice.key_ring import KeyRing
 from lattice.seal import HEADER_BYTES, VERSION, Seal, Sealed
 from lattice.types import Micros, NodeId
-from sim.signing import CLUSTER, TaggedSeal
+from sim.signing import CLUSTER, MESSAGES, TaggedSeal
+
+_KIND_AT: Final = HEADER_BYTES + 1
+"""In a frame that is not sealed: a body is an array that begins with its type."""
 
 
 def cluster_secret(name: str) -> bytes:
@@ -61,12 +65,8 @@ class Seals:
         """What a host's key file holds."""
         return self.rings.get(index, self.first)
 
-    def kind_of(self, frame: bytes) -> int:
-        """The number of the message in a frame that was just closed; 0 when it is none."""
-        if self.sealed:
-            return self._kinds.get(frame, 0)
-        return frame[HEADER_BYTES + 1] if len(frame) > HEADER_BYTES + 1 else 0
-
-    def sent(self, frame: bytes) -> None:
-        """The sealed frame is on its way: nobody asks any more."""
-        self._kinds.pop(frame, None)
+    def sent(self, frame: bytes) -> int:
+        """A frame is on its way: the number of the message in it, 0 when it is none. Of a sealed one nobody may ask
+        again."""
+        kind = self._kinds.pop(frame, 0) if self.sealed else frame[_KIND_AT] if len(frame) > _KIND_AT else 0
+        return kind if kind < len(MESSAGES) else 0

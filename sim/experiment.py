@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import gc
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -53,6 +53,7 @@ LOOK_SMALL = 10
 
 Progress = Callable[[int, int, int], None]
 """(virtual microseconds done, of how many at most, events)."""
+Stepped = Callable[[Host, Input, Sequence[Effect]], None]
 ALWAYS: tuple[type[Check], ...] = (*SAFETY, *LAWS, *FRUGALITY)
 ALL_CHECKS: tuple[type[Check], ...] = (*ALWAYS, *LIVENESS)
 
@@ -105,43 +106,64 @@ class Looker:
 
     def __init__(self, checks: Sequence[Check], every: int) -> None:
         stepping = [check for check in checks if type(check).stepped is not Check.stepped]
-        self._stepping = {
-            kind: [check.stepped for check in stepping if check.inputs is None or kind in check.inputs]
-            for kind in get_args(Input)
-        }
+        self._stepping = _by_input(check for check in stepping if not check.when_told)
+        self._stepping_told = _by_input(stepping)
+        self._told = False
+        """Whether the step that goes on just now notified of something."""
         self._performing = {
             kind: [check.performed for check in checks if kind in check.effects] for kind in get_args(Effect)
         }
         self._hearing = [check for check in checks if type(check).heard is not Check.heard]
+        self._restarting = [check for check in checks if type(check).restarted is not Check.restarted]
+        self._pacing = [check for check in checks if type(check).elapsed is not Check.elapsed]
         looking = [check for check in checks if type(check).looked is not Check.looked]
         self._looking = [check.looked for check in looking]
         self._anyhow = [check.looked for check in looking if not check.of_view]
         self._seen: dict[int, LatticeView] = {}
         """By host, the view that was last looked at."""
-        self._every = every
-        self._count = 0
+        self._every = self._until_look = every
 
     def stepped(self, host: Host, event: Input, effects: Sequence[Effect]) -> None:
         for effect in effects:
             for notice in self._performing[type(effect)]:
                 notice(host, effect)
-        for look in self._stepping[type(event)]:
+        for look in (self._stepping_told if self._told else self._stepping)[type(event)]:
             look(host, event, effects)
-        self._count += 1
-        if self._count % self._every == 0:
-            view = host.engine.view()
-            if self._seen.get(host.index) is view and view.root == inside.root_of(host.engine):
-                for see in self._anyhow:
-                    see(host, view, ())
-            else:
-                self._seen[host.index] = view
-                rows = inside.held_rows(host.engine)
-                for see in self._looking:
-                    see(host, view, rows)
+        self._told = False
+        self._until_look -= 1
+        if not self._until_look:
+            self._until_look = self._every
+            self._look(host)
+
+    def _look(self, host: Host) -> None:
+        view = host.engine.view()
+        if self._seen.get(host.index) is view and view.root == inside.root_of(host.engine):
+            for see in self._anyhow:
+                see(host, view, ())
+        else:
+            self._seen[host.index] = view
+            rows = inside.held_rows(host.engine)
+            for see in self._looking:
+                see(host, view, rows)
 
     def heard(self, host: Host, notification: Notification) -> None:
+        self._told = True
         for check in self._hearing:
             check.heard(host, notification)
+
+    def restarted(self, host: Host, before: Engine) -> None:
+        for check in self._restarting:
+            check.restarted(host, before)
+
+    def elapsed(self) -> None:
+        for check in self._pacing:
+            check.elapsed()
+
+
+def _by_input(checks: Iterable[Check]) -> dict[type[Input], list[Stepped]]:
+    """What is to look at each kind of input."""
+    kinds, looks = get_args(Input), list(checks)
+    return {kind: [one.stepped for one in looks if one.inputs is None or kind in one.inputs] for kind in kinds}
 
 
 class Experiment:
@@ -185,9 +207,10 @@ class Experiment:
         self.safety: list[Check] = [check(self.stage, EPOCH) for check in ALWAYS if check.name not in off]
         self.liveness: list[Check] = [check(self.stage, EPOCH) for check in LIVENESS if check.name not in off]
         self.every = scenario.checks.every or _every(count)
-        looker = Looker([*self.safety, *self.liveness], self.every)
+        looker = self.looker = Looker([*self.safety, *self.liveness], self.every)
         self.stage.routed += [check.routed for check in self.safety if type(check).routed is not Check.routed]
         self.cluster.watchers.append(looker)
+        self.cluster.restarts.append(looker.restarted)
         self.cluster.listeners += [looker, Doubts(self.cluster, self.world)]
         self.acts: list[list[object]] = []
         self._running: list[tuple[Step, list[object]]] = []
@@ -296,6 +319,7 @@ class Experiment:
         most = self.scenario.duration_us + self.scenario.settle_us
         while self.cluster.now < until:
             self.cluster.run_until(min(self.cluster.now + SLICE_US, until))
+            self.looker.elapsed()
             if self._progress is not None:
                 self._progress(self.cluster.now - EPOCH, most, self.cluster.journal.events)
 

@@ -45,6 +45,7 @@ STRANGERS: Final = 64
 """So many ids that no node holds are looked up in each filter; the same ones, for each has a salt of its own."""
 STRANGERS_MIN: Final = 20_000
 """With fewer of them the share is chance."""
+_FRAMES: Final = (DatagramReceived, StreamFrameReceived)
 DIGEST: Final = 6
 """A Digest's number on the wire."""
 _TAG: Final = cluster_tag(CLUSTER)
@@ -54,24 +55,29 @@ _CLUSTER_ENDS: Final = 1 + len(_TAG)
 class NoStorm(Check):
     name = "no-storm"
     promise = f"no node sends more than {STORM_BYTES_MAX // 1_000_000} MB within a second, in whatever trouble"
-    effects = (SendDatagram, SendStream)
 
     def __init__(self, stage: Stage, start: int) -> None:
         super().__init__(stage, start)
-        self._scheduler = stage.cluster.scheduler
-        self._second = 0
-        self._sent: dict[int, int] = {}
-        """By host, in this second."""
+        self._since = start
+        self._before = [0] * len(stage.cluster.hosts)
+        """By host, what it had sent by then."""
 
-    def performed(self, host: Host, effect: Effect) -> None:
-        assert isinstance(effect, SendDatagram | SendStream)
-        second = self._scheduler.now // SECOND
-        if second != self._second:
-            self._second = second
-            self._sent.clear()
-        sent = self._sent[host.index] = self._sent.get(host.index, 0) + len(effect.data)
-        if sent > STORM_BYTES_MAX:
-            raise self.broken(host, f"{sent} bytes in less than a second")
+    def elapsed(self) -> None:
+        if self.stage.cluster.now - self._since >= SECOND:
+            self._look()
+
+    def finished(self) -> None:
+        self._look()
+
+    def _look(self) -> None:
+        """What came of this second, or of a little more or less."""
+        cluster, before = self.stage.cluster, self._before
+        self._before = [host.bytes_out for host in cluster.hosts]
+        length_us, self._since = max(SECOND, cluster.now - self._since), cluster.now
+        for host in cluster.hosts:
+            sent = host.bytes_out - before[host.index]
+            if sent * SECOND > STORM_BYTES_MAX * length_us:
+                raise self.broken(host, f"{sent} bytes in {length_us / SECOND:.1f} s")
 
 
 class Quiet(Check):
@@ -92,7 +98,8 @@ class Quiet(Check):
 class SilentToNoise(Check):
     name = "silent-to-noise"
     promise = "a frame that is refused is answered with nothing: no byte out for a byte that nobody vouches for"
-    inputs = (DatagramReceived, StreamFrameReceived)
+    inputs = _FRAMES
+    when_told = True
 
     def __init__(self, stage: Stage, start: int) -> None:
         super().__init__(stage, start)
@@ -118,23 +125,22 @@ class DigestsShowAll(Check):
         "a filter shows every cell its sender holds in the shards it names (one that asks for another may leave out "
         f"whole shards, where its reader had nothing), and {FALSE_PPM_MAX / 10_000:.2f} % of others at most"
     )
-    effects = (SendDatagram,)
 
     def __init__(self, stage: Stage, start: int) -> None:
         super().__init__(stage, start)
+        if not stage.seals.sealed:  # what is sealed for good only its reader sees into
+            stage.cluster.sniffers[DIGEST].append(self._sent)
         prng = Prng.seeded("digest strangers")
         self._strangers = [CellId(prng.token().to_bytes(8, "big") * 2) for _ in range(STRANGERS)]
-        self._seals = stage.seals
         self._filters: list[tuple[Bloom, int]] = []
         """Until there are enough of them to say anything."""
         self.asked = 0
         self.shown = 0
 
-    def performed(self, host: Host, effect: Effect) -> None:
-        assert isinstance(effect, SendDatagram)
-        if self._seals.kind_of(effect.data) != DIGEST or self._seals.sealed or not host.honest:
-            return  # what is sealed for good only its reader sees into
-        digest = wire.decode(effect.data[HEADER_BYTES:-TAG_BYTES], len(effect.data))
+    def _sent(self, host: Host, frame: bytes) -> None:
+        if not host.honest:
+            return
+        digest = wire.decode(frame[HEADER_BYTES:-TAG_BYTES], len(frame))
         assert isinstance(digest, wire.Digest)
         held = inside.cells_in(host.engine, digest.shards)
         hidden = set(digest.bloom.missing(held, digest.salt))
@@ -179,12 +185,16 @@ class KeysOpen(Check):
 class VersionsApart(Check):
     name = "versions-apart"
     promise = "a frame of another protocol version is refused for that, and for nothing that stands behind it"
-    inputs = (DatagramReceived, StreamFrameReceived)
+    inputs = _FRAMES
+
+    def __init__(self, stage: Stage, start: int) -> None:
+        super().__init__(stage, start)
+        self._versions = stage.seals.versions
 
     def stepped(self, host: Host, event: Input, effects: Sequence[Effect]) -> None:
-        assert isinstance(event, DatagramReceived | StreamFrameReceived)
-        frame, ours = event.data, self.stage.seals.versions.get(host.index, VERSION)
-        if frame[1:_CLUSTER_ENDS] != _TAG or frame[0] & 0x7F == ours or len(frame) < OVERHEAD_BYTES:
+        assert isinstance(event, _FRAMES)
+        frame, ours = event.data, self._versions.get(host.index, VERSION)
+        if len(frame) < OVERHEAD_BYTES or frame[0] & 0x7F == ours or frame[1:_CLUSTER_ENDS] != _TAG:
             return
         if not any(
             isinstance(effect, Notify)

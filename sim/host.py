@@ -80,6 +80,10 @@ class ClockFault:
         return self.since + -(-elapsed * PPM // rate)
 
 
+RIGHT: Final = ClockFault()
+"""The clock of a host whose clock never was wrong."""
+
+
 @dataclass(slots=True)
 class Host:
     """A machine and what runs on it."""
@@ -91,7 +95,7 @@ class Host:
     node: NodeId
     engine: Engine
     disk: Disk = field(default_factory=dict)
-    clock: ClockFault = field(default_factory=ClockFault)
+    clock: ClockFault = field(default_factory=lambda: RIGHT)
     alive: bool = False
     life: int = 0
     """Which process this is: one more at each start."""
@@ -105,6 +109,8 @@ class Host:
     inbox: deque[Input] = field(default_factory=deque)
     """What waits while the process is stopped or busy."""
     last_read: int = 0
+    bytes_out: int = 0
+    """What it has sent since the run began."""
     disk_whole: bool = True
     """Whether the disk is what the last process left, rather than damaged since."""
     began_whole: bool = True
@@ -113,10 +119,7 @@ class Host:
 
     def read_clock(self, at: int) -> Micros:
         """What the process's clock shows; never less than before."""
-        clock = self.clock
-        reading = clock.read(at) if clock.offset_us or clock.drift_ppm else at
-        if reading > self.last_read:
-            self.last_read = reading
+        self.last_read = at if self.clock is RIGHT else max(self.last_read, self.clock.read(at))
         return Micros(self.last_read)
 
     @property

@@ -16,7 +16,7 @@ from lattice.events import DatagramReceived, Input, LocalUpdate, Restored, Strea
 from sim.signing import message_name
 
 _HEAD = Struct("<QiB").pack
-_BATCH: Final = 2_048
+_BATCH: Final = 1_024
 _FRAMES: Final = (DatagramReceived, StreamFrameReceived)
 KINDS: Final[dict[type, int]] = {
     TimerFired: 0,
@@ -46,13 +46,13 @@ class Journal:
     def record(self, at: int, host: int, event: Input) -> None:
         """Note one input, before it is handled."""
         self.events += 1
-        waiting = self._waiting
-        kind = KINDS[type(event)]
-        waiting.append(_HEAD(at, host, kind))
+        head, waiting = _HEAD(at, host, KINDS[type(event)]), self._waiting
         if isinstance(event, _FRAMES):
-            waiting.append(event.data)
-        elif kind > 2:
-            waiting.append(repr(event).encode())
+            waiting.append(head + event.data)
+        elif isinstance(event, TimerFired):
+            waiting.append(head)
+        else:
+            waiting.append(head + repr(event).encode())
         if len(waiting) > _BATCH:
             self._flush()
         if self._lines is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lattice.engine import Engine
-from lattice.events import Effect, Input, Restored, TimerFired
+from lattice.events import Effect, Input, Restored
 from lattice.health import SignedRow
 from lattice.health_table import HealthTable
 from lattice.types import CellId, Level, Micros
@@ -59,23 +59,20 @@ def _join(table: HealthTable, rows: Sequence[SignedRow], now: Micros) -> list[by
 class RestartIsSame(Check):
     name = "restart-is-same"
     promise = "a process that restarts on the disk of the last one holds the same policy before it hears anything"
-    inputs = (Restored, TimerFired)
-    """What lives begin with: on an empty disk there is nothing to restore."""
+    inputs = (Restored,)
+    """What a life begins with, but on an empty disk."""
 
     def __init__(self, stage: Stage, start: int) -> None:
         super().__init__(stage, start)
-        self._engines: dict[int, Engine] = {host.index: host.engine for host in stage.cluster.hosts}
+        self._before: dict[int, bytes] = {}
+        """By host, what the process before this one held."""
+
+    def restarted(self, host: Host, before: Engine) -> None:
+        self._before[host.index] = inside.content_hash(before)
 
     def stepped(self, host: Host, event: Input, effects: Sequence[Effect]) -> None:
-        before = self._engines[host.index]
-        if before is host.engine:
-            return
-        self._engines[host.index] = host.engine
-        if (
-            isinstance(event, Restored)
-            and host.began_whole
-            and inside.content_hash(before) != inside.content_hash(host.engine)
-        ):
+        before = self._before.get(host.index)
+        if before is not None and host.began_whole and before != inside.content_hash(host.engine):
             raise self.broken(host, "its policy after the restart is not the one before it")
 
 

@@ -15,7 +15,7 @@ from sim.signing import MESSAGES
 from sim.stage import Stage
 
 N = TypeVar("N", int, float)
-CARRIERS = frozenset({1, 2, 4, 7})
+CARRIERS = (1, 2, 4, 7)
 """Message types that carry cells: Ping, Ack, Rumour, Delta."""
 SPREADING = ("Rumour", "IHave", "Graft", "Delta")
 CARRIED_MAX = 4
@@ -35,9 +35,6 @@ class Metrics:
 
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
-        self._frames = [0] * len(MESSAGES)
-        self._frame_bytes = [0] * len(MESSAGES)
-        """By the message's number on the wire."""
         self.false_positives = 0
         self.down_announced: dict[NodeId, dict[int, int]] = {}
         self.flips = Flips()
@@ -47,21 +44,19 @@ class Metrics:
         self.idle_until: int | None = None
         self._idle_bytes: int | None = None
         stage.cluster.listeners.append(self)
-        stage.cluster.sniffers.append(self)
+        for kind in CARRIERS:
+            stage.cluster.sniffers[kind].append(self._carried)
 
     # --- as it happens
 
-    def sent(self, host: Host, kind: int, frame: bytes) -> None:
-        if kind >= len(MESSAGES):
-            kind = 0
-        self._frames[kind] += 1
-        self._frame_bytes[kind] += len(frame)
-        if self._stage.changes and kind in CARRIERS:
-            for change in self._stage.changes[-CARRIED_MAX:]:
-                if not change.needle and change.region:
-                    change.needle = self._row_sent(host, change)
-                if change.needle and change.needle in frame:
-                    change.copies += 1
+    def _carried(self, host: Host, frame: bytes) -> None:
+        if not self._stage.changes:
+            return
+        for change in self._stage.changes[-CARRIED_MAX:]:
+            if not change.needle and change.region:
+                change.needle = self._row_sent(host, change)
+            if change.needle and change.needle in frame:
+                change.copies += 1
 
     def _row_sent(self, host: Host, change: Change) -> bytes:
         """The signature of the row just issued, if it is the first to say what changed."""
@@ -116,15 +111,15 @@ class Metrics:
     @property
     def messages(self) -> dict[str, int]:
         """Frames sent, by message type; types that were never sent are left out."""
-        return {name: count for name, count in zip(MESSAGES, self._frames, strict=True) if count}
+        return {name: count for name, count in zip(MESSAGES, self._stage.cluster.frames, strict=True) if count}
 
     @property
     def bytes(self) -> dict[str, int]:
         """The same in bytes."""
-        return {name: count for name, count in zip(MESSAGES, self._frame_bytes, strict=True) if count}
+        return {name: count for name, count in zip(MESSAGES, self._stage.cluster.frame_bytes, strict=True) if count}
 
     def total_bytes(self) -> int:
-        return sum(self._frame_bytes)
+        return sum(self._stage.cluster.frame_bytes)
 
     def spreading_bytes(self) -> int:
         """What rumours, announcements and repairs cost: all but pings, acks and the comparisons that ride on them."""

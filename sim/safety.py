@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from operator import gt
 
+from lattice.engine import Engine
 from lattice.events import (
     DatagramReceived,
     Effect,
@@ -16,7 +17,6 @@ from lattice.events import (
     OpAccepted,
     Persist,
     PolicyChanged,
-    Restored,
     SendDatagram,
     SendStream,
     SetTimer,
@@ -302,24 +302,20 @@ class PolicyForward(Check):
 class OpsKept(Check):
     name = "ops-kept"
     promise = "an op that a node accepted is never lost within a life, nor by a restart on its own disk"
-    inputs = (Restored, TimerFired)
-    """What every life begins with."""
     of_view = False
     """An op that is lost is no news to its node."""
 
     def __init__(self, stage: Stage, start: int) -> None:
         super().__init__(stage, start)
         self.accepted: dict[int, set[bytes]] = {}
-        self._life: dict[int, int] = {}
 
     def heard(self, host: Host, notification: Notification) -> None:
         if isinstance(notification, OpAccepted):
             self.accepted.setdefault(host.index, set()).add(notification.op)
 
-    def stepped(self, host: Host, event: Input, effects: Sequence[Effect]) -> None:
-        if self._life.get(host.index, host.life) != host.life and not host.began_whole:
+    def restarted(self, host: Host, before: Engine) -> None:
+        if not host.began_whole:
             self.accepted.pop(host.index, None)  # what a lost disk held must come back from others, in time
-        self._life[host.index] = host.life
 
     def looked(self, host: Host, view: LatticeView, rows: Sequence[SignedRow]) -> None:
         accepted = self.accepted.get(host.index)

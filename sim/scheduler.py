@@ -5,7 +5,7 @@ Two things due in the same microsecond happen in the order in which they were sc
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from typing import Final, TypeAlias
@@ -52,16 +52,14 @@ class Scheduler:
         self._seq += 1
         heappush(self.queue, (max(at, self.now), self._seq, NOBODY, ANY_LIFE, Act(do)))
 
-    def take(self, until: int) -> Entry | None:
-        """The next entry that is due by `until`, its time being now; None when there is none, and it is `until`."""
+    def due(self, until: int) -> Iterator[Entry]:
+        """Whatever is due by `until`, what is scheduled meanwhile too, each as time comes to it; then it is `until`."""
         queue = self.queue
-        if queue and queue[0][0] <= until:
+        while queue and queue[0][0] <= until:
             entry = heappop(queue)  # never in the past: `give` and `call` see to that
             self.now = entry[0]
-            return entry
-        if until > self.now:
-            self.now = until
-        return None
+            yield entry
+        self.now = max(self.now, until)
 
     def __len__(self) -> int:
         return len(self.queue)
