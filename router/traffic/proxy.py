@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import resource
 import socket
 import ssl
@@ -47,6 +48,8 @@ __all__ = ["Outcome", "Proxy", "ProxyLimits", "Router"]
 
 UNKNOWN: Final = "unknown"
 """A client without an address, as RFC 7239 (6.3) calls it: it came by a Unix socket."""
+_ACCEPTS_MAX: Final = 8
+"""Connections taken at one look; then others have their turn, also processes that share the queue."""
 _SWEEP_SECONDS: Final = 1.0
 _WANTED_SECONDS: Final = 0.01
 _FORGET_US: Final = 600 * SECOND
@@ -91,8 +94,6 @@ class Proxy:
         self._http2: set[Http2Connection] = set()
         self._by_address: Counter[str] = Counter()
         self._accepting = trio.CancelScope()
-        self._accepted = trio.Event()
-        """Nobody is accepted any more."""
         self._drained = trio.Event()
         self._emptied = trio.Event()
 
@@ -164,7 +165,6 @@ class Proxy:
         for connection in self._http2:
             connection.go_away()
         with trio.move_on_after(grace_us / 1e6):
-            await self._accepted.wait()  # who is being accepted right now is not yet among the open
             while self._open:
                 self._emptied = trio.Event()
                 await self._emptied.wait()
@@ -183,39 +183,45 @@ class Proxy:
                     nursery.start_soon(self._accept, listener, self._tls)
         for listener in (*listeners, *tls_listeners):
             listener.socket.close()
-        self._accepted.set()
 
     async def _accept(self, listener: trio.SocketListener, tls: ssl.SSLContext | None) -> None:
-        while True:
-            try:
-                accepted, address = await listener.socket.accept()
-            except OSError as error:
-                await self._survive(error)
-                continue
-            # The file descriptor moves to a plain socket: see `router.traffic.connection`.
-            sock = socket.socket(accepted.family, accepted.type, accepted.proto, fileno=accepted.detach())
-            try:
-                client = Client(sock if tls is None else _inside(tls, sock), self._nest)
-            except OSError:  # gone already
-                sock.close()
-                continue
-            client.address = UNKNOWN if sock.family == socket.AF_UNIX else client_address(address[0])
-            self._plane.counters["connections"] += 1
-            if len(self._open) >= self._limits.connections_max:
-                self._shed(client)
-                continue
-            if (
-                self._by_address[client.address] >= self._limits.connections_per_client_max
+        # A socket of our own on the same queue: what trio's accept does besides is a fourth of a short connection.
+        with socket.socket(fileno=os.dup(listener.socket.fileno())) as sock:
+            while True:
+                await trio.lowlevel.wait_readable(sock)
+                for _ in range(_ACCEPTS_MAX):
+                    try:
+                        accepted, address = sock.accept()
+                    except BlockingIOError:
+                        break
+                    except OSError as error:
+                        await self._survive(error)
+                        break
+                    self._take(accepted, address, tls)
+
+    def _take(self, sock: socket.socket, address: tuple[str, int] | str, tls: ssl.SSLContext | None) -> None:
+        """Serve a connection, or shed it."""
+        try:
+            client = Client(sock if tls is None else _inside(tls, sock), self._nest)
+        except OSError:  # gone already
+            sock.close()
+            return
+        client.address = UNKNOWN if isinstance(address, str) else client_address(address[0])
+        self._plane.counters["connections"] += 1
+        of_this_client = self._by_address[client.address]
+        if (
+            len(self._open) >= self._limits.connections_max
+            or (
+                of_this_client >= self._limits.connections_per_client_max
                 and client.address != UNKNOWN
                 and client.address not in self._announced_by  # who is behind it counts
                 and client.address not in self._forwarders
-            ):
-                self._shed(client)
-                continue
-            if client.secure and self._handshakes >= self._limits.handshakes_max:
-                self._shed(client)
-                continue
-            self._by_address[client.address] += 1
+            )
+            or (client.secure and self._handshakes >= self._limits.handshakes_max)
+        ):
+            self._shed(client)
+        else:
+            self._by_address[client.address] = of_this_client + 1
             self._open.add(client)
             start = self._nest.start if self._plane.fast else self._nest.start_task
             start(self._serve_connection(client))
@@ -324,7 +330,8 @@ class Proxy:
             self._http2.discard(connection)
 
     async def _serve_http1(self, client: Client) -> After | None:
-        """Serve requests in turn, and count the one ending of each. None if there was no further one."""
+        """Serve requests in turn, and count the one ending of each. None if nothing more can come of this client: it
+        has closed, or said with a request that it was the last. (One that speaks TLS may still say that it ends.)"""
         plane, nest, reader = self._plane, self._nest, client.reader
         counters = plane.counters
         while True:
@@ -361,7 +368,8 @@ class Proxy:
                     counters["requests"] += 1
                     counters[kind] += 1
             if ending.after is not _KEEP:
-                return ending.after
+                said_all = head is not None and head.is_last and not (reader.rest or client.ready or client.secure)
+                return None if said_all and ending.after is After.CLOSE else ending.after
             if plane.fast and nest.current is None:
                 await nest.become_fiber()
 

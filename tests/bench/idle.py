@@ -24,6 +24,7 @@ from pathlib import Path
 
 from tests.bench.proxy import measure
 from tests.bench.proxy_rivals import BenchError, Fleet, Running, start_backend, start_ours, stop
+from tests.bench.rivals import RIVALS
 
 MODES = {"slow head": "-H", "slow body": "-B", "range": "-R", "slow read": "-X"}
 PER_ADDRESS = 500
@@ -82,7 +83,7 @@ def alone(running: Running, descriptors: int, seconds: int) -> float:
     return measure(running, seconds, 2).p99_ms
 
 
-def run(connections: int, seconds: int, rounds: int) -> dict[str, object]:
+def run(name: str, connections: int, seconds: int, rounds: int) -> dict[str, object]:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 65_536), hard))
     with tempfile.TemporaryDirectory(prefix="bench-") as text:
@@ -90,7 +91,7 @@ def run(connections: int, seconds: int, rounds: int) -> dict[str, object]:
         endpoint, backend = start_backend(directory, "backend")
         running: Running | None = None
         try:
-            running = start_ours(directory, Fleet([("fra", [endpoint])]))
+            running = (start_ours if name == "ours" else RIVALS[name])(directory, Fleet([("fra", [endpoint])]))
             measure(running, 1, 2)  # what it keeps towards its backend is open by then
             descriptors = running.descriptors()
             kib = memory(running, connections)
@@ -106,6 +107,7 @@ def run(connections: int, seconds: int, rounds: int) -> dict[str, object]:
             stop(backend)
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     return {
+        "name": name,
         "connections": connections,
         "kib_each": round(kib, 1),
         "p99_ms_alone": quiet,
@@ -121,6 +123,7 @@ def run(connections: int, seconds: int, rounds: int) -> dict[str, object]:
 def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="tests.bench idle", description=__doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--of", choices=("ours", *RIVALS), default="ours", help="whom to measure")
     parser.add_argument("--connections", type=int, default=10_000)
     parser.add_argument("--seconds", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=3)
@@ -130,7 +133,7 @@ def main(argv: Sequence[str]) -> int:
         print(f"idle: needs {', '.join(missing)}: apt-get install {' '.join(missing)}", file=sys.stderr)
         return 2
     try:
-        result = run(options.connections, options.seconds, options.rounds)
+        result = run(options.of, options.connections, options.seconds, options.rounds)
     except (BenchError, OSError) as error:
         print(f"idle: {error}", file=sys.stderr)
         return 1

@@ -2,7 +2,8 @@
 
 Every contender is one worker in front of the same nginx backend, and gets the same load from wrk, in turns: ours,
 rival, rival, ours, … so that a noisy machine is noisy for all. Medians of the rounds; ratios are what to look at. Then
-the same over TLS on the clients' side, and last the relay of TCP mode (`python -m tests.bench relay`).
+the same over TLS on the clients' side, with a connection for each request, and last the relay of TCP mode
+(`python -m tests.bench relay`).
 """
 
 from __future__ import annotations
@@ -39,9 +40,15 @@ class Round:
 
 
 def measure(
-    running: Running, seconds: float, connections: int, scheme: str = "http", endpoint: Endpoint | None = None
+    running: Running,
+    seconds: float,
+    connections: int,
+    scheme: str = "http",
+    endpoint: Endpoint | None = None,
+    *,
+    short: bool = False,
 ) -> Round:
-    """One wrk run."""
+    """One wrk run; `short`, with a connection for each request."""
     host, port = endpoint or running.endpoint
     before = running.cpu_seconds()
     done = subprocess.run(
@@ -51,6 +58,7 @@ def measure(
             f"-c{connections}",
             f"-d{seconds:g}s",
             "--latency",
+            *(("-H", "Connection: close") if short else ()),
             f"{scheme}://{host}:{port}/a/path?and=query",
         ],
         capture_output=True,
@@ -79,12 +87,12 @@ def _found(pattern: str, text: str) -> str:
 
 
 def in_turns(
-    running: Sequence[Running], rounds: int, seconds: float, connections: int, *, tls: bool
+    running: Sequence[Running], rounds: int, seconds: float, connections: int, *, tls: bool = False, short: bool = False
 ) -> dict[str, list[Round]]:
     """Every contender's rounds, after a second to warm up."""
 
     def once(one: Running, length: float) -> Round:
-        return measure(one, length, connections, *(("https", one.tls) if tls else ()))
+        return measure(one, length, connections, *(("https", one.tls) if tls else ()), short=short)
 
     results: dict[str, list[Round]] = {one.name: [] for one in running}
     for one in running:
@@ -98,8 +106,8 @@ def in_turns(
 Results: TypeAlias = Mapping[str, Sequence[Round]]
 
 
-def run(rounds: int, seconds: float, connections: int, names: Sequence[str]) -> tuple[Results, Results]:
-    """Plain and over TLS."""
+def run(rounds: int, seconds: float, connections: int, names: Sequence[str]) -> tuple[Results, Results, Results]:
+    """Plain, over TLS, and with a connection for each request."""
     with tempfile.TemporaryDirectory(prefix="bench-") as text:
         directory = Path(text)
         certificate = directory / "certificate.pem"
@@ -112,13 +120,14 @@ def run(rounds: int, seconds: float, connections: int, names: Sequence[str]) -> 
             running.extend(
                 start_ours(directory, fleet) if name == "ours" else RIVALS[name](directory, fleet) for name in names
             )
-            plain = in_turns(running, rounds, seconds, connections, tls=False)
+            plain = in_turns(running, rounds, seconds, connections)
             secure = in_turns(running, rounds, seconds, connections, tls=True)
+            short = in_turns(running, rounds, seconds, connections, short=True)
         finally:
             for one in running:
                 one.stop()
             stop(backend)
-    return plain, secure
+    return plain, secure, short
 
 
 def medians(results: Results, what: str, digits: int) -> dict[str, float]:
@@ -140,7 +149,7 @@ def main(argv: Sequence[str]) -> int:
         print("proxy: needs wrk (load) and nginx (backend): apt-get install wrk nginx-light", file=sys.stderr)
         return 2
     try:
-        plain, secure = run(options.rounds, options.seconds, options.connections, contenders(options.only))
+        plain, secure, short = run(options.rounds, options.seconds, options.connections, contenders(options.only))
         relayed = relay.run(options.relay_rounds)["l4_cpu_s_per_gb"] if options.relay_rounds else {}
     except BenchError as error:
         print(f"proxy: {error}", file=sys.stderr)
@@ -152,29 +161,31 @@ def main(argv: Sequence[str]) -> int:
         "p99_ms": medians(plain, "p99_ms", 2),
         "ratio_haproxy": round(rps["ours"] / rps["haproxy"], 3) if {"ours", "haproxy"} <= rps.keys() else None,
         "tls": medians(secure, "cpu_us", 1),
+        "short": medians(short, "cpu_us", 1),
         "l4_cpu_s_per_gb": relayed,
     }
-    errors = {name: sum(one.errors for one in (*plain[name], *secure[name])) for name in plain}
+    errors = {name: sum(one.errors for one in (*plain[name], *secure[name], *short[name])) for name in plain}
     if any(errors.values()):
         print(f"proxy: not all answers were good: {errors}", file=sys.stderr)
-    print(json.dumps(result) if options.json else table(result, plain, secure))
+    print(json.dumps(result) if options.json else table(result, plain, secure, short))
     return 0
 
 
-def table(result: Mapping[str, object], plain: Results, secure: Results) -> str:
+def table(result: Mapping[str, object], plain: Results, secure: Results, short: Results) -> str:
     """Columns of figures, each beside ours divided by it."""
     columns = {
         "req/s": medians(plain, "rps", 0),
         "CPU us": medians(plain, "cpu_us", 1),
         "p99 ms": medians(plain, "p99_ms", 2),
         "TLS CPU us": medians(secure, "cpu_us", 1),
+        "short CPU us": medians(short, "cpu_us", 1),
     }
-    lines = [f"{'':10}" + "".join(f"{title:>12}{'ours/it':>9}" for title in columns)]
+    lines = [f"{'':10}" + "".join(f"{title:>13}{'ours/it':>9}" for title in columns)]
     for name in plain:
         cells = [
-            f"{figures[name]:12g}{figures['ours'] / figures[name]:9.2f}"
+            f"{figures[name]:13g}{figures['ours'] / figures[name]:9.2f}"
             if figures.get("ours") and figures[name]
-            else f"{figures[name]:12g}{'':9}"
+            else f"{figures[name]:13g}{'':9}"
             for figures in columns.values()
         ]
         lines.append(f"{name:10}" + "".join(cells))
