@@ -341,10 +341,10 @@ class Engine:
 
     def _on_frame(self, data: bytes, source: Endpoint, streamed: bool) -> None:
         try:
-            sender, _, body = self._seal.open(data)
+            sender, counter, body = self._seal.open(data)
             message = wire.decode(body, self._config.frame_bytes_max)
             if sender == self.node:
-                self._swim.on_own_frame(message, source)
+                self._swim.on_own_frame(source, self._seal.closed(counter))
                 return
             self._out.received[type(message)] += 1
             if streamed:

@@ -84,6 +84,10 @@ class Seal(Protocol):
         """The counter up to which frames may be closed once it is durable, when that is to be written; else None."""
         ...
 
+    def closed(self, counter: int) -> bool:
+        """Whether a frame in our name with this counter is one that this seal closed, since it last leapt ahead."""
+        ...
+
 
 def cluster_tag(cluster: str) -> bytes:
     """Four bytes that tell our cluster's frames from another's before any key is tried."""
@@ -102,6 +106,7 @@ class Plain:
         self._prefix = bytes([VERSION]) + cluster_tag(cluster)
         self._keys = bytes(KEY_ID_BYTES + RING_TAG_BYTES)
         self._counter = 0
+        self._leapt_to = 0
         self._started = False
         self._reserved = 0
 
@@ -110,7 +115,11 @@ class Plain:
         return None
 
     def begin_beyond(self, counter: int) -> None:
-        self._counter = max(self._counter, counter)
+        if counter > self._counter:
+            self._counter = self._leapt_to = counter
+
+    def closed(self, counter: int) -> bool:
+        return self._leapt_to < counter <= self._counter
 
     def reserve(self, now: Micros) -> int | None:
         if self._counter + RESERVED_COUNTERS // 2 < self._reserved and self._started:
@@ -131,7 +140,7 @@ class Plain:
     def _start(self, now: Micros) -> None:
         if not self._started:
             self._started = True
-            self._counter = max(self._counter, now)
+            self.begin_beyond(now)
 
     def _header(self, sender: NodeId, now: Micros) -> bytes:
         if not self._started:

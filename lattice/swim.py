@@ -35,15 +35,13 @@ from lattice.suspicion import Suspicion
 from lattice.token_bucket import TokenBuckets
 from lattice.twins import Moves, OwnTwin
 from lattice.types import MILLISECOND, SECOND, Endpoint, Micros, NodeId
-from lattice.wire import Ack, Leave, Message, Nack, News, Ping, PingReq, WireCell
+from lattice.wire import Ack, Leave, Nack, News, Ping, PingReq, WireCell
 
 INCARNATION_LEAP_MAX = 2**32
 """How far ahead a claim about us may be: a node that lost its disk was not started so often, and one unsigned word
 must not use up the numbers that a row may carry."""
 CLOCK_UNSET_BEFORE_US = 1_704_067_200 * SECOND
 """2024-01-01: a clock that says less was never set."""
-CALLS_MAX = 1_024
-"""So many nonces of calls to endpoints are remembered, to know our own voice by."""
 NACK_PERCENT = 80
 """A nack is sent no later than this share of the time that whoever asks will wait (the paper's 80 %)."""
 REDIALS_AT_ONCE = 3
@@ -100,7 +98,6 @@ class Swim:
         self._pushes: TokenBuckets[None] = TokenBuckets(config.claims_per_s, config.claims_burst, 1)
         self._dials = DialBook(config.redial_us, config.redial_max_us, config.dials_max, config.forget_us)
         self._restored: tuple[NodeId, ...] = ()
-        self._calls: dict[int, None] = {}
         self._twin = OwnTwin()
         self._moves = Moves()
         self._leaving = False
@@ -274,22 +271,19 @@ class Swim:
                 self._dials.drop(endpoint)
             else:
                 claims = tuple(self._claim(member) for member in members[:1])
-                nonce = self._out.prng.token()
-                self._calls[nonce] = None
-                if len(self._calls) > CALLS_MAX:
-                    del self._calls[next(iter(self._calls))]
-                self._out.send(Ping(nonce, self._root(), claims, self._our_row()), endpoint)
+                self._out.send(Ping(self._out.prng.token(), self._root(), claims, self._our_row()), endpoint)
         self._arm_dials()
 
     # --- one key in two places
 
-    def on_own_frame(self, message: Message, source: Endpoint) -> None:
-        """A frame in our name: of our own, when discovery found ourselves; else of a twin's."""
+    def on_own_frame(self, source: Endpoint, ours: bool) -> None:
+        """A frame in our name: `ours`, when discovery found ourselves, or a member's address has become ours; else of
+        a twin's."""
         self._out.count("own frames heard")
-        if isinstance(message, Ping) and message.nonce in self._calls:
+        if ours:
             self._dials.drop(source)
-            return
-        self._conflict(self._out.node, source)
+        else:
+            self._conflict(self._out.node, source)
 
     def on_own_row(self, row: Row, here: Endpoint) -> None:
         """A verified row of ours that is ahead of us: of an earlier life, or of a twin."""

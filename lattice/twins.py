@@ -2,9 +2,9 @@
 
 Nothing a node signs tells its two processes apart, so the conflict is known by its marks:
 
-* A process sees its own key speak: a frame of its own that it did not send, or a row of its own, from another address,
-  that goes on outrunning it. One such row is an earlier life that a lost disk forgot, and is outgrown once. When it
-  outruns us again, somebody alive is writing it.
+* A process sees its own key speak: a frame in its name that its seal did not close, or a row of its own, from another
+  address, that goes on outrunning it. One such row is an earlier life that a lost disk forgot, and is outgrown once.
+  When it outruns us again, somebody alive is writing it.
 * Everybody else sees the member at two addresses in turn. Moving once is moving; moving back is a conflict.
 
 Each outgrowing takes a new incarnation, and the newest signed row wins, so two processes would outgrow each other for

@@ -11,6 +11,7 @@ from lattice import canonical
 from lattice.config import Config
 from lattice.events import (
     DatagramReceived,
+    Effect,
     HealthObserved,
     IdConflict,
     Input,
@@ -273,6 +274,30 @@ def test_a_node_that_moves_is_no_conflict() -> None:
     assert [seen.endpoint for seen in cluster.engines[0].view().members if seen.node == node] == [away]
     assert not [note for _, _, note in cluster.notified if isinstance(note, IdConflict)]
     assert home != away
+
+
+class Looped(Cluster):
+    """What node 0 sends to node 1 comes back to it: it has the address that node 1 had."""
+
+    looped = False
+
+    def _perform(self, index: int, effect: Effect) -> list[Notification]:
+        if self.looped and index == 0 and isinstance(effect, SendDatagram) and effect.target == self.endpoint(1):
+            self._later(MILLISECOND, self.endpoint(0), DatagramReceived(effect.data, effect.target))
+            return []
+        return super()._perform(index, effect)
+
+
+@pytest.mark.parametrize("seal", [sealed, lambda: Plain(CLUSTER)], ids=["sealed", "plain"])
+def test_who_gets_the_address_that_a_member_had_hears_itself_and_is_no_conflict(seal: Callable[[], Seal]) -> None:
+    """Leases are given out again, and so are the addresses of containers."""
+    cluster = Looped(3, seal=seal)
+    cluster.introduce_all()
+    cluster.run_until(lambda: cluster.all_know_all() and cluster.equal(), 10 * SECOND)
+    cluster.looped = True
+    cluster.run(10 * SECOND)
+    assert cluster.engines[0].counters()["own frames heard"] > 5
+    assert not [note for _, _, note in cluster.notified if isinstance(note, IdConflict)]
 
 
 # --- newer peers

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -161,6 +163,19 @@ def test_a_clock_set_back_uses_no_counter_again() -> None:
     after.begin_beyond(reserved)
     earlier = Micros(NOW - 3_600_000_000)
     assert after.open(after.close(SENDER, b"x", earlier))[1] > reserved
+
+
+@pytest.mark.parametrize("seal", [lambda: Plain("test"), lambda: Sealed("test", RING)])
+def test_a_seal_knows_its_own_frames_from_those_of_another_with_its_key(seal: Callable[[], Seal]) -> None:
+    ours, twin, reader = seal(), seal(), seal()
+    assert not ours.closed(0)
+    frames = [ours.close(SENDER, b"", NOW) for _ in range(3)]
+    ahead = twin.close(SENDER, b"", Micros(NOW + 10))
+    assert [ours.closed(reader.open(frame)[1]) for frame in frames] == [True] * 3
+    assert not ours.closed(reader.open(ahead)[1])
+    ours.begin_beyond(NOW + 20)  # as who is heard by nobody does
+    assert not ours.closed(NOW + 11), "what was leapt over, a twin may have closed"
+    assert ours.closed(reader.open(ours.close(SENDER, b"", NOW))[1])
 
 
 def test_counters_are_reserved_before_they_are_used_and_seldom() -> None:
