@@ -355,7 +355,7 @@ class Engine:
             self._on_message(message, sender, source)
             member = self._swim.members.get(sender)
             if (member is None or member.endpoint != source) and not self._grants.is_revoked(sender):
-                self._swim.meet_sender(sender, source)
+                self._swim.meet_sender(sender, source, counter)
         except LatticeError as error:
             self._out.reject("frame" if streamed else "datagram", error, source)
 

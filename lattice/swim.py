@@ -188,14 +188,14 @@ class Swim:
         row = self._row_of(update.node) if update.state == MemberState.DOWN else None
         return row is not None and row.incarnation == update.incarnation and _lifts(row) > update.seq
 
-    def meet_sender(self, sender: NodeId, source: Endpoint) -> None:
+    def meet_sender(self, sender: NodeId, source: Endpoint, counter: int) -> None:
         """Where a frame came from is where its sender is; to a stranger we introduce ourselves."""
         known = self.members.get(sender)
         if known is None:
             if self._dials.add(source, self._out.now):
                 self._arm_dials()
-        elif known.endpoint != source:
-            self._moved(sender, known.endpoint, source)
+        elif known.endpoint != source and not self._moves.is_late(sender, counter):
+            self._moved(sender, known.endpoint, source, counter)
             if not self._moves.contested(sender, self._out.now) and self.members.reached_at(sender, source):
                 self._out.stale_view = True
 
@@ -296,8 +296,8 @@ class Swim:
                 self._conflict(self._out.node, row.endpoint)
         self.refute(max(row.incarnation, self.incarnation))
 
-    def _moved(self, node: NodeId, old: Endpoint, new: Endpoint) -> None:
-        if self._moves.moved(node, old, new, self._out.now):
+    def _moved(self, node: NodeId, old: Endpoint, new: Endpoint, counter: int = 0) -> None:
+        if self._moves.moved(node, old, new, self._out.now, counter):
             self._conflict(node, new)
 
     def _conflict(self, node: NodeId, endpoint: Endpoint) -> None:

@@ -5,7 +5,8 @@ Nothing a node signs tells its two processes apart, so the conflict is known by 
 * A process sees its own key speak: a frame in its name that its seal did not close, or a row of its own, from another
   address, that goes on outrunning it. One such row is an earlier life that a lost disk forgot, and is outgrown once.
   When it outruns us again, somebody alive is writing it.
-* Everybody else sees the member at two addresses in turn. Moving once is moving; moving back is a conflict.
+* Everybody else sees the member at two addresses in turn. Moving once is moving; moving back is a conflict. A frame
+  that was overtaken moves nobody: only its sender's latest says where that is (RFC 9000, 9.3).
 
 Each outgrowing takes a new incarnation, and the newest signed row wins, so two processes would outgrow each other for
 ever, at the speed of the network. Hence each waits longer each time, up to a minute. No third party follows the member
@@ -14,6 +15,7 @@ about while it is contested: only its newest row counts.
 
 from __future__ import annotations
 
+from lattice.replay import WINDOW_COUNTERS
 from lattice.types import SECOND, Endpoint, Micros, NodeId
 
 BACKOFF_MAX_US = 64 * SECOND
@@ -50,13 +52,15 @@ class OwnTwin:
 
 
 class _Moves:
-    __slots__ = ("left", "returns", "since", "told")
+    __slots__ = ("counter", "left", "returns", "since", "told")
 
     def __init__(self, since: Micros) -> None:
         self.left: Endpoint = ("", 0)
         self.returns = 0
         self.since = since
         self.told = False
+        self.counter = 0
+        """Of the last frame that came from another address."""
 
 
 class Moves:
@@ -65,8 +69,14 @@ class Moves:
     def __init__(self) -> None:
         self._moves: dict[NodeId, _Moves] = {}
 
-    def moved(self, node: NodeId, old: Endpoint, new: Endpoint, now: Micros) -> bool:
-        """Take note of a move; whether with this one it is, newly, a conflict."""
+    def is_late(self, node: NodeId, counter: int) -> bool:
+        """Whether a frame was sent before one that moved its sender. One that is too old to be late is a twin's."""
+        moves = self._moves.get(node)
+        return moves is not None and moves.counter - WINDOW_COUNTERS < counter < moves.counter
+
+    def moved(self, node: NodeId, old: Endpoint, new: Endpoint, now: Micros, counter: int = 0) -> bool:
+        """Take note of a move, by the frame with this counter or by a row; whether with this one it is, newly, a
+        conflict."""
         moves = self._moves.get(node)
         if moves is None or now - moves.since > CONFLICT_US:
             if len(self._moves) >= CONTESTED_MAX:
@@ -76,6 +86,7 @@ class Moves:
             moves.returns += 1
             moves.since = now
         moves.left = old
+        moves.counter = counter or moves.counter
         if moves.told or moves.returns < BACK_AND_FORTH:
             return False
         moves.told = True

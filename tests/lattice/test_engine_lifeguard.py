@@ -276,6 +276,17 @@ def test_a_node_that_moves_is_no_conflict() -> None:
     assert home != away
 
 
+def test_a_frame_that_the_news_of_a_move_overtook_moves_nobody_back() -> None:
+    cluster = settled(3)
+    node, home, away = cluster.engines[1].node, cluster.endpoint(1), ("10.0.0.77", 7)
+    seal = Plain(CLUSTER)
+    frames = [seal.close(node, encode(Nack(nonce, node)), cluster.now) for nonce in range(4)]
+    for frame, source in ((frames[2], away), (frames[1], home), (frames[3], away), (frames[0], home)):
+        cluster.give(0, DatagramReceived(frame, source))
+        assert [seen.endpoint for seen in cluster.engines[0].view().members if seen.node == node] == [away]
+    assert not [note for _, _, note in cluster.notified if isinstance(note, IdConflict)]
+
+
 class Looped(Cluster):
     """What node 0 sends to node 1 comes back to it: it has the address that node 1 had."""
 

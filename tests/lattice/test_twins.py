@@ -5,6 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lattice.replay import WINDOW_COUNTERS
 from lattice.twins import BACKOFF_MAX_US, CONFLICT_US, CONTESTED_MAX, Moves, OwnTwin
 from lattice.types import SECOND, Endpoint, Micros, NodeId
 
@@ -53,6 +54,28 @@ def test_nobody_who_only_moves_on_is_contested(steps: list[tuple[int, Endpoint]]
     for number, (node, _) in enumerate(steps):
         old, new = ("10.0.0.1", number), ("10.0.0.1", number + 1)
         assert not moves.moved(NodeId(bytes([node]) * 16), old, new, Micros(number))
+
+
+@given(st.permutations(range(8)), st.integers(1, 7))
+def test_who_moves_once_is_followed_and_not_contested_in_whatever_order_its_frames_arrive(
+    order: list[int], before: int
+) -> None:
+    moves, at = Moves(), ONE
+    for number in order:
+        source = ONE if number < before else TWO
+        if source != at and not moves.is_late(NODE, 1_000 + number):
+            assert not moves.moved(NODE, at, source, Micros(0), 1_000 + number)
+            at = source
+    assert at == TWO
+
+
+def test_a_frame_far_behind_is_no_late_one_but_a_twins() -> None:
+    moves = Moves()
+    assert not moves.is_late(NODE, 1)
+    moves.moved(NODE, ONE, TWO, Micros(0), 10_000)
+    assert moves.is_late(NODE, 9_999)
+    assert not moves.is_late(NODE, 10_001)
+    assert not moves.is_late(NODE, 10_000 - WINDOW_COUNTERS)
 
 
 def test_memory_is_bounded() -> None:
