@@ -11,7 +11,6 @@ The only module that imports msgpack. It never reuses an `Unpacker` (CVE-2026-57
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from ipaddress import ip_address
 from typing import NoReturn, TypeAlias
 
@@ -128,9 +127,8 @@ def endpoint(value: object, what: str) -> Endpoint:
     return address, integer(port, what, 0, 65_535)
 
 
-@lru_cache(maxsize=4_096)
 def _is_numeric(address: str) -> bool:
-    """A numeric address without a scope, or nothing. Every ack carries one, mostly the same: hence the cache."""
+    """A numeric address without a scope, or nothing."""
     try:
         return not address or (ip_address(address) is not None and "%" not in address)
     except ValueError:

@@ -58,7 +58,7 @@ from lattice.policy_store import PolicyStore
 from lattice.presence import Presence
 from lattice.prng import Prng
 from lattice.reconciliation import Reconciliation
-from lattice.seal import Seal
+from lattice.seal import Seal, counter_in
 from lattice.seal_records import SAVE_INTERVAL_US, SealRecords
 from lattice.spreading import Spreading
 from lattice.swim import Swim
@@ -204,10 +204,13 @@ class Engine:
             self._on_local(event.change)
         else:
             self._on_restored(event.records)
-        earliest = self._out.timers.earliest()
-        if earliest != self._deadline:
-            self._deadline = earliest
-            effects.append(SetTimer(earliest))
+        timers = self._out.timers
+        if timers.moved:
+            timers.moved = False
+            earliest = timers.earliest()
+            if earliest != self._deadline:
+                self._deadline = earliest
+                effects.append(SetTimer(earliest))
         return effects
 
     def view(self) -> LatticeView:
@@ -341,10 +344,10 @@ class Engine:
 
     def _on_frame(self, data: bytes, source: Endpoint, streamed: bool) -> None:
         try:
-            sender, counter, body = self._seal.open(data)
+            sender, body = self._seal.open(data)
             message = wire.decode(body, self._config.frame_bytes_max)
             if sender == self.node:
-                self._swim.on_own_frame(source, self._seal.closed(counter))
+                self._swim.on_own_frame(source, self._seal.closed(counter_in(data)))
                 return
             self._out.received[type(message)] += 1
             if streamed:
@@ -355,7 +358,7 @@ class Engine:
             self._on_message(message, sender, source)
             member = self._swim.members.get(sender)
             if (member is None or member.endpoint != source) and not self._grants.is_revoked(sender):
-                self._swim.meet_sender(sender, source, counter)
+                self._swim.meet_sender(sender, source, counter_in(data))
         except LatticeError as error:
             self._out.reject("frame" if streamed else "datagram", error, source)
 
@@ -367,21 +370,23 @@ class Engine:
             self._take_cells(message.cells, sender, source, push=True)
             return
         if isinstance(message, Ping):
-            if not self._is_one_way(message, sender):
+            if message.cells and not self._is_one_way(message, sender):
                 self._take_cells(message.cells, sender, source, push=False)
             if streamed and sender in self._swim.members:
                 source = self._swim.endpoint_of(sender)  # it has just introduced itself
-            doubted = self._swim.hear(message.updates, sender)
+            doubted = bool(message.updates) and self._swim.hear(message.updates, sender)
             self._reconciliation.compare(sender, message.root)
             self._swim.on_ping(message, sender, source)
             if doubted and not message.cells:  # else the answer has our row
                 self._out.send(Rumour(self._health.our_row()), source)
             return
         if isinstance(message, Ack):
-            self._take_cells(message.cells, sender, source, push=False)
-            self._learn_own_endpoint(sender, message.seen_as)
-            if self._swim.hear(message.updates, sender):  # it held us as gone: here is the proof that we are not
-                self._out.send(Rumour(self._health.our_row()), source)
+            if message.cells:
+                self._take_cells(message.cells, sender, source, push=False)
+            if not self._own_address.told:
+                self._learn_own_endpoint(sender, message.seen_as)
+            if message.updates and self._swim.hear(message.updates, sender):
+                self._out.send(Rumour(self._health.our_row()), source)  # it held us as gone: the proof that we are not
             self._swim.on_ack(message, sender)
             if sender == message.subject:
                 self._reconciliation.compare(sender, message.root)

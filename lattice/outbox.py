@@ -16,7 +16,7 @@ from lattice.prng import Prng
 from lattice.seal import Seal
 from lattice.timers import TimerQueue
 from lattice.types import Endpoint, Micros, NodeId
-from lattice.wire import Ack, Delta, Heal, Message, Ping, Rumour
+from lattice.wire import Message
 
 _KINDS: Final[tuple[type[Message], ...]] = get_args(Message)
 
@@ -62,18 +62,19 @@ class Outbox:
 
         One frame for all of them: it says who sends it, not to whom, so sealing it again would make nothing safer.
         """
-        known = [target for target in targets if target[0]]
-        if len(known) < len(targets):
-            self.count("sends without an address", len(targets) - len(known))
-        if not known:
-            return
-        frame = self._seal.close(self.node, wire.encode(message), self.now)
-        send = SendDatagram if len(frame) <= self.config.datagram_bytes_max else SendStream
-        cells = isinstance(message, (Rumour, Ping, Ack, Delta, Heal)) and bool(message.cells)
-        for target in known:
+        frame, times = b"", 0
+        for target in targets:
+            if not target[0]:
+                self.count("sends without an address")
+                continue
+            if not frame:
+                frame = self._seal.close(self.node, wire.encode(message), self.now)
+                send = SendDatagram if len(frame) <= self.config.datagram_bytes_max else SendStream
+                cells = bool(getattr(message, "cells", ()))
             self._effects.append(send(frame, target, cells))
-        self._sent[type(message)] += len(known)
-        self._bytes_out += len(known) * len(frame)
+            times += 1
+        self._sent[type(message)] += times
+        self._bytes_out += times * len(frame)
 
     def persist(self, table: str, key: bytes, value: bytes | None, holds: Holds = Holds.NOTHING) -> None:
         self._effects.append(Persist(table, key, value, holds))

@@ -23,12 +23,12 @@ class OwnAddress:
     def __init__(self, host: str) -> None:
         """A `host` that was configured stays."""
         self.host = host
-        self._told = bool(host)
+        self.told = bool(host)
         self._voices: dict[NodeId, tuple[str, Micros]] = {}
 
     def heard(self, peer: NodeId, host: str, now: Micros) -> bool:
         """A peer sees us at `host`; whether our address is another from now on."""
-        if self._told or not host:
+        if self.told or not host:
             return False
         self._voices.pop(peer, None)
         self._voices[peer] = (host, now)

@@ -22,7 +22,6 @@ from dataclasses import dataclass, field
 from math import gcd
 
 from lattice.prng import Prng
-from lattice.record import record
 from lattice.types import NEVER, Endpoint, Micros, NodeId
 
 RELAYS_MAX = 256
@@ -60,15 +59,6 @@ class Probe:
     @property
     def nonce(self) -> int:
         return next(iter(self.sent))
-
-
-@record
-class Answer:
-    """What an ack ended."""
-
-    probe: Probe | None = None
-    rtt_us: int | None = None
-    relay: Relay | None = None
 
 
 class ProbeCycle:
@@ -138,18 +128,18 @@ class ProbeCycle:
         self._relays[nonce] = relay
         return nonce
 
-    def acked(self, nonce: int, subject: NodeId, itself: bool, now: Micros) -> Answer:
-        """An ack came, from the subject `itself` or passed on: what it ended, and what it measured."""
-        target = self._nonces.get(nonce)
-        if target is not None and target == subject:
-            probe = self._probes[target]
-            self.end(probe)
-            return Answer(probe, now - probe.sent[nonce] if itself else None)
+    def acked(self, nonce: int, subject: NodeId) -> Probe | None:
+        """An ack came, from the subject itself or passed on: the probe that it ends."""
+        if self._nonces.get(nonce) != subject:
+            return None
+        probe = self._probes[subject]
+        self.end(probe)
+        return probe
+
+    def acked_for(self, nonce: int, subject: NodeId) -> Relay | None:
+        """An ack came that ends no probe of ours: whom to pass it on to, once."""
         relay = self._relays.get(nonce)
-        if relay is None or relay.subject != subject:
-            return Answer()
-        del self._relays[nonce]
-        return Answer(relay=relay)
+        return self._relays.pop(nonce) if relay is not None and relay.subject == subject else None
 
     def nacked(self, nonce: int, subject: NodeId, helper: NodeId) -> Probe | None:
         """A helper got no answer either. The probe, if with that all have spoken: it is over."""

@@ -74,7 +74,8 @@ class Reconciliation:
     def compare(self, peer: NodeId, root: bytes) -> None:
         """A member's root, as it just said."""
         if root == self._cells.root():
-            self.forget(peer)
+            if peer in self._roots:
+                self.forget(peer)
         elif peer in self._swim.members:
             self._roots[peer] = root
 

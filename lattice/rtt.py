@@ -7,11 +7,8 @@ twice has two nonces, so no sample is ambiguous (what Karn's rule avoids cannot 
 
 from __future__ import annotations
 
-from typing import TypeVar
-
 from lattice.types import NodeId
 
-Key = TypeVar("Key", NodeId, str)
 AREAS_MAX = 1_024
 SAMPLES_TRUSTED = 4
 """Before so many, a member's estimate counts only if it is more patient than its area's, and an area's not at all."""
@@ -49,18 +46,17 @@ class RttTable:
         self._areas: dict[str, Rtt] = {}
 
     def observe(self, node: NodeId, area: str, sample_us: int) -> None:
-        self._fold(self._members, node, sample_us)
-        if area not in self._areas and len(self._areas) >= AREAS_MAX:
-            self._areas.clear()  # rows may name any area; measuring again costs a few patient probes
-        self._fold(self._areas, area, sample_us)
-
-    @staticmethod
-    def _fold(table: dict[Key, Rtt], key: Key, sample_us: int) -> None:
-        known = table.get(key)
+        known, near = self._members.get(node), self._areas.get(area)
         if known is None:
-            table[key] = Rtt(sample_us)
+            self._members[node] = Rtt(sample_us)
         else:
             known.observe(sample_us)
+        if near is not None:
+            near.observe(sample_us)
+            return
+        if len(self._areas) >= AREAS_MAX:
+            self._areas.clear()  # rows may name any area; measuring again costs a few patient probes
+        self._areas[area] = Rtt(sample_us)
 
     def timeout_us(self, node: NodeId, area: str) -> int:
         """How long to wait for an answer of this member."""

@@ -46,9 +46,9 @@ _SEALED: Final = 0x80
 
 _KEY_AT: Final = 1 + 4
 _RING_AT: Final = _KEY_AT + KEY_ID_BYTES
-_SENDER_AT: Final = _RING_AT + RING_TAG_BYTES
-_COUNTER_AT: Final = _SENDER_AT + 16
-HEADER_BYTES: Final = _COUNTER_AT + 8
+SENDER_AT: Final = _RING_AT + RING_TAG_BYTES
+COUNTER_AT: Final = SENDER_AT + 16
+HEADER_BYTES: Final = COUNTER_AT + 8
 TAG_BYTES: Final = 16
 OVERHEAD_BYTES: Final = HEADER_BYTES + TAG_BYTES
 _VOICE: Final = Struct(f"{KEY_ID_BYTES}s{RING_TAG_BYTES}s16s")
@@ -67,8 +67,8 @@ class Seal(Protocol):
 
     def close(self, sender: NodeId, body: bytes, now: Micros) -> bytes: ...
 
-    def open(self, frame: bytes) -> tuple[NodeId, int, bytes]:
-        """(sender, counter, body) of a frame. Raises `WireError`; state is unchanged."""
+    def open(self, frame: bytes) -> tuple[NodeId, bytes]:
+        """(sender, body) of a frame. Raises `WireError`; state is unchanged."""
         ...
 
     @property
@@ -96,7 +96,12 @@ def cluster_tag(cluster: str) -> bytes:
 
 def sender_in(frame: bytes) -> NodeId | None:
     """Who a frame says it is from; whether that is true only `open` can tell. None if it is too short to say."""
-    return NodeId(frame[_SENDER_AT:_COUNTER_AT]) if len(frame) >= HEADER_BYTES else None
+    return NodeId(frame[SENDER_AT:COUNTER_AT]) if len(frame) >= HEADER_BYTES else None
+
+
+def counter_in(frame: bytes) -> int:
+    """The counter of a frame that is as long as a frame is."""
+    return int.from_bytes(frame[COUNTER_AT:HEADER_BYTES], "big")
 
 
 class Plain:
@@ -131,11 +136,10 @@ class Plain:
     def close(self, sender: NodeId, body: bytes, now: Micros) -> bytes:
         return self._header(sender, now) + body
 
-    def open(self, frame: bytes) -> tuple[NodeId, int, bytes]:
+    def open(self, frame: bytes) -> tuple[NodeId, bytes]:
         if len(frame) < HEADER_BYTES or not frame.startswith(self._prefix):
             self._check(frame, HEADER_BYTES)
-        sender = NodeId(frame[_SENDER_AT:_COUNTER_AT])
-        return sender, int.from_bytes(frame[_COUNTER_AT:HEADER_BYTES], "big"), frame[HEADER_BYTES:]
+        return NodeId(frame[SENDER_AT:COUNTER_AT]), frame[HEADER_BYTES:]
 
     def _start(self, now: Micros) -> None:
         if not self._started:
@@ -240,10 +244,10 @@ class Sealed(Plain):
         header = begins + counter
         return header + cipher.encrypt(_NONCE + counter, body, header)
 
-    def open(self, frame: bytes) -> tuple[NodeId, int, bytes]:
+    def open(self, frame: bytes) -> tuple[NodeId, bytes]:
         if len(frame) < OVERHEAD_BYTES or not frame.startswith(self._prefix):
             self._check(frame, OVERHEAD_BYTES)
-        said, counter = frame[_KEY_AT:_COUNTER_AT], frame[_COUNTER_AT:HEADER_BYTES]
+        said, counter = frame[_KEY_AT:COUNTER_AT], frame[COUNTER_AT:HEADER_BYTES]
         voice = self._voices.get(said) or self._voice(said)
         try:
             body = voice.cipher.decrypt(_NONCE + counter, frame[HEADER_BYTES:], frame[:HEADER_BYTES])
@@ -258,7 +262,7 @@ class Sealed(Plain):
             self._remember(said, voice)
         voice.frames += 1
         self._last[sender] = voice
-        return sender, count, body
+        return sender, body
 
     def _voice(self, said: bytes) -> _Voice:
         """One that was not heard yet, and is forgotten again if the frame does not open: whoever forges senders fills

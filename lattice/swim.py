@@ -128,30 +128,35 @@ class Swim:
 
     def on_ping(self, ping: Ping, sender: NodeId, source: Endpoint) -> None:
         ours = self._our_row() if ping.cells else ()  # an introduction is answered with one
-        seen_as = (source[0].partition("%")[0], source[1])  # the scope of a link-local address is ours, not the peer's
-        self._out.send(Ack(ping.nonce, self._out.node, self._root(), seen_as, self._news_for(sender), ours), source)
+        seen_as, news = source, self._news_for(sender, self.members.get(sender))
+        if "%" in source[0]:
+            seen_as = (source[0].partition("%")[0], source[1])  # a link-local address's scope is ours, not the peer's
+        self._out.send(Ack(ping.nonce, self._out.node, self._root(), seen_as, news, ours), source)
 
     def on_ack(self, ack: Ack, sender: NodeId) -> None:
-        answer = self._probe.acked(ack.nonce, ack.subject, sender == ack.subject, self._out.now)
-        if answer.probe is not None:
+        probe = self._probe.acked(ack.nonce, ack.subject)
+        if probe is not None:
             self._recover()
-            member = self.members.get(ack.subject)
-            if answer.rtt_us is not None and member is not None:
-                self._rtt.observe(member.node, member.area, answer.rtt_us)
-        if answer.relay is not None:
-            relay = answer.relay
+            member = self.members.get(sender) if sender == ack.subject else None  # a detour measures nothing
+            if member is not None:
+                self._rtt.observe(sender, member.area, self._out.now - probe.sent[ack.nonce])
+            self._arm_probe(self._out.now)
+            return
+        relay = self._probe.acked_for(ack.nonce, ack.subject)
+        if relay is not None:
             self._out.send(Ack(relay.nonce, ack.subject, ack.root, relay.asked_by), relay.asked_by)
 
     def on_ping_req(self, request: PingReq, source: Endpoint) -> None:
         """Probe in somebody's stead. Raises `WireError` when too many probes are carried already."""
         now, config = self._out.now, self._out.config
         left_us = max(0, config.probe_us - config.ack_timeout_us)  # of whoever asks, at the least
-        due = self._out.after(min(self._ack_us(request.subject), left_us * NACK_PERCENT // 100))
+        subject = self.members.get(request.subject)
+        due = self._out.after(min(self._ack_us(request.subject, subject), left_us * NACK_PERCENT // 100))
         ends = max(due, self._out.after(config.probe_us))
         carried = self._probe.carry(Relay(source, request.nonce, request.subject, due, ends))
         if carried is None:
             raise WireError("too many relays", "more probes are carried for others than we can keep in mind")
-        self._out.send(Ping(carried, self._root(), self._news_for(request.subject)), request.target)
+        self._out.send(Ping(carried, self._root(), self._news_for(request.subject, subject)), request.target)
         self._arm_probe(now)
 
     def on_nack(self, nack: Nack, sender: NodeId) -> None:
@@ -222,7 +227,7 @@ class Swim:
             if self._out.now >= self._greets_at:
                 # It is back, or we are: if we are what was away, its answer says that it holds us as gone.
                 self._greets_at = self._out.after(GREETING_PACE_US)
-                self._ping(observer, self._out.prng.token())
+                self._ping(member, self._out.prng.token())
         if changed or lifted:
             self._tell(member)
 
@@ -313,10 +318,11 @@ class Swim:
         config = self._out.config
         target = self._probe.pick(self.members.everybody.nodes, self.members.is_present)
         if target is not None:
-            ack_us = self.health.stretch(self._ack_us(target))
+            member = self._known(target)
+            ack_us = self.health.stretch(self._ack_us(target, member))
             probe_us = max(self.health.stretch(config.probe_us), ack_us)
             probe = self._probe.begin(target, self._out.now, ack_us, probe_us)
-            self._ping(target, probe.nonce)
+            self._ping(member, probe.nonce)
             self._arm_probe(self._out.now)
         self._out.timers.set("swim", self._out.after(self.health.stretch(config.swim_interval_us)))
 
@@ -335,7 +341,7 @@ class Swim:
                 self._probe.end(probe)
                 continue
             if config.lifeguard:
-                self._ping(member.node, self._probe.again(probe, now))
+                self._ping(member, self._probe.again(probe, now))
             for helper in self._probe.ask(probe, self.members.everybody.nodes, config.ping_req_count):
                 self._out.send(PingReq(probe.nonce, member.node, member.endpoint), self.endpoint_of(helper))
         self._arm_probe(now)
@@ -355,21 +361,22 @@ class Swim:
         """Suspects that we accuse hear it from us until they have refuted it, or are gone."""
         ours = [node for node in sorted(self._suspicions) if self._out.node in self._suspicions[node].accusers]
         for node in ours:
-            self._ping(node, self._out.prng.token())
+            self._ping(self._known(node), self._out.prng.token())
         if ours:
             self._out.timers.set("tell", self._out.after(self._out.config.suspicion_us // TELLINGS))
 
-    def _ping(self, node: NodeId, nonce: int) -> None:
-        self._out.send(Ping(nonce, self._root(), self._news_for(node)), self.endpoint_of(node))
+    def _ping(self, member: Member, nonce: int) -> None:
+        self._out.send(Ping(nonce, self._root(), self._news_for(member.node, member)), member.endpoint)
 
-    def _ack_us(self, node: NodeId) -> int:
-        member = self.members.get(node)
+    def _ack_us(self, node: NodeId, member: Member | None) -> int:
         return self._rtt.timeout_us(node, member.area if member is not None else "")
 
     def _arm_probe(self, now: Micros) -> None:
         due = self._probe.earliest()
         if due is not None:
             self._out.timers.set("probe", max(due, now))
+        else:
+            self._out.timers.cancel("probe")
 
     # --- suspecting
 
@@ -518,7 +525,7 @@ class Swim:
 
     def _known(self, node: NodeId) -> Member:
         member = self.members.get(node)
-        assert member is not None, "only claims about members are news"
+        assert member is not None, "whom we probe, suspect or have news of is a member"
         return member
 
     def _claim(self, member: Member) -> MemberUpdate:
@@ -527,13 +534,13 @@ class Swim:
         by = suspicion.accusers[0] if suspicion is not None and member.state == MemberState.SUSPECT else self._out.node
         return MemberUpdate(member.node, member.state, member.incarnation, by, member.seq)
 
-    def _news_for(self, peer: NodeId) -> tuple[MemberUpdate, ...]:
-        """What rides along: first of all what is wrongly said of the peer itself, so that it can refute it."""
+    def _news_for(self, peer: NodeId, member: Member | None) -> tuple[MemberUpdate, ...]:
+        """What rides along: first of all what is wrongly said of the peer itself (`member`, where it is one), so that
+        it can refute it."""
         news: tuple[MemberUpdate, ...] = ()
         if self._piggyback:
             limit = retransmits(self._out.config.retransmit_mult, len(self.members) + 1)
             news = self._piggyback.take(self._out.config.updates_per_frame_max, limit)
-        member = self.members.get(peer)
         if member is not None and member.state != MemberState.ALIVE:
             news = (self._claim(member), *(update for update in news if update.node != peer))
         return news

@@ -14,12 +14,15 @@ class TimerQueue:
     """
 
     def __init__(self) -> None:
+        self.moved = True
+        """Whether `earliest` may be another than when somebody last set this to False."""
         self._deadlines: dict[str, Micros] = {}
         self._heap: list[tuple[Micros, str]] = []
 
     def set(self, name: str, deadline: Micros) -> None:
         if self._deadlines.get(name) != deadline:
             self._deadlines[name] = deadline
+            self.moved = True
             heappush(self._heap, (deadline, name))
 
     def set_earlier(self, name: str, deadline: Micros) -> None:
@@ -29,7 +32,8 @@ class TimerQueue:
             self.set(name, deadline)
 
     def cancel(self, name: str) -> None:
-        self._deadlines.pop(name, None)
+        if self._deadlines.pop(name, None) is not None:
+            self.moved = True
 
     def __contains__(self, name: str) -> bool:
         return name in self._deadlines
@@ -45,9 +49,11 @@ class TimerQueue:
 
     def pop_due(self, now: Micros) -> str | None:
         """The next name whose deadline is not after `now`, disarmed."""
-        earliest = self.earliest()
-        if earliest is None or earliest > now:
-            return None
-        name = heappop(self._heap)[1]
-        del self._deadlines[name]
-        return name
+        heap, deadlines = self._heap, self._deadlines
+        while heap and heap[0][0] <= now:
+            deadline, name = heappop(heap)
+            if deadlines.get(name) == deadline:  # else replaced
+                del deadlines[name]
+                self.moved = True
+                return name
+        return None

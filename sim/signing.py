@@ -19,7 +19,7 @@ from mmh3 import mmh3_x64_128_digest
 from lattice.errors import WireError
 from lattice.grants import Role, sign_grant
 from lattice.identity import SIGNATURE_BYTES, Grant
-from lattice.seal import HEADER_BYTES, TAG_BYTES, VERSION, Plain
+from lattice.seal import COUNTER_AT, HEADER_BYTES, OVERHEAD_BYTES, SENDER_AT, TAG_BYTES, VERSION, Plain
 from lattice.types import Micros, NodeId
 
 CLUSTER: Final = "sim"
@@ -101,12 +101,12 @@ class TaggedSeal(Plain):
         frame = self._header(sender, now) + body
         return frame + mmh3_x64_128_digest(frame, self._key)
 
-    def open(self, frame: bytes) -> tuple[NodeId, int, bytes]:
-        head = frame[:-TAG_BYTES]
-        opened = Plain.open(self, head)
-        if frame[-TAG_BYTES:] != mmh3_x64_128_digest(head, self._key):
+    def open(self, frame: bytes) -> tuple[NodeId, bytes]:
+        if len(frame) < OVERHEAD_BYTES or not frame.startswith(self._prefix):
+            self._check(frame, OVERHEAD_BYTES)
+        if not frame.endswith(mmh3_x64_128_digest(frame[:-TAG_BYTES], self._key)):
             raise WireError("wrong key", "altered on the way")
-        return opened
+        return NodeId(frame[SENDER_AT:COUNTER_AT]), frame[HEADER_BYTES:-TAG_BYTES]
 
 
 def message_name(frame: bytes) -> str:

@@ -60,7 +60,7 @@ class Ledger:
                 frame = self.ears.recv(65_536)
             except BlockingIOError:
                 return
-            message = decode(seal.open(frame)[2], 65_536)
+            message = decode(seal.open(frame)[1], 65_536)
             for cell in getattr(message, "cells", ()):
                 assert cell.kind is CellKind.ROW
                 row = open_row(cell.data, verifier).row

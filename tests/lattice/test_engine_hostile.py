@@ -294,7 +294,7 @@ def cells_in(victim: Victim) -> list[WireCell]:
     found: list[WireCell] = []
     reader = victim.another_seal()  # one that has heard nothing yet
     for frame in dict.fromkeys(victim.frames):  # one may have gone to several
-        message = wire.decode(reader.open(frame)[2], 1 << 16)
+        message = wire.decode(reader.open(frame)[1], 1 << 16)
         if isinstance(message, Rumour | Delta):
             found += message.cells
     return found

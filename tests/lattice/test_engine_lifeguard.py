@@ -335,7 +335,7 @@ class Older(Cluster):
 
     def give(self, index: int, event: Input) -> list[Notification]:
         if isinstance(event, DatagramReceived):
-            message = decode(Plain(CLUSTER).open(event.data)[2], self.config.frame_bytes_max)
+            message = decode(Plain(CLUSTER).open(event.data)[1], self.config.frame_bytes_max)
             if isinstance(message, Nack | News):
                 return []
         return super().give(index, event)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from hashlib import blake2b
 from typing import get_args
 
@@ -36,7 +37,7 @@ from lattice.wire import (
     decode,
     encode,
 )
-from tests.lattice.strategies import messages
+from tests.lattice.strategies import cell_ids, endpoints, ids, messages, nodes, nonces
 
 BYTES_MAX = 65_536
 PING = encode(Ping(5, bytes(16)))
@@ -45,6 +46,33 @@ PING = encode(Ping(5, bytes(16)))
 @given(messages)
 def test_what_is_encoded_is_decoded(message: Message) -> None:
     assert decode(encode(message), BYTES_MAX) == message
+
+
+briefest = st.one_of(
+    st.builds(Ping, nonces, ids), st.builds(Ack, nonces, nodes, ids, endpoints), st.builds(IHave, st.tuples(cell_ids))
+)
+
+
+@given(messages | briefest)
+def test_the_briefest_messages_are_spelt_as_all_others(message: Message) -> None:
+    assert encode(message) == wire._encode(message)
+
+
+def read(decoding: Callable[[bytes, int], Message], body: bytes) -> Message | str:
+    """The message, or what is wrong with it."""
+    try:
+        return decoding(body, BYTES_MAX)
+    except WireError as error:
+        return str(error)
+
+
+@given(briefest, st.data())
+def test_the_briefest_messages_are_read_as_all_others(message: Message, data: st.DataObject) -> None:
+    """Damaged ones too: a byte altered, or put in, or left out."""
+    body = encode(message)
+    at, width = data.draw(st.integers(0, len(body) - 1)), data.draw(st.integers(0, 2))
+    body = body[:at] + data.draw(st.binary(max_size=2)) + body[at + width :]
+    assert read(decode, body) == read(wire._decode, body)
 
 
 @given(messages, st.data())
