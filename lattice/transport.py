@@ -9,6 +9,10 @@ import trio
 
 from lattice.types import SECOND, Endpoint, Micros
 
+SEGMENT_BYTES_MAX = 1_220
+"""What every IPv6 link carries (1,280 bytes: RFC 8200, 5) beside two headers, as our datagrams do. A path that is
+narrower than its ends and says nothing (a tunnel whose ICMP is filtered) would let these pass, and no large frame."""
+
 
 class Clock:
     """`Micros` since the Unix epoch that never go back: the wall clock's reading at the start, then trio's clock."""
@@ -52,6 +56,7 @@ async def bind(host: str, port: int) -> Transport:
         try:
             await udp.bind((host, port))
             tcp.setsockopt(stdlib_socket.SOL_SOCKET, stdlib_socket.SO_REUSEADDR, 1)
+            tcp.setsockopt(stdlib_socket.IPPROTO_TCP, stdlib_socket.TCP_MAXSEG, SEGMENT_BYTES_MAX)  # both ways
             await tcp.bind((host, udp.getsockname()[1]))
             tcp.listen(128)
         except OSError:

@@ -33,7 +33,7 @@ from lattice.key_ring import KeyRing
 from lattice.prng import Prng
 from lattice.seal import Sealed
 from lattice.store import Store
-from lattice.transport import Clock, Transport, bind
+from lattice.transport import SEGMENT_BYTES_MAX, Clock, Transport, bind
 from lattice.types import MILLISECOND, Level
 from lattice.writer import CHECK_INTERVAL_S, RecordStore
 from tests.lattice.cluster import CLUSTER, OPERATOR, signer_of
@@ -321,6 +321,15 @@ async def test_bind_names_a_taken_port() -> None:
             await bind(*first.endpoint)
     finally:
         first.close()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+async def test_stream_segments_are_as_small_as_every_path_takes_both_ways(host: str) -> None:
+    transport = await bind(host, 0)
+    async with await trio.open_tcp_stream(*transport.endpoint) as caller, await transport.tcp.accept() as called:
+        for end in (caller, called):
+            assert end.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG) <= SEGMENT_BYTES_MAX
+    transport.close()
 
 
 async def test_one_source_that_floods_takes_no_others_share_of_the_inbox() -> None:

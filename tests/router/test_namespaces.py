@@ -116,6 +116,10 @@ class Network:
             if found.returncode:
                 pytest.skip(f"no token bucket in this kernel: {found.stderr.strip()}")
 
+    def choke(self, site: str, lan: str, packet_bytes: int) -> None:
+        """What is larger is dropped on the way, and nobody is told: a tunnel whose ICMP is filtered."""
+        ip("-n", self._bridges, "link", "set", f"{lan}-{site}", "mtu", str(packet_bytes))
+
     def blackhole(self, site: str, address: str) -> None:
         ip("-n", self.namespace(site), "route", "add", "blackhole", f"{address}/32")
 
@@ -176,11 +180,12 @@ def large_policy() -> str:
     return "\n".join(["edition 1", *regions, *zones, 'route a for "*" { primary nearest secondary any }', ""])
 
 
-def test_a_narrow_link_and_a_missing_route_part_nobody(network: Network, tmp_path: Path) -> None:
+def test_a_narrow_link_a_missing_route_and_a_tunnel_part_nobody(network: Network, tmp_path: Path) -> None:
     sites = ("ams", "fra", "gru", "iad", "sin")
     with network.made(*sites):
         everybody = network.brought_together(sites)
 
+        network.choke("iad", "lan", 1_280)
         network.narrow("sin", "lan", "64kbit")
         network.blackhole("ams", "10.77.0.3")
         network.blackhole("gru", "10.77.0.1")
