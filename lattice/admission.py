@@ -31,6 +31,7 @@ from lattice.policy_store import PolicyStore
 from lattice.presence import Presence
 from lattice.purges import Purges, open_purge, purge_id_of
 from lattice.record import record
+from lattice.rollout_plane import ROLLOUT_TABLE, RolloutPlane
 from lattice.row_records import ROW_TABLE, restored_row
 from lattice.seal_records import SealRecords
 from lattice.swim import Swim
@@ -40,6 +41,7 @@ from lattice.wire import WireCell
 REFUSED_FOR_GOOD = frozenset(
     {
         "author without capability",
+        "controller exceeds its role",
         "unknown namespace",
         "bad content",
         "broken chain",
@@ -85,6 +87,7 @@ class Admission:
         health: HealthPlane,
         swim: Swim,
         presence: Presence,
+        rollouts: RolloutPlane,
         on_refused: Callable[[CellId], None],
         on_forgiven: Callable[[], None],
         on_expelled: Callable[[NodeId], None],
@@ -100,10 +103,11 @@ class Admission:
         self._health = health
         self._swim = swim
         self._presence = presence
+        self._rollouts = rollouts
         self._on_refused = on_refused
         self._on_forgiven = on_forgiven
         self._on_expelled = on_expelled
-        self._purges = Purges(policy.check_author)
+        self._purges = Purges(policy.check_operator)
         self._strangers: dict[NodeId, None] = {}
         """Whom we were shown evidence about and had not met."""
         self.restoring = True
@@ -167,6 +171,8 @@ class Admission:
                     self._health.records.touch(NodeId(key))  # if it is not taken, its record goes
                     row, age_us = restored_row(value, self._out.now)
                     self._admit_row(row, age_us, None, None)
+                elif table == ROLLOUT_TABLE:
+                    self._rollouts.restore(key, value)
                 elif table == "peer":
                     peers[NodeId(key)] = canonical.endpoint(canonical.unpack(value, 128), "peer")
             except LatticeError as error:
@@ -180,6 +186,7 @@ class Admission:
             self._out.persist(REVOKED_TABLE, revocation.key, revocation.data)
         for data in self._policy.ops():
             self._out.persist(OP_TABLE, op_id_of(data), data)
+        self._rollouts.persist_all()
 
     # --- rows, and evidence about them
 
@@ -296,6 +303,7 @@ class Admission:
         for policy in self._policy.policies():
             if before.get(policy.policy) != policy.version:
                 self._out.notify(PolicyChanged(policy.policy, policy.version))
+        self._rollouts.heard()
 
     # --- purges
 

@@ -5,8 +5,8 @@ A node only ever sees the result. It can neither forge a version nor alter one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence, Set
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence, Set
+from dataclasses import dataclass, replace
 
 import pycrdt
 
@@ -26,7 +26,9 @@ from lattice.policy_content import (
 )
 from lattice.policy_ops import NAMESPACE, Op, SignedOp, client_id_of, hlc_at, sign_op
 from lattice.policy_store import ChainHead
-from lattice.types import VersionId
+from lattice.rollouts import ROOT as ROLLOUTS
+from lattice.rollouts import Entry, Start, fault_of, first_sites
+from lattice.types import AuthorId, VersionId
 from lattice.yrs_gate import WRITES_MAX, Write
 
 UPDATE_BYTES_TARGET = 800
@@ -66,6 +68,75 @@ def compose(
     if len(ended) > SUPERSEDES_MAX:
         raise ValueError(f"{len(ended)} heads to supersede: one publish can end {SUPERSEDES_MAX}, end the others after")
     author = author_id_of(signer.public_key)
+    manifest, writes = _version(author, policy, blocks, message, now_ms, parent, blocks_known)
+
+    def head(seq: int, hlc: int) -> Write:
+        return head_write(Head(head_key(policy, author, seq), policy, manifest.version, hlc, ended))
+
+    return Publication(manifest.version, _sign(signer, chain, writes, head, now_ms))
+
+
+def compose_rollout(
+    signer: Signer,
+    chain: ChainHead,
+    policy: str,
+    blocks: Sequence[str],
+    *,
+    base: VersionId,
+    stages: Sequence[int],
+    first: Iterable[str],
+    sites: Iterable[str],
+    message: str,
+    now_ms: int,
+    blocks_known: Set[str] = frozenset(),
+) -> tuple[Publication, Start]:
+    """As `compose`, of a version that comes to the sites by `stages`, in the place of `base`.
+
+    `first` are sites that begin; if the first stage would hold none of the `sites` that there are, one of them does.
+    """
+    check_policy_name(policy)
+    _check_limits(blocks, message)
+    author = author_id_of(signer.public_key)
+    manifest, writes = _version(author, policy, blocks, message, now_ms, base, blocks_known)
+    known, named = sorted(sites), tuple(sorted(set(first)))
+    begun: list[Start] = []
+
+    def start(_: int, hlc: int) -> Write:
+        bare = Start(policy, manifest.version, base, tuple(stages), named, author, hlc)
+        begun.append(replace(bare, first=first_sites(bare, known)))
+        return Write(ROLLOUTS, begun[0].id.hex(), begun[0].packed())
+
+    fault = fault_of(Start(policy, manifest.version, base, tuple(stages), named, author, 0))
+    if fault is not None:
+        raise ValueError(fault)
+    ops = _sign(signer, chain, writes, start, now_ms)
+    return Publication(manifest.version, ops), begun[0]
+
+
+def compose_entry(
+    signer: Signer, chain: ChainHead, start: Start, stage: int | None, message: str, now_ms: int
+) -> SignedOp:
+    """Sign that a rollout goes on to a stage, or, if that is None, back. Raises ValueError for a message too long."""
+    _check_message(message)
+    author = author_id_of(signer.public_key)
+
+    def entry(seq: int, hlc: int) -> Write:
+        said = Entry(start.id, stage, author, seq, hlc, start.policy, start.hlc, message)
+        return Write(ROLLOUTS, said.key, said.packed())
+
+    return _sign(signer, chain, [], entry, now_ms)[0]
+
+
+def _version(
+    author: AuthorId,
+    policy: str,
+    blocks: Sequence[str],
+    message: str,
+    now_ms: int,
+    parent: VersionId | None,
+    blocks_known: Set[str],
+) -> tuple[Manifest, list[Write]]:
+    """A version, and the writes that bring it."""
     statements = [block_write(text) for text in blocks]
     manifest = Manifest(
         policy=policy,
@@ -76,21 +147,27 @@ def compose(
         published_ms=now_ms,
     )
     missing = {write.key: write for write in statements if write.key not in blocks_known}
-    writes = [*missing.values(), version_write(manifest)]
+    return manifest, [*missing.values(), version_write(manifest)]
+
+
+def _sign(
+    signer: Signer, chain: ChainHead, writes: Sequence[Write], last: Callable[[int, int], Write], now_ms: int
+) -> tuple[SignedOp, ...]:
+    """The ops that make these writes, and in the last of them what `last` makes of that op's number and timestamp."""
+    author = author_id_of(signer.public_key)
     ops: list[SignedOp] = []
     seq, previous, hlc = chain.seq, chain.id, chain.hlc
     cut = batches(writes)
     for index, batch in enumerate(cut):
         seq, hlc = seq + 1, hlc_at(now_ms, hlc)
         if index == len(cut) - 1:
-            head = Head(head_key(policy, author, seq), policy, manifest.version, hlc, ended)
-            batch = [*batch, head_write(head)]
+            batch = [*batch, last(seq, hlc)]
         update = encode_update(batch, client_id_of(author, seq))
         op = Op(signer.public_key, seq, previous, hlc, NAMESPACE, update, chain.base, grant=signer.grant)
         signed = sign_op(op, signer)
         ops.append(signed)
         previous = signed.id
-    return Publication(manifest.version, tuple(ops))
+    return tuple(ops)
 
 
 def _check_limits(blocks: Sequence[str], message: str) -> None:
@@ -103,6 +180,10 @@ def _check_limits(blocks: Sequence[str], message: str) -> None:
                 f"the statement that begins {first!r} has {len(text.encode())} bytes, at most {BLOCK_BYTES_MAX} can be "
                 "published as one: cut it in two"
             )
+    _check_message(message)
+
+
+def _check_message(message: str) -> None:
     if len(message) > MESSAGE_LENGTH_MAX or not (message.isprintable() or not message):
         raise ValueError(f"the message must be one printable line of at most {MESSAGE_LENGTH_MAX} characters")
 

@@ -41,6 +41,7 @@ from lattice.events import (
     PurgesSubmitted,
     RecordsLost,
     RevocationsSubmitted,
+    RolloutJudged,
     SeedsResolved,
     SetTimer,
     StreamFrameReceived,
@@ -58,6 +59,7 @@ from lattice.policy_store import PolicyStore
 from lattice.presence import Presence
 from lattice.prng import Prng
 from lattice.reconciliation import Reconciliation
+from lattice.rollout_plane import RolloutPlane
 from lattice.seal import Seal, counter_in
 from lattice.seal_records import SAVE_INTERVAL_US, SealRecords
 from lattice.spreading import Spreading
@@ -133,6 +135,10 @@ class Engine:
             incarnation=lambda: self._swim.incarnation,
             members=lambda: len(self._swim.members),
             push=lambda cells: self._spreading.push(cells, None),
+            on_sayings=lambda: self._rollouts.heard(),
+        )
+        self._rollouts = RolloutPlane(
+            self._out, self._us, self._policy, self._health.table.sayings, self._health.issue_within
         )
         self._swim = Swim(
             self._out,
@@ -174,6 +180,7 @@ class Engine:
             self._health,
             self._swim,
             self._presence,
+            self._rollouts,
             on_refused=self._reconciliation.refuse,
             on_forgiven=self._reconciliation.forgive,
             on_expelled=self._forget,
@@ -217,6 +224,7 @@ class Engine:
         """What this node knows, as of the last `handle`. The same object until something changes."""
         if self._view is None or self._out.stale_view:
             self._out.stale_view = False
+            served, standings, rollouts = self._rollouts.views()
             self._view = LatticeView(
                 node=self.node,
                 site=self._us.site,
@@ -230,6 +238,9 @@ class Engine:
                 quarantined=self._health.quarantined(),
                 forks=self._policy.forks(),
                 revoked=tuple(revocation.key for revocation in self._grants.revocations()),
+                served=served,
+                standings=standings,
+                rollouts=rollouts,
             )
         return self._view
 
@@ -317,6 +328,8 @@ class Engine:
                     self._us.applied[policy] = version
                     self._out.stale_view = True
                     self._health.issue_within(self._config.confirm_delay_us)
+            case RolloutJudged(rollout, stage, word):
+                self._rollouts.judged(rollout, stage, word)
             case Certified(grant):
                 if grant != self._us.grant:
                     self._us.grant = grant

@@ -12,6 +12,7 @@ from typing import TypeAlias
 from lattice.health import Observation
 from lattice.identity import Grant
 from lattice.record import record
+from lattice.rollouts import RolloutId, Served, Word
 from lattice.types import AuthorId, Endpoint, Level, Micros, NodeId, VersionId
 
 # --- local changes: what this node's own router, discovery and operators tell the engine
@@ -51,6 +52,15 @@ class PolicyApplied:
 
     policy: str
     version: VersionId
+
+
+@record
+class RolloutJudged:
+    """What came of this site's own requests under a rollout's version, in that stage."""
+
+    rollout: RolloutId
+    stage: int
+    word: Word
 
 
 @record
@@ -97,6 +107,7 @@ LocalChange: TypeAlias = (
     | HealthObserved
     | OpsSubmitted
     | PolicyApplied
+    | RolloutJudged
     | Certified
     | RevocationsSubmitted
     | PurgesSubmitted
@@ -199,6 +210,23 @@ class PolicyChanged:
 
 
 @record
+class ServedChanged:
+    """By a rollout, this site is to serve another version of a policy from now on, or the same in another stage."""
+
+    policy: str
+    served: Served
+
+
+@record
+class RolledBack:
+    """So many sites found a rollout's version bad that everybody goes back; this one stays there."""
+
+    policy: str
+    rollout: RolloutId
+    version: VersionId
+
+
+@record
 class OpAccepted:
     op: bytes
     """The op's 16-byte id."""
@@ -250,6 +278,8 @@ Notification: TypeAlias = (
     | VerdictChanged
     | RegionDoubted
     | PolicyChanged
+    | ServedChanged
+    | RolledBack
     | OpAccepted
     | EquivocationProven
     | KeyRevoked

@@ -12,7 +12,8 @@ signature costs one verification in each node's life, not one a row.
 
 * A **row** counts if its key has a grant for a *node* of that very site. Its vote ends with the grant.
 * An **op** counts if its author has a grant for an *operator* that the op's date is within, or stands in the site's own
-  list of authors. The op's date and not today's decides, or policy would vanish when whoever wrote it moves on.
+  list of authors; one by a *controller*, if it says nothing but how rollouts go on. The op's date and not today's
+  decides, or policy would vanish when whoever wrote it moves on.
 * A **revocation** takes a key back, for good: one signed statement, replicated like any cell, kept on disk. A revoked
   node's rows are refused and forgotten. Of a revoked author what led up to one op of its chain goes on counting (the CA
   names that op, so the hash chain pins all before it), and nothing else ever will, whatever date it bears.
@@ -50,6 +51,8 @@ class Role(StrEnum):
     """May write its own row."""
     OPERATOR = "operator"
     """May write policy."""
+    CONTROLLER = "controller"
+    """May advance and abort rollouts, and nothing else."""
     VIEWER = "viewer"
     """May look."""
     REGION = "region"
@@ -144,15 +147,20 @@ class Grants:
         if grant.until_s * SECOND < now:
             raise UntrustedError("grant expired", f"region {region}")
 
-    def check_author(self, author: AuthorId, public_key: bytes, grant: Grant | None, date_ms: int) -> None:
-        """Raise `UntrustedError` unless this author might write policy at that date. That it is not revoked since is
-        for its chain to know."""
+    def author_role(self, author: AuthorId, public_key: bytes, grant: Grant | None, date_ms: int) -> Role:
+        """As what this author may write policy at that date: OPERATOR or CONTROLLER. Raises `UntrustedError`. That it
+        is not revoked since is for its chain to know."""
         if self._ca_key is None or grant is None:
             raise UntrustedError("author without capability", f"{author.hex()} may not write policy here")
-        if not self._holds(public_key, Role.OPERATOR, grant.name, grant):
+        roles = [Role.OPERATOR, Role.CONTROLLER]
+        if (public_key, Role.CONTROLLER) in self._checked:
+            roles.reverse()  # that a signature does not hold is not remembered
+        role = next((role for role in roles if self._holds(public_key, role, grant.name, grant)), None)
+        if role is None:
             raise UntrustedError("bad grant", f"author {author.hex()}")
         if grant.until_s * 1_000 < date_ms:
             raise UntrustedError("grant expired", f"author {author.hex()}, at the date of its op")
+        return role
 
     def _holds(self, public_key: bytes, role: Role, name: str, grant: Grant) -> bool:
         checked = self._checked.get((public_key, role))

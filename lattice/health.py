@@ -20,18 +20,21 @@ from lattice.grants import read_grant
 from lattice.identity import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, Grant, Signer, Verifier, node_id_of
 from lattice.quantise import requantise
 from lattice.record import record
+from lattice.rollouts import ID_BYTES, STAGES_MAX, RolloutId, Saying, Word
 from lattice.types import LEVELS, CellId, Endpoint, Level, NodeId, VersionId
 
 ROW_BYTES_MAX = 16_384
 REGIONS_MAX = 256
 POLICIES_MAX = 64
+SAYINGS_MAX = 16
 NAME_LENGTH_MAX = 64
 LEASE_MS_MAX = 4 * 24 * 3_600_000
 """What the rows of 20,000 members need, which are refreshed every 21 hours: see `Config.row_refresh_for`."""
 _PURPOSE = b"row"
+_WORDS = tuple(Word)
 _PLACE = re.compile(r"(-?[0-9]{1,9}),(-?[0-9]{1,9})")
-_FORMAT = 2
-"""1 had no grant."""
+_FORMAT = 3
+"""1 had no grant, 2 nothing of rollouts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +101,8 @@ class Row:
     says it, its place: "3,0@52370000,4900000"."""
     grant: Grant | None = None
     """The CA's word that this node may speak for this site, where there is a CA (`grants`)."""
+    sayings: tuple[Saying, ...] = ()
+    """What the observer found of rollouts, sorted by their ids."""
 
     @property
     def group(self) -> str:
@@ -133,6 +138,7 @@ class Row:
                 self.applied,
                 self.area,
                 None if self.grant is None else (self.grant.until_s, self.grant.signature),
+                [(said.rollout, said.stage, int(said.word)) for said in self.sayings],
             )
         )
 
@@ -198,7 +204,7 @@ def open_row(data: bytes, verifier: Verifier, cell: CellId | None = None) -> Sig
 
 
 def _parse(payload: bytes) -> Row:
-    fields = canonical.array(canonical.unpack_canonical(payload, ROW_BYTES_MAX), "row", length=13)
+    fields = canonical.array(canonical.unpack_canonical(payload, ROW_BYTES_MAX), "row", length=14)
     if canonical.integer(fields[0], "row format") != _FORMAT:
         raise MalformedError("wrong version", f"row format {fields[0]!r}, this node reads {_FORMAT}")
     site = canonical.text(fields[6], "site", NAME_LENGTH_MAX)
@@ -222,10 +228,22 @@ def _parse(payload: bytes) -> Row:
         ),
         area=canonical.text(fields[11], "area", NAME_LENGTH_MAX),
         grant=read_grant(fields[12], site),
+        sayings=tuple([_parse_saying(item) for item in canonical.array(fields[13], "sayings", length_max=SAYINGS_MAX)]),
     )
     _check_names("reports", [report.region for report in row.reports])
     _check_names("applied", [policy for policy, _ in row.applied])
+    if row.sayings:
+        _check_names("sayings", [said.rollout.hex() for said in row.sayings])
     return row
+
+
+def _parse_saying(item: object) -> Saying:
+    rollout, stage, word = canonical.array(item, "saying", length=3)
+    return Saying(
+        RolloutId(canonical.blob(rollout, "rollout", length=ID_BYTES)),
+        canonical.integer(stage, "stage", 0, STAGES_MAX - 1),
+        _WORDS[canonical.integer(word, "word", 1, len(_WORDS) - 1)],
+    )
 
 
 def _check_names(what: str, names: list[str]) -> None:

@@ -21,6 +21,7 @@ from lattice.identity import Grant, Signer
 from lattice.outbox import Outbox
 from lattice.outlook import Outlook, is_isolated
 from lattice.quantise import bucket_of
+from lattice.rollouts import Saying, Word
 from lattice.row_records import RowRecords
 from lattice.types import Endpoint, Level, NodeId, VersionId
 from lattice.view import QuarantineView, RegionView
@@ -42,11 +43,14 @@ class Self:
     applied: dict[str, VersionId]
     grant: Grant | None = None
     at_e6: tuple[int, int] | None = None
+    sayings: tuple[Saying, ...] = ()
 
 
 def row_cell(signed: SignedRow) -> Cell:
     """A row as it is replicated, as urgent as the worst that it says."""
     urgency = Urgency.UP
+    if any(said.word is Word.CONDEMNED for said in signed.row.sayings):
+        urgency = Urgency.DOWN
     for report in signed.row.reports:
         if report.level >= _FAILING:
             urgency = min(urgency, Urgency.DOWN)
@@ -67,8 +71,11 @@ class HealthPlane:
         incarnation: Callable[[], int],
         members: Callable[[], int],
         push: Callable[[Sequence[Cell]], None],
+        on_sayings: Callable[[], None],
     ) -> None:
-        """`members` counts the others; `push` starts rumours."""
+        """`members` counts the others; `push` starts rumours; `on_sayings` hears when what rows say of rollouts, or who
+        may vote, may have changed."""
+        self._on_sayings = on_sayings
         self._out = out
         self._cells = cells
         self._signer = signer
@@ -165,6 +172,7 @@ class HealthPlane:
             applied=tuple(sorted(self._us.applied.items())),
             area=self._us.area if self._us.at_e6 is None else "{}@{},{}".format(self._us.area, *self._us.at_e6),
             grant=self._us.grant,
+            sayings=self._us.sayings,
         )
         placed = self.place(sign_row(row, self._signer), 0, None)
         assert placed is not None, "our own next version is news to us"
@@ -200,6 +208,8 @@ class HealthPlane:
             self._out.timers.set_earlier(f"lease {signed.observer.hex()}", offer.expires)
         self._doubt(signed, before.signed.row if before else None)
         self.conclude(offer.regions)
+        if before is None or before.signed.row.sayings != signed.row.sayings:
+            self._on_sayings()
         return cell
 
     def _doubt(self, signed: SignedRow, before: Row | None) -> None:
@@ -230,6 +240,7 @@ class HealthPlane:
             return
         self._discard(observer)
         self.conclude(self.table.expire(observer))
+        self._on_sayings()
 
     def take_proof(self, proof: Equivocation) -> Cell | None:
         """Join a checked proof; its cell if it is news. The observer's rows lose their votes at once."""
@@ -244,6 +255,7 @@ class HealthPlane:
         barred = self._bench.barred(proof.observer)
         self._out.notify(EquivocationProven(proof.observer, proof.site, proof.incarnation, barred == SPENT))
         self.conclude(self.table.bar(proof.observer, barred))
+        self._on_sayings()
         self._out.stale_view = True
         return cell
 
@@ -268,10 +280,12 @@ class HealthPlane:
         for proof in self._bench.forget(observer):
             self._cells.discard(proof.id)
         self.conclude(self.table.forget(observer))
+        self._on_sayings()
 
     def mute(self, observer: NodeId, muted: bool) -> None:
         """Whether the observer is gone, and so may not vote."""
         self.conclude(self.table.mute(observer, muted))
+        self._on_sayings()
 
     def _discard(self, observer: NodeId) -> None:
         held = self.table.get(observer)

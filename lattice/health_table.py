@@ -16,6 +16,7 @@ from enum import Enum, auto
 from lattice.health import LEASE_MS_MAX, Report, Row, SignedRow
 from lattice.quantise import lower_edge
 from lattice.record import record
+from lattice.rollouts import Saying
 from lattice.types import NEVER, SECOND, Micros, NodeId
 from lattice.verdict import Tally
 
@@ -163,6 +164,14 @@ class HealthTable:
     def age_ms(self, observer: NodeId, now: Micros) -> int:
         """How old our copy of a row is, for whoever we send it to."""
         return max(0, now - self._rows[observer].born) // 1_000
+
+    def sayings(self) -> dict[str, list[Saying]]:
+        """What the rows that vote say of rollouts, by site; nothing is said by some."""
+        said: dict[str, list[Saying]] = {}
+        for observer, held in self._rows.items():
+            if self._votes(observer, held.signed.row):
+                said.setdefault(held.signed.row.site, []).extend(held.signed.row.sayings)
+        return said
 
     def _votes(self, observer: NodeId, row: Row) -> bool:
         return not row.isolated and observer not in self._muted and not self.is_barred(observer, row.incarnation)

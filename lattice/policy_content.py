@@ -3,6 +3,7 @@
 * ``blocks``: content hash → the text of one top-level policy statement. A changed statement is one new block.
 * ``versions``: version hash → manifest: which blocks in which order, by whom, when, and why.
 * ``heads``: policy/author/seq → "this policy is that version from now on, in place of those heads".
+* ``rollouts``: how a version comes to all sites by stages (`rollouts`).
 
 Every key is written once: a block and a version are named by their content, a head by the op that set it first. So no
 two writes with different values ever compete for a key, and Yrs's rule for such a contest (the highest client id wins)
@@ -20,7 +21,10 @@ from hashlib import blake2b
 
 from lattice import canonical
 from lattice.errors import MalformedError, OpError
+from lattice.grants import Role
 from lattice.health import NAME_LENGTH_MAX
+from lattice.rollouts import ROOT as ROLLOUTS
+from lattice.rollouts import check_rollout_write, is_start
 from lattice.types import AuthorId, VersionId
 from lattice.yrs_gate import UPDATE_BYTES_MAX, Write
 
@@ -130,13 +134,18 @@ def head_write(head: Head) -> Write:
     return Write("heads", head.key, head.packed())
 
 
-def check_write(write: Write, author: AuthorId, seq: int, hlc: int, base: int = 1) -> None:
+def check_write(write: Write, author: AuthorId, seq: int, hlc: int, base: int = 1, role: Role = Role.OPERATOR) -> None:
     """The schema step of the apply pipeline: what an op by `author` at `seq` may write. Raises `OpError`.
 
     In a generation that begins at `base`, a checkpoint may state a head again that its author set before.
     """
+    if role is Role.CONTROLLER and (write.root != ROLLOUTS or is_start(write.key)):
+        what = "begins one" if write.root == ROLLOUTS else f"writes {write.root}"
+        raise OpError("controller exceeds its role", f"it may advance and abort rollouts, and this op {what}")
     try:
-        if write.root == "heads":
+        if write.root == ROLLOUTS:
+            check_rollout_write(write.key, write.value, author, seq, hlc, base)
+        elif write.root == "heads":
             head = parse_head(write.key, write.value)
             restated = head.seq < base
             if head.author != author or (head.seq != seq and not restated):

@@ -4,6 +4,7 @@ Every op passes these steps in order, and the first that fails refuses it with n
 
 1. size, shape and signature (`policy_ops.open_op`);
 2. capability: its author may write policy here, by the site's own list or by a grant of the cluster's CA (`grants`);
+   what a controller may say of it is looked at in step 5;
 3. chain: its predecessor is known, and its generation not below its author's checkpoint (`policy_chains`). A gap
    waits, bounded; two ops in one place are proof of a forked key;
 4. the strict walk of its Yrs bytes, under its own client id (`yrs_gate`);
@@ -26,8 +27,8 @@ from typing import TypeAlias
 
 import pycrdt
 
-from lattice.errors import LatticeError, MalformedError, OpError
-from lattice.grants import Grants
+from lattice.errors import LatticeError, MalformedError, OpError, UntrustedError
+from lattice.grants import Grants, Role
 from lattice.identity import Grant, Verifier, author_id_of
 from lattice.policy_chains import Chains
 from lattice.policy_content import (
@@ -41,7 +42,10 @@ from lattice.policy_content import (
     parse_head,
     parse_manifest,
 )
-from lattice.policy_ops import GENESIS, NAMESPACE, OpId, SignedOp, client_id_of, hlc_ms, open_op
+from lattice.policy_ops import GENESIS, NAMESPACE, Op, OpId, SignedOp, client_id_of, hlc_ms, open_op
+from lattice.rollout_book import RolloutBook, still_counts
+from lattice.rollouts import ROOT as ROLLOUTS
+from lattice.rollouts import Rollout, RolloutId, Start, is_start, parse_entry, parse_start
 from lattice.types import AuthorId, VersionId
 from lattice.view import ForkView, PolicyView
 from lattice.yrs_gate import ROOTS, Write, walk
@@ -90,6 +94,7 @@ class PolicyStore:
         self._contents: dict[str, dict[str, bytes]] = {root: {} for root in ROOTS}
         self._carried: dict[AuthorId, set[tuple[str, str]]] = {}
         self._heads: dict[str, dict[AuthorId, list[Head]]] = {}
+        self._rollouts = RolloutBook()
         self._complete: set[str] = set()
         self._manifests: dict[VersionId, Manifest] = {}
 
@@ -127,6 +132,21 @@ class PolicyStore:
                     seen[author] = max(seq, seen.get(author, 0))
         return tuple(head_key(policy, author, seen[author]) for author in sorted(seen))
 
+    def head(self, policy: str) -> Head | None:
+        """The head that serves, of a policy that is there."""
+        outcome = self._outcomes.get(policy)
+        return outcome[0] if outcome is not None else None
+
+    @property
+    def has_rollouts(self) -> bool:
+        """Whether anybody ever began one."""
+        return bool(self._rollouts)
+
+    def rollouts(self, policy: str) -> tuple[Rollout, ...]:
+        """Those begun since the head that serves came to stand, the earliest first: the others are over."""
+        head = self.head(policy)
+        return () if head is None or not self._rollouts else self._rollouts.of(policy, head.hlc, self._is_whole)
+
     def blocks_known(self, author: AuthorId) -> frozenset[str]:
         """The content hashes (hex) of the blocks that this author's chain carries: it need not send them again."""
         return frozenset(key for root, key in self._carried.get(author, ()) if root == "blocks")
@@ -146,14 +166,33 @@ class PolicyStore:
                 if len(self._heads[policy]) == 1:
                     continue
             else:
-                manifest = self._manifest(last.version)
-                assert manifest is not None, "the version of a complete head is here"
-                for block in manifest.blocks:
-                    kept["blocks", block.hex()] = Write("blocks", block.hex(), self._contents["blocks"][block.hex()])
-                version = last.version.hex()
-                kept["versions", version] = Write("versions", version, self._contents["versions"][version])
+                self._keep(kept, last.version)
             kept["heads", last.key] = head_write(last)
+        for root, key in sorted(self._carried.get(author, ())):
+            if root == ROLLOUTS:
+                write = Write(root, key, self._contents[root][key])
+                if still_counts(write, author, self._is_over):
+                    if is_start(key) and self._is_whole(start := parse_start(write.value)):
+                        self._keep(kept, start.version)
+                    kept[root, key] = write
         return tuple(kept.values())
+
+    def _keep(self, kept: dict[tuple[str, str], Write], version: VersionId) -> None:
+        """A version that is here, with its statements before it."""
+        manifest = self._manifest(version)
+        assert manifest is not None, "a complete version is here"
+        for root, key in [*(("blocks", block.hex()) for block in manifest.blocks), ("versions", version.hex())]:
+            kept[root, key] = Write(root, key, self._contents[root][key])
+
+    def _is_over(self, policy: str, started: int) -> bool:
+        """Whether a rollout begun then was ended by a later head. Of a policy that is not here nobody can say."""
+        outcome = self._elect(policy)
+        return outcome is not None and (outcome[0].version == NOTHING or outcome[0].hlc > started)
+
+    def _is_whole(self, start: Start) -> bool:
+        """Whether a rollout's version is here in full, of its policy, by its own author's word."""
+        manifest = self._manifest(start.version)
+        return manifest is not None and manifest.policy == start.policy and self._carries(start.author, manifest)
 
     def held(self, author: AuthorId) -> int:
         """How many ops are held of an author."""
@@ -215,7 +254,7 @@ class PolicyStore:
         """
         signed = open_op(data, self._verifier)
         op = signed.op
-        self.check_author(op.public_key, op.grant, hlc_ms(op.hlc))
+        self._role_of(op)
         if signed.op.namespace != NAMESPACE:
             raise OpError("unknown namespace", signed.op.namespace)
         if signed.id in self._chains.ops:
@@ -243,11 +282,20 @@ class PolicyStore:
         self._policies = self._view()
         return accepted
 
-    def check_author(self, public_key: bytes, grant: Grant | None, date_ms: int) -> None:
-        """Raise `UntrustedError` unless this key might write policy at that date."""
+    def check_operator(self, public_key: bytes, grant: Grant | None, date_ms: int) -> None:
+        """Raise `UntrustedError` unless this key might write any policy at that date."""
+        if self._role(public_key, grant, date_ms) is not Role.OPERATOR:
+            raise UntrustedError("author without capability", "a controller may advance and abort rollouts, no more")
+
+    def _role(self, public_key: bytes, grant: Grant | None, date_ms: int) -> Role:
+        """As what this key may write policy at that date. Raises `UntrustedError`."""
         author = author_id_of(public_key)
-        if author not in self._authors:
-            self._grants.check_author(author, public_key, grant, date_ms)
+        if author in self._authors:
+            return Role.OPERATOR
+        return self._grants.author_role(author, public_key, grant, date_ms)
+
+    def _role_of(self, op: Op) -> Role:
+        return self._role(op.public_key, op.grant, hlc_ms(op.hlc))
 
     def revoke(self, author: AuthorId, seq: int, op: OpId) -> None:
         """The CA has taken the author's key back: this op is its last that counts. `take_void` has what goes by it."""
@@ -293,6 +341,15 @@ class PolicyStore:
         writes = self._writes.get(op, ())
         return next((parse_head(write.key, write.value).version for write in writes if write.root == "heads"), None)
 
+    def rollout_named_by(self, op: OpId) -> RolloutId | None:
+        """Which rollout an accepted op begins, advances or aborts; None if it does none of it."""
+        for write in self._writes.get(op, ()):
+            if write.root == ROLLOUTS:
+                return (
+                    parse_start(write.value).id if is_start(write.key) else parse_entry(write.key, write.value).rollout
+                )
+        return None
+
     def text_of(self, version: VersionId) -> str | None:
         """The text of any version that is here in full."""
         manifest = self._manifest(version)
@@ -325,9 +382,9 @@ class PolicyStore:
         if op.seals and not op.update:
             return ()  # a checkpoint of an author that has nothing left
         client_id = client_id_of(op.author, op.seq)
-        writes = walk(op.update, client_id)
+        writes, role = walk(op.update, client_id), self._role_of(op)
         for write in writes:
-            check_write(write, op.author, op.seq, op.hlc, op.base)
+            check_write(write, op.author, op.seq, op.hlc, op.base, role)
         _try_on_scratch(op.update, writes)
         return writes
 
@@ -372,6 +429,8 @@ class PolicyStore:
                 if write.root == "heads":
                     head = parse_head(write.key, write.value)
                     self._heads.setdefault(head.policy, {}).setdefault(signed.op.author, []).append(head)
+                elif write.root == ROLLOUTS:
+                    self._rollouts.take(write)
 
     def _last_complete(self, policy: str, author: AuthorId) -> Head | None:
         """The author's last head with a whole version; those before it are forgotten, for it has taken their place."""

@@ -99,9 +99,9 @@ def open_purge(data: bytes, verifier: Verifier) -> Purge:
 class Purges:
     """Those whose lease runs, on one node."""
 
-    def __init__(self, check_author: Callable[[bytes, Grant | None, int], None]) -> None:
-        """`check_author(public key, grant, date_ms)` raises `UntrustedError` unless that key might write policy."""
-        self._check_author = check_author
+    def __init__(self, check_operator: Callable[[bytes, Grant | None, int], None]) -> None:
+        """`check_operator(public key, grant, date_ms)` raises `UntrustedError` unless that key might write policy."""
+        self._check_operator = check_operator
         self._held: dict[CellId, Purge] = {}
 
     def __len__(self) -> int:
@@ -111,7 +111,7 @@ class Purges:
         """Whether it is news. Raises `UntrustedError`, with nothing changed."""
         if purge.cell in self._held:
             return False
-        self._check_author(purge.public_key, purge.grant, purge.at_ms)
+        self._check_operator(purge.public_key, purge.grant, purge.at_ms)
         if purge.ends <= now:
             raise UntrustedError("purge is over", f"{purge.host} {purge.path}")
         if purge.at_ms * 1_000 > now + PURGE_AHEAD_US:

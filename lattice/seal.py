@@ -36,7 +36,7 @@ from lattice.key_ring import KEY_ID_BYTES, RING_TAG_BYTES, KeyId, KeyRing
 from lattice.replay import ReplayWindows
 from lattice.types import Micros, NodeId
 
-VERSION: Final = 6
+VERSION: Final = 7
 """Of the envelope and of the messages in it: whatever either comes to look like, or to say, is another version. 1 had
 neither key id nor ring tag; 2 knew no `Heal`, and claims about members named no row; 3 had
 sixteen shards, however many cells; 4 took no row with a lease of more than eight hours, and

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lattice.record import record
+from lattice.rollouts import Entry, RolloutId, Served, Start, Word
 from lattice.types import AuthorId, CellId, Endpoint, Level, Micros, NodeId, VersionId
 
 
@@ -100,6 +101,29 @@ class PolicyView:
 
 
 @record
+class RolloutView:
+    """A version's way to all sites, as this node knows it."""
+
+    id: RolloutId
+    start: Start
+    stage: int
+    message: str
+    """Of the version."""
+    state: str
+    """"under way", "complete" (everybody is to serve it), "aborted", "rolled back" (so many sites found it bad), or
+    "set aside" (another rollout on the same base counts)."""
+    abort: Entry | None
+    sites: tuple[tuple[str, bool, Word], ...]
+    """Every site with a fresh row that votes: whether it is in the stage, and what it says."""
+    passed: bool
+    """More than half of the sites in the stage found the version good."""
+    here: Word
+    """What this site has found, or concluded."""
+    serves: bool
+    """Whether this site serves the version, or is about to."""
+
+
+@record
 class LatticeView:
     """A consistent snapshot, sorted throughout."""
 
@@ -120,3 +144,23 @@ class LatticeView:
     """Authors whose key signed two ops in one place: set aside from there on; by author."""
     revoked: tuple[NodeId | AuthorId, ...] = ()
     """The nodes and authors whose keys the CA has taken back."""
+    served: tuple[tuple[str, Served], ...] = ()
+    """By policy, which version this site is to serve, of those that have rollouts; of the others it is the head's."""
+    standings: tuple[tuple[str, VersionId], ...] = ()
+    """Of the same policies: which version whoever is in no stage serves."""
+    rollouts: tuple[RolloutView, ...] = ()
+    """Those that no later publish has ended: by policy, the earliest first."""
+
+    def standing(self, policy: str) -> VersionId | None:
+        """Which version of a policy whoever is in no stage serves: what the next one comes after."""
+        for name, version in self.standings:
+            if name == policy:
+                return version
+        return next((each.version for each in self.policies if each.policy == policy), None)
+
+    def serving(self, policy: str) -> Served | None:
+        """Which version of a policy this site is to serve; None if there is no such policy."""
+        for name, served in self.served:
+            if name == policy:
+                return served
+        return next((Served(each.version) for each in self.policies if each.policy == policy), None)

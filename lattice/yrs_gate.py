@@ -23,7 +23,7 @@ from lattice.errors import OpError
 UPDATE_BYTES_MAX: Final = 16 * 1024
 WRITES_MAX: Final = 64
 KEY_BYTES_MAX: Final = 160
-ROOTS: Final = ("blocks", "heads", "versions")
+ROOTS: Final = ("blocks", "heads", "rollouts", "versions")
 
 _CONTENT_ANY_WITH_KEY: Final = 0x08 | 0x20
 _PARENT_IS_ROOT: Final = 1

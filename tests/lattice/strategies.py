@@ -16,6 +16,7 @@ from lattice.membership import MemberState, MemberUpdate
 from lattice.policy_ops import GENESIS, OpId
 from lattice.policy_store import ChainHead
 from lattice.prng import Prng
+from lattice.rollouts import RolloutId, Saying, Word
 from lattice.types import CellId, Endpoint, Level, NodeId, VersionId
 from lattice.view import Witness
 from lattice.wire import (
@@ -68,6 +69,12 @@ reports = st.builds(
 )
 
 
+rollout_ids = st.sampled_from([RolloutId(bytes([number]) * 8) for number in range(3)])
+sayings = st.dictionaries(
+    rollout_ids, st.tuples(st.integers(0, 3), st.sampled_from([word for word in Word if word])), max_size=3
+).map(lambda said: tuple(Saying(rollout, *said[rollout]) for rollout in sorted(said)))
+
+
 @st.composite
 def rows(draw: st.DrawFn) -> Row:
     """Any row that may travel."""
@@ -83,6 +90,7 @@ def rows(draw: st.DrawFn) -> Row:
         isolated=draw(st.booleans()),
         reports=tuple(sorted(said, key=lambda report: report.region)),
         applied=tuple(sorted(draw(st.dictionaries(names, ids.map(VersionId), max_size=2)).items())),
+        sayings=draw(sayings),
     )
 
 

@@ -67,12 +67,12 @@ def test_what_is_refused_and_why() -> None:
     assert refusal(make_authority(NODE_KEY, "edge", NOW).pem) == "bad certificate", "self-signed"
 
 
-def test_a_role_that_is_no_more_is_refused_by_name() -> None:
-    class Earlier(StrEnum):
-        CONTROLLER = "controller"
+def test_a_role_that_nobody_knows_is_refused_by_name() -> None:
+    class Elsewhere(StrEnum):
+        AUDITOR = "auditor"
 
-    with pytest.raises(CertificateError, match="'controller': expected node, operator, viewer, region"):
-        read_certificate(node_certificate(role=cast("Role", Earlier.CONTROLLER)).der)
+    with pytest.raises(CertificateError, match="'auditor': expected node, operator, controller, viewer, region"):
+        read_certificate(node_certificate(role=cast("Role", Elsewhere.AUDITOR)).der)
 
 
 def test_the_moment_is_judged_to_the_second() -> None:

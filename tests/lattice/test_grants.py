@@ -56,7 +56,7 @@ def test_without_a_ca_every_node_may_speak_and_no_unlisted_author() -> None:
     grants = Grants(None, VERIFIER)
     assert judged(None, grants=grants) == "taken"
     with pytest.raises(UntrustedError, match="author without capability"):
-        grants.check_author(AuthorId(WHO), NODE.public_key, granted(Role.OPERATOR), NOW_MS)
+        grants.author_role(AuthorId(WHO), NODE.public_key, granted(Role.OPERATOR), NOW_MS)
     with pytest.raises(UntrustedError, match="knows no CA"):
         grants.open_revocation(sign_revocation(CA, WHO).data)
 

@@ -9,7 +9,17 @@ from hypothesis import given
 
 from lattice import canonical
 from lattice.errors import LatticeError, MalformedError, UntrustedError
-from lattice.health import REGIONS_MAX, ROW_BYTES_MAX, Observation, Report, Row, open_row, report_of, sign_row
+from lattice.health import (
+    REGIONS_MAX,
+    ROW_BYTES_MAX,
+    SAYINGS_MAX,
+    Observation,
+    Report,
+    Row,
+    open_row,
+    report_of,
+    sign_row,
+)
 from lattice.identity import Ed25519Signer, Ed25519Verifier
 from lattice.types import Level
 from tests.lattice.cluster import CLUSTER, signer_of
@@ -45,7 +55,7 @@ def forged(**changed: object) -> bytes:
     """A row with some fields replaced, whatever they are, well signed."""
     names = [
         "format", "public_key", "incarnation", "seq", "issued_ms", "lease_ms", "site", "endpoint", "isolated",
-        "reports", "applied", "area", "grant",
+        "reports", "applied", "area", "grant", "sayings",
     ]  # fmt: skip
     fields = dict(zip(names, canonical.array(canonical.unpack(GOOD.row.payload(), ROW_BYTES_MAX), "row"), strict=True))
     payload = canonical.pack(list((fields | changed).values()))  # type: ignore[arg-type]
@@ -54,7 +64,7 @@ def forged(**changed: object) -> bytes:
 
 REPORT = ("fra", 1, 0, 0, 0, 0, 0, False)
 BAD: dict[str, dict[str, object]] = {
-    "another format": {"format": 3},
+    "another format": {"format": 4},
     "a short key": {"public_key": bytes(31)},
     "incarnation 0": {"incarnation": 0},
     "seq 0": {"seq": 0},
@@ -75,6 +85,12 @@ BAD: dict[str, dict[str, object]] = {
     "a grant of one field": {"grant": (5,)},
     "a grant without an end": {"grant": (None, bytes(64))},
     "a short signature": {"grant": (5, bytes(63))},
+    "a rollout's short id": {"sayings": [(bytes(7), 0, 1)]},
+    "a stage there cannot be": {"sayings": [(bytes(8), 16, 1)]},
+    "a word for having nothing to say": {"sayings": [(bytes(8), 0, 0)]},
+    "a word nobody knows": {"sayings": [(bytes(8), 0, 4)]},
+    "two words on one rollout": {"sayings": [(bytes(8), 0, 1), (bytes(8), 0, 3)]},
+    "too many words": {"sayings": [(bytes([n]) * 8, 0, 1) for n in range(SAYINGS_MAX + 1)]},
 }
 
 

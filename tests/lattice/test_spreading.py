@@ -29,8 +29,8 @@ from lattice.wire import Delta, Graft, IHave, Message, Rumour
 from tests.lattice.cluster import Cluster, cut
 
 
-def settled(count: int, config: Config | None = None) -> Cluster:
-    cluster = Cluster(count, config=config)
+def settled(count: int, config: Config | None = None, seed: str = "0") -> Cluster:
+    cluster = Cluster(count, seed, config=config)
     cluster.introduce_all()
     cluster.run_until(lambda: cluster.all_know_all() and cluster.equal(), 10 * SECOND)
     return cluster
@@ -286,7 +286,7 @@ def frame(peer: Engine, cluster: Cluster, ops: tuple[bytes, ...]) -> bytes:
 def test_while_rumours_bring_news_nothing_is_compared(quiet_us: int, premature: bool) -> None:
     """What a comparison would ask for is on its way: to ask all the same brings it twice."""
     config = Config(reconcile_quiet_us=quiet_us, reconcile_delay_us=4 * MILLISECOND)
-    cluster = settled(8, config)
+    cluster = settled(8, config, seed="1")
     cluster.judge = lambda source, target, prng: [MILLISECOND + prng.below(30 * MILLISECOND)]
     before = counted(cluster)["reconciliations begun"]
     for number in range(90):
