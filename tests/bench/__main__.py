@@ -19,6 +19,7 @@ SUBJECTS = {
     "sim": "tests.bench.sim",
     "steering": "tests.bench.steering",
     "swim": "tests.bench.swim",
+    "trials": "tests.bench.trials",
     "tunnels": "tests.bench.tunnels",
 }
 
