@@ -33,6 +33,7 @@ from router.traffic.proxy import Proxy
 from router.traffic.trusted_hops import TrustedHops
 from router.traffic.upstream_address import AddressRule
 from router.traffic.upstream_tls import UpstreamTls
+from router.trial import Trial
 
 log = logging.getLogger("edgelattice")
 
@@ -61,6 +62,7 @@ class Frontend:
         self._taken_on = taken_on
         self._addresses = AddressRule(config.upstream.allow)
         self._cache = SiteCache(config.cache.bytes_max, config.cache.object_bytes_max)
+        self._trial: Trial | None = None
         self._names: Mapping[Endpoint, str] = {}
         """Of the endpoints that speak TLS: what each must prove to be called."""
         self._serving = Serving(steering.fleet)
@@ -87,6 +89,7 @@ class Frontend:
             cache=self._cache,
         )
         proxy.configure(self._names, self._credentials.upstream_tls)
+        proxy.try_out(self._trial)
         return proxy
 
     async def start(self, nursery: trio.Nursery) -> None:
@@ -107,13 +110,15 @@ class Frontend:
 
     # --- by which policy, with which keys
 
-    def configure(self, policy: InForce) -> None:
-        """Connect to the endpoints of this policy from now on."""
+    def configure(self, policy: InForce, trial: Trial | None) -> None:
+        """Connect to the endpoints of this policy from now on; `trial` is told how requests end, if it is on trial."""
+        self._trial = trial
+        self._serving.try_out(trial)
         regions = policy.program.regions
         self._names = {
             (each.host, each.port): each.tls for region in regions.values() for each in region.endpoints if each.tls
         }
-        self._steering.fleet.configure(policy.text)
+        self._steering.fleet.configure(policy.text, trial)
         self.connect_as(self._credentials.upstream_tls)
         for name, region in regions.items():
             for endpoint in region.endpoints:

@@ -30,10 +30,11 @@ from lattice.events import (
     Purged,
     RegionChanged,
     RegionDoubted,
+    ServedChanged,
 )
 from lattice.identity import Ed25519Verifier
 from lattice.transport import Clock, Transport
-from lattice.types import MILLISECOND, SECOND, AuthorId, Endpoint
+from lattice.types import MILLISECOND, SECOND, AuthorId, Endpoint, VersionId
 from lattice.view import LatticeView
 from router.compiling import load_grammar
 from router.control.api import DEFAULT_POLICY, control_app
@@ -71,6 +72,7 @@ from router.site.state_dir import LastGood
 from router.steering import Steering
 from router.submissions import Submissions
 from router.traffic.upstream_tls import UpstreamTlsError
+from router.trial import Trial
 
 log = logging.getLogger("edgelattice")
 
@@ -104,7 +106,9 @@ class Node:
         self._prober = Prober(config.upstream, credentials)
         self._steering = Steering(config, driver, self._prober.ask, self._locations, clock, journal)
         self._frontend = Frontend(config, listeners, credentials, self._steering, journal, self._on_site_file)
-        self._keeper = PolicyKeeper(driver, last_good, self._serve_by, journal, self._on_disk, self._now_ms)
+        self._keeper = PolicyKeeper(
+            driver, last_good, self._load_authorities, self._serve_by, journal, self._on_disk, self._now_ms
+        )
         self._words = RegionWords(
             credentials.ca_key,
             Ed25519Verifier(config.cluster.name),
@@ -129,6 +133,8 @@ class Node:
                 self._steering.checker.look_now(region)
             case PolicyChanged(policy, _) if policy == DEFAULT_POLICY:
                 self._keeper.elected()
+            case ServedChanged(policy, served) if policy == DEFAULT_POLICY:
+                self._keeper.serve_instead(served)
             case Purged(host, path, author):
                 self._frontend.purge(host, path, author)
             case _:
@@ -142,9 +148,8 @@ class Node:
         self._prober.configure(config.upstream)
         self._steering.fail_back_over(config.timing.failback_us)
 
-    async def _serve_by(self, policy: InForce) -> None:
-        await self._load_authorities(policy.program)
-        self._frontend.configure(policy)
+    def _serve_by(self, policy: InForce, trial: Trial | None) -> None:
+        self._frontend.configure(policy, trial)
         self._steering.configure(policy.program)
 
     async def _load_authorities(self, program: Program) -> None:
@@ -189,7 +194,7 @@ class Node:
             "proxy": dict(self._frontend.http_counters),
             "tcp": dict(self._frontend.tcp_counters),
             "probe": dict(self._steering.checker.counters),
-            "": {**self._driver.counters(), **self._steering.counters(), **found},
+            "": {**self._driver.counters(), **self._steering.counters(), **found, **self._keeper.counters()},
         }
         return {f"{part} {name}".strip(): count for part, names in parts.items() for name, count in names.items()}
 
@@ -197,12 +202,21 @@ class Node:
         in_force = self._keeper.in_force
         return in_force.applied_ms if in_force and policy == DEFAULT_POLICY else None
 
+    def in_force(self, policy: str) -> tuple[VersionId, str] | None:
+        in_force, trial = self._keeper.in_force, self._keeper.trial
+        if in_force is None or policy != DEFAULT_POLICY:
+            return None
+        return in_force.version, "" if trial is None else trial.label
+
     def policy_text(self, policy: str) -> str | None:
         in_force = self._keeper.in_force
         return in_force.text if in_force and policy == DEFAULT_POLICY else None
 
+    def version_text(self, version: VersionId) -> str | None:
+        return self._driver.policy.text_of(version)
+
     def policy_head(self, policy: str, author: AuthorId) -> PolicyHead:
-        return head_at(self._driver.policy, self._config.cluster.name, policy, author)
+        return head_at(self._driver.policy, self._config.cluster.name, policy, author, self.view().standing(policy))
 
     def standing(self, policy: str) -> Sequence[Standing]:
         return standing_at(self._driver.policy, policy)

@@ -18,6 +18,7 @@ from lattice.types import SECOND, Endpoint
 from router.policy.paths import PathPattern
 from router.traffic.proxy import Proxy
 from router.traffic.upstream_tls import UpstreamTls
+from router.trial import Trial
 from router.workers.fleet import Fleet
 
 GRACE_US = 60 * SECOND
@@ -49,6 +50,11 @@ class Serving:
         """See `UpstreamPool.configure`; workers see to it themselves."""
         for proxy in self._live:
             proxy.configure(names, tls)
+
+    def try_out(self, trial: Trial | None) -> None:
+        """See `Proxy.try_out`; workers are told by the fleet."""
+        for proxy in self._live:
+            proxy.try_out(trial)
 
     def purge(self, host: str, path: PathPattern) -> int:
         """See `Proxy.purge`; of this process."""

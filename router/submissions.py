@@ -79,7 +79,8 @@ class Submissions:
             return await self._sign_and_submit(signer, policy, program, message)
 
     async def _sign_and_submit(self, signer: Ed25519Signer, policy: str, program: Program, message: str) -> Published:
-        head = head_at(self._driver.policy, self._cluster, policy, author_id_of(signer.public_key))
+        author = author_id_of(signer.public_key)
+        head = head_at(self._driver.policy, self._cluster, policy, author, self._driver.view().standing(policy))
         try:
             publication = compose(
                 signer,
@@ -131,6 +132,12 @@ class Submissions:
         elected = next((seen for seen in self._driver.view().policies if seen.policy == policy), None)
         if store.seals(op_id_of(ops[-1])):  # a checkpoint, which changes no policy
             return Published(policy, elected.version if elected else NOTHING, len(ops))
+        rollout = store.rollout_named_by(op_id_of(ops[-1]))
+        if rollout is not None:
+            begun = next((each for each in self._driver.view().rollouts if each.id == rollout), None)
+            if begun is None:
+                raise RefusalError(409, f"rollout {short(rollout)} is over, or not here", "see `policy rollout status`")
+            return Published(policy, begun.start.version, len(ops))
         version = store.version_set_by(op_id_of(ops[-1]))
         if version is None:
             raise RefusalError(422, "the last op sets no version of a policy", "send all ops of a publish, in order")

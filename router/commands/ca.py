@@ -1,4 +1,4 @@
-"""`edgelattice ca`: who may be a node, an operator, a viewer, or speak for a region."""
+"""`edgelattice ca`: who may be a node, an operator, a controller, a viewer, or speak for a region."""
 
 from __future__ import annotations
 
@@ -28,6 +28,9 @@ from router.site.ca_dir import CA_CERTIFICATE_FILE, CA_REVOKED_FILE, CaDir, CaEr
 from router.site.config_reader import NotExpected, site_name
 from router.site.key_file import KeyFileError, read_secret, replace_file, write_secret
 from router.site.site_init import SITE_FILE, InitError
+
+AUTHORS = frozenset({Role.OPERATOR, Role.CONTROLLER})
+"""Whose word is kept and counts by its place in a chain."""
 
 _ca_option = click.option(
     "--ca",
@@ -132,7 +135,7 @@ def issue_command(
     except (CaError, KeyFileError) as error:
         raise CommandError(str(error), EXIT_USAGE) from None
     click.echo(f"Wrote {target}{f' and {made}' if made else ''}: {role} {called} until {_day(certificate.not_after)}.")
-    if role == Role.OPERATOR:
+    if role in AUTHORS:
         click.echo(f"Sites take what it publishes as long as {target} is beside the key; public key {public.hex()}")
 
 
@@ -159,7 +162,7 @@ def revoke_command(directory: Path, which: str, control: str | None, withdraw: b
         client = client_for(control)
         revocations = []
         for public_key, issued in found.items():
-            seq, op = (0, bytes(16)) if issued.role != Role.OPERATOR or withdraw else _last_op(client, public_key)
+            seq, op = (0, bytes(16)) if issued.role not in AUTHORS or withdraw else _last_op(client, public_key)
             revocations.append(authority.revoke(public_key, seq, op))
             whose = f"{issued.role} {issued.name}".strip()
             click.echo(f"revoked {whose} {public_key.hex()}" + (f"; op {seq} is its last that counts" if seq else ""))

@@ -14,6 +14,7 @@ from router.commands.asked import request_options
 from router.commands.failing import EXIT_USAGE, CommandError
 from router.commands.policy_tools import moment_us, place_at, show_explanation
 from router.commands.shared import client_for, control_option
+from router.commands.status_screen import ID_CHARS
 from router.control.body import DEFAULT_POLICY, RegionBody, SteeringBody, ViewBody
 from router.control.client import ControlClient, ControlError
 from router.decision.explanation import explain as explained_by
@@ -53,7 +54,10 @@ def explain(
     """
     node = client_for(control)
     try:
-        text, view = node.policy_text(DEFAULT_POLICY), node.view()
+        view = node.view()
+        site = _site(view, at)
+        version, trial = _in_force(view, site.name)
+        text = _text(node, version)
         program = compile_policy(parse(text, DEFAULT_POLICY))
         if program.needs.place and not (request.country or request.continent or request.asn or request.location):
             request = _located(node, request)
@@ -61,13 +65,14 @@ def explain(
         raise CommandError(str(error)) from None
     except PolicyError as error:
         raise CommandError(f"the node's policy is not known to this version: {error}") from None
-    site = _site(view, at)
     ours = site.name == view.site
     table = _table(program, view, site, moment)
     ejected = frozenset(_endpoints(view)) if ours else frozenset()
     if as_json:
         body = {
             "site": site.name,
+            "version": version,
+            "trial": trial,
             "unknown_here": [] if ours else list(_UNKNOWN_OF_OTHERS),
             "explanation": plain_explanation(explained_by(table, request, ejected)),
             "regions": [_state(region, _steering(view).get(region.region)) for region in view.regions],
@@ -75,7 +80,8 @@ def explain(
         click.echo(msgspec.json.encode(body))
         return
     show_explanation(table, request, as_json=False, ejected=ejected)
-    click.echo(f"  decided at {site.name}")
+    by = f" by version {version[:ID_CHARS]}{f', {trial}' if trial else ''}" if version else ""
+    click.echo(f"  decided at {site.name}{by}")
     if not ours:
         click.echo(f"  not known here of {site.name}: {', '.join(_UNKNOWN_OF_OTHERS)}")
     for region in view.regions:
@@ -90,6 +96,28 @@ _UNKNOWN_OF_OTHERS = (
     "who has yet to go back",
 )
 """Its rows say how soon regions answer, not how far they are: what a region takes to think would count as distance."""
+
+
+def _in_force(view: ViewBody, site: str) -> tuple[str, str]:
+    """By which version a site decides, by its own word, and what that is on trial as; nothing where it does not say."""
+    policy = next((each for each in view.policies if each.policy == DEFAULT_POLICY), None)
+    if policy is None:
+        return "", ""
+    if site == view.site:
+        return policy.in_force, policy.trial
+    said = next((each.applied.get(DEFAULT_POLICY, "") for each in view.members if each.site == site), "")
+    rollout = next((each for each in view.rollouts if each.version == said and each.state == "under way"), None)
+    return said, "" if rollout is None else f"canary {rollout.id[:ID_CHARS]}"
+
+
+def _text(node: ControlClient, version: str) -> str:
+    """Of a version, or of what is in force at the node, should it have another no more. Raises `ControlError`."""
+    try:
+        return node.policy_text(DEFAULT_POLICY, version)
+    except ControlError as error:
+        if error.status != 404:
+            raise
+        return node.policy_text(DEFAULT_POLICY)
 
 
 def _located(node: ControlClient, request: Request) -> Request:

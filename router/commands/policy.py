@@ -29,6 +29,11 @@ COMMANDS: Final = {
         "resolve_command",
         "End a conflict: two versions of a policy that were published without knowing of each other.",
     ),
+    "rollout": Place(
+        "router.commands.rollout",
+        "rollout",
+        "Bring a version of the policy to a few sites first, and to all if it proves good there.",
+    ),
     "simulate": Place(TOOLS, "simulate_command", "Say where a policy would send recorded traffic."),
     "test": Place(TOOLS, "test", "Run the test blocks of a policy, on their virtual clock."),
 }

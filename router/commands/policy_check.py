@@ -13,6 +13,7 @@ from router.control.body import DiagnosticBody
 from router.control.diagnostics import diagnostic_bodies
 from router.decision.program import compile_policy
 from router.decision.proofs import prove
+from router.decision.scenario_run import run_tests
 from router.policy import PolicyError, parse
 from router.policy.errors import Diagnostic
 
@@ -67,3 +68,18 @@ def mistakes(text: str, name: str) -> PolicyError | None:
     except PolicyError as error:
         return error
     return PolicyError(proved) if proved else None
+
+
+def publishable(file: Path, otherwise: str) -> str:
+    """A policy's text, if it holds and its own tests pass. Raises `CommandError`, which says what is so `otherwise`."""
+    text = policy_text(file)
+    wrong = mistakes(text, str(file))
+    if wrong is not None:
+        click.echo(wrong.render(text), err=True)
+        raise CommandError(f"{counted(wrong)}; {otherwise}")
+    failed = [one for _, failures in run_tests(compile_policy(parse(text, str(file)))) for one in failures]
+    if failed:
+        for one in failed:
+            complain(f"{file}:{one.span.line}:{one.span.column}: test {one.test}: {one.message}")
+        raise CommandError(f"its own tests fail; {otherwise}")
+    return text

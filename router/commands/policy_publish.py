@@ -10,8 +10,7 @@ import click
 from lattice.policy_content import check_policy_name
 from router.commands.failing import EXIT_USAGE, CommandError, complain
 from router.commands.operator import key_option, operator_of
-from router.commands.policy_check import mistakes
-from router.commands.policy_files import counted, policy_text
+from router.commands.policy_check import publishable
 from router.commands.policy_versions import said
 from router.commands.publishing import not_done
 from router.commands.shared import client_for, control_option
@@ -19,9 +18,6 @@ from router.control.author_chain import AuthorChain
 from router.control.body import DEFAULT_POLICY
 from router.control.client import ControlError
 from router.control.publish import compact, publish
-from router.decision.program import compile_policy
-from router.decision.scenario_run import run_tests
-from router.policy import parse
 
 
 @click.command("publish")
@@ -43,16 +39,7 @@ def publish_command(file: Path, key_file: Path, control: str | None, name: str, 
     except ValueError as error:
         raise CommandError(str(error), EXIT_USAGE) from None
     operator = operator_of(key_file)
-    text = policy_text(file)
-    wrong = mistakes(text, str(file))
-    if wrong is not None:
-        click.echo(wrong.render(text), err=True)
-        raise CommandError(f"{counted(wrong)}; nothing was published")
-    failed = [one for _, failures in run_tests(compile_policy(parse(text, str(file)))) for one in failures]
-    if failed:
-        for one in failed:
-            complain(f"{file}:{one.span.line}:{one.span.column}: test {one.test}: {one.message}")
-        raise CommandError("its own tests fail; nothing was published")
+    text = publishable(file, "nothing was published")
     client = client_for(control)
     try:
         now_ms = time.time_ns() // 1_000_000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from rich.console import Console, ConsoleRenderable, Group
@@ -35,6 +36,8 @@ def status_screen(view: ViewBody) -> ConsoleRenderable:
     """Everything that fits a terminal; `--json` has the rest."""
     parts: list[ConsoleRenderable] = [_heading(view), _regions(view), _members(view)]
     parts.append(_policies(view) if view.policies else Text("No policy yet: edgelattice policy publish FILE --key KEY"))
+    if view.rollouts:
+        parts.append(_rollouts(view))
     if view.quarantined or view.forked:
         parts.append(_caught(view))
     losses = _losses(view)
@@ -168,6 +171,25 @@ def _policies(view: ViewBody) -> Table:
             Text("not yet" if policy.applied_ms is None else age(policy.applied_ms, view.now_ms) + " ago"),
             Text(_in_force_at(policy, view.members)),
             Text(policy.message + rivals),
+        )
+    return table
+
+
+def _rollouts(view: ViewBody) -> Table:
+    table = _table("Rollouts", "rollout", "policy", "version", "stage", "sites", "found", "here", "")
+    for rollout in view.rollouts:
+        inside = [site for site in rollout.sites if site.inside]
+        found = Counter(site.word for site in rollout.sites if site.inside or site.word != "undecided")
+        serves = any(policy.in_force == rollout.version for policy in view.policies)
+        table.add_row(
+            Text(rollout.id[:ID_CHARS]),
+            Text(rollout.policy),
+            Text(rollout.version[:ID_CHARS]),
+            Text(f"{rollout.stage + 1}/{len(rollout.stages)}: {rollout.stages[rollout.stage]} %"),
+            Text(f"{len(inside)}/{len(rollout.sites)}"),
+            Text(", ".join(f"{count} {word}" for word, count in sorted(found.items()))),
+            Text("serves it" if serves else "the version before"),
+            Text(rollout.state, "" if rollout.state in {"under way", "complete"} else "bold red"),
         )
     return table
 

@@ -8,7 +8,7 @@ from lattice.identity import Grant
 from lattice.policy_ops import OpId
 from lattice.policy_store import ChainHead
 from lattice.types import AuthorId, VersionId
-from lattice.view import LatticeView, MemberView, PolicyView, RegionView
+from lattice.view import LatticeView, MemberView, RegionView
 from router.control.body import (
     AttemptBody,
     DecisionBody,
@@ -18,7 +18,6 @@ from router.control.body import (
     KeysBody,
     MemberBody,
     PeerKeysBody,
-    PolicyBody,
     ProofBody,
     PublishedBody,
     QuarantineBody,
@@ -33,6 +32,7 @@ from router.control.body import (
     ViewBody,
     WitnessBody,
 )
+from router.control.rollout_answers import policy_body, rollouts_body
 from router.control.target import (
     ControlTarget,
     NodeEvent,
@@ -67,7 +67,10 @@ def view_body(target: ControlTarget, own_counters: dict[str, int]) -> ViewBody:
         cells=view.cells,
         members=[_member(member) for member in view.members],
         regions=[_region(region) for region in view.regions],
-        policies=[_policy(policy, target.applied_ms(policy.policy)) for policy in view.policies],
+        policies=[
+            policy_body(each, view, target.applied_ms(each.policy), target.in_force(each.policy))
+            for each in view.policies
+        ],
         traffic=TrafficBody(traffic.requests, dict(traffic.by_region), traffic.errors, traffic.retries),
         ejected=[endpoint_text(endpoint) for endpoint in sorted(target.ejected())],
         counters={name: counters[name] for name in sorted(counters)},
@@ -86,6 +89,7 @@ def view_body(target: ControlTarget, own_counters: dict[str, int]) -> ViewBody:
         forked=[ForkBody(fork.author.hex(), fork.seq, [op.hex() for op in fork.evidence]) for fork in view.forks],
         steering=[_steering(region) for region in target.steering()],
         revoked=[key.hex() for key in view.revoked],
+        rollouts=rollouts_body(view),
     )
 
 
@@ -263,18 +267,6 @@ def _region(region: RegionView) -> RegionBody:
             WitnessBody(witness.site, witness.node.hex(), witness.level.name, witness.since_ms)
             for witness in region.witnesses
         ],
-    )
-
-
-def _policy(policy: PolicyView, applied_ms: int | None) -> PolicyBody:
-    return PolicyBody(
-        policy=policy.policy,
-        version=policy.version.hex(),
-        author=policy.author.hex(),
-        message=policy.message,
-        published_ms=policy.published_ms,
-        applied_ms=applied_ms,
-        rivals=[version.hex() for version in policy.rivals],
     )
 
 

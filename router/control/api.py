@@ -9,12 +9,13 @@ is a 4xx with `{"error", "path", "remedy"}` or diagnostics, and is counted under
     GET  /v1/policy/head?policy=&author=       what composing those ops starts from
     GET  /v1/policy/versions?policy=           the versions that stand: more than one after concurrent publishes
     GET  /v1/policy/ops                        every signed op, for whoever shortens a chain: msgpack
+    POST /v1/rollouts?policy=                  what was signed of rollouts, and nothing else: msgpack
     POST /v1/revocations                       keys that the CA takes back, each as it signed it: msgpack
     POST /v1/purges                            what is cached of some paths is wrong, as its author signed it: msgpack
     GET  /v1/keys                              the cluster's keys by id, and which peers lag behind
     POST /update                               a health signal
     GET  /snapshot                             the signals, as folded in
-    GET  /policy?policy=                       the text in force
+    GET  /policy?policy=&version=              the text in force, or of any version that is here
     GET  /healthz                              this process answers
 """
 
@@ -37,7 +38,7 @@ from starlette.routing import Route
 from lattice.errors import LatticeError
 from lattice.policy_content import MESSAGE_LENGTH_MAX, check_policy_name
 from lattice.policy_ops import OP_BYTES_MAX
-from lattice.types import AuthorId
+from lattice.types import AuthorId, VersionId
 from router.control.answers import (
     decision_body,
     head_body,
@@ -100,6 +101,7 @@ def control_app(target: ControlTarget, host_names: Collection[str] = ()) -> Gate
         Route("/v1/policy/head", handlers.head, methods=["GET"]),
         Route("/v1/policy/versions", handlers.versions, methods=["GET"]),
         Route("/v1/policy/ops", handlers.ops, methods=["GET"]),
+        Route("/v1/rollouts", handlers.rollouts, methods=["POST"]),
         Route("/v1/revocations", handlers.revocations, methods=["POST"]),
         Route("/v1/purges", handlers.purges, methods=["POST"]),
         Route("/v1/keys", handlers.keys, methods=["GET"]),
@@ -192,6 +194,12 @@ class _Handlers:
         told = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
         return Response(content, media_type=OPS_MEDIA_TYPE, headers=told)
 
+    async def rollouts(self, request: HttpRequest) -> Response:
+        policy = _policy_name(_query(request, optional=("policy",)))
+        _media_type(request, (OPS_MEDIA_TYPE,))
+        ops = _decode_ops(await _body(request, OPS_BYTES_MAX))
+        return json_response(published_body(await self._target.submit_ops(policy, ops)))
+
     async def revocations(self, request: HttpRequest) -> Response:
         _query(request)
         _media_type(request, (OPS_MEDIA_TYPE,))
@@ -231,11 +239,21 @@ class _Handlers:
         return json_response(snapshot_body(list(self._target.snapshot())))
 
     async def policy(self, request: HttpRequest) -> Response:
-        policy = _policy_name(_query(request, optional=("policy",)))
+        query = _query(request, optional=("policy", "version"))
+        policy = _policy_name(query)
+        if "version" in query:
+            try:
+                version = VersionId(hex_bytes(16, "a version")(query["version"]))
+            except NotExpected as wrong:
+                raise _bad_query("version", query["version"], wrong.expected) from None
+            text = self._target.version_text(version)
+            if text is None:
+                raise RefusalError(404, f"no version {query['version'][:8]} is here", "see `policies` in GET /v1/view")
+            return _policy_answer(text)
         text = self._target.policy_text(policy)
         if text is None:
             raise RefusalError(404, f"no policy {policy!r} is in force here", "publish one: edgelattice policy publish")
-        return PlainTextResponse(text, headers={"cache-control": "no-store", "x-content-type-options": "nosniff"})
+        return _policy_answer(text)
 
     async def healthz(self, _request: HttpRequest) -> Response:
         return PlainTextResponse("ok\n")
@@ -288,6 +306,10 @@ class _Refusals:
     async def failed(self, _request: HttpRequest, _error: Exception) -> Response:
         # Starlette raises it again once this is sent; the gate logs and counts it.
         return json_response(ErrorBody(error="a mistake of this node's; its log has it"), 500)
+
+
+def _policy_answer(text: str) -> Response:
+    return PlainTextResponse(text, headers={"cache-control": "no-store", "x-content-type-options": "nosniff"})
 
 
 def _diagnosed(error: PolicyError, rendered: str) -> Response:

@@ -69,11 +69,62 @@ class MemberBody(msgspec.Struct, frozen=True):
 class PolicyBody(msgspec.Struct, frozen=True):
     policy: str
     version: str
+    """Which serves everybody who is in no stage of a rollout."""
     author: str
     message: str
     published_ms: int
     applied_ms: int | None
     rivals: list[str]
+    in_force: str = ""
+    """The version by which this node decides; nothing if it has none."""
+    trial: str = ""
+    """What that version is on trial as, if it is: "canary ID"."""
+
+
+class RolloutSiteBody(msgspec.Struct, frozen=True):
+    """One site, in one rollout."""
+
+    site: str
+    inside: bool
+    """The stage in force holds it."""
+    word: str
+    """What it says of the version: "undecided", "passed", "rolled back" or "condemned"."""
+    in_force: str
+    """Which version is in force there, by its own word; nothing if it does not say."""
+
+
+class AbortBody(msgspec.Struct, frozen=True):
+    author: str
+    message: str
+    at_ms: int
+
+
+class RolloutBody(msgspec.Struct, frozen=True):
+    """A version's way to all sites."""
+
+    id: str
+    policy: str
+    version: str
+    base: str
+    """What sites go back to."""
+    stages: list[int]
+    """Percent of all sites."""
+    stage: int
+    """The place of the one in force, from 0."""
+    first: list[str]
+    """Sites that are in from the first stage on."""
+    author: str
+    message: str
+    started_ms: int
+    start: str
+    """As its author wrote it, for whoever signs what follows."""
+    state: str
+    """"under way", "complete", "aborted", "rolled back" or "set aside"."""
+    abort: AbortBody | None
+    passed: bool
+    """More than half of the sites in the stage found it good."""
+    sites: list[RolloutSiteBody]
+    """Every site whose word counts."""
 
 
 class QuarantineBody(msgspec.Struct, frozen=True):
@@ -127,6 +178,8 @@ class ViewBody(msgspec.Struct, frozen=True):
     steering: list[SteeringBody] = []
     revoked: list[str] = []
     """Ids of the nodes and authors whose keys the CA has taken back."""
+    rollouts: list[RolloutBody] = []
+    """Those that no later publish has ended."""
 
 
 class RevokedBody(msgspec.Struct, frozen=True):

@@ -7,6 +7,7 @@ revocations, purges, a region's word) counts by that signature whoever brings it
 viewer      looks: every GET
 node        looks
 region      says how it is: POST /update
+controller  looks, and brings what it signed of rollouts: POST /v1/rollouts
 operator    everything
 =========== =========================================================================================================
 """
@@ -36,5 +37,8 @@ class Caller(NamedTuple):
                 return None
             case Role.REGION:
                 return None if (method, path) == ("POST", "/update") or path == _HEALTH else "a region may POST /update"
+            case Role.CONTROLLER:
+                may = method in _READS or (method, path) == ("POST", "/v1/rollouts")
+                return None if may else "a controller may look and POST /v1/rollouts"
             case Role.VIEWER | Role.NODE:
                 return None if method in _READS else f"a {self.role} may look, and change nothing"

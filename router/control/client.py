@@ -115,6 +115,11 @@ class ControlClient:
         body = msgspec.msgpack.encode(ops)
         return self._decode(self.ask("/v1/policy", {"policy": policy}, body, OPS_MEDIA_TYPE), PublishedBody)
 
+    def submit_rollout_ops(self, policy: str, ops: list[bytes]) -> PublishedBody:
+        """As `submit_ops`, by the door that is open to controllers too."""
+        body = msgspec.msgpack.encode(ops)
+        return self._decode(self.ask("/v1/rollouts", {"policy": policy}, body, OPS_MEDIA_TYPE), PublishedBody)
+
     def update(self, update: UpdateBody, proof: ProofBody) -> None:
         body = msgspec.json.encode(msgspec.structs.replace(update, proof=proof))
         self.ask("/update", None, body, "application/json")
@@ -131,8 +136,10 @@ class ControlClient:
         query = {"policy": policy, "message": message}
         return self._decode(self.ask("/v1/policy", query, text.encode(), "text/plain"), PublishedBody)
 
-    def policy_text(self, policy: str) -> str:
-        return self.ask("/policy", {"policy": policy}).decode("utf-8", "replace")
+    def policy_text(self, policy: str, version: str = "") -> str:
+        """The text in force there, or of a version that is there."""
+        query = {"policy": policy, "version": version} if version else {"policy": policy}
+        return self.ask("/policy", query).decode("utf-8", "replace")
 
     def ask(
         self, path: str, query: dict[str, str] | None = None, body: bytes | None = None, media_type: str = ""

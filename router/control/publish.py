@@ -7,17 +7,18 @@ are checked here, so a node cannot have us sign a policy that we never published
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from lattice.authoring import compose
+from lattice.authoring import compose, compose_entry, compose_rollout
 from lattice.checkpoint import checkpoint_bytes, compose_checkpoint, compose_deletion
 from lattice.errors import LatticeError
 from lattice.identity import Ed25519Signer, Ed25519Verifier, Grant, author_id_of, public_key_of
 from lattice.policy_content import head_key
 from lattice.policy_ops import SignedOp, open_op
 from lattice.policy_store import PolicyStore
+from lattice.rollouts import Start
 from lattice.types import VersionId
 from router.control.answers import head_of
 from router.control.author_chain import AuthorChain
@@ -106,6 +107,19 @@ def compact(
         return desk.compact(now_ms, if_due=if_due, dry_run=dry_run)
 
 
+@dataclass(frozen=True, slots=True)
+class RolloutPlan:
+    """How a version is to come to the sites."""
+
+    stages: tuple[int, ...]
+    """Percent of all sites, rising to 100."""
+    first: tuple[str, ...]
+    """Who begins; if nobody is named and the first stage would hold no site, one does."""
+    sites: tuple[str, ...]
+    """Those that there are."""
+    message: str
+
+
 class Desk:
     """One author at one node."""
 
@@ -146,6 +160,35 @@ class Desk:
         )
         return self._submit(policy, head, resent, publication.ops, sets_head=True), head.cluster
 
+    def roll_out(self, policy: str, text: str, plan: RolloutPlan, now_ms: int) -> tuple[Start, str]:
+        """Begin to bring a text to the sites, by stages; the rollout, and the cluster's name."""
+        statements = blocks(text)
+        head, resent = self._start(policy)
+        if head.parent is None:
+            raise ValueError(f"there is no policy {policy} yet that sites could go back to: publish it")
+        publication, start = compose_rollout(
+            self._signer(head),
+            head.chain,
+            policy,
+            statements,
+            base=head.parent,
+            stages=plan.stages,
+            first=plan.first,
+            sites=plan.sites,
+            message=plan.message,
+            now_ms=now_ms,
+            blocks_known=head.blocks_known,
+        )
+        self._submit(policy, head, resent, publication.ops, sets_head=False)
+        return start, head.cluster
+
+    def say(self, start: Start, stage: int | None, message: str, now_ms: int) -> str:
+        """Sign that a rollout goes on to that stage, or (None) back; the cluster's name."""
+        head, resent = self._start(start.policy)
+        op = compose_entry(self._signer(head), head.chain, start, stage, message, now_ms)
+        self._submit(start.policy, head, resent, (op,), sets_head=False, door=self._client.submit_rollout_ops)
+        return head.cluster
+
     def delete(self, policy: str, now_ms: int) -> tuple[PublishedBody, str]:
         head, resent = self._start(policy)
         op = compose_deletion(self._signer(head), head.chain, policy, head.supersedes, now_ms)
@@ -183,7 +226,14 @@ class Desk:
         return replace(head, chain=chain, supersedes=supersedes), last.ops
 
     def _submit(
-        self, policy: str, head: PolicyHead, resent: list[bytes], ops: Sequence[SignedOp], *, sets_head: bool
+        self,
+        policy: str,
+        head: PolicyHead,
+        resent: list[bytes],
+        ops: Sequence[SignedOp],
+        *,
+        sets_head: bool,
+        door: Callable[[str, list[bytes]], PublishedBody] | None = None,
     ) -> PublishedBody:
         """Write down, then send; only a definite refusal is forgotten again."""
         memory = self._memory
@@ -192,7 +242,7 @@ class Desk:
             last = head_key(policy, self._author, ops[-1].op.seq) if sets_head else ""
             memory.remember(head.cluster, ops, last, resent)
         try:
-            return self._client.submit_ops(policy, [*resent, *(op.data for op in ops)])
+            return (door or self._client.submit_ops)(policy, [*resent, *(op.data for op in ops)])
         except ControlError as error:
             if not 400 <= error.status < 500 or error.status == 409:  # then the node keeps them for later
                 raise UnconfirmedError(str(error), error.status, error.body) from None

@@ -50,7 +50,7 @@ class NodeEvent:
 
     at_ms: int
     kind: str
-    """"region", "verdict", "policy", "member", "version", "clock", "eject" or "lift"; more kinds may come."""
+    """"region", "verdict", "policy", "rollout", "member", "version", "clock", "eject", "lift"; more kinds may come."""
     text: str
     detail: tuple[tuple[str, str], ...] = ()
     """By kind. region and verdict: region, old, new. policy: policy, version. member: site, state. eject and lift:
@@ -76,7 +76,7 @@ class PolicyHead:
     chain: ChainHead
     """The author's last op as this node knows it."""
     parent: VersionId | None
-    """The version that serves."""
+    """The version that serves everybody who is in no stage of a rollout."""
     supersedes: tuple[str, ...]
     """Keys of the heads that the next version ends."""
     blocks_known: frozenset[str]
@@ -85,13 +85,16 @@ class PolicyHead:
     """The author's chain holds more that is dead than what lives: whoever signs next should shorten it."""
 
 
-def head_at(store: PolicyStore, cluster: str, policy: str, author: AuthorId) -> PolicyHead:
-    """The start of an author's next version, as a store knows it."""
-    heads = store.heads(policy)
+def head_at(
+    store: PolicyStore, cluster: str, policy: str, author: AuthorId, parent: VersionId | None = None
+) -> PolicyHead:
+    """The start of an author's next version, as a store knows it, which comes after the `parent`: by default the head
+    that serves."""
+    head = store.head(policy)
     return PolicyHead(
         cluster=cluster,
         chain=store.chain(author),
-        parent=heads[-1].version if heads else None,
+        parent=parent or (head.version if head else None),
         supersedes=store.context(policy),
         blocks_known=store.blocks_known(author),
         checkpoint_due=is_due(store, author),
@@ -250,8 +253,16 @@ class ControlTarget(Protocol):
         """When the serving version came into force here, milliseconds since the epoch; None if it has not."""
         ...
 
+    def in_force(self, policy: str) -> tuple[VersionId, str] | None:
+        """The version by which requests are decided here, and what it is on trial as, or nothing."""
+        ...
+
     def policy_text(self, policy: str) -> str | None:
         """The text in force here, which is the last good one; None when there is none."""
+        ...
+
+    def version_text(self, version: VersionId) -> str | None:
+        """The text of any version that is here."""
         ...
 
     def policy_head(self, policy: str, author: AuthorId) -> PolicyHead: ...

@@ -43,7 +43,7 @@ from router.traffic.relaying import relay, relay_upgraded, relayed
 from router.traffic.reply import Reply, refuse
 from router.traffic.request_body import NO_BODY, Client, ClientGoneError, Unheard
 from router.traffic.server_tls import name_asked_for
-from router.traffic.steering import Outcome
+from router.traffic.steering import Judge, Outcome
 from router.traffic.strict import BadRequestError, BadResponseError
 from router.traffic.terms import Terms
 from router.traffic.uploading import converse
@@ -63,6 +63,7 @@ class Exchange(Reply):
 
     _planned: Attempt | None = None
     _asked: Request | None = None
+    _decided: Decision | None = None
     tried: Set[Endpoint] = frozenset()
     ends_at = math.inf  # by the policy's total timeout
     turn: Turn | None = None  # at the cache
@@ -89,6 +90,8 @@ class Exchange(Reply):
         plain way, if that is open (`_plain_way`)."""
         plane, course = self.plane, self.client.course
         now = self.began = self.nest.time()
+        if plane.trial is not None:
+            return self._run_on_trial(plane.trial, now)
         if (
             course is not None
             and course.head is self.head
@@ -98,6 +101,23 @@ class Exchange(Reply):
         ):
             return way
         return self._run(now)
+
+    async def _run_on_trial(self, trial: Judge, now: float) -> Ending:
+        """As `_run`; whoever judges the policy hears how it ended."""
+        kind = "abandoned"
+        try:
+            ending = await self._run(now)
+            kind = ending.kind
+        except BadRequestError:
+            kind = "rejected"
+            raise
+        except Exception:
+            kind = "internal_error"
+            raise
+        finally:
+            if (decision := self._decided) is not None:
+                trial.ended(decision.route, kind, decision.status)
+        return ending
 
     async def _run(self, now: float) -> Ending:
         plane, client = self.plane, self.client
@@ -109,7 +129,7 @@ class Exchange(Reply):
         if course is None or course.head is not self.head or now >= course.until or course.epoch != epoch:
             if (course is None or course.fields is not self.head.fields) and has_passed(self.head, plane.site):
                 return await self.answer(508, "this request came through this site before", "looped")
-            decision = plane.router.decide(self.request)
+            decision = self._decided = plane.router.decide(self.request)
             if decision.settings.cache is not None and plane.cache is not None:
                 self.turn = turn_of(plane.cache, decision, plane.scheme_of(client, self.head), self.head)
                 if self.turn is not None:
@@ -121,6 +141,7 @@ class Exchange(Reply):
             course = self._set_course(decision, epoch, now)
             if (way := self._plain_way(course, now)) is not None:
                 return await way
+        self._decided = course.decision
         terms = self.terms = course.terms
         terms.requests.add(Micros(int(now * 1e6)))
         if terms.total_timeout_us:

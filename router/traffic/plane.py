@@ -23,7 +23,7 @@ from router.traffic.nested_epoll import NestedEpoll
 from router.traffic.orca import utilization_ppm
 from router.traffic.proxy_limits import ProxyLimits
 from router.traffic.request_body import Client
-from router.traffic.steering import Outcome, Router
+from router.traffic.steering import Judge, Outcome, Router
 from router.traffic.terms import Terms, TermsBook
 from router.traffic.trusted_hops import Forwarders
 from router.traffic.upstream_pool import Upstream, UpstreamPool
@@ -142,6 +142,8 @@ class Plane:
         self._forwarders = forwarders
         self.counters: defaultdict[str, int] = defaultdict(int)  # a Counter's items take twice as long to set
         self.draining = False
+        self.trial: Judge | None = None
+        """Of the policy, if it is on trial."""
         self.watch: HangWatch[Leg] = HangWatch()
         self.terms = TermsBook(limits)
         self.regions: dict[str, Concurrency] = {}
@@ -172,7 +174,7 @@ class Plane:
 
     def steered(self, region: str, reason: str) -> Steered:
         """The same words are the same object, so that what was written of them can be found again at a glance."""
-        return self._steered(region, reason)
+        return self._steered(region, reason if self.trial is None else f"{reason}; {self.trial.label}")
 
     def now(self) -> Micros:
         return Micros(int(self.nest.time() * 1e6))

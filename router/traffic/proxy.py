@@ -37,7 +37,7 @@ from router.traffic.proxy_protocol import BadProxyHeaderError, read_proxy_header
 from router.traffic.reply import refuse
 from router.traffic.request_body import Client
 from router.traffic.server_tls import handshake_fault
-from router.traffic.steering import Outcome, Router
+from router.traffic.steering import Judge, Outcome, Router
 from router.traffic.strict import BadRequestError
 from router.traffic.trusted_hops import Forwarders, TrustedHops
 from router.traffic.upstream_address import AddressRule
@@ -113,6 +113,10 @@ class Proxy:
     def configure(self, names: Mapping[Endpoint, str], tls: UpstreamTls | None) -> None:
         """See `UpstreamPool.configure`; may be called at any time."""
         self._plane.pool.configure(names, tls)
+
+    def try_out(self, trial: Judge | None) -> None:
+        """From now on tell this trial how the requests end that are decided from now on; nobody, if it is None."""
+        self._plane.trial = trial
 
     def purge(self, host: str, path: PathPattern) -> int:
         """Drop what is cached of these paths, now and when it is still on its way; how many responses were there."""

@@ -39,6 +39,18 @@ class Outcome(Enum):
 NO_POLICY: Final = Decision("", "", None, None, "", "no policy in force yet", 503, ())
 
 
+class Judge(Protocol):
+    """Whoever judges the policy by which requests are decided now."""
+
+    @property
+    def label(self) -> str:
+        """What the answers say of it."""
+
+    def ended(self, route: str, ending: str, status: int) -> None:
+        """A request that was decided under it ended so (`ending.Ending.kind`); `status` is what the decision itself
+        answered, or 0."""
+
+
 class Router(Protocol):
     """The node, as the data plane sees it. Both calls are synchronous and take microseconds."""
 

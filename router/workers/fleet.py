@@ -28,7 +28,7 @@ from lattice.types import Endpoint, Level
 from router.decision.decide import Attempt
 from router.errors import StartError
 from router.journal import Journal
-from router.traffic.steering import Outcome
+from router.traffic.steering import Judge, Outcome
 from router.workers.messages import (
     Admitted,
     Configure,
@@ -43,6 +43,7 @@ from router.workers.messages import (
     Reported,
     ToNode,
     ToWorker,
+    Tried,
     decode_to_node,
     encode,
 )
@@ -109,6 +110,9 @@ class Fleet:
         self._http: Sequence[trio.SocketListener] = ()
         self._https: Sequence[trio.SocketListener] = ()
         self._configure: Configure | None = None
+        self._trial: Judge | None = None
+        self._trials = 0
+        """How many there were."""
         self._planned = Planned({}, {}, {}, 0)
         self._out: tuple[Endpoint, ...] = ()
         self._members: dict[int, _Member] = {}  # those that serve, or will, by number
@@ -119,9 +123,12 @@ class Fleet:
 
     # --- what they should know
 
-    def configure(self, text: str) -> None:
-        """A policy is in force; `plan` follows before anything is awaited."""
-        self._configure = Configure(text)
+    def configure(self, text: str, trial: Judge | None = None) -> None:
+        """A policy is in force, and perhaps on trial; `plan` follows before anything is awaited."""
+        if trial is not None and trial is not self._trial:
+            self._trials += 1
+        self._trial = trial
+        self._configure = Configure(text) if trial is None else Configure(text, trial.label, self._trials)
 
     def plan(
         self,
@@ -354,6 +361,10 @@ class Fleet:
                 self._admitted(endpoint)
             case Reported(region, tier, endpoint, saturation_ppm):
                 self._reported(Attempt(region, tier, Level.UNKNOWN, endpoint), saturation_ppm)
+            case Tried(number, endings):
+                for route, ending, status in endings:
+                    if self._trial is not None and number == self._trials:
+                        self._trial.ended(route, ending, status)
             case Counted(counters):
                 member.counters = Counter(counters)
 

@@ -2,8 +2,8 @@
 
     node → worker    Configure (a policy's text), Planned (what tables are made of), Masked (who is out of use),
                      Forget (purged responses), Drain
-    worker → node    Ready, Observed (outcomes of attempts), Admitted (a trial),
-                     Reported (an endpoint's load), Counted
+    worker → node    Ready, Observed (outcomes of attempts), Admitted (a trial of an endpoint),
+                     Reported (an endpoint's load), Tried (how requests ended under a policy on trial), Counted
 
 A table is not sent but what it is made of: a worker compiles and plans as the node does, and the same inputs give the
 same table (`router.decision`). Every message but Forget says all there is to know of its kind: only the newest matters.
@@ -26,6 +26,10 @@ MESSAGE_BYTES_MAX: Final = 64 * 1024 * 1024
 
 class Configure(msgspec.Struct, frozen=True, tag=True):
     text: str
+    trial: str = ""
+    """If the policy is on trial: of what (`Judge.label`)."""
+    number: int = 0
+    """Of the trial."""
 
 
 class Planned(msgspec.Struct, frozen=True, tag=True):
@@ -91,13 +95,22 @@ class Reported(msgspec.Struct, frozen=True, tag=True):
     saturation_ppm: int
 
 
+class Tried(msgspec.Struct, frozen=True, tag=True):
+    """How requests ended that were decided under a policy on trial, in this order."""
+
+    number: int
+    """Of the trial (`Configure`)."""
+    endings: list[tuple[str, str, int]]
+    """See `steering.Judge.ended`."""
+
+
 class Counted(msgspec.Struct, frozen=True, tag=True):
     counters: dict[str, int]
     """Since the worker began."""
 
 
 ToWorker: TypeAlias = Configure | Planned | Masked | Forget | Drain
-ToNode: TypeAlias = Ready | Observed | Admitted | Reported | Counted
+ToNode: TypeAlias = Ready | Observed | Admitted | Reported | Tried | Counted
 
 _ENCODER: Final = msgspec.json.Encoder()
 _TO_WORKER: Final = msgspec.json.Decoder(ToWorker)

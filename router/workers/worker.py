@@ -13,7 +13,7 @@ import logging
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Final
 
@@ -45,6 +45,7 @@ from router.traffic.steering import NO_POLICY, Outcome
 from router.traffic.trusted_hops import TrustedHops
 from router.traffic.upstream_address import AddressRule
 from router.traffic.upstream_tls import UpstreamTls
+from router.trial import failed
 from router.workers.messages import (
     Admitted,
     Configure,
@@ -60,6 +61,7 @@ from router.workers.messages import (
     Reported,
     ToNode,
     ToWorker,
+    Tried,
     decode_to_worker,
     encode,
 )
@@ -73,6 +75,27 @@ EXPIRE_SECONDS: Final = 0.1
 OUTCOMES_MAX: Final = 20_000
 """Good news kept for a node that does not read; what is more is dropped, and counted."""
 _WHOLE: Final = frozenset({Outcome.OK, Outcome.SERVER_ERROR})
+
+
+class Telling:
+    """The node's trial, as a worker sees it: it is told there, in batches, of a failure at once."""
+
+    def __init__(self, label: str, number: int, wake: Callable[[bool], None]) -> None:
+        self.label = label
+        self.number = number
+        self._wake = wake
+        self._endings: list[tuple[str, str, int]] = []
+
+    def ended(self, route: str, ending: str, status: int) -> None:
+        outcome = failed(ending, status)
+        if outcome is not None and len(self._endings) < OUTCOMES_MAX:
+            self._endings.append((route, ending, status))
+            self._wake(outcome)
+
+    def take(self) -> Tried | None:
+        """What was not told yet."""
+        endings, self._endings = self._endings, []
+        return Tried(self.number, endings) if endings else None
 
 
 class Worker:
@@ -91,6 +114,11 @@ class Worker:
         self._place = SitePlace(config.site.name, latitude_e6, longitude_e6, placed=config.site.at_e6 is not None)
         self._health = RegionalHealth()
         self._program: Program | None = None
+        self._compiled: dict[str, Program] = {}
+        """The last two, by text: whoever gives a policy up goes back to the one before, and at once."""
+        self._trial: Telling | None = None
+        self._next_trial: Telling | None = None
+        """Of what is to be planned."""
         self._table: RouteTable | None = None
         self._outbox: list[Outcomes] = []
         self._admitted: list[Endpoint] = []
@@ -189,13 +217,20 @@ class Worker:
 
     async def _take(self, message: ToWorker) -> None:
         match message:
-            case Configure(text):
-                self._program = await trio.to_thread.run_sync(compile_text, text, DEFAULT_POLICY)
+            case Configure(text, trial, number):
+                program = self._compiled.pop(text, None)
+                if program is None:
+                    program = await trio.to_thread.run_sync(compile_text, text, DEFAULT_POLICY)
+                self._compiled = {**dict([*self._compiled.items()][-1:]), text: program}
+                self._next_trial = Telling(trial, number, lambda urgent: self._wake(urgent=urgent)) if trial else None
+                self._program = program
                 self._health.configure(self._program)
                 self._connect_as(self._credentials.upstream_tls)
             case Planned(levels, saturation_ppm, rtt_us, now) if self._program is not None:
                 known = {region: Level(level) for region, level in levels.items()}
                 self._table = plan(self._program, known, self._place, now, saturation_ppm, rtt_us, message.away_ppm)
+                self._trial = self._next_trial
+                self._proxy.try_out(self._trial)
             case Forget(host, path):
                 self._proxy.purge(read_host_pattern(host), PathPattern.compiled(read_path_pattern(path)))
             case Masked(out, seen):
@@ -236,6 +271,8 @@ class Worker:
         reports, self._reports = self._reports, {}
         for endpoint in sorted(reports):
             await self._send(reports[endpoint])
+        if self._trial is not None and (tried := self._trial.take()) is not None:
+            await self._send(tried)
         outcomes, self._outbox = self._outbox, []
         if outcomes:
             self._number += 1

@@ -157,6 +157,12 @@ class FakeTarget:
     def applied_ms(self, policy: str) -> int | None:
         return NOW_MS - 60_950 if policy == "default" else None
 
+    def in_force(self, policy: str) -> tuple[VersionId, str] | None:
+        return (VERSION, "") if policy == "default" else None
+
+    def version_text(self, version: VersionId) -> str | None:
+        return POLICY if version == VERSION else None
+
     def policy_text(self, policy: str) -> str | None:
         return POLICY if policy == "default" else None
 

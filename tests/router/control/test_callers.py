@@ -31,7 +31,7 @@ from tests.router.control.fake_target import AUTHOR_KEY, POLICY, FakeTarget
 from tests.router.test_credentials import certified
 from tests.router.test_node import running
 
-LOOKS = {Role.VIEWER, Role.NODE, Role.OPERATOR}
+LOOKS = {Role.VIEWER, Role.NODE, Role.OPERATOR, Role.CONTROLLER}
 
 
 def now() -> Micros:
@@ -45,6 +45,7 @@ def test_what_a_role_may(role: Role) -> None:
     assert (may("HEAD", "/policy") is None) == (role in LOOKS)
     assert may("GET", "/healthz") is None
     assert (may("POST", "/update") is None) == (role in {Role.REGION, Role.OPERATOR})
+    assert (may("POST", "/v1/rollouts") is None) == (role in {Role.CONTROLLER, Role.OPERATOR})
     for method, path in (("POST", "/v1/policy"), ("POST", "/v1/revocations"), ("DELETE", "/v1/view")):
         assert (may(method, path) is None) == (role is Role.OPERATOR)
 

@@ -1,0 +1,190 @@
+"""Rollouts among whole nodes: a bad version is given up after a handful of failures, a good one comes to all."""
+
+from __future__ import annotations
+
+import json
+import re
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from router.cli import main
+from router.site.config_reader import endpoint_text
+from tests.router.test_node import Backend, Site, _is, running, site_config, until
+from tests.router.test_node_policy import PROBES
+
+HEALTHY = 'route shop for "shop.test" { primary fra }\n'
+BETTER = HEALTHY + 'route more for "more.test" { primary fra }\n'
+BAD = HEALTHY.replace("primary fra", "primary gone")
+PASSING = 92
+"""Requests that go well until a version has passed."""
+
+
+def text_of(fra: Backend, rules: str) -> str:
+    gone = "region gone { at 40 8 endpoint 127.0.0.1:1 }\n" if "gone" in rules else ""
+    return f"edition 1\n{PROBES}region fra {{ at 50 8 endpoint {endpoint_text(fra.endpoint)} }}\n{gone}{rules}"
+
+
+class Operator:
+    """Somebody at a terminal, with a policy file."""
+
+    def __init__(self, directory: Path, site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+        self.key = directory / "author.key"
+        self.file = directory / "shop.policy"
+        self.control = f"http://{endpoint_text(site.bound.control)}"
+        self._capsys = capsys
+
+    async def run(self, *arguments: str, keyless: bool = False, status: int = 0) -> str:
+        key = [] if keyless else ["--key", str(self.key)]
+        command = ["policy", "rollout", *arguments, *key, "--control", self.control]
+        found = await trio.to_thread.run_sync(main, command)
+        told = self._capsys.readouterr()
+        assert found == status, told.out + told.err
+        return told.out + told.err
+
+    async def start(self, text: str, *options: str) -> str:
+        self.file.write_text(text)
+        return await self.run("start", str(self.file), *options)
+
+    async def rollout(self) -> Any:
+        """The latest."""
+        return json.loads(await self.run("status", "--json", keyless=True))[-1]
+
+
+async def in_force(site: Site) -> tuple[str, str]:
+    policy = (await site.view())["policies"][0]
+    return policy["in_force"], policy["trial"]
+
+
+async def answers(site: Site, count: int) -> tuple[list[int], set[str]]:
+    """The statuses of so many requests on one connection, one after the other, and the reasons given."""
+    request = "GET / HTTP/1.1\r\nHost: shop.test\r\n"
+    with trio.fail_after(10):
+        async with await trio.open_tcp_stream(*site.bound.http[0]) as stream:
+            await stream.send_all(
+                f"{request}\r\n".encode() * (count - 1) + f"{request}Connection: close\r\n\r\n".encode()
+            )
+            data = b"".join([bytes(part) async for part in stream]).decode()
+    statuses = [int(status) for status in re.findall(r"HTTP/1\.1 (\d+) ", data)]
+    assert len(statuses) == count
+    return statuses, set(re.findall(r"(?i)x-edge-reason: ([^\r]*)", data))
+
+
+async def failures(site: Site, requests: int) -> int:
+    return sum(status >= 500 for status in (await answers(site, requests))[0])
+
+
+async def serves(sites: dict[str, Site], version: str) -> bool:
+    return {(await in_force(site))[0] for site in sites.values()} == {version}
+
+
+async def rolled_back(sites: dict[str, Site], rollout: str) -> bool:
+    states = [
+        {each["id"]: each["state"] for each in (await site.view())["rollouts"]}[rollout] for site in sites.values()
+    ]
+    return set(states) == {"rolled back"}
+
+
+async def test_a_bad_version_is_given_up_and_a_good_one_comes_to_all(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fra = Backend("fra")
+    async with trio.open_nursery() as regions:
+        await regions.start(fra.run)
+        ams_config = site_config(tmp_path / "ams", "ams")
+        async with running(ams_config) as ams:
+            seeds = (ams.bound.gossip,)
+            async with (
+                running(site_config(tmp_path / "nyc", "nyc", seeds, author=False)) as nyc,
+                running(site_config(tmp_path / "nrt", "nrt", seeds, author=False)) as nrt,
+            ):
+                sites = {"ams": ams, "nyc": nyc, "nrt": nrt}
+                assert await ams.publish(text_of(fra, HEALTHY)) == 200
+                base = (await ams.view())["policies"][0]["version"]
+                await until(partial(serves, sites, base))
+                for site in sites.values():
+                    await until(partial(_is, site.region_served, "fra"))
+                eva = Operator(tmp_path / "ams", ams, capsys)
+
+                # bad: the route leads to where nobody answers
+                said = await eva.start(text_of(fra, BAD), "--first", "ams", "--stages", "1,100", "-m", "try")
+                assert "try it: ams" in said
+                rollout = await eva.rollout()
+                inside = {each["site"]: sites[each["site"]] for each in rollout["sites"] if each["inside"]}
+                await until(partial(serves, inside, rollout["version"]))
+                assert (await in_force(ams))[1] == f"canary {rollout['id'][:8]}"
+                assert await failures(ams, 30) == 2, "the second condemns, and the third is decided by the base"
+                for name, site in inside.items():
+                    assert name == "ams" or await failures(site, 30) <= 2
+                for name, site in sites.items():
+                    if name not in inside:
+                        assert await failures(site, 5) == 0
+                await until(partial(rolled_back, sites, rollout["id"]))
+                assert await serves(sites, base)
+                said = await eva.run("advance", rollout["id"][:6], status=1)
+                assert "is rolled back: there is nothing to advance" in said
+                table = await eva.run("status", keyless=True)
+                assert "condemned" in table
+                assert f"{base[:8]} (the one before)" in table
+
+                # good: it takes enough requests that went well, and somebody to advance it
+                await eva.start(text_of(fra, BETTER), "--first", "ams", "--stages", "1,100")
+                rollout = await eva.rollout()
+                inside = {each["site"]: sites[each["site"]] for each in rollout["sites"] if each["inside"]}
+                await until(partial(serves, inside, rollout["version"]))
+                said = await eva.run("advance", status=1)
+                assert "stage 1 of 2: 0 of" in said
+                assert "undecided: ams" in said
+                reasons = set[str]()
+                for site in inside.values():
+                    statuses, said_why = await answers(site, PASSING)
+                    assert set(statuses) == {200}
+                    reasons |= said_why
+                assert reasons == {f"primary; canary {rollout['id'][:8]}"}
+                await until(partial(passed, eva))
+                assert "advanced to stage 2 of 2: 100 %, 3 sites" in await eva.run("advance")
+                await until(partial(serves, sites, rollout["version"]))
+                assert (await nyc.view())["policies"][0]["version"] == rollout["version"]
+                assert (await eva.rollout())["state"] == "complete"
+
+                # an abort outweighs it, and a plain publish ends it
+                assert "serve" in await eva.run("abort", "-m", "no")
+                await until(partial(serves, sites, base))
+                assert await ams.publish(text_of(fra, BETTER)) == 200
+                assert "no rollout since the last publish" in await eva.run("status", keyless=True)
+        regions.cancel_scope.cancel()
+
+
+async def passed(eva: Operator) -> bool:
+    return bool((await eva.rollout())["passed"])
+
+
+async def test_a_restart_forgets_no_verdict(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fra = Backend("fra")
+    config = site_config(tmp_path / "ams", "ams")
+    async with trio.open_nursery() as regions:
+        await regions.start(fra.run)
+        async with running(config) as ams:
+            assert await ams.publish(text_of(fra, HEALTHY)) == 200
+            base = (await ams.view())["policies"][0]["version"]
+            await until(lambda: _is(ams.region_served, "fra"))
+            eva = Operator(tmp_path / "ams", ams, capsys)
+            await eva.start(text_of(fra, BAD), "--stages", "100")
+            rollout = await eva.rollout()
+            await until(partial(serves, {"ams": ams}, rollout["version"]))
+            assert await failures(ams, 30) == 2
+        async with running(config) as ams:
+            assert await failures(ams, 5) == 0
+            assert await in_force(ams) == (base, "")
+        # and one that was still on trial comes back on trial
+        async with running(config) as ams:
+            eva = Operator(tmp_path / "ams", ams, capsys)
+            await eva.start(text_of(fra, BETTER), "--stages", "100")
+            rollout = await eva.rollout()
+            await until(partial(serves, {"ams": ams}, rollout["version"]))
+        async with running(config) as ams:
+            assert await in_force(ams) == (rollout["version"], f"canary {rollout['id'][:8]}")
+        regions.cancel_scope.cancel()
