@@ -25,7 +25,7 @@ from lattice.events import Effect, Input, Notification
 from lattice.identity import author_id_of
 from lattice.types import MILLISECOND, SECOND
 from lattice.view import LatticeView
-from sim import inside
+from sim import canaries, inside
 from sim.changes import OPERATOR, publish
 from sim.checks import BrokenError, Check, Violation
 from sim.cluster import Cluster
@@ -39,6 +39,7 @@ from sim.laws import LAWS
 from sim.liveness import LIVENESS
 from sim.metrics import Metrics, percentile, seconds, summary
 from sim.network import Network
+from sim.rollout_checks import Contained, RolloutsEnd
 from sim.safety import SAFETY
 from sim.scenario import Scenario, Step
 from sim.scheduler import EPOCH
@@ -54,8 +55,9 @@ LOOK_SMALL = 10
 Progress = Callable[[int, int, int], None]
 """(virtual microseconds done, of how many at most, events)."""
 Stepped = Callable[[Host, Input, Sequence[Effect]], None]
-ALWAYS: tuple[type[Check], ...] = (*SAFETY, *LAWS, *FRUGALITY)
-ALL_CHECKS: tuple[type[Check], ...] = (*ALWAYS, *LIVENESS)
+ALWAYS: tuple[type[Check], ...] = (*SAFETY, *LAWS, *FRUGALITY, Contained)
+AT_LAST: tuple[type[Check], ...] = (*LIVENESS, RolloutsEnd)
+ALL_CHECKS: tuple[type[Check], ...] = (*ALWAYS, *AT_LAST)
 
 
 @dataclass(slots=True)
@@ -205,7 +207,7 @@ class Experiment:
         if scenario.strategy in {"random", "flood"}:
             off.add(Quiet.name)  # they are here to be compared, not to be frugal
         self.safety: list[Check] = [check(self.stage, EPOCH) for check in ALWAYS if check.name not in off]
-        self.liveness: list[Check] = [check(self.stage, EPOCH) for check in LIVENESS if check.name not in off]
+        self.liveness: list[Check] = [check(self.stage, EPOCH) for check in AT_LAST if check.name not in off]
         self.every = scenario.checks.every or _every(count)
         looker = self.looker = Looker([*self.safety, *self.liveness], self.every)
         self.stage.routed += [check.routed for check in self.safety if type(check).routed is not Check.routed]
@@ -402,6 +404,7 @@ class Experiment:
             "dropped": dict(sorted((cluster.network.dropped + cluster.dropped).items())),
             "region_changes": dict(sorted(metrics.flips.by_region.items())),
             "users": self.users.felt.figures() if self.users else None,
+            "rollouts": canaries.figures(self.stage) or None,
             "looked_every": self.every,
         }
 

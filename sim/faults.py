@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from lattice.prng import Prng
-from sim import changes, host_faults, keys, liars, outages, wire_faults
+from sim import canaries, changes, host_faults, keys, liars, outages, wire_faults
 from sim.quantities import Section
 from sim.stage import Stage
 
@@ -42,6 +42,7 @@ KINDS: Final[Mapping[str, Kind]] = {
     "health": Kind("the truth about a region changes", changes.read_health, is_fault=False),
     "outages": Kind("real outages from a file strike the regions", outages.read_replay, is_fault=False),
     "publish": Kind("a new policy version is published at one node", changes.read_publish, is_fault=False),
+    "rollout": Kind("a version of the policy comes to the sites by stages", canaries.read_rollout, is_fault=False),
     "poison-op": Kind("an op that no handler can take, signed by the operator", changes.read_poison_op, is_fault=False),
     "resubmit": Kind("the first publish is submitted once more", changes.read_resubmit, is_fault=False),
     "join": Kind("nodes that were not there start", host_faults.read_join, is_fault=False),

@@ -25,6 +25,7 @@ from lattice.membership import Member, MemberState
 from lattice.policy_ops import OpId
 from lattice.prng import Prng
 from lattice.probe import RELAYS_MAX
+from lattice.rollouts import Served
 from lattice.roster import Everybody
 from lattice.seal import Seal
 from lattice.spreading import WANTED_MAX, WRITERS_MAX
@@ -43,6 +44,11 @@ def holds_op(engine: Engine, op: bytes) -> bool:
 def holds_ops(engine: Engine, ops: Set[bytes]) -> bool:
     """Whether the engine holds all of these."""
     return engine._policy._chains.ops.keys() >= ops
+
+
+def served(engine: Engine, policy: str) -> Served | None:
+    """Which version of a policy the engine has its router serve."""
+    return engine._rollouts.served(policy)
 
 
 def row_of(engine: Engine) -> SignedRow | None:

@@ -22,9 +22,9 @@ def endpoint_of_region(number: int) -> Endpoint:
     return (f"192.0.2.{number + 1}" if number < 254 else f"198.18.{number >> 8}.{number & 255}", PROBE_UPSTREAM_PORT)
 
 
-def policy_text(regions: Sequence[Region], version: int) -> str:
+def policy_text(regions: Sequence[Region], version: int, canary: str = "") -> str:
     """The policy that users go by: the nearest region, then the next two, then any."""
-    lines = ["edition 1\n", f"# version {version}\n"]
+    lines = ["edition 1\n", f"# version {version}{canary}\n"]
     for number, region in enumerate(regions):
         host, port = endpoint_of_region(number)
         lines.append(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from lattice.authoring import Publication
 from lattice.prng import Prng
+from lattice.rollouts import RolloutId
 from lattice.types import SECOND, VersionId
 from router.decision.decide import Decision
 from sim.cluster import Cluster
@@ -19,6 +20,7 @@ from sim.quantities import NotExpected
 from sim.world import World
 
 if TYPE_CHECKING:
+    from sim.canaries import Told
     from sim.changes import Change
 
 
@@ -87,6 +89,12 @@ class Stage:
         """Every version that was ever published, by when."""
         self.policy_blocks: Callable[[int], list[str]] | None = None
         """What version n of the policy says, when users go by it."""
+        self.canary_blocks: Callable[[int], list[str]] | None = None
+        """What the n-th rollout's version says, when users go by it."""
+        self.rollouts: dict[RolloutId, Told] = {}
+        """Every rollout that was ever begun."""
+        self.deciding: dict[int, VersionId] = {}
+        """By host, the version by which its users' last request was decided."""
         self.seed = cluster.maker.seed
         self.seals = cluster.maker.seal
         self.rotations = 0

@@ -15,10 +15,13 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 
-from lattice.events import Notification, PolicyChanged, RegionChanged
+from lattice.events import Notification, PolicyChanged, RegionChanged, ServedChanged
 from lattice.prng import Prng
-from lattice.types import MILLISECOND, SECOND, Level
+from lattice.rollouts import Served
+from lattice.types import MILLISECOND, SECOND, Level, VersionId
+from router.decision.decide import Decision
 from sim import inside
+from sim.canaries import POLICY, Tries
 from sim.host import Host
 from sim.routing import HOST, NodeRouter, Programs, policy_blocks, policy_text
 from sim.scenario import UserSettings
@@ -77,7 +80,11 @@ class Users:
         self._start = stage.cluster.now
         self._trace = _trace(Path(settings.trace), settings.speed_ppm) if settings.trace else None
         self._carry = 0
+        self._tries = Tries(stage)
         stage.policy_blocks = lambda version: policy_blocks(policy_text(self._regions, version))
+        stage.canary_blocks = lambda number: policy_blocks(
+            policy_text(self._regions, stage.published, f", rollout {number}")
+        )
         stage.cluster.listeners.append(self)
         stage.cluster.scheduler.call(self._start + TICK_US, self._tick)
 
@@ -85,11 +92,31 @@ class Users:
         router = self._routers[host.index]
         if isinstance(notification, RegionChanged):
             router.stale = True
+        elif isinstance(notification, PolicyChanged | ServedChanged) and notification.policy == POLICY:
+            self._decide_by(host, self._tries.serve(host))
         elif isinstance(notification, PolicyChanged):
             served = next(p for p in host.engine.policy.policies() if p.policy == notification.policy)
-            program = self._programs.of(served.version, "".join(served.blocks))
-            if program is not None:  # a version that does not compile is not put into force
-                router.program, router.stale = program, True
+            self._put_into_force(host, served.version, "".join(served.blocks))
+
+    def _decide_by(self, host: Host, served: Served | None) -> None:
+        text = None if served is None else host.engine.policy.text_of(served.version)
+        if served is not None and text is not None:
+            self._put_into_force(host, served.version, text)
+
+    def _put_into_force(self, host: Host, version: VersionId, text: str) -> None:
+        router, program = self._routers[host.index], self._programs.of(version, text)
+        if program is not None:  # a version that does not compile is not put into force
+            router.program, router.stale = program, True
+            self._stage.deciding[host.index] = version
+
+    def _ended(self, host: Host, decision: Decision, ending: str) -> None:
+        """Before the next request is decided, a version that proves bad is out of force."""
+        if not self._stage.rollouts:
+            return
+        self._tries.ended(host, decision.route, ending, decision.status)
+        served = self._tries.serve(host)
+        if served is not None and served.version != self._stage.deciding.get(host.index):
+            self._decide_by(host, served)
 
     def _tick(self) -> None:
         now = self._stage.cluster.now
@@ -132,6 +159,7 @@ class Users:
         counts[0] += 1
         if decision.region is None:
             felt.denied += 1
+            self._ended(host, decision, "denied")
             return
         spent_us = 0
         for position, attempt in enumerate(decision.attempts):
@@ -145,9 +173,16 @@ class Users:
                     counts[2] += 1
                 continue
             router.mask.lift(attempt.endpoint)
+            fails_ppm = self._tries.fails_ppm(host)
+            if fails_ppm and self._prng.below(1_000_000) < fails_ppm:
+                self._ended(host, decision, "relayed_5xx")
+                break
             self._answered(host, attempt.region, spent_us)
             counts[1] += 1
+            self._ended(host, decision, "relayed_2xx")
             break
+        else:
+            self._ended(host, decision, "failed_502")
 
     def _answered(self, host: Host, region: str, spent_us: int) -> None:
         felt, world = self.felt, self._stage.world

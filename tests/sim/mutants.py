@@ -22,6 +22,7 @@ from lattice.events import (
     Restored,
     SendDatagram,
     SendStream,
+    ServedChanged,
     SetTimer,
     TimerFired,
 )
@@ -29,6 +30,7 @@ from lattice.health import SignedRow
 from lattice.health_table import HealthTable, Offer
 from lattice.key_ring import KeyRing
 from lattice.membership import MemberState, MemberUpdate
+from lattice.rollouts import Served
 from lattice.seal import Plain, Sealed
 from lattice.types import AuthorId, CellId, Endpoint, Level, Micros, NodeId, VersionId
 from lattice.view import LatticeView
@@ -362,3 +364,50 @@ class TellsOnlyBadNews(KeepsNewsToItself):
 
     def _hides(self, effect: Effect) -> bool:
         return super()._hides(effect) and effect.notification.new < Level.DOWN  # type: ignore[union-attr]
+
+
+class JoinsEveryStage(Engine):
+    """Serves what is rolled out, whoever's turn it is."""
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        served = self._rollouts.served
+
+        def at_once(policy: str) -> Served | None:
+            usual, found = served(policy), self._policy.rollouts(policy)
+            if usual is None or not found:
+                return usual
+            return Served(found[-1].start.version, found[-1].id, found[-1].stage, usual.version)
+
+        self._rollouts.served = at_once  # type: ignore[method-assign]  # the planted mistake
+
+
+class TriesOnItsOwn(Engine):
+    """Whatever the others found, it goes on until it has found it, too."""
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        self._rollouts.heard = self._rollouts.refresh  # type: ignore[method-assign]  # the planted mistake
+
+
+class NeverGoesBack(Engine):
+    """Its router is told of a version to try, and not of the one before."""
+
+    def handle(self, event: Input, now: Micros) -> list[Effect]:
+        return [one for one in super().handle(event, now) if not self._hides(one)]
+
+    def _hides(self, effect: Effect) -> bool:
+        change = effect.notification if isinstance(effect, Notify) else None
+        return isinstance(change, ServedChanged) and change.served.rollout is None
+
+
+class ServesTheHead(Engine):
+    """No rollout ever changes what it serves."""
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        self._rollouts.served = self._head  # type: ignore[method-assign]  # the planted mistake
+
+    def _head(self, policy: str) -> Served | None:
+        head = self._policy.head(policy)
+        return None if head is None else Served(head.version)

@@ -23,6 +23,10 @@ BACK = {"at": "5s", "do": "health", "region": "ashburn", "level": "healthy"}
 ROTATION = {"at": "1s", "do": "key-rotation", "over": "2s"}
 NEXT = {"at": "1s", "for": "4s", "do": "version-mix", "nodes": "node 1", "speaks": "another"}
 SHORT = "2s"
+BAD = {"at": "1s", "do": "rollout", "fails": "100%", "stages": [100]}
+FEW = {**BAD, "stages": [25, 100]}
+GOOD = {"at": "1s", "do": "rollout", "stages": [50, 100], "every": "500ms"}
+BUSY, CALM = {"rate": 200}, {"rate": 20}
 
 
 class Planted(NamedTuple):
@@ -69,6 +73,10 @@ PLANTED = [
     Planted("restart-is-same", mutants.ForgetsPolicy, table(PUBLISH, CRASH)),
     Planted("no-black-hole", mutants.KeepsNewsToItself, table(DOWN, users={"rate": 50})),
     Planted("never-starved", mutants.TellsOnlyBadNews, table(DOWN, BACK, regions={"count": 1}, users={"rate": 50})),
+    Planted("canary-contained", mutants.JoinsEveryStage, table(FEW, users=BUSY, duration="3s")),
+    Planted("canary-contained", mutants.TriesOnItsOwn, table(BAD, users=CALM, duration="6s")),
+    Planted("canary-contained", mutants.NeverGoesBack, table(BAD, users=CALM, duration="6s")),
+    Planted("rollouts-end-well", mutants.ServesTheHead, table(GOOD, users=BUSY, duration="6s", settle=SHORT)),
     Planted("all-know-all", mutants.NeverCallsAgain, table({"at": "1s", "for": "20s", "do": "halves"}, duration="25s")),
     Planted("same-policy", mutants.IgnoresOps, table(PUBLISH, settle=SHORT)),
     Planted("last-policy-wins", mutants.IgnoresOps, table(PUBLISH, settle=SHORT)),
