@@ -154,10 +154,10 @@ class DigestsShowAll(Check):
 
     @staticmethod
     def _left_out(held: Sequence[CellId], hidden: set[CellId], of: int) -> set[CellId]:
-        """Those in shards that are not in the filter at all, but for what looks so by chance."""
+        """Those in shards that are not in the filter at all, but for what looks so by chance: of two cells, one may."""
         shards = Counter(shard_of(cell, of) for cell in held)
         unseen = Counter(shard_of(cell, of) for cell in hidden)
-        return {cell for cell in hidden if unseen[shard_of(cell, of)] * 2 > shards[shard_of(cell, of)]}
+        return {cell for cell in hidden if unseen[shard_of(cell, of)] * 2 >= shards[shard_of(cell, of)]}
 
     def _ask(self) -> None:
         for bloom, salt in self._filters:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import http.client
 import os
 import re
 import shlex
@@ -10,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -139,6 +141,65 @@ def test_the_commands_work_as_written(page: str, tmp_path: Path) -> None:
         )
         assert re.search(r"fra +DOWN", said["edgelattice status"])
         assert "did you mean 'nearest'" in said["sed s/nearest/nearset/ shop.policy | edgelattice policy check -"]
+
+
+@contextmanager
+def visitors() -> Iterator[None]:
+    """Users of the site that the documentation starts, as long as this lasts."""
+    stop = threading.Event()
+
+    def visit() -> None:
+        while not stop.wait(0.002):
+            connection = http.client.HTTPConnection("127.0.0.1", PORTS[2], timeout=10)
+            for _ in range(50):
+                connection.request("GET", "/", headers={"Host": "shop.example.com"})
+                connection.getresponse().read()
+            connection.close()
+
+    thread = threading.Thread(target=visit)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+@pytest.mark.slow
+def test_a_rollout_goes_as_its_page_says(tmp_path: Path) -> None:
+    """Each command of the how-to, in order, between a publish and users that come all the time."""
+    page = ROOT / "docs/how-to/roll-out-to-one-site-first.md"
+    (policy,) = [text for kind, text in steps(ROOT / "README.md") if kind == "file"]
+    (tmp_path / "shop.policy").write_text(policy)
+    said: dict[str, str] = {}
+    with the_ports(), shell(tmp_path) as at:
+        at.do("edgelattice init --site ams --dir ams")
+        at.do("python -m router.demo.backend --region fra --listen 127.0.0.1:9001")
+        at.do("edgelattice run ams/site.toml")
+        at.do("edgelattice policy publish shop.policy --key ams/operator.key")
+        time.sleep(1)  # the first probes answer
+        with visitors():
+            for kind, command in steps(page):
+                assert kind == "run"
+                if command.endswith("advance --key ams/operator.key"):
+                    _wait_until_it_may(at)
+                at.do(command)
+        said = dict(at.said)
+    answers = {command.partition("rollout ")[2].partition(" ")[0]: output for command, output in said.items()}
+    assert "1 site of 1 try it: ams" in answers["start"]
+    assert "in force" in said["edgelattice policy rollout status"]
+    assert "complete: all sites serve" in answers["advance"]
+    assert "aborted: all sites serve" in answers["abort"]
+
+
+def _wait_until_it_may(at: Shell) -> None:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        at.do("edgelattice policy rollout status --json")
+        if '"passed":true' in at.said[-1][1]:
+            return
+        time.sleep(0.2)
+    pytest.fail(f"92 requests did not pass it: {at.said[-1][1]}")
 
 
 def test_what_is_run_elsewhere_is_still_shown() -> None:
