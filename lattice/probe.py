@@ -18,11 +18,11 @@ other.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import gcd
 
 from lattice.prng import Prng
-from lattice.types import NEVER, Endpoint, Micros, NodeId
+from lattice.types import Endpoint, Micros, NodeId
 
 RELAYS_MAX = 256
 
@@ -52,13 +52,16 @@ class Probe:
     ends: Micros
     helpers: tuple[NodeId, ...] | None = None
     """Whom we asked; None while the first answer is awaited."""
-    nacked: list[NodeId] = field(default_factory=list)
-    listened_until: Micros = NEVER
-    """Until when a nack still counts: from far away it may well arrive after the probe has ended."""
+    nacked: tuple[NodeId, ...] = ()
 
     @property
     def nonce(self) -> int:
         return next(iter(self.sent))
+
+    @property
+    def listened_until(self) -> int:
+        """Until when a nack still counts, as long again as the probe: from far away it may well come after its end."""
+        return 2 * self.ends - self.sent[self.nonce]
 
 
 class ProbeCycle:
@@ -95,10 +98,9 @@ class ProbeCycle:
 
     def begin(self, target: NodeId, now: Micros, ack_us: int, probe_us: int) -> Probe:
         """Probe this member: its first answer is due after `ack_us`, and all is over after `probe_us`."""
-        ends, listened_until = Micros(now + probe_us), Micros(now + 2 * probe_us)
-        probe = Probe(target, {}, Micros(now + ack_us), ends, listened_until=listened_until)
-        self._probes[target] = probe
-        self.again(probe, now)
+        nonce = self._prng.token()
+        probe = self._probes[target] = Probe(target, {nonce: now}, Micros(now + ack_us), Micros(now + probe_us))
+        self._nonces[nonce] = target
         return probe
 
     def again(self, probe: Probe, now: Micros) -> int:
@@ -146,7 +148,7 @@ class ProbeCycle:
         probe = self._probes.get(subject)
         if probe is None or nonce not in probe.sent or helper not in (probe.helpers or ()) or helper in probe.nacked:
             return None
-        probe.nacked.append(helper)
+        probe.nacked += (helper,)
         if len(probe.nacked) < len(probe.helpers or ()):
             return None
         self.end(probe)
@@ -159,15 +161,16 @@ class ProbeCycle:
             return False
         if nonce not in probe.sent or helper not in (probe.helpers or ()) or helper in probe.nacked:
             return False
-        probe.nacked.append(helper)
+        probe.nacked += (helper,)
         return True
 
     def earliest(self) -> Micros | None:
         """When something is due next."""
-        if not self._relays and len(self._probes) == 1:
-            return next(iter(self._probes.values())).due
-        due = [probe.due for probe in self._probes.values()]
-        return min(due + [relay.due for relay in self._relays.values()], default=None)
+        if not self._relays and len(self._probes) < 2:
+            for probe in self._probes.values():
+                return probe.due
+            return None
+        return min([probe.due for probe in self._probes.values()] + [relay.due for relay in self._relays.values()])
 
     def due(self, now: Micros) -> list[Probe]:
         """Probes whose first answer is late (`helpers` is None), and those that failed, which are over; by target."""

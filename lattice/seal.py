@@ -49,6 +49,7 @@ _RING_AT: Final = _KEY_AT + KEY_ID_BYTES
 SENDER_AT: Final = _RING_AT + RING_TAG_BYTES
 COUNTER_AT: Final = SENDER_AT + 16
 HEADER_BYTES: Final = COUNTER_AT + 8
+_HEADER: Final = Struct(f">{_KEY_AT}s{SENDER_AT - _KEY_AT}s{COUNTER_AT - SENDER_AT}sQ")
 TAG_BYTES: Final = 16
 OVERHEAD_BYTES: Final = HEADER_BYTES + TAG_BYTES
 _VOICE: Final = Struct(f"{KEY_ID_BYTES}s{RING_TAG_BYTES}s16s")
@@ -150,7 +151,7 @@ class Plain:
         if not self._started:
             self._start(now)
         self._counter += 1
-        return self._prefix + self._keys + sender + self._counter.to_bytes(8, "big")
+        return _HEADER.pack(self._prefix, self._keys, sender, self._counter)
 
     def _check(self, frame: bytes, least: int) -> None:
         if len(frame) < least:

@@ -136,7 +136,8 @@ class Swim:
     def on_ack(self, ack: Ack, sender: NodeId) -> None:
         probe = self._probe.acked(ack.nonce, ack.subject)
         if probe is not None:
-            self._recover()
+            if self.health.score:
+                self._recover()
             member = self.members.get(sender) if sender == ack.subject else None  # a detour measures nothing
             if member is not None:
                 self._rtt.observe(sender, member.area, self._out.now - probe.sent[ack.nonce])

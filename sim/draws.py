@@ -32,7 +32,7 @@ def seed32(name: str) -> int:
 
 def luck(seed: int, source: int, target: int, at: int, ordinal: int) -> tuple[int, int]:
     """Two numbers of 64 bits, the same for the same packet for ever."""
-    return hash64(_NAME(source, target, at & 0xFFFFFFFFFFFFFFFF, ordinal), seed, signed=False)
+    return hash64(_NAME(source, target, at, ordinal), seed, signed=False)
 
 
 def happens(bits: int, chance_ppm: int) -> bool:

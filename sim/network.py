@@ -98,6 +98,8 @@ class Network:
         self._bursts: dict[tuple[int, int], tuple[bool, int]] = {}
         self._uplink_free: dict[int, int] = {}
         self._calm = not (settings.duplicate_ppm or settings.reorder_ppm or settings.corrupt_ppm)
+        lossy = settings.loss_ppm or settings.burst_loss_ppm
+        self._good = self._calm and not lossy and not settings.bandwidth_bit_s
 
     def send(
         self, source: int, target: int, data: bytes, stream: bool, at: int, ordinal: int
@@ -106,6 +108,9 @@ class Network:
         settings = self.settings
         base_us = self.topology.delay_us(source, target)
         one, other = luck(self._seed, source, target, at, ordinal)
+        delay_us = base_us + exponential(one, settings.jitter_us + base_us * settings.jitter_ppm // PPM)
+        if self._good and not stream and not self.rules:  # as most are
+            return [(delay_us, data)]
         queued_us = 0
         if settings.bandwidth_bit_s:
             waited = self._queue(source, len(data), at)
@@ -113,7 +118,6 @@ class Network:
                 self.dropped["queue full"] += 1
                 return []
             queued_us = waited
-        delay_us = base_us + exponential(one, settings.jitter_us + base_us * settings.jitter_ppm // PPM)
         if stream:
             delay_us += 2 * base_us
         if self.rules:

@@ -24,13 +24,14 @@ def shared(base: Mapping[K, V]) -> dict[K, V]:
 class Overlay(dict[K, V]):
     """A base, with changes."""
 
-    __slots__ = ("_base", "_changed", "_count", "_removed")
+    __slots__ = ("_base", "_changed", "_count", "_touched")
 
     def __init__(self, base: Mapping[K, V]) -> None:
         super().__init__()
         self._base = base
         self._changed: dict[K, V] = {}
-        self._removed: set[K] = set()
+        self._touched: set[K] = set()
+        """What was changed or removed: `_changed` alone has the word."""
         self._count = len(base)
 
     def __len__(self) -> int:
@@ -40,7 +41,7 @@ class Overlay(dict[K, V]):
         return self._count > 0
 
     def __contains__(self, key: object) -> bool:
-        return key in self._changed or (key in self._base and key not in self._removed)
+        return key in (self._changed if key in self._touched else self._base)
 
     def __getitem__(self, key: K) -> V:
         found: V = self.get(key, _MISSING)
@@ -49,22 +50,18 @@ class Overlay(dict[K, V]):
         return found
 
     def get(self, key: K, default: Any = None) -> Any:
-        found = self._changed.get(key, _MISSING)
-        if found is not _MISSING:
-            return found
-        return default if key in self._removed else self._base.get(key, default)
+        return (self._changed if key in self._touched else self._base).get(key, default)
 
     def __setitem__(self, key: K, value: V) -> None:
         self._count += key not in self
-        self._removed.discard(key)
+        self._touched.add(key)
         self._changed[key] = value
 
     def __delitem__(self, key: K) -> None:
         if key not in self:
             raise KeyError(key)
         self._changed.pop(key, None)
-        if key in self._base:
-            self._removed.add(key)
+        self._touched.add(key)
         self._count -= 1
 
     def pop(self, key: K, default: Any = _MISSING) -> Any:
@@ -84,11 +81,11 @@ class Overlay(dict[K, V]):
     def clear(self) -> None:
         self._base, self._count = {}, 0
         self._changed.clear()
-        self._removed.clear()
+        self._touched.clear()
 
     def __iter__(self) -> Iterator[K]:
         for key in self._base:
-            if key not in self._removed and key not in self._changed:
+            if key not in self._touched:
                 yield key
         yield from self._changed
 

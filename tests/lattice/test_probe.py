@@ -92,7 +92,7 @@ def test_when_all_helpers_say_that_they_tried_there_is_nothing_to_wait_for() -> 
     assert cycle.nacked(probe.nonce + 1, probe.target, second) is None
     assert cycle.nacked(probe.nonce, probe.target, second) is None
     assert cycle.nacked(probe.nonce, probe.target, third) is probe
-    assert probe.nacked == [first, second, third]
+    assert probe.nacked == (first, second, third)
     assert cycle.earliest() is None
 
 
