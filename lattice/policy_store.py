@@ -168,7 +168,7 @@ class PolicyStore:
             else:
                 self._keep(kept, last.version)
             kept["heads", last.key] = head_write(last)
-        for root, key in sorted(self._carried.get(author, ())):
+        for root, key in sorted(self._carried.get(author, ())) if self._rollouts else ():
             if root == ROLLOUTS:
                 write = Write(root, key, self._contents[root][key])
                 if still_counts(write, author, self._is_over):

@@ -42,6 +42,7 @@ def publish_command(file: Path, key_file: Path, control: str | None, name: str, 
     text = publishable(file, "nothing was published")
     client = client_for(control)
     try:
+        ends = [each for each in client.view().rollouts if each.policy == name and each.state == "under way"]
         now_ms = time.time_ns() // 1_000_000
         published, cluster = publish(
             client, operator.private_key, name, text, message, now_ms, AuthorChain(key_file), operator.grant
@@ -54,6 +55,8 @@ def publish_command(file: Path, key_file: Path, control: str | None, name: str, 
         f"published {published.policy} {published.version[:8]} to cluster {cluster} in {published.ops} ops; "
         "`edgelattice status` shows where it is in force"
     )
+    for rollout in ends:
+        complain(f"rollout {rollout.id[:8]} is over: all sites serve what was published")
     try:
         shortened = compact(client, operator.private_key, now_ms, AuthorChain(key_file), operator.grant, if_due=True)
     except (ControlError, ValueError, OSError) as error:

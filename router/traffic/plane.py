@@ -172,7 +172,7 @@ class Plane:
             found = self.regions[region] = Concurrency()
         return found.share(route)
 
-    def steered(self, region: str, reason: str) -> Steered:
+    def steered(self, region: str | None, reason: str) -> Steered:
         """The same words are the same object, so that what was written of them can be found again at a glance."""
         return self._steered(region, reason if self.trial is None else f"{reason}; {self.trial.label}")
 

@@ -40,7 +40,7 @@ class Reply:
         response = own_response(
             status,
             text,
-            Steered(self.plane.site, None, text),
+            self.plane.steered(None, text),
             self.plane.date(),
             keep_alive=keep,
             minor=self.head.minor,

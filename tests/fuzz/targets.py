@@ -24,8 +24,9 @@ from lattice.policy_content import Manifest, block_write, head_key, parse_head, 
 from lattice.policy_ops import GENESIS, open_op
 from lattice.policy_store import ChainHead, PolicyStore
 from lattice.purges import open_purge, sign_purge
+from lattice.rollouts import Entry, Start, parse_entry, parse_start
 from lattice.seal import Plain
-from lattice.types import CellId, Micros, NodeId
+from lattice.types import CellId, Micros, NodeId, VersionId
 from lattice.wire import (
     Ack,
     Compare,
@@ -187,6 +188,9 @@ _MANIFEST = Manifest("p", (bytes(16),), b"", WHO, "why", NOW_MS)
 _ROWS = tuple(signed_row(0, 1, 1, variant) for variant in range(2))
 _HEAD = canonical.pack((1, bytes(16), NOW_MS, (head_key("p", WHO, 1),)))
 
+_START = Start("p", VersionId(bytes(16)), VersionId(bytes(15) + b"b"), (1, 100), ("ams",), WHO, NOW_MS)
+_ENTRY = Entry(_START.id, 1, WHO, 2, NOW_MS, "p", NOW_MS, "why")
+
 TARGETS: dict[str, Target] = {
     "seal.open": Target(Plain(CLUSTER).open, (Plain(CLUSTER).close(NODE, b"body", Micros(1)),)),
     "wire.decode": Target(lambda data: wire.decode(data, FRAME_BYTES_MAX), _messages()),
@@ -235,5 +239,7 @@ TARGETS: dict[str, Target] = {
         (BadProxyHeaderError,),
     ),
     "chunks": Target(_chunks, (b"5;a=b\r\nhello\r\n0\r\nA: b\r\n\r\n", *_BODIES), (FramingError,)),
+    "parse_start": Target(parse_start, (_START.packed(),)),
+    "parse_entry": Target(lambda data: parse_entry(_ENTRY.key, data), (_ENTRY.packed(),)),
     "parse_head": Target(lambda data: parse_head(head_key("p", WHO, 3), data), (_HEAD,)),
 }

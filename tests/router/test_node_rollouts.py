@@ -13,6 +13,7 @@ import trio
 
 from router.cli import main
 from router.site.config_reader import endpoint_text
+from router.site.site_file import load_site_config
 from tests.router.test_node import Backend, Site, _is, running, site_config, until
 from tests.router.test_node_policy import PROBES
 
@@ -188,3 +189,41 @@ async def test_a_restart_forgets_no_verdict(tmp_path: Path, capsys: pytest.Captu
         async with running(config) as ams:
             assert await in_force(ams) == (rollout["version"], f"canary {rollout['id'][:8]}")
         regions.cancel_scope.cancel()
+
+
+@pytest.mark.slow
+async def test_workers_go_back_as_soon_as_they_hear(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The node judges by what they tell it, of a failure at once."""
+    fra = Backend("fra")
+    config = site_config(tmp_path / "ams", "ams")
+    config.path.write_text(config.path.read_text().replace("[http]", "[http]\nworkers = 2"))
+    async with trio.open_nursery() as regions:
+        await regions.start(fra.run)
+        async with running(load_site_config(config.path)) as ams:
+            assert await ams.publish(text_of(fra, HEALTHY)) == 200
+            await until(lambda: _is(ams.region_served, "fra"))
+            base = (await ams.view())["policies"][0]["version"]
+            eva = Operator(tmp_path / "ams", ams, capsys)
+            await eva.start(text_of(fra, BETTER), "--stages", "50,100", "--first", "ams")
+            await until(lambda: _is(partial(workers_current, ams), 2))
+            reasons = [(await ams.get())[1]["x-edge-reason"] for _ in range(PASSING)]
+            assert {reason.partition(";")[0] for reason in reasons} == {"primary"}
+            await until(partial(passed, eva))
+            assert "canary" in reasons[-1]
+            await eva.run("abort")
+            await until(partial(serves, {"ams": ams}, base))
+            await eva.start(text_of(fra, BAD), "--stages", "100")
+            with trio.fail_after(15):
+                statuses = list[int]()
+                while (await in_force(ams))[0] == base and not statuses.count(503):
+                    statuses.append((await ams.get())[0])
+                while (await in_force(ams))[0] != base:
+                    statuses.append((await ams.get())[0])
+                await until(lambda: _is(partial(workers_current, ams), 2))
+                assert await failures(ams, 20) == 0
+            assert 2 <= sum(status >= 500 for status in statuses) <= 6
+        regions.cancel_scope.cancel()
+
+
+async def workers_current(site: Site) -> int:
+    return int((await site.view())["counters"].get("proxy workers current", 0))
