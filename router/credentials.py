@@ -8,11 +8,21 @@ from __future__ import annotations
 import logging
 import ssl
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 
 import trio
 
-from lattice.certificates import WARN_US, Authority, Certificate, CertificateError, date_text, read_certificate
+from lattice.certificates import (
+    WARN_US,
+    Authority,
+    Certificate,
+    CertificateError,
+    date_text,
+    make_request,
+    read_certificate,
+    read_request,
+)
 from lattice.errors import MalformedError, UntrustedError
 from lattice.events import Certified, LocalChange, RevocationsSubmitted
 from lattice.grants import Role
@@ -24,8 +34,8 @@ from router.control.target import KeysState, KeyState, PeerKeys
 from router.errors import StartError
 from router.journal import Journal
 from router.site.ca_dir import read_revoked
-from router.site.key_file import KeyFileError, read_key_ring
-from router.site.site_config import CertificateFiles, SiteConfig
+from router.site.key_file import KeyFileError, read_key_ring, replace_file
+from router.site.site_config import REQUEST_FILE, CertificateFiles, SiteConfig
 from router.traffic.server_tls import ServerTls, ServerTlsError
 from router.traffic.upstream_tls import UpstreamTls, UpstreamTlsError
 
@@ -271,7 +281,10 @@ class Credentials:
             place = files.certificate
             certificate = read_certificate(files.certificate.read_bytes())
             if certificate.public_key != public_key_of(self._node_key):
-                raise CredentialError(f"{place}: of another key than this node's; issue one from this site's node.csr")
+                raise CredentialError(
+                    f"{place}: of another key than this node's (one that lost its site.state_dir has made itself a new "
+                    f"one); {self._remedy(place)}"
+                )
             try:
                 authority.judge(certificate.der, Role.NODE, now)
             except UntrustedError as error:
@@ -280,14 +293,23 @@ class Credentials:
             self._check_site(place, certificate)
             return StreamSecurity(authority, certificate, self._node_key, self._config.site.state_dir)
         except FileNotFoundError:
-            request = self._config.path.parent / "node.csr"
-            remedy = f"`edgelattice ca issue --role node --request {request} --out {files.certificate}` where the CA is"
-            raise CredentialError(f"{place}: no such file; {remedy}") from None
+            raise CredentialError(f"{place}: no such file; {self._remedy(files.certificate)}") from None
         except ssl.SSLError as error:
             raise CredentialError(f"{files.certificate}: {error.reason}") from None
         except (OSError, CertificateError, UntrustedError) as error:
             said = error.strerror if isinstance(error, OSError) else str(error)
             raise CredentialError(f"{place}: {said}") from None
+
+    def _remedy(self, certificate: Path) -> str:
+        """How to get one for our key: by the request that `init` wrote, or by one that is written now."""
+        request = self._config.path.parent / REQUEST_FILE
+        with suppress(OSError, CertificateError):
+            if read_request(request.read_bytes())[1] == public_key_of(self._node_key):
+                return _issue(request, certificate)
+        request = self._config.site.state_dir / REQUEST_FILE
+        with suppress(OSError):
+            replace_file(request, make_request(self._node_key, self._config.site.name), 0o644)
+        return _issue(request, certificate)
 
     def _check_site(self, place: Path, certificate: Certificate) -> None:
         """Peers would refuse every row of ours, and say so; we can say it better."""
@@ -311,6 +333,11 @@ class Credentials:
                     continue  # seen as a change once it is back
                 stamps[path] = (found.st_mtime_ns, found.st_ino, found.st_size)
         return stamps
+
+
+def _issue(request: Path, certificate: Path) -> str:
+    replace = " --replace" if certificate.exists() else ""
+    return f"`edgelattice ca issue --role node --request {request} --out {certificate}{replace}` where the CA is"
 
 
 def _new_server_tls(config: SiteConfig) -> ServerTls:

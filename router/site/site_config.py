@@ -54,6 +54,10 @@ class ClusterPart:
     """None: stream frames go sealed by the cluster's key alone."""
 
 
+REQUEST_FILE = "node.csr"
+"""For a certificate: beside the site file, where `init` wrote it, or in the state directory."""
+
+
 @dataclass(frozen=True, slots=True)
 class CertificateFiles:
     """What the node shows its peers, and what it holds theirs against. Read again whenever one changes."""

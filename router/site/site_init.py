@@ -16,14 +16,13 @@ from router.site.bundle import Bundle
 from router.site.ca_dir import CA_CERTIFICATE_FILE, CA_KEY_FILE, CaDir, CaError
 from router.site.config_reader import endpoint_text
 from router.site.key_file import KeyFileError, replace_file, write_key_ring, write_secret
-from router.site.site_config import CONTROL_LISTEN, GOSSIP_LISTEN, HTTP_LISTEN, SiteConfig
+from router.site.site_config import CONTROL_LISTEN, GOSSIP_LISTEN, HTTP_LISTEN, REQUEST_FILE, SiteConfig
 from router.site.state_dir import node_key_in
 
 SITE_FILE = "site.toml"
 CLUSTER_KEYS_FILE = "cluster.keys"
 OPERATOR_KEY_FILE = "operator.key"
 CERTIFICATE_FILE = "node.crt"
-REQUEST_FILE = "node.csr"
 
 _SITE_TOML = """\
 # One site of the cluster "{cluster}". Reference: docs/reference; every key not here has a default.

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from lattice.certificates import make_request, read_request
 from lattice.events import LocalChange
 from lattice.grants import Role
 from lattice.identity import public_key_of
@@ -207,7 +208,11 @@ def test_files_that_do_not_belong_together_are_refused_at_the_start(tmp_path: Pa
     refused("of cluster 'prod', not 'test'")
     replace_file(tmp_path / "ams" / "ca.crt", ca.authority.pem, 0o644)
     replace_file(tmp_path / "ams" / "node.crt", ca.issue(bytes(31) + b"\1", Role.NODE, "x", now()).pem, 0o644)
-    refused("of another key than this node's")
+    refused("of another key than this node's .* `edgelattice ca issue --role node --request .*csr --out .*--replace`")
+    asked, for_key = read_request((config.site.state_dir / "node.csr").read_bytes())
+    assert (asked, for_key) == ("ams", public_key_of(key)), "who lost its state directory is told a way that works"
+    (tmp_path / "ams" / "node.csr").write_bytes(make_request(key, "ams"))
+    refused(f"--request {tmp_path}/ams/node.csr --out")
     replace_file(tmp_path / "ams" / "node.crt", ca.issue(public_key_of(key), Role.NODE, "fra", now()).pem, 0o644)
     refused("for site 'fra', and this is 'ams'")
     (tmp_path / "ams" / "node.crt").unlink()
