@@ -30,11 +30,24 @@ class Complaints:
                 now,
             )
         elif kind == "wrong version":
-            where = endpoint_text(source) if source is not None else "nowhere"
             self._complain(
                 "version",
-                f"a {what} from {where} is of protocol version {detail}: nodes of two versions do not hear each other;"
-                " run one release of edgelattice at all sites",
+                f"a {what} from {_where(source)} is of protocol version {detail}: nodes of two versions do not hear each"
+                " other; run one release of edgelattice at all sites",
+                now,
+            )
+        elif kind == "unknown key":
+            self._complain(
+                "keys",
+                f"a {what} from {_where(source)} is sealed with key {detail}: one of the two has missed a step of a "
+                "change of keys, and is not heard by the other until it is done there; see `edgelattice keys list`",
+                now,
+            )
+        elif kind in ("plain frame", "sealed frame"):
+            sealed = "sealed, and this node's are not" if kind == "sealed frame" else "not sealed, and this node's are"
+            self._complain(
+                "keys",
+                f"a {what} from {_where(source)} is {sealed}: insecure = true is for all sites of a cluster, or none",
                 now,
             )
 
@@ -44,3 +57,7 @@ class Complaints:
             self._told_at[kind] = now
             self._journal.note(kind, text)
             self._say(text)
+
+
+def _where(source: Endpoint | None) -> str:
+    return endpoint_text(source) if source is not None else "nowhere"

@@ -97,10 +97,10 @@ def use(site: Path, key: str, control: str | None, anyway: bool) -> None:
     config, ring = _ring(site)
     old = ring.used.id.hex()
     ring = _changed(lambda: ring.use(key_id(key)))
-    if not anyway and ring.used.id.hex() != old:
-        lag = [peer.site for peer in _peers(site, control) if not peer.has_ours]
-        _wait_for(lag, f"have other keys than this site: add {ring.used.id.hex()} there first")
+    lag = [] if anyway or ring.used.id.hex() == old else [peer for peer in _peers(site, control) if not peer.has_ours]
+    _wait_for(lag, f"have other keys than this site: add {ring.used.id.hex()} there first")
     _write(config, ring)
+    _warn_of(lag, f"have other keys: who has no {ring.used.id.hex()} is not heard when it is back; add it there")
     click.echo(f"{config.site.name}: seals with {ring.used.id.hex()} ({ring.used.label})")
     if old != ring.used.id.hex():
         click.echo(f"Use it on every other site, then: edgelattice keys remove {site} {old}")
@@ -118,10 +118,10 @@ def remove(site: Path, key: str, control: str | None, anyway: bool) -> None:
     """
     config, ring = _ring(site)
     ring = _changed(lambda: ring.remove(key_id(key)))
-    if not anyway:
-        lag = [peer.site for peer in _peers(site, control) if peer.key == key_id(key).hex()]
-        _wait_for(lag, f"seal with {key.lower()} still: use {ring.used.id.hex()} there first")
+    lag = [] if anyway else [peer for peer in _peers(site, control) if peer.key == key_id(key).hex()]
+    _wait_for(lag, f"seal with {key.lower()} still: use {ring.used.id.hex()} there first")
     _write(config, ring)
+    _warn_of(lag, f"sealed with {key.lower()} when last heard, and are not heard until they use {ring.used.id.hex()}")
     click.echo(f"{config.site.name}: removed {key.lower()}; what is sealed with it is refused")
 
 
@@ -148,7 +148,7 @@ def list_command(site: Path | None, control: str | None, as_json: bool) -> None:
 
 
 def _peers(site: Path, control: str | None) -> list[PeerKeysBody]:
-    """What the running node knows of the keys of those who are there; nothing where none runs."""
+    """What the running node knows of its peers' keys; nothing where none runs."""
     try:
         found = client_for(control, _site_file(site)).keys()
     except (ControlError, CommandError) as error:
@@ -156,15 +156,22 @@ def _peers(site: Path, control: str | None) -> list[PeerKeysBody]:
             raise CommandError(str(error)) from None
         complain(f"no node was asked who lags behind ({error})")
         return []
-    return [peer for peer in found.peers if peer.state in PRESENT]
+    return found.peers
 
 
-def _wait_for(lag: list[str], why: str) -> None:
-    if lag:
+def _wait_for(lag: list[PeerKeysBody], why: str) -> None:
+    """For those who are there: who is away might never come back."""
+    sites = sorted(peer.site for peer in lag if peer.state in PRESENT)
+    if sites:
         raise CommandError(
-            f"{', '.join(sorted(lag))}: {why}. Nothing was changed; running nodes take a step up within a second, and "
+            f"{', '.join(sites)}: {why}. Nothing was changed; running nodes take a step up within a second, and "
             "--anyway does this one all the same"
         )
+
+
+def _warn_of(lag: list[PeerKeysBody], why: str) -> None:
+    if lag:
+        complain(f"{', '.join(sorted(peer.site for peer in lag))} (away): {why}")
 
 
 def _site_file(site: Path) -> Path:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from lattice.events import DatagramReceived, LocalUpdate, Notification, OpsSubmitted, Rejected
-from lattice.seal import VERSION, Plain
+from lattice.key_ring import KeyRing
+from lattice.seal import VERSION, Plain, Sealed
 from lattice.types import SECOND, Micros
 from router.complaints import TOLD_US, Complaints
 from router.journal import Journal
@@ -56,6 +57,19 @@ def test_an_author_whose_clock_is_ahead_is_complained_of(journal: Journal) -> No
     ahead = compose_at(cluster.engines[0].policy, 1, now_ms=(cluster.now + 3_600 * SECOND) // 1_000)
     hear(complaints, cluster.give(0, LocalUpdate(OpsSubmitted(tuple(op.data for op in ahead)))), NOW)
     assert [kind for kind, _ in told(journal)] == ["clock"]
+
+
+def test_a_missed_step_of_a_change_of_keys_is_named(journal: Journal) -> None:
+    ours, theirs = KeyRing.of(b"k" * 32), KeyRing.of(b"K" * 32)
+    cluster, complaints = Cluster(2, seal=lambda: Sealed(CLUSTER, ours)), Complaints(journal, lambda _: None)
+    cluster.run(SECOND)
+    frames = [seal.close(cluster.engines[1].node, bytes(20), NOW) for seal in (Sealed(CLUSTER, theirs), Plain(CLUSTER))]
+    for frame, ago in zip(frames, (0, TOLD_US), strict=True):
+        hear(complaints, cluster.give(0, DatagramReceived(frame, ("10.0.0.7", 7_400))), Micros(NOW + ago))
+    (_, key), (_, plain) = told(journal)
+    ids = f"{theirs.used.id.hex()}, this node has {ours.used.id.hex()}"
+    assert key.startswith(f"a datagram from 10.0.0.7:7400 is sealed with key {ids}: one of the two has missed a step")
+    assert plain.startswith("a datagram from 10.0.0.7:7400 is not sealed, and this node's are: insecure = true")
 
 
 def test_what_only_counts_is_only_counted(journal: Journal) -> None:

@@ -109,6 +109,8 @@ def test_a_step_waits_for_the_sites_that_lag_behind(
         assert (ams / "cluster.keys").read_bytes() == before
         known(*abreast)
         assert main(["keys", command, str(ams), key]) == 0
+        said = capsys.readouterr().err
+        assert said.startswith("edgelattice: kix (away): "), "or nobody would know why it is not heard when it is back"
     assert main(["keys", "add", str(ams), "--label", "2027-02"]) == 0
     known(new, False)
     assert main(["keys", "use", "--anyway", str(ams), ring_of(ams).keys[1].id.hex()]) == 0
