@@ -52,13 +52,12 @@ class OwnTwin:
 
 
 class _Moves:
-    __slots__ = ("counter", "left", "returns", "since", "told")
+    __slots__ = ("counter", "left", "returns", "since")
 
     def __init__(self, since: Micros) -> None:
         self.left: Endpoint = ("", 0)
         self.returns = 0
         self.since = since
-        self.told = False
         self.counter = 0
         """Of the last frame that came from another address."""
 
@@ -75,26 +74,23 @@ class Moves:
         return moves is not None and moves.counter - WINDOW_COUNTERS < counter < moves.counter
 
     def moved(self, node: NodeId, old: Endpoint, new: Endpoint, now: Micros, counter: int = 0) -> bool:
-        """Take note of a move, by the frame with this counter or by a row; whether with this one it is, newly, a
-        conflict."""
+        """Take note of a move, by the frame with this counter or by a row; whether with this one it is a conflict."""
         moves = self._moves.get(node)
         if moves is None or now - moves.since > CONFLICT_US:
             if len(self._moves) >= CONTESTED_MAX:
                 self._moves.clear()
             moves = self._moves[node] = _Moves(now)
-        if new == moves.left:
+        returned = new == moves.left
+        if returned:
             moves.returns += 1
             moves.since = now
         moves.left = old
         moves.counter = counter or moves.counter
-        if moves.told or moves.returns < BACK_AND_FORTH:
-            return False
-        moves.told = True
-        return True
+        return returned and moves.returns >= BACK_AND_FORTH
 
     def contested(self, node: NodeId, now: Micros) -> bool:
         moves = self._moves.get(node)
-        return moves is not None and moves.told and now - moves.since <= CONFLICT_US
+        return moves is not None and moves.returns >= BACK_AND_FORTH and now - moves.since <= CONFLICT_US
 
     def forget(self, node: NodeId) -> None:
         self._moves.pop(node, None)

@@ -32,8 +32,8 @@ class Complaints:
         elif kind == "wrong version":
             self._complain(
                 "version",
-                f"a {what} from {_where(source)} is of protocol version {detail}: nodes of two versions do not hear each"
-                " other; run one release of edgelattice at all sites",
+                f"a {what} from {_where(source)} is of protocol version {detail}: nodes of two versions do not hear "
+                "each other; run one release of edgelattice at all sites",
                 now,
             )
         elif kind == "unknown key":

@@ -15,22 +15,26 @@ from lattice.events import (
     Rejected,
     VerdictChanged,
 )
-from lattice.types import Micros, NodeId, short
+from lattice.types import SECOND, Micros, NodeId, short
+from lattice.view import LatticeView
 from router.complaints import Complaints
 from router.journal import Journal
 from router.site.config_reader import endpoint_text
 
 log = logging.getLogger("edgelattice")
 
+CONFLICT_WARNED_US = 300 * SECOND
+"""How long somebody who looks is warned of a conflict; while it goes on it is told once a minute."""
+
 
 class LatticeNews:
     """Of one node."""
 
-    def __init__(self, journal: Journal, now: Callable[[], Micros], ours: Callable[[], NodeId]) -> None:
-        """`ours` is this node."""
+    def __init__(self, journal: Journal, now: Callable[[], Micros], view: Callable[[], LatticeView]) -> None:
         self._journal = journal
         self._now = now
-        self._ours = ours
+        self._view = view
+        self._conflicts: dict[NodeId, tuple[str, Micros]] = {}
         self._complaints = Complaints(journal, log.warning)
 
     def tell(self, notification: Notification) -> None:
@@ -52,12 +56,14 @@ class LatticeNews:
                 log.error("%s", text)
             case IdConflict(node, endpoint):
                 text = (
-                    f"the key of node {short(node)} speaks from {endpoint_text(endpoint)} as well: stop one of the two"
+                    f"the key of {self._whose(node)} ({short(node)}) speaks from {endpoint_text(endpoint)} as well: "
+                    "stop one of the two, or revoke the key if it was stolen (`edgelattice ca revoke`)"
                 )
+                self._conflicts[node] = text, self._now()
                 note("conflict", text)
                 log.error("%s", text)
             case KeyRevoked(key, site):
-                ours = key == self._ours()
+                ours = key == self._view().node
                 whose = "this node" if ours else f"{site}'s node" if site else "an author or a node"
                 text = f"the CA has revoked the key of {whose} ({short(key)})"
                 if ours:
@@ -69,3 +75,15 @@ class LatticeNews:
                 self._complaints.rejected(what, reason, source, self._now())
             case _:
                 pass
+
+    def warnings(self) -> list[str]:
+        """What goes on that somebody should end."""
+        since = self._now() - CONFLICT_WARNED_US
+        self._conflicts = {node: told for node, told in self._conflicts.items() if told[1] > since}
+        return [text for _, (text, _) in sorted(self._conflicts.items())]
+
+    def _whose(self, node: NodeId) -> str:
+        view = self._view()
+        if node == view.node:
+            return "this node"
+        return next((f"{member.site}'s node" for member in view.members if member.node == node), "a node")

@@ -99,7 +99,7 @@ class Node:
         self._config = config
         self._clock = clock
         self._journal = journal = Journal(clock.now)
-        self._news = LatticeNews(journal, clock.now, lambda: self._driver.view().node)
+        self._news = LatticeNews(journal, clock.now, self.view)
         geo, state_dir = config.geo.database, config.site.state_dir
         self._locations = Locations(geo, state_dir, journal) if geo else None
         self._driver = driver = driver_of(self._on_notification, self._on_disk)
@@ -225,7 +225,10 @@ class Node:
         return self._driver.policy.ops()
 
     def warnings(self) -> Sequence[str]:
-        told = list(self._credentials.expiries())
+        told = [*self._news.warnings(), *self._credentials.expiries()]
+        if self._driver.is_revoked(self.view().node):
+            key = self._config.site.state_dir / "node.key"
+            told.insert(0, f"this node's key is revoked, and no peer listens to it: remove {key}, and start it anew")
         if (trouble := self._driver.trouble()) is not None:
             told.insert(0, trouble)
         if self._locations is not None and self._locations.problem:

@@ -105,6 +105,7 @@ async def test_certified_nodes_share_a_policy_and_take_up_a_revocation(tmp_path:
             shutil.copy(tmp_path / "ca" / "ca.revoked", tmp_path / "ams")
             await until(lambda: said(ams, "revoked", "the key of fra's node"))
             await until(lambda: said(fra, "revoked", "the key of this node"))
+            assert "no peer listens to it" in (await fra.view())["warnings"][0]
             assert await members(ams) == 1
             assert await fra.publish(policy + "# " + "one more\n# " * 300 + "\n") == 200
             await until(lambda: refused_revoked(ams))

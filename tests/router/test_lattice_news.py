@@ -1,0 +1,33 @@
+"""What the lattice notifies, in words."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from lattice.events import IdConflict
+from lattice.types import SECOND, Micros
+from router.journal import Journal
+from router.lattice_news import CONFLICT_WARNED_US, LatticeNews
+from tests.lattice.test_engine_swim import settled
+
+
+def test_a_key_in_two_places_is_named_by_its_site_and_warned_of_while_it_goes_on(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    cluster, now = settled(2), [Micros(SECOND)]
+    journal = Journal(lambda: now[0])
+    news = LatticeNews(journal, lambda: now[0], cluster.engines[0].view)
+    assert news.warnings() == []
+    for index, whose in enumerate(("this node", "site-1's node")):
+        news.tell(IdConflict(cluster.engines[index].node, ("10.0.0.7", 7_946)))
+        (text,) = [text for text in news.warnings() if whose in text]
+        assert text.startswith(f"the key of {whose} (")
+        assert "speaks from 10.0.0.7:7946 as well" in text
+        assert (journal.events()[-1].kind, journal.events()[-1].text) == ("conflict", text)
+    assert [record.levelno for record in caplog.records] == [logging.ERROR] * 2
+    now[0] = Micros(now[0] + CONFLICT_WARNED_US - 1)
+    assert len(news.warnings()) == 2
+    now[0] = Micros(now[0] + 1)
+    assert news.warnings() == []
