@@ -13,6 +13,7 @@ from lattice.events import (
     Notification,
     RegionChanged,
     Rejected,
+    RolledBack,
     VerdictChanged,
 )
 from lattice.types import SECOND, Micros, NodeId, short
@@ -69,6 +70,11 @@ class LatticeNews:
                 if ours:
                     text += ": peers do not listen to it any more; it goes on by its own evidence"
                 note("revoked", text)
+                log.warning("%s", text)
+            case RolledBack(policy, rollout, version):
+                which = f"rollout {short(rollout)} of {policy} {short(version)}"
+                text = f"{which} is given up by all: enough sites found it bad"
+                note("rollout", text, policy=policy, version=version.hex())
                 log.warning("%s", text)
             case Rejected(what, reason, source):
                 log.debug("%s from %s refused: %s", what, source and endpoint_text(source), reason)

@@ -187,7 +187,11 @@ def _watch(client: ControlClient, wanted: str | None, name: str, advance: Callab
             told = standing
             click.echo(told)
         time.sleep(WATCH_SECONDS)
-        body = _found(client.view(), body.id, name)
+        view = client.view()
+        if all(each.id != body.id for each in view.rollouts):
+            complain(f"rollout {body.id[:ID_CHARS]} is over: something was published since")
+            return EXIT_FAILED
+        body = _found(view, body.id, name)
 
 
 @rollout.command("abort")

@@ -74,6 +74,8 @@ def test_a_site_that_condemns_goes_back_at_once_and_a_restart_does_not_forget() 
     cluster.judge = cut(([0], [1, 2, 3]))
     notes = cluster.give(0, LocalUpdate(RolloutJudged(start.id, 0, Word.CONDEMNED)))
     assert [note.served.version for note in notes if isinstance(note, ServedChanged)] == [old]
+    judge(cluster, 0, start, Word.PASSED)
+    assert serving(cluster.engines[0]) == old, "what is condemned stays so"
     cluster.restart(0)
     assert serving(cluster.engines[0]) == old
     assert seen(cluster.engines[0]).here is Word.CONDEMNED

@@ -245,6 +245,7 @@ def test_it_stays_condemned_when_the_first_witnesses_are_gone() -> None:
     outside = [site for site in SITES if not alone.holds(site)]
     said = dict.fromkeys(outside, Word.ROLLED_BACK)
     assert is_condemned(alone, {**said, "new": Word.UNDECIDED})
+    assert not is_condemned(alone, {outside[0]: Word.ROLLED_BACK}), "all whom we know, and one voice"
     few = {site: Word.ROLLED_BACK if number < 5 else Word.UNDECIDED for number, site in enumerate(outside[:10])}
     assert not is_condemned(alone, few), "half of all sites, and none of them in the stage, may be liars"
 

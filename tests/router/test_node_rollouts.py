@@ -14,7 +14,7 @@ import trio
 from router.cli import main
 from router.site.config_reader import endpoint_text
 from router.site.site_file import load_site_config
-from tests.router.test_node import Backend, Site, _is, running, site_config, until
+from tests.router.test_node import Backend, Site, _is, event_is, running, site_config, until
 from tests.router.test_node_policy import PROBES
 
 HEALTHY = 'route shop for "shop.test" { primary fra }\n'
@@ -49,6 +49,13 @@ class Operator:
     async def start(self, text: str, *options: str) -> str:
         self.file.write_text(text)
         return await self.run("start", str(self.file), *options)
+
+    async def explain(self, site: str) -> str:
+        """Where and by what a request is decided there."""
+        request = ["--client", "198.51.100.7", "--host", "shop.test"]
+        assert await trio.to_thread.run_sync(main, ["explain", *request, "--at", site, "--control", self.control]) == 0
+        (line,) = re.findall(r"  decided at .*\n", self._capsys.readouterr().out)
+        return str(line)
 
     async def rollout(self) -> Any:
         """The latest."""
@@ -117,6 +124,9 @@ async def test_a_bad_version_is_given_up_and_a_good_one_comes_to_all(
                 inside = {each["site"]: sites[each["site"]] for each in rollout["sites"] if each["inside"]}
                 await until(partial(serves, inside, rollout["version"]))
                 assert (await in_force(ams))[1] == f"canary {rollout['id'][:8]}"
+                assert f"by version {rollout['version'][:8]}, canary {rollout['id'][:8]}" in await eva.explain("ams")
+                for name in sites.keys() - inside.keys():
+                    assert (await eva.explain(name)).endswith(f"by version {base[:8]}\n")
                 assert await failures(ams, 30) == 2, "the second condemns, and the third is decided by the base"
                 for name, site in inside.items():
                     assert name == "ams" or await failures(site, 30) <= 2
@@ -125,6 +135,8 @@ async def test_a_bad_version_is_given_up_and_a_good_one_comes_to_all(
                         assert await failures(site, 5) == 0
                 await until(partial(rolled_back, sites, rollout["id"]))
                 assert await serves(sites, base)
+                for name in sites.keys() - inside.keys():
+                    await until(partial(event_is, sites[name], "rollout", "is given up by all"))
                 said = await eva.run("advance", rollout["id"][:6], status=1)
                 assert "is rolled back: there is nothing to advance" in said
                 table = await eva.run("status", keyless=True)
