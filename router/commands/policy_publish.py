@@ -15,8 +15,8 @@ from router.commands.policy_versions import said
 from router.commands.publishing import not_done
 from router.commands.shared import client_for, control_option
 from router.control.author_chain import AuthorChain
-from router.control.body import DEFAULT_POLICY
-from router.control.client import ControlError
+from router.control.body import DEFAULT_POLICY, RolloutBody
+from router.control.client import ControlClient, ControlError
 from router.control.publish import compact, publish
 
 
@@ -41,8 +41,8 @@ def publish_command(file: Path, key_file: Path, control: str | None, name: str, 
     operator = operator_of(key_file)
     text = publishable(file, "nothing was published")
     client = client_for(control)
+    ends = _under_way(client, name)
     try:
-        ends = [each for each in client.view().rollouts if each.policy == name and each.state == "under way"]
         now_ms = time.time_ns() // 1_000_000
         published, cluster = publish(
             client, operator.private_key, name, text, message, now_ms, AuthorChain(key_file), operator.grant
@@ -64,3 +64,11 @@ def publish_command(file: Path, key_file: Path, control: str | None, name: str, 
     else:
         if shortened is not None:
             complain(f"history shortened: {said(shortened)}")
+
+
+def _under_way(client: ControlClient, name: str) -> list[RolloutBody]:
+    """What a publish ends. If the node does not say, publishing will tell why."""
+    try:
+        return [each for each in client.view().rollouts if each.policy == name and each.state == "under way"]
+    except ControlError:
+        return []
