@@ -56,7 +56,7 @@ class PolicyApplied:
 
 @record
 class RolloutJudged:
-    """What came of this site's own requests under a rollout's version, in that stage."""
+    """What came of this site's own requests under a rollout's version, in that stage: `PASSED` or `CONDEMNED`."""
 
     rollout: RolloutId
     stage: int

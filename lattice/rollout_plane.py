@@ -129,12 +129,11 @@ class RolloutPlane:
         return said.word if said is not None else Word.UNDECIDED
 
     def judged(self, rollout: RolloutId, stage: int, word: Word) -> None:
-        """This site's own test says so: `PASSED`, `CONDEMNED`, or, of another stage than before, `UNDECIDED`."""
+        """This site's own trial says `PASSED` or `CONDEMNED`. What it found in an earlier stage stands until then."""
+        assert word in {Word.PASSED, Word.CONDEMNED}, f"{word.name} is nothing that a trial says"
         held = self._said.get(rollout)
         if held is not None and (held.word >= Word.ROLLED_BACK or (held.stage, held.word) == (stage, word)):
             return
-        if word is Word.UNDECIDED:
-            return  # what it found in an earlier stage stands in the row, and says nothing of this one
         self._say(Saying(rollout, stage, word))
         self._issue_within(0 if word is Word.CONDEMNED else self._out.prng.jitter(self._out.config.confirm_delay_us))
         self.refresh()
