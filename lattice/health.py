@@ -51,6 +51,8 @@ class Observation:
     """When `level` became this one, milliseconds since the Unix epoch."""
     evidence: int = 0
     """How many samples stand behind it."""
+    private: bool = False
+    """Not for others: what this node means by the region is not what they do, while it tries another policy."""
 
 
 @record

@@ -107,7 +107,7 @@ class HealthPlane:
         self._observations = {observation.region: observation for observation in observations}
         published = self._published()
         waits: list[int] = []
-        isolated = is_isolated(observation.level for observation in observations)
+        isolated = is_isolated(observation.level for observation in observations if not observation.private)
         changed = set[str]()
         if isolated != self.isolated:
             self.isolated = isolated
@@ -135,7 +135,7 @@ class HealthPlane:
 
     def _report(self, region: str, held: Report | None) -> Report | None:
         observation = self._observations.get(region)
-        if observation is None:
+        if observation is None or observation.private:
             return None
         return report_of(observation, held, overrules=self._outlook(region).reason == "overruled")
 

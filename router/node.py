@@ -64,7 +64,7 @@ from router.journal import Journal
 from router.lattice_news import LatticeNews
 from router.listening import Listeners
 from router.location import Locations
-from router.policy_keeper import InForce, PolicyKeeper
+from router.policy_keeper import InForce, PolicyKeeper, redefined
 from router.probing import Prober
 from router.seeding import Seeding
 from router.site.site_config import SiteConfig
@@ -148,9 +148,10 @@ class Node:
         self._prober.configure(config.upstream)
         self._steering.fail_back_over(config.timing.failback_us)
 
-    def _serve_by(self, policy: InForce, trial: Trial | None) -> None:
+    def _serve_by(self, policy: InForce, trial: Trial | None, base: InForce | None) -> None:
         self._frontend.configure(policy, trial)
-        self._steering.configure(policy.program)
+        private = frozenset[str]() if base is None else redefined(policy.program, base.program)
+        self._steering.configure(policy.program, private)
 
     async def _load_authorities(self, program: Program) -> None:
         """The system's take OpenSSL tens of milliseconds: before the first connection, and not on the loop."""

@@ -48,6 +48,17 @@ class InForce:
     applied_ms: int
 
 
+def redefined(program: Program, others: Program) -> frozenset[str]:
+    """The regions that mean something else by one policy than by the other: other endpoints, other rules of health."""
+    return frozenset(
+        name
+        for name, region in program.regions.items()
+        if (known := others.regions.get(name)) is None
+        or known.endpoints != region.endpoints
+        or others.health[name] != program.health[name]
+    )
+
+
 class PolicyKeeper:
     """Use on the trio thread that runs the driver."""
 
@@ -56,13 +67,13 @@ class PolicyKeeper:
         driver: Driver,
         last_good: LastGood,
         prepare: Callable[[Program], Awaitable[None]],
-        serve_by: Callable[[InForce, Trial | None], None],
+        serve_by: Callable[[InForce, Trial | None, InForce | None], None],
         journal: Journal,
         on_disk: Callable[[int, str], None],
         now_ms: Callable[[], int],
     ) -> None:
-        """`prepare` does what takes time; `serve_by` brings a policy into force, and what it is tried by; `on_disk` is
-        told what became of the disk, and how grave it is."""
+        """`prepare` does what takes time; `serve_by` brings a policy into force, what it is tried by, and what other
+        sites still serve; `on_disk` is told what became of the disk, and how grave it is."""
         self._driver = driver
         self._last_good = last_good
         self._prepare = prepare
@@ -183,7 +194,7 @@ class PolicyKeeper:
 
     def _put_into_force(self, policy: InForce, base: InForce | None, trial: Trial | None) -> None:
         same = self.in_force is not None and self.in_force.version == policy.version
-        self._serve_by(policy, trial)
+        self._serve_by(policy, trial, None if trial is None or self._has_reached_all(trial) else base)
         self.in_force, self._base, self.trial = policy, base, trial
         if not same:
             why = "" if trial is None else f", {trial.label}"
@@ -194,6 +205,9 @@ class PolicyKeeper:
 
     def _try(self, rollout: RolloutId, stage: int) -> Trial:
         return Trial(rollout, stage, self._on_judged)
+
+    def _has_reached_all(self, trial: Trial) -> bool:
+        return any(each.id == trial.rollout and each.state == "complete" for each in self._driver.view().rollouts)
 
     def _on_judged(self, trial: Trial) -> None:
         """Called within the end of a request."""

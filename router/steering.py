@@ -17,6 +17,7 @@ import os
 import random
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
+from dataclasses import replace
 
 import trio
 
@@ -76,6 +77,7 @@ class Steering:
         self._levels_told: dict[str, Level] = {}
         self._level_due: dict[str, int] = {}
         self._masked_told = -1
+        self._private: AbstractSet[str] = frozenset()
         self.checker = HealthChecker(self._on_probe, random.Random(os.urandom(16)), ask)
         self.fleet = Fleet(config.path, journal, self.observed, self._admitted, self.reported)
         """The worker processes; none while the node itself serves."""
@@ -161,8 +163,10 @@ class Steering:
 
     # --- what changes
 
-    def configure(self, program: Program) -> None:
-        """Steer by this from now on."""
+    def configure(self, program: Program, private: AbstractSet[str] = frozenset()) -> None:
+        """Steer by this from now on. What is found of the `private` regions is not for other sites, which mean
+        something else by these names."""
+        self._private = private
         self._health.configure(program)
         self._planner.take(program)
         self.checker.configure(targets_of(program))
@@ -226,5 +230,7 @@ class Steering:
 
     def _tell(self) -> None:
         observations = self._health.observations(self._clock.now())
+        if self._private:
+            observations = tuple(replace(each, private=each.region in self._private) for each in observations)
         if self._driver.submit_nowait(HealthObserved(observations)):
             self._levels_told = {observation.region: observation.level for observation in observations}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
 from lattice.config import Config
-from lattice.events import LocalUpdate, PolicyApplied, RegionChanged, RegionDoubted
+from lattice.events import HealthObserved, LocalUpdate, PolicyApplied, RegionChanged, RegionDoubted
+from lattice.health import Observation
 from lattice.health_table import lease_ms_for
 from lattice.types import MILLISECOND, SECOND, Level, VersionId
 from tests.lattice.cluster import Cluster, cut, reliable
@@ -295,3 +297,26 @@ def test_a_region_of_which_nobody_speaks_any_more_is_forgotten() -> None:
         assert engine._health.table.regions() == ["iad"]
     last = [note for _, index, note in cluster.notified if index == 1 and isinstance(note, RegionChanged)][-1]
     assert (last.region, last.new) == ("region_19", Level.UNKNOWN)
+
+
+def test_what_is_private_acts_here_and_is_told_to_nobody() -> None:
+    cluster = settled(3)
+    since_ms = cluster.clock(0) // 1_000
+    ours = (
+        Observation("fra", Level.DOWN, since_ms=since_ms, evidence=10, private=True),
+        Observation("iad", Level.HEALTHY, 20_000, since_ms=since_ms, evidence=10),
+        Observation("new", Level.DOWN, since_ms=since_ms, evidence=10, private=True),
+    )
+    cluster.give(0, LocalUpdate(HealthObserved(ours)))
+    cluster.run(5 * SECOND)
+    assert cluster.effective("fra") == [Level.DOWN, Level.HEALTHY, Level.HEALTHY]
+    assert cluster.verdicts("fra") == [Level.HEALTHY] * 3
+    assert not cluster.engines[0].view().isolated
+    for engine in cluster.engines:
+        regions = {region.region: region for region in engine.view().regions}
+        assert "site-0" not in {witness.site for witness in regions["fra"].witnesses}
+        assert ("new" in regions) == (engine is cluster.engines[0])
+    shared = tuple(replace(each, private=False) for each in ours)
+    cluster.give(0, LocalUpdate(HealthObserved(shared[:2])))
+    cluster.run(5 * SECOND)
+    assert "site-0" in {witness.site for witness in cluster.engines[1].view().regions[0].witnesses}

@@ -126,6 +126,18 @@ def test_fewer_than_a_quorum_of_liars_change_nothing() -> None:
     assert {seen(engine).passed for engine in cluster.engines} == {True}
 
 
+def test_who_is_gone_has_no_voice() -> None:
+    cluster, start, _ = begun(5, (1, 100), first=(0, 1))
+    judge(cluster, 1, start, Word.PASSED)
+    cluster.run(4 * SECOND)
+    judge(cluster, 0, start, Word.CONDEMNED)
+    cluster.run(SECOND)
+    assert serving(cluster.engines[1]) == start.version, "one of two"
+    cluster.crash(1)
+    cluster.run_until(lambda: {seen(engine).state for engine in cluster.living()} == {"rolled back"}, 15 * SECOND)
+    assert {seen(engine).here for engine in cluster.living()} == {Word.CONDEMNED, Word.ROLLED_BACK}
+
+
 def test_an_abort_takes_everybody_back_wherever_it_has_come() -> None:
     cluster, start, old = begun(3, (1, 100))
     say(cluster, start, None)

@@ -30,7 +30,7 @@ def granted(name: str, role: Role) -> Ed25519Signer:
     return signer_of(name, sign_grant(CA, signer_of(name).public_key, role, name, GRANTED_UNTIL_S))
 
 
-EVA, ROBOT = granted("eva", Role.OPERATOR), granted("robot", Role.CONTROLLER)
+EVA, MAX, ROBOT = granted("eva", Role.OPERATOR), granted("max", Role.OPERATOR), granted("robot", Role.CONTROLLER)
 
 
 class Desk:
@@ -47,10 +47,12 @@ class Desk:
             self.store.admit(op.data)
         self.now_ms += 1
 
-    def publish(self, *blocks: str) -> None:
-        chain = self.store.chain(author_id_of(EVA.public_key))
-        context = self.store.context("p")
-        self.submit(*compose(EVA, chain, "p", blocks, message="", now_ms=self.now_ms, supersedes=context).ops)
+    def publish(self, *blocks: str, policy: str = "p", author: Ed25519Signer = EVA) -> VersionId:
+        chain = self.store.chain(author_id_of(author.public_key))
+        context = self.store.context(policy)
+        found = compose(author, chain, policy, blocks, message="", now_ms=self.now_ms, supersedes=context)
+        self.submit(*found.ops)
+        return found.version
 
     def start(self, *blocks: str, stages: Sequence[int] = (1, 50, 100)) -> Start:
         head = self.store.head("p")
@@ -141,10 +143,12 @@ def test_a_rollout_counts_once_its_version_is_here_in_full() -> None:
     head = desk.store.head("p")
     assert head is not None
     who = author_id_of(EVA.public_key)
-    hlc = hlc_at(NOW_MS, desk.store.chain(who).hlc)
-    start = Start("p", VersionId(bytes(15) + b"x"), head.version, (100,), (), who, hlc)
-    desk.submit(forged(EVA, desk.store, Write(ROOT, start.id.hex(), start.packed())))
-    assert desk.store.rollouts("p") == ()
+    another_policys, anothers = desk.publish("q\n", policy="q"), desk.publish("max\n", policy="q", author=MAX)
+    for version in (VersionId(bytes(15) + b"x"), another_policys, anothers):
+        hlc = hlc_at(NOW_MS, desk.store.chain(who).hlc)
+        start = Start("p", version, head.version, (100,), (), who, hlc)
+        desk.submit(forged(EVA, desk.store, Write(ROOT, start.id.hex(), start.packed())))
+        assert desk.store.rollouts("p") == ()
 
 
 @given(st.randoms(use_true_random=False))

@@ -14,7 +14,7 @@ import trio
 from router.cli import main
 from router.site.config_reader import endpoint_text
 from router.site.site_file import load_site_config
-from tests.router.test_node import Backend, Site, _is, event_is, running, site_config, until
+from tests.router.test_node import Backend, Site, _is, event_is, level, running, site_config, until
 from tests.router.test_node_policy import PROBES
 
 HEALTHY = 'route shop for "shop.test" { primary fra }\n'
@@ -173,6 +173,50 @@ async def test_a_bad_version_is_given_up_and_a_good_one_comes_to_all(
 
 async def passed(eva: Operator) -> bool:
     return bool((await eva.rollout())["passed"])
+
+
+async def test_what_a_version_makes_of_a_region_is_not_told_to_sites_that_serve_another(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The version on trial has fra where nobody answers: whoever tries it sees it down, and the other site does not."""
+    fra, iad = Backend("fra"), Backend("iad")
+    async with trio.open_nursery() as regions:
+        for backend in (fra, iad):
+            await regions.start(backend.run)
+        text = text_of(fra, f"region iad {{ at 38 -77 endpoint {endpoint_text(iad.endpoint)} }}\n" + HEALTHY)
+        text = text.replace("primary fra", "primary fra secondary any")
+        async with running(site_config(tmp_path / "ams", "ams")) as ams:
+            seeds = (ams.bound.gossip,)
+            async with running(site_config(tmp_path / "nyc", "nyc", seeds, author=False)) as nyc:
+                assert await ams.publish(text) == 200
+                for site in (ams, nyc):
+                    await until(partial(_is, site.region_served, "fra"))
+                eva = Operator(tmp_path / "ams", ams, capsys)
+                await start_only_at_ams(eva, text.replace(endpoint_text(fra.endpoint), "127.0.0.1:1"))
+                await until(partial(_is, partial(level, ams, "fra"), "DOWN"))
+                await until(partial(_is, ams.region_served, "iad"))
+                await until(partial(says_nothing_of_fra, nyc))
+                assert await level(nyc, "fra") == "HEALTHY"
+                assert "advanced to stage 2 of 2" in await eva.run("advance", "--force")
+                await until(partial(_is, partial(says_nothing_of_fra, nyc), False))  # now all mean the same
+                await until(partial(_is, partial(level, nyc, "fra"), "DOWN"))
+                await eva.run("abort")
+                for site in (ams, nyc):
+                    await until(partial(_is, site.region_served, "fra"))
+                    assert not await says_nothing_of_fra(site)
+        regions.cancel_scope.cancel()
+
+
+async def start_only_at_ams(eva: Operator, text: str) -> None:
+    """Once in a hundred the other site is drawn, too: then another rollout."""
+    while "2 sites" in await eva.start(text, "--first", "ams", "--stages", "1,100"):
+        await eva.run("abort")
+
+
+async def says_nothing_of_fra(site: Site) -> bool:
+    """Whether ams has no voice on it, as that site sees it."""
+    (fra,) = [region for region in (await site.view())["regions"] if region["region"] == "fra"]
+    return "ams" not in {witness["site"] for witness in fra["witnesses"]}
 
 
 async def test_a_restart_forgets_no_verdict(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
