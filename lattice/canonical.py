@@ -11,6 +11,7 @@ The only module that imports msgpack. It never reuses an `Unpacker` (CVE-2026-57
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import NoReturn, TypeAlias
 
@@ -127,8 +128,9 @@ def endpoint(value: object, what: str) -> Endpoint:
     return address, integer(port, what, 0, 65_535)
 
 
+@lru_cache(maxsize=16_384)
 def _is_numeric(address: str) -> bool:
-    """A numeric address without a scope, or nothing."""
+    """A numeric address without a scope, or nothing. Every row has one, mostly the last one's: hence the cache."""
     try:
         return not address or (ip_address(address) is not None and "%" not in address)
     except ValueError:

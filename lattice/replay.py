@@ -6,6 +6,9 @@
     refused │ a bit each: heard or not             │ taken, and the window moves up to it
     ────────┴──────────────────────────────────────┴────────────────────▶ counter
 
+The bits are kept as RFC 6479 has it, in a ring of bytes: to move the window is to clear what it comes to cover, and
+nothing is shifted.
+
 A sealed frame that somebody recorded is still a good frame an hour later; what shows that it is old is its counter. A
 sender's counter rises by one a frame, across all whom it speaks to, so a window of w counters forgives a frame that is
 overtaken by w others. Between lives of a receiver the highest counter of each sender is remembered, not the bits: after
@@ -28,16 +31,34 @@ WINDOW_COUNTERS: Final = 8_192
 SENDERS_MAX: Final = 20_000
 """As `Config.members_max`. Beyond it the sender heard from longest ago is forgotten."""
 
-_ALL_HEARD: Final = (1 << WINDOW_COUNTERS) - 1
+_RING_BYTES: Final = WINDOW_COUNTERS // 8 + 1
+"""One more than whole bytes would need: a window may begin within one and end within another."""
 
 
 class _Window:
     __slots__ = ("heard", "highest")
 
-    def __init__(self, highest: int, heard: int) -> None:
+    def __init__(self, highest: int, heard: bytearray) -> None:
         self.highest = highest
         self.heard = heard
-        """Bit i stands for the counter `highest - i`."""
+        """Bit ``counter % 8`` of byte ``counter // 8 % _RING_BYTES``, for each counter of the window."""
+
+    @classmethod
+    def at(cls, counter: int) -> _Window:
+        """One that has heard this counter and no other."""
+        window = cls(counter, bytearray(_RING_BYTES))
+        window.heard[(counter >> 3) % _RING_BYTES] = 1 << (counter & 7)
+        return window
+
+    def move_to(self, counter: int) -> None:
+        """Counters beyond the highest so far come in, not heard."""
+        first, last = (self.highest >> 3) + 1, counter >> 3
+        if last - first >= _RING_BYTES:
+            self.heard = bytearray(_RING_BYTES)
+        else:
+            for byte in range(first, last + 1):
+                self.heard[byte % _RING_BYTES] = 0
+        self.highest = counter
 
 
 class ReplayWindows:
@@ -59,30 +80,29 @@ class ReplayWindows:
         """
         window = self._windows.get(sender)
         if window is None:
-            self._windows[sender] = _Window(counter, 1)
+            self._windows[sender] = _Window.at(counter)
             self._unsaved[sender] = None
             if len(self._windows) > self._senders_max:
                 forgotten, _ = self._windows.popitem(last=False)
                 self._unsaved[forgotten] = None
             return
-        ahead = counter - window.highest
-        if ahead > 0:
-            window.heard = (window.heard << ahead) & _ALL_HEARD | 1 if ahead < WINDOW_COUNTERS else 1
-            window.highest = counter
+        behind = window.highest - counter
+        if behind < 0:
+            window.move_to(counter)
             self._unsaved[sender] = None
-        elif ahead <= -WINDOW_COUNTERS:
-            raise WireError("replayed", f"counter {counter} is {-ahead} behind, the window has {WINDOW_COUNTERS}")
-        elif window.heard >> -ahead & 1:
+        elif behind >= WINDOW_COUNTERS:
+            raise WireError("replayed", f"counter {counter} is {behind} behind, the window has {WINDOW_COUNTERS}")
+        byte, bit = (counter >> 3) % _RING_BYTES, 1 << (counter & 7)
+        if window.heard[byte] & bit:
             raise WireError("replayed", f"counter {counter} was heard before")
-        else:
-            window.heard |= 1 << -ahead
+        window.heard[byte] |= bit
         self._windows.move_to_end(sender)
 
     def restore(self, sender: NodeId, highest: int) -> None:
         """What an earlier life had heard: nothing of `sender` is taken any more up to `highest`."""
         window = self._windows.get(sender)
         if window is None or window.highest < highest:
-            self._windows[sender] = _Window(highest, _ALL_HEARD)
+            self._windows[sender] = _Window(highest, bytearray(b"\xff" * _RING_BYTES))
         while len(self._windows) > self._senders_max:
             self._windows.popitem(last=False)
 

@@ -52,6 +52,7 @@ HEADER_BYTES: Final = COUNTER_AT + 8
 _HEADER: Final = Struct(f">{_KEY_AT}s{SENDER_AT - _KEY_AT}s{COUNTER_AT - SENDER_AT}sQ")
 TAG_BYTES: Final = 16
 OVERHEAD_BYTES: Final = HEADER_BYTES + TAG_BYTES
+_SAID: Final = Struct(f"{_KEY_AT}x{COUNTER_AT - _KEY_AT}s8s")
 _VOICE: Final = Struct(f"{KEY_ID_BYTES}s{RING_TAG_BYTES}s16s")
 _NONCE: Final = bytes(4)
 """What stands before the counter in a nonce."""
@@ -248,10 +249,11 @@ class Sealed(Plain):
     def open(self, frame: bytes) -> tuple[NodeId, bytes]:
         if len(frame) < OVERHEAD_BYTES or not frame.startswith(self._prefix):
             self._check(frame, OVERHEAD_BYTES)
-        said, counter = frame[_KEY_AT:COUNTER_AT], frame[COUNTER_AT:HEADER_BYTES]
+        header = frame[:HEADER_BYTES]
+        said, counter = _SAID.unpack(header)
         voice = self._voices.get(said) or self._voice(said)
         try:
-            body = voice.cipher.decrypt(_NONCE + counter, frame[HEADER_BYTES:], frame[:HEADER_BYTES])
+            body = voice.cipher.decrypt(_NONCE + counter, frame[HEADER_BYTES:], header)
         except InvalidTag:
             raise WireError("wrong key", "sealed with another secret, or altered on the way") from None
         count = int.from_bytes(counter, "big")

@@ -207,11 +207,8 @@ class Cluster:
         """Hand one input to one engine, now, and perform what it asks for."""
         at = self.scheduler.now
         self.journal.record(at, host.index, event)
-        if host.clock is RIGHT:
-            now = host.last_read = at  # as `read_clock` would say
-        else:
-            now = host.read_clock(at)
-        effects: Sequence[Effect] = host.engine.handle(event, Micros(now))
+        now = at if host.clock is RIGHT else host.read_clock(at)
+        effects: Sequence[Effect] = host.engine.handle(event, now)  # type: ignore[arg-type]  # a call the less
         if host.distort is not None:
             effects = host.distort(effects)
         for ordinal, effect in enumerate(effects):

@@ -109,6 +109,7 @@ class Host:
     inbox: deque[Input] = field(default_factory=deque)
     """What waits while the process is stopped or busy."""
     last_read: int = 0
+    """What its clock showed when it was last asked; one that is right shows the time, and need not be."""
     bytes_out: int = 0
     """What it has sent since the run began."""
     disk_whole: bool = True
