@@ -26,7 +26,7 @@ from lattice.health import open_row, row_id_of
 from lattice.health_plane import HealthPlane, Self
 from lattice.identity import Verifier
 from lattice.outbox import Outbox
-from lattice.policy_ops import OpId, SignedOp, op_id_of
+from lattice.policy_ops import OpId, SignedOp, hlc_moment, op_id_of
 from lattice.policy_store import PolicyStore
 from lattice.presence import Presence
 from lattice.purges import Purges, open_purge, purge_id_of
@@ -67,8 +67,7 @@ class Admitted:
     """What of a frame's cells was news."""
 
     fresh: list[Cell]
-    heirs: list[Cell]
-    """What had come earlier, and waited for one of those."""
+    """Ops among them that wait for another: for whoever lacks those only, waiting for ours would be a waste."""
     came_back: list[Cell]
     """The sender's own word, of a sender that was not there."""
 
@@ -117,25 +116,24 @@ class Admission:
 
     def take(self, cells: Sequence[WireCell], sender: NodeId | None, source: Endpoint | None) -> Admitted:
         """Join what came (`sender` is None if it came from here); refusals are counted and told."""
-        admitted = Admitted([], [], [])
+        admitted = Admitted([], [])
         away = sender is not None and not self._presence.includes(sender)
         for cell in sorted(cells, key=_order) if len(cells) > 1 else cells:
             try:
                 news = self._admit(cell, sender, source)
             except LatticeError as error:
                 if error.reason in REFUSED_FOR_GOOD:
-                    self._on_refused(_cell_id(cell))
+                    self._on_refused(cell_id_of(cell))
                 self._out.reject(cell.kind.name.lower(), error, source)
             else:
                 if away and news and news[0].place[0] == sender:
                     admitted.came_back.extend(news)
-                    continue
-                admitted.fresh.extend(news[:1])
-                admitted.heirs.extend(news[1:])
+                else:
+                    admitted.fresh.extend(news)
         return admitted
 
     def _admit(self, cell: WireCell, sender: NodeId | None, source: Endpoint | None) -> list[Cell]:
-        """Judge one cell; what it brought in, itself first. Raises `LatticeError` with nothing changed."""
+        """Judge one cell: itself, or what it proves, if that is news. Raises `LatticeError` with nothing changed."""
         match cell.kind:
             case CellKind.ROW:
                 return self._admit_row(cell.data, cell.age_ms * 1_000, sender, source)
@@ -250,9 +248,8 @@ class Admission:
         before = self._serving()
         now_ms = self._out.now // 1_000 if not self.restoring else None
         accepted = self._policy.admit(data, own, now_ms, self._health.majority_clock_ms)
-        fresh = [_op_cell(signed) for signed in accepted]
-        for signed, cell in zip(accepted, fresh, strict=True):
-            self._cells.add(cell)
+        for signed in accepted:
+            self._cells.add(_op_cell(signed))
             if not self.restoring:
                 # What was published here may be signed here, too: no other op may ever take its place in the chain.
                 self._out.persist(OP_TABLE, signed.id, signed.data, Holds.CELLS if own else Holds.NOTHING)
@@ -261,7 +258,7 @@ class Admission:
         self._out.stale_view = self._out.stale_view or bool(accepted)
         if not self.restoring:
             self._tell_policies(before)
-        return fresh
+        return [_op_cell(signed) for signed in accepted[:1] or self._policy.take_put_off()]
 
     def _admit_revocation(self, data: bytes) -> list[Cell]:
         revocation = self._grants.open_revocation(data)
@@ -334,11 +331,12 @@ def _order(cell: WireCell) -> tuple[bool, CellKind]:
     return cell.kind is not CellKind.REVOCATION, cell.kind
 
 
-def _cell_id(cell: WireCell) -> CellId:
+def cell_id_of(cell: WireCell) -> CellId:
     if cell.kind is CellKind.PURGE:
         return purge_id_of(cell.data)
     return row_id_of(cell.data) if cell.kind is CellKind.ROW else CellId(op_id_of(cell.data))
 
 
 def _op_cell(signed: SignedOp) -> Cell:
-    return Cell(signed.cell, CellKind.OP, signed.data, Urgency.POLICY, (signed.op.author, signed.op.seq))
+    op = signed.op
+    return Cell(signed.cell, CellKind.OP, signed.data, Urgency.POLICY, (op.author, op.seq), hlc_moment(op.hlc))

@@ -65,6 +65,9 @@ class Cell:
     urgency: Urgency
     place: tuple[bytes, int]
     """(writer, version): ops of one author go in chain order."""
+    moment: tuple[int, int] = (0, 0)
+    """Of an op its timestamp: (milliseconds, how many stamps the millisecond had before). Those of a publish share the
+    first, and are counted by the second."""
 
 
 @record

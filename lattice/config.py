@@ -69,6 +69,10 @@ class Config:
     """But no longer than this in all."""
     heal_pair_us: int = 300 * MILLISECOND
     """How long a node waits for what the other side promised before it compares with somebody else there."""
+    announce_late_us: int = 300 * MILLISECOND
+    """The same for one of many ops, which takes more hops: sooner it would be asked for while it is on its way."""
+    gap_delay_us: int = 30 * MILLISECOND
+    """How long an op's predecessor may be late before it is asked for: datagrams overtake each other."""
     graft_delay_us: int = 10 * MILLISECOND
     """How long an announced cell may be missing before it is asked for."""
     graft_retry_us: int = 150 * MILLISECOND
@@ -76,7 +80,16 @@ class Config:
     rumours_per_s: int = 20
     """How many cells of one writer are passed on in the long run (Fly's certificate loop, 2024, had no such bound)."""
     rumours_burst: int = 100
-    """And at once: a publish of a hundred statements goes out whole."""
+    """And at once."""
+    ops_burst: int = 1_024
+    """Of an author's ops: the largest policy is 513 of them, so each publish goes out whole, and a tool that publishes
+    in a loop does not."""
+    rumour_bytes_per_s: int = 1_200_000
+    """What a node pushes in the long run, of all that it passes on: 10 Mbit/s."""
+    rumour_bytes_burst: int = 1_800_000
+    """And at once. With a second's worth, and one cell that cost more than there was, in no second 4 MB."""
+    rumours_waiting_max: int = 4_096
+    """Cells that stand in line for that; what finds no place there is left to anti-entropy."""
     reconcile_delay_us: int = 30 * MILLISECOND
     """How long unequal roots may stand before a reconciliation begins: rumours in flight often end it first."""
     reconcile_quiet_us: int = 100 * MILLISECOND

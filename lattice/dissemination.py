@@ -12,8 +12,11 @@ list, without a message about it:
 * A few *announcement* trees over the whole membership carry only the rumour's id, from whoever has the payload to its
   children there (IHAVE). Who hears of an id that it lacks, and still lacks a moment later, asks for it (GRAFT). A dead
   relay or a lost datagram so costs one round trip. (Plumtree, Leitão et al. 2007, with the trees computed, not built.)
+* A *narrow* tree carries the later ones of many: who starts them would send each to some seventy relays. The areas
+  are the places of a tree themselves: the one relay of an area passes on to the one relay of each area below, the other
+  to the other, so a dead one cuts off half of what is below. Two long paths more, an eighth of the sender's bytes.
 * Each rumour has trees of its own: its id seeds a permutation of the list, so the load of relaying moves about. (Ops of
-  one chain share theirs: `spreading.tree_of`.)
+  one publish share theirs: `spreading.tree_of`.)
 
 A node whose list differs computes a slightly different tree; what that misses, an announcement or the next ping mends.
 """
@@ -24,7 +27,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from hashlib import blake2b
 from struct import Struct
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 from lattice.prng import Prng
 from lattice.roster import Roster
@@ -32,15 +35,20 @@ from lattice.types import CellId, NodeId
 
 RELAYS = 2
 """Roots of each area's tree: with one, a dead relay would cut off a whole area until the announcements arrive."""
+NARROW_DEGREE = 3
+"""How many areas, and how many nodes within one, each passes on to in a narrow tree: forty areas are four levels."""
+
+T = TypeVar("T")
 
 
 class Strategy(Protocol):
     """Chooses the next hops of a rumour. `came_from` sent it to us; None if it starts here."""
 
     def next_hops(
-        self, rumour: CellId, origin: bytes, came_from: NodeId | None, roster: Roster, prng: Prng
+        self, rumour: CellId, origin: bytes, came_from: NodeId | None, roster: Roster, prng: Prng, narrow: bool = False
     ) -> list[NodeId]:
-        """Whom to send the payload. `origin` is who wrote the cell: a node's id, or an author's."""
+        """Whom to send the payload. `origin` is who wrote the cell: a node's id, or an author's; `narrow` is what is
+        one of many."""
         ...
 
     def announce_to(self, rumour: CellId, came_from: NodeId | None, roster: Roster) -> list[NodeId]:
@@ -56,7 +64,7 @@ class RandomFanout:
         self._fanout = fanout
 
     def next_hops(
-        self, rumour: CellId, origin: bytes, came_from: NodeId | None, roster: Roster, prng: Prng
+        self, rumour: CellId, origin: bytes, came_from: NodeId | None, roster: Roster, prng: Prng, narrow: bool = False
     ) -> list[NodeId]:
         if came_from is not None and len(roster.nodes) - 1 <= self._fanout:
             return []  # so few that whoever started it has told everybody itself
@@ -71,7 +79,7 @@ class Flood:
     """Everybody, from everybody: the most robust and the most wasteful, n² messages a rumour."""
 
     def next_hops(
-        self, rumour: CellId, origin: bytes, came_from: NodeId | None, roster: Roster, prng: Prng
+        self, rumour: CellId, origin: bytes, came_from: NodeId | None, roster: Roster, prng: Prng, narrow: bool = False
     ) -> list[NodeId]:
         return [peer for peer in roster.nodes if peer not in (origin, came_from, roster.us)]
 
@@ -87,18 +95,36 @@ class Tree:
         self._trees = 1 + announcement_trees
 
     def next_hops(
-        self, rumour: CellId, origin: bytes, came_from: NodeId | None, roster: Roster, prng: Prng
+        self, rumour: CellId, origin: bytes, came_from: NodeId | None, roster: Roster, prng: Prng, narrow: bool = False
     ) -> list[NodeId]:
         hops: list[NodeId] = []
         step, start = _permutations(rumour, self._trees)[0]
-        if came_from is None:
+        if narrow:
+            hops += self._further_areas(step, start, came_from is None, roster)
+        elif came_from is None:
             for area in sorted(roster.areas):
-                hops += _nodes_at(step, start, roster.areas[area], 0, RELAYS)
+                hops += _at(step, start, roster.areas[area], 0, RELAYS)
+        degree = NARROW_DEGREE if narrow else self._degree
         near = roster.our_area
-        first = (roster.our_area_position * step + start) % len(near) * self._degree + RELAYS
+        first = (roster.our_area_position * step + start) % len(near) * degree + RELAYS
         if first < len(near):  # most nodes are leaves
-            hops += _nodes_at(step, start, near, first, first + self._degree)
+            hops += _at(step, start, near, first, first + degree)
         return [node for node in dict.fromkeys(hops) if node not in (origin, came_from, roster.us)] if hops else hops
+
+    def _further_areas(self, step: int, start: int, starts: bool, roster: Roster) -> list[NodeId]:
+        """The relays of the areas below ours in a tree of areas, and of its first ones if the rumour starts here. In an
+        area of one node that is both relays."""
+        place = (roster.our_area_position * step + start) % len(roster.our_area)
+        relay_of = [relay for relay in range(RELAYS) if relay % len(roster.our_area) == place]
+        areas = list(roster.areas)
+        below: list[tuple[str, int]] = []
+        if starts:
+            below += [(area, relay) for area in _at(step, start, areas, 0, NARROW_DEGREE) for relay in range(RELAYS)]
+        if relay_of:
+            first = (areas.index(roster.our_area_name) * step + start) % len(areas) * NARROW_DEGREE + NARROW_DEGREE
+            children = _at(step, start, areas, first, first + NARROW_DEGREE)
+            below += [(area, relay) for area in children for relay in relay_of]
+        return [node for area, relay in below for node in _at(step, start, roster.areas[area], relay, relay + 1)]
 
     def announce_to(self, rumour: CellId, came_from: NodeId | None, roster: Roster) -> list[NodeId]:
         told: list[NodeId] = []
@@ -106,7 +132,7 @@ class Tree:
         for step, start in _permutations(rumour, self._trees)[1:]:
             first = (position * step + start) % len(nodes) * degree + 1
             if first < len(nodes):
-                told += _nodes_at(step, start, nodes, first, first + degree)
+                told += _at(step, start, nodes, first, first + degree)
         return [node for node in dict.fromkeys(told) if node != came_from]  # nobody is a child of its own
 
 
@@ -126,9 +152,11 @@ def _permutations(rumour: CellId, count: int) -> Sequence[tuple[int, int]]:
     return tuple([(_STEPS[which % len(_STEPS)], start) for which, start in draws[:count]])
 
 
-def _nodes_at(step: int, start: int, nodes: Sequence[NodeId], first: int, end: int) -> list[NodeId]:
-    """Which nodes have the places from `first` up to `end`."""
+def _at(step: int, start: int, nodes: Sequence[T], first: int, end: int) -> list[T]:
+    """Which nodes (or areas) have the places from `first` up to `end`."""
     count = len(nodes)
+    if first >= count:
+        return []
     inverse = pow(step, -1, count)
     return [nodes[(place - start) * inverse % count] for place in range(first, min(end, count))]
 

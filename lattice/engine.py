@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from lattice import wire
-from lattice.admission import Admission
+from lattice.admission import Admission, cell_id_of
 from lattice.cells import Cell, CellIndex, CellKind
 from lattice.config import Config
 from lattice.dissemination import Strategy, Tree
@@ -54,7 +54,7 @@ from lattice.identity import Signer, Verifier, node_id_of
 from lattice.membership import STATE_NAMES, Member, MemberState, MemberUpdate
 from lattice.outbox import Outbox
 from lattice.own_address import OwnAddress
-from lattice.policy_ops import OpId
+from lattice.policy_ops import OpId, op_id_of
 from lattice.policy_store import PolicyStore
 from lattice.presence import Presence
 from lattice.prng import Prng
@@ -304,8 +304,10 @@ class Engine:
                     self._admission.on_purges_over()
                 case "overrule":
                     self._health.conclude([argument])
+                case "turn":
+                    self._spreading.on_turn()
                 case "announce":
-                    self._spreading.on_announce()
+                    self._spreading.on_announce(name)
                 case "graft":
                     self._spreading.on_graft_due()
                 case "reconcile":
@@ -423,11 +425,14 @@ class Engine:
                 self._reconciliation.compared(message, sender, source)
             case Digest():
                 missing = self._presence.not_theirs(self._reconciliation.digested(message, sender, source), sender)
+                missing = self._spreading.not_in_line(missing)
                 self._spreading.send_delta(self._reconciliation.afford(sender, missing, message.shards), source)
             case Delta(root, cells, left):
                 fresh = self._take_cells(cells, sender, source, push=False)
                 if fresh and self._presence.is_other_side(sender):
                     self._pass_through(fresh, None)
+                else:
+                    self._spreading.learned(fresh)
                 self._reconciliation.compare(sender, root)
                 if fresh:  # else what still differs is something that one of us refuses: the next ping is soon enough
                     self._reconciliation.brought(sender, left)
@@ -458,19 +463,21 @@ class Engine:
             return []
         was_known = sender is not None and sender in self._swim.members
         admitted = self._admission.take(cells, sender, source)
-        if push and admitted.fresh:
-            if sender is not None:
+        if push:
+            if admitted.fresh and sender is not None:
                 self._reconciliation.stirred()
-            self._spreading.push(admitted.fresh, sender)
-        if push and admitted.heirs:  # these came earlier, and from somebody else
-            self._spreading.push(admitted.heirs, self.node if sender else None)
+            if to_pass := [*admitted.fresh, *self._spreading.still_to_pass(map(cell_id_of, cells))]:
+                self._spreading.push(to_pass, sender)
+        if push and sender is not None and self._policy.waiting():
+            came = [OpId(op_id_of(cell.data)) for cell in cells if cell.kind is CellKind.OP]
+            self._spreading.on_gap([CellId(op) for op in self._policy.awaited_by(came)], sender)
         if admitted.came_back:  # its own trees do not reach those whom we see: it, or the network, was away
             if was_known:
                 self._reconciliation.healed()
                 self._pass_through(admitted.came_back, None)
             else:
                 self._spreading.push(admitted.came_back, None)
-        return admitted.fresh + admitted.heirs
+        return admitted.fresh
 
     def _pass_through(self, cells: list[Cell], came_from: NodeId | None) -> None:
         """What the other side of a partition knew: our side shall know it, too."""

@@ -116,6 +116,11 @@ class Chains:
         """Whether this op is here, and its predecessor is not."""
         return any(op in share for share in self._shares.values())
 
+    def awaited_by(self, ops: Iterable[OpId]) -> list[OpId]:
+        """The predecessors that these ops, here or not, wait for, and that do not wait themselves."""
+        waiting = (share[op].op.previous for op in ops for share in self._shares.values() if op in share)
+        return [previous for previous in waiting if not self.waits(previous)]
+
     # --- growing
 
     def follows(self, signed: SignedOp) -> bool:
@@ -224,15 +229,16 @@ class Chains:
 
     # --- waiting
 
-    def wait(self, signed: SignedOp) -> None:
-        """Keep an op until its predecessor is here. Raises `OpError` when too many wait.
+    def wait(self, signed: SignedOp) -> bool:
+        """Keep an op until its predecessor is here; whether it was not kept already. Raises `OpError` when too many
+        wait.
 
         Of one author, those nearest to the gap are kept: they are of use first. When all places are taken, whoever
         holds most of them gives one up, so that one author's gaps keep nobody else's ops out.
         """
         author, share = signed.op.author, self._shares.setdefault(signed.op.author, {})
         if signed.id in share:
-            return
+            return False
         if len(share) >= WAITING_SHARE_MAX:
             self._give_up(author, unless_after=signed)
         elif self.waiting() >= WAITING_MAX:
@@ -240,6 +246,7 @@ class Chains:
             self._give_up(most, unless_after=signed if most == author else None)
         share[signed.id] = signed
         self._waiting.setdefault(signed.op.previous, {})[signed.id] = signed
+        return True
 
     def _give_up(self, author: AuthorId, unless_after: SignedOp | None) -> None:
         farthest = max(self._shares[author].values(), key=lambda signed: (signed.op.seq, signed.id))

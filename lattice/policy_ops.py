@@ -38,6 +38,11 @@ def hlc_at(now_ms: int, seen: int) -> int:
     return max(now_ms << _COUNTER_BITS, seen + 1)
 
 
+def hlc_moment(hlc: int) -> tuple[int, int]:
+    """(milliseconds since the Unix epoch, how many timestamps before it share them)."""
+    return divmod(hlc, 1 << _COUNTER_BITS)
+
+
 def hlc_ms(hlc: int) -> int:
     """The milliseconds since the Unix epoch in a timestamp."""
     return hlc >> _COUNTER_BITS

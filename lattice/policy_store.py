@@ -83,6 +83,7 @@ class PolicyStore:
         self._chains = Chains()
         self._writes: dict[OpId, tuple[Write, ...]] = {}
         self._void: list[SignedOp] = []
+        self._put_off: list[SignedOp] = []
         self._hlc = 0
         self._policies: tuple[PolicyView, ...] = ()
         self._outcomes: dict[str, tuple[Head, tuple[Head, ...]]] = {}
@@ -221,6 +222,15 @@ class PolicyStore:
         """Whether this op came and waits for its predecessor."""
         return self._chains.waits(op)
 
+    def take_put_off(self) -> list[SignedOp]:
+        """The ops that came since the last call and wait for their predecessors: signed by who may, and no more."""
+        put_off, self._put_off = self._put_off, []
+        return put_off
+
+    def awaited_by(self, ops: Iterable[OpId]) -> list[OpId]:
+        """What these wait for, where that has not come either."""
+        return self._chains.awaited_by(ops)
+
     def take_void(self) -> list[SignedOp]:
         """The ops that checkpoints made void since the last call: whoever keeps them elsewhere may drop them."""
         void, self._void = self._void, []
@@ -269,7 +279,8 @@ class PolicyStore:
             self._chains.refuse(signed.id)  # what follows a bad op, now or later, is bad as well
             raise
         if writes is None:
-            self._chains.wait(signed)
+            if self._chains.wait(signed):
+                self._put_off.append(signed)
             return []
         reserve = CHECKPOINT_OPS_MAX if signed.op.base > self._chains.in_force(signed.op.author)[0] else 0
         if len(self._chains.ops) >= OPS_MAX + reserve:

@@ -105,9 +105,13 @@ class Roster:
         """Where we stand in `nodes`."""
         return self.index[self.us]
 
+    @property
+    def our_area_name(self) -> str:
+        return self.everybody.places[self.our_position][0]
+
     @cached_property
     def our_area(self) -> tuple[NodeId, ...]:
-        return self.areas[self.everybody.places[self.our_position][0]]
+        return self.areas[self.our_area_name]
 
     @cached_property
     def our_area_position(self) -> int:

@@ -2,16 +2,25 @@
 
 The strategy (`dissemination`) says to whom; this says what is sent, when, and how much:
 
-* Cells with the same next hops share datagrams, and announcements to one peer wait a moment for company. The ops of an
-  author all go one way: on trees of their own the later ones overtake the earlier ones, and wait for the slowest.
-* A GRAFT goes to the first who announced a cell, then to the next; after the last, anti-entropy will find it.
+* Cells with the same next hops share datagrams, and announcements to one peer wait a moment for company. The ops of one
+  publish all go one way: on trees of their own the later ones overtake the earlier ones, and wait for the slowest.
+  Each publish has a way of its own, so no node relays all that an author says.
+* The first ops of a publish go from their node to every area; those after them from area to area, or the node that
+  starts them would send each some seventy times.
+* A GRAFT goes to the first who announced a cell, then to the next; after the last, anti-entropy will find it. An op
+  that comes without its predecessor announces that, too: whoever passes the one on mostly has the other.
+* An op that waits for its predecessor is passed on all the same: each node then repairs its own losses, at the same
+  time as those below it, and not one after the other.
+* What a comparison brought first is passed on when the rumour of it comes: trees count on each of their nodes.
 * A token bucket for each writer: a sick node that changes its mind a hundred times a second is passed on at a bounded
-  rate. What is over it is joined and kept, but left to anti-entropy.
+  rate. What is over it is joined and kept, but left to anti-entropy. And one of bytes for all (`rumour_line`).
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from hashlib import blake2b
 from itertools import groupby
 
 from lattice.antientropy import most_urgent_first
@@ -21,7 +30,9 @@ from lattice.outbox import Outbox
 from lattice.pacing import affordable
 from lattice.reunion import stem_of
 from lattice.roster import Roster
+from lattice.rumour_line import RumourLine
 from lattice.seal import OVERHEAD_BYTES
+from lattice.token_bucket import TokenBuckets
 from lattice.types import SECOND, CellId, Endpoint, Micros, NodeId
 from lattice.wire import IDS_MAX, Delta, Graft, Heal, IHave, Rumour, WireCell
 
@@ -29,6 +40,11 @@ _CELL_OVERHEAD_BYTES = 12
 _MESSAGE_OVERHEAD_BYTES = 32
 WRITERS_MAX = 4_096
 WANTED_MAX = 4_096
+LEARNED_MAX = 4_096
+LEARNED_US = 2 * SECOND
+"""A rumour that has not come by then comes no more."""
+WIDE_OPS = 51
+"""So many ops of a publish go straight to every area, which is soonest: to fifty relays, a burst's bytes."""
 
 
 class Spreading:
@@ -53,24 +69,56 @@ class Spreading:
         self._endpoint_of = endpoint_of
         self._age_ms = age_ms
         self._waits = waits
-        self._buckets: dict[bytes, tuple[int, Micros]] = {}
-        self._announcements: dict[NodeId, list[CellId]] = {}
+        config = out.config
+        self._rows = TokenBuckets[bytes](config.rumours_per_s, config.rumours_burst, WRITERS_MAX)
+        self._ops = TokenBuckets[bytes](config.rumours_per_s, config.ops_burst, WRITERS_MAX)
+        self._line = RumourLine(config.rumour_bytes_per_s, config.rumour_bytes_burst, config.rumours_waiting_max)
+        self._announcements: dict[str, deque[tuple[Micros, CellId, Sequence[NodeId]]]] = {}
+        """(when it is to be out, what, to whom), by the timer that they wait for."""
         self._wanted: dict[CellId, _Wanted] = {}
+        self._learned: dict[CellId, tuple[Cell, Micros]] = {}
 
     def push(self, cells: Sequence[Cell], came_from: NodeId | None) -> None:
         """Start rumours (`came_from` is None), or pass them on."""
-        by_peer: dict[NodeId, list[Cell]] = {}
-        roster = self._roster()
         for cell in most_urgent_first(cells):
             self._wanted.pop(cell.id, None)
-            writer = cell.place[0]
-            if not self._may_pass(writer):
+            writers = self._ops if cell.kind is CellKind.OP else self._rows
+            if not writers.take(cell.place[0], self._out.now):
                 self._out.count("rumours over a writer's rate")
-                continue
-            seed = tree_of(cell)
-            for peer in self._strategy.next_hops(seed, writer, came_from, roster, self._out.prng):
+            elif not self._line.put(cell, came_from):
+                self._out.count("rumours beyond the limit")
+        self.on_turn()
+
+    def learned(self, cells: Sequence[Cell]) -> None:
+        """These came by comparing, maybe before the rumours of them, which are still to be passed on."""
+        for cell in cells:
+            self._learned[cell.id] = (cell, self._out.after(LEARNED_US))
+        while len(self._learned) > LEARNED_MAX:
+            del self._learned[next(iter(self._learned))]
+
+    def still_to_pass(self, rumours: Iterable[CellId]) -> list[Cell]:
+        """Which of these were learned of before their rumours came."""
+        if not self._learned:
+            return []
+        known = [self._learned.pop(rumour, None) for rumour in rumours]
+        return [found[0] for found in known if found is not None and found[1] >= self._out.now]
+
+    def on_turn(self) -> None:
+        """Send what stands in line, as much of it as may go now."""
+        by_peer: dict[NodeId, list[Cell]] = {}
+        roster, now = self._roster(), self._out.now
+        while (turn := self._line.take(now)) is not None:
+            cell, came_from = turn
+            if cell.id not in self._cells and not self._waits(cell.id):
+                continue  # superseded while it stood there
+            seed, late = tree_of(cell), self._is_late(cell)
+            hops = self._strategy.next_hops(seed, cell.place[0], came_from, roster, self._out.prng, narrow=late)
+            for peer in hops:
                 by_peer.setdefault(peer, []).append(cell)
-            self._announce(self._strategy.announce_to(seed, came_from, roster), cell.id)
+            self._line.spend(len(hops) * len(cell.data), now)
+            self._announce(self._strategy.announce_to(seed, came_from, roster), cell.id, late)
+        if (due := self._line.due(now)) is not None:
+            self._out.timers.set("turn", due)
         alike: dict[tuple[CellId, ...], list[NodeId]] = {}
         for peer in sorted(by_peer):
             alike.setdefault(tuple([cell.id for cell in by_peer[peer]]), []).append(peer)
@@ -90,37 +138,44 @@ class Spreading:
             for batch in self.batches(by_peer[peer]):
                 self._out.send(Heal(batch), self._endpoint_of(peer))
 
-    def _may_pass(self, writer: bytes) -> bool:
-        """Take a token of the writer's: `rumours_per_s` come back, up to `rumours_burst`. Tokens are in millionths."""
-        config, now = self._out.config, self._out.now
-        full = config.rumours_burst * SECOND
-        tokens, since = self._buckets.get(writer, (full, now))
-        tokens = min(full, tokens + (now - since) * config.rumours_per_s)
-        if len(self._buckets) >= WRITERS_MAX and writer not in self._buckets:
-            self._buckets.clear()
-        allowed = tokens >= SECOND
-        self._buckets[writer] = (tokens - SECOND if allowed else tokens, now)
-        return allowed
+    def _is_late(self, cell: Cell) -> bool:
+        """Whether it is one of many. What goes as a stream never is: each hop of those costs three times its path."""
+        room = _room(self._out.config.datagram_bytes_max)
+        return cell.moment[1] >= WIDE_OPS and len(cell.data) + _CELL_OVERHEAD_BYTES <= room
 
     # --- announcing, and asking
 
-    def _announce(self, peers: Sequence[NodeId], cell: CellId) -> None:
-        if peers and not self._announcements:
-            self._out.timers.set("announce", self._out.after(self._out.config.announce_delay_us))
-        for peer in peers:
-            ids = self._announcements.setdefault(peer, [])
-            ids.append(cell)
-            if len(ids) >= IDS_MAX:
-                self._send_announcement(self._announcements.pop(peer), [peer])
+    def _announce(self, peers: Sequence[NodeId], cell: CellId, late: bool) -> None:
+        if not peers:
+            return
+        timer = "announce late" if late else "announce"
+        waiting = self._announcements.setdefault(timer, deque())
+        due = self._out.after(self._delay_us(timer))
+        if not waiting:
+            self._out.timers.set(timer, due)
+        waiting.append((due, cell, peers))
 
-    def on_announce(self) -> None:
-        """The moment is over: send what has gathered."""
+    def on_announce(self, timer: str) -> None:
+        """The moment is over: send what has gathered. Of many what came just now waits on, for it may be on its way."""
+        waiting = self._announcements.get(timer, deque())
+        until = self._out.after(self._delay_us(timer) if timer == "announce" else self._delay_us(timer) // 2)
+        by_peer: dict[NodeId, list[CellId]] = {}
+        while waiting and waiting[0][0] <= until:
+            _, cell, peers = waiting.popleft()
+            for peer in peers:
+                by_peer.setdefault(peer, []).append(cell)
         alike: dict[tuple[CellId, ...], list[NodeId]] = {}
-        for peer in sorted(self._announcements):
-            alike.setdefault(tuple(self._announcements[peer]), []).append(peer)
-        self._announcements.clear()
+        for peer in sorted(by_peer):
+            alike.setdefault(tuple(by_peer[peer]), []).append(peer)
         for ids, peers in alike.items():
-            self._send_announcement(ids, peers)
+            for start in range(0, len(ids), IDS_MAX):
+                self._send_announcement(ids[start : start + IDS_MAX], peers)
+        if waiting:
+            self._out.timers.set(timer, waiting[0][0])
+
+    def _delay_us(self, timer: str) -> int:
+        config = self._out.config
+        return config.announce_delay_us if timer == "announce" else config.announce_late_us
 
     def _send_announcement(self, ids: Sequence[CellId], peers: Sequence[NodeId]) -> None:
         held = tuple([cell for cell in ids if cell in self._cells])  # else superseded meanwhile
@@ -129,7 +184,14 @@ class Spreading:
             self._out.send(IHave(held), *[self._endpoint_of(peer) for peer in peers if peer in present])
 
     def on_i_have(self, announcement: IHave, sender: NodeId) -> None:
-        for cell in announcement.ids:
+        self._hear_of(announcement.ids, sender, self._out.config.graft_delay_us)
+
+    def on_gap(self, missing: Sequence[CellId], sender: NodeId) -> None:
+        """The sender passed on what follows these, so it has them."""
+        self._hear_of(missing, sender, self._out.config.gap_delay_us)
+
+    def _hear_of(self, cells: Sequence[CellId], sender: NodeId, delay_us: int) -> None:
+        for cell in cells:
             if cell in self._cells:
                 continue
             wanted = self._wanted.get(cell)
@@ -137,7 +199,7 @@ class Spreading:
                 if len(self._wanted) >= WANTED_MAX:
                     self._out.count("announcements beyond the limit")
                     return
-                wanted = self._wanted[cell] = _Wanted(self._out.after(self._out.config.graft_delay_us))
+                wanted = self._wanted[cell] = _Wanted(self._out.after(delay_us))
                 self._out.timers.set_earlier("graft", wanted.due)
             if sender not in wanted.holders:
                 wanted.holders.append(sender)
@@ -163,7 +225,9 @@ class Spreading:
 
     def on_graft(self, graft: Graft, source: Endpoint) -> None:
         held = most_urgent_first(self._cells.get(cell) for cell in graft.ids if cell in self._cells)
-        for batch in self.batches(affordable(held, self._out.config.delta_bytes_max)):
+        answer = affordable(held, self._out.config.delta_bytes_max)
+        self._line.spend(sum(len(cell.data) for cell in answer), self._out.now)
+        for batch in self.batches(answer):
             self._out.send(Rumour(batch), source)
 
     # --- deltas
@@ -174,20 +238,27 @@ class Spreading:
         for left, batch in zip(reversed(range(len(batches))), batches, strict=True):
             self._out.send(Delta(self._cells.root(), batch, left), target)
 
+    def not_in_line(self, cells: Sequence[Cell]) -> list[Cell]:
+        """Those that do not go out soon in any case."""
+        return [cell for cell in cells if cell.id not in self._line]
+
     def batches(self, cells: Sequence[Cell]) -> list[tuple[WireCell, ...]]:
         return batches(cells, self._out.config.datagram_bytes_max, self._age_ms)
 
 
 def tree_of(cell: Cell) -> CellId:
-    """What seeds the trees of a rumour: its id; of an op, its author. A chain is of use in order only."""
-    return stem_of(cell) if cell.kind is CellKind.OP else cell.id
+    """What seeds the trees of a rumour: its id; of an op, its author and the millisecond that it was published in. The
+    ops of one publish are of use in order only, and share both."""
+    if cell.kind is not CellKind.OP:
+        return cell.id
+    return CellId(blake2b(cell.place[0] + cell.moment[0].to_bytes(8, "big"), digest_size=16).digest())
 
 
 def batches(
     cells: Sequence[Cell], datagram_bytes_max: int, age_ms: Callable[[Cell], int]
 ) -> list[tuple[WireCell, ...]]:
     """Cut cells, in order, into messages that fit a datagram; a single larger cell makes a message alone."""
-    room_max = datagram_bytes_max - OVERHEAD_BYTES - _MESSAGE_OVERHEAD_BYTES
+    room_max = _room(datagram_bytes_max)
     cut: list[list[WireCell]] = []
     room = 0
     for cell in cells:
@@ -198,6 +269,10 @@ def batches(
         cut[-1].append(WireCell(cell.kind, cell.data, age_ms(cell)))
         room -= size
     return [tuple(batch) for batch in cut]
+
+
+def _room(datagram_bytes_max: int) -> int:
+    return datagram_bytes_max - OVERHEAD_BYTES - _MESSAGE_OVERHEAD_BYTES
 
 
 class _Wanted:

@@ -28,7 +28,7 @@ from lattice.probe import RELAYS_MAX
 from lattice.rollouts import Served
 from lattice.roster import Everybody
 from lattice.seal import Seal
-from lattice.spreading import WANTED_MAX, WRITERS_MAX
+from lattice.spreading import LEARNED_MAX, WANTED_MAX, WRITERS_MAX
 from lattice.swim import incarnation_at
 from lattice.types import AuthorId, CellId, Endpoint, Level, Micros, NodeId
 from sim.overlay import shared
@@ -119,8 +119,8 @@ def forked_authors(engine: Engine) -> tuple[AuthorId, ...]:
 
 
 QUEUES: Final = (
-    "timers", "dials", "piggyback", "relays", "salts", "peer roots", "wanted", "buckets", "ops waiting", "rows",
-    "floors",
+    "timers", "dials", "piggyback", "relays", "salts", "peer roots", "wanted", "learned", "buckets", "rumours in line",
+    "ops waiting", "rows", "floors",
 )  # fmt: skip
 """Every queue that hostile or unlucky input could make grow."""
 OPS_WAITING_MAX: Final = 1_024
@@ -138,7 +138,9 @@ def queue_lengths(engine: Engine) -> tuple[int, ...]:
         len(reconciliation._reconciler._salts),
         len(reconciliation._roots),
         len(spreading._wanted),
-        len(spreading._buckets),
+        len(spreading._learned),
+        len(spreading._rows) + len(spreading._ops),
+        len(spreading._line),
         sum(map(len, engine._policy._chains._shares.values())),
         len(table._rows),
         len(table._floors),
@@ -155,7 +157,9 @@ def queue_limits(config: Config, members: int) -> tuple[int, ...]:
         SALTS_MAX,
         members + 1,
         WANTED_MAX,
-        WRITERS_MAX,
+        LEARNED_MAX,
+        2 * WRITERS_MAX,
+        config.rumours_waiting_max,
         OPS_WAITING_MAX,
         config.members_max + 1,
         config.members_max + 1,

@@ -19,7 +19,7 @@ class HashOrdered(Flood):
     """The bug that this is about: what is sent first depends on the iteration order of a set of bytes."""
 
     def next_hops(
-        self, rumour: CellId, origin: bytes, came_from: NodeId | None, roster: Roster, prng: Prng
+        self, rumour: CellId, origin: bytes, came_from: NodeId | None, roster: Roster, prng: Prng, narrow: bool = False
     ) -> list[NodeId]:
         return list({*roster.nodes} - {roster.us})[:3]
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lattice.config import Config
-from lattice.dissemination import _STEPS, Flood, RandomFanout, Strategy, Tree
+from lattice.dissemination import _STEPS, NARROW_DEGREE, RELAYS, Flood, RandomFanout, Strategy, Tree
 from lattice.prng import Prng
 from lattice.roster import Roster
 from lattice.types import CellId, NodeId
@@ -37,6 +37,7 @@ def spread(
     start: NodeId,
     rumour: CellId,
     dead: frozenset[NodeId] = frozenset(),
+    narrow: bool = False,
 ) -> Counter[NodeId]:
     """Payload copies that each node gets, if only the dead lose any."""
     prng = Prng.seeded("spread")
@@ -44,7 +45,7 @@ def spread(
     front: list[tuple[NodeId, NodeId | None]] = [(start, None)]
     while front:
         us, came_from = front.pop(0)
-        for hop in strategy.next_hops(rumour, start, came_from, known[us], prng):
+        for hop in strategy.next_hops(rumour, start, came_from, known[us], prng, narrow):
             assert hop not in (us, came_from)
             copies[hop] += 1
             if copies[hop] == 1 and hop not in dead:
@@ -62,6 +63,23 @@ def test_a_tree_reaches_everybody_about_once(areas: dict[str, int], rumour: Cell
     copies = spread(Tree(), known, start, rumour)
     assert set(copies) == set(known) - {start}, "everybody but the one who started it"
     assert sum(copies.values()) <= len(known) + Tree()._degree, "and no more than the starter's own children twice"
+
+
+@given(
+    st.dictionaries(st.sampled_from("abcdefghijklmnopqrstuvwxyz"), st.integers(1, 12), min_size=1), rumours, st.data()
+)
+def test_a_narrow_tree_reaches_everybody_once_and_nobody_sends_much(
+    areas: dict[str, int], rumour: CellId, data: st.DataObject
+) -> None:
+    known = rosters(areas)
+    start = data.draw(st.sampled_from(sorted(known)))
+    copies = spread(Tree(), known, start, rumour, narrow=True)
+    assert set(copies) == set(known) - {start}
+    assert set(copies.values()) <= {1}
+    for us, roster in known.items():
+        came_from = None if us == start else start
+        hops = Tree().next_hops(rumour, start, came_from, roster, Prng.seeded(""), narrow=True)
+        assert len(hops) <= NARROW_DEGREE * (2 * RELAYS + 1), "whoever starts it, from the areas' first relays on"
 
 
 @given(sizes, rumours)

@@ -78,6 +78,42 @@ def test_a_storm_is_one_without_the_bound() -> None:
     assert (counted(cluster) - before)["out Rumour"] >= 300 * 5
 
 
+def test_an_author_is_passed_on_at_a_bounded_rate_too() -> None:
+    cluster = settled(3, Config(rumours_per_s=1, ops_burst=5))
+    before = counted(cluster)
+    for number in range(20):
+        cluster.publish(0, f"route r{number} {{}}\n")
+    cluster.run(100 * MILLISECOND)
+    assert (counted(cluster) - before)["rumours over a writer's rate"] == 15
+
+
+def test_a_long_publish_goes_out_whole_and_nothing_is_left_to_comparing() -> None:
+    cluster = settled(5)
+    before = counted(cluster)
+    cluster.publish(0, *(f"route r{number} {{ {'x' * 800} }}\n" for number in range(130)))
+    cluster.run(500 * MILLISECOND)
+    assert cluster.equal()
+    during = counted(cluster) - before
+    assert not during["rumours over a writer's rate"]
+    assert not during["out Delta"]
+
+
+def test_what_costs_more_than_there_is_follows_and_is_not_sent_twice() -> None:
+    """Twenty ops of a KiB at 10 kB/s. Whoever compares meanwhile is not sent what it will be sent in any case."""
+    cluster = settled(2, Config(rumour_bytes_burst=1_000, rumour_bytes_per_s=10_000))
+    cluster.run(SECOND)
+    before = counted(cluster)
+    cluster.publish(0, *(f"route r{number} {{ {'x' * 800} }}\n" for number in range(20)))
+    cluster.run(SECOND)
+    assert not cluster.equal()
+    assert len(cluster.engines[0]._spreading._line) > 5
+    cluster.run_until(cluster.equal, 3 * SECOND)
+    during = counted(cluster) - before
+    assert during["reconciliations begun"], "else nothing was shown"
+    assert during["in Rumour"] * 1_000 <= sum(len(op) for op in cluster.engines[0].policy.ops()) * 2
+    assert not during["out Delta"]
+
+
 # --- company
 
 
@@ -209,6 +245,82 @@ def test_the_ops_of_an_author_go_one_way_and_rows_each_their_own() -> None:
         seen = (Observation("fra", level, 20_000, 0, 0, number, 10), Observation("iad", Level.HEALTHY))
         ways |= {frozenset(hops) for hops in hops_of(engine, cluster, LocalUpdate(HealthObserved(seen))).values()}
     assert len(ways) > 3
+
+
+def test_two_publishes_of_an_author_go_two_ways() -> None:
+    """Or the same few nodes would relay all that it ever says."""
+    cluster = settled(12)
+    engine, ways = cluster.engines[0], set[frozenset[Endpoint]]()
+    for number in range(8):
+        (op,), _ = cluster.composed(0, f"route r{number} {{}}\n")
+        ways |= {frozenset(hops) for hops in hops_of(engine, cluster, LocalUpdate(OpsSubmitted((op.data,)))).values()}
+        cluster.run(5 * MILLISECOND)
+    assert len(ways) > 3
+
+
+def test_the_later_ops_of_many_are_announced_later() -> None:
+    """They take more hops: whoever was told of one at once would ask for it while it is on its way."""
+    cluster = settled(3)
+    cluster.judge = lambda source, target, prng: []
+    ops, _ = cluster.composed(0, *(f"route r{number} {{ {'x' * 800} }}\n" for number in range(60)))
+    engine = cluster.engines[0]
+    engine.handle(LocalUpdate(OpsSubmitted(tuple(op.data for op in ops))), cluster.now)
+    announced: dict[int, set[bytes]] = {}
+    for later_us in (25 * MILLISECOND, 310 * MILLISECOND):
+        told = [message for message in sent(engine, cluster, TimerFired(), later_us) if isinstance(message, IHave)]
+        announced[later_us] = {cell for message in told for cell in message.ids}
+    first, second = announced.values()
+    assert first == {op.cell for op in [*ops[: spreading.WIDE_OPS], ops[-1]]}, "and what goes as a stream"
+    assert second == {op.cell for op in ops[spreading.WIDE_OPS : -1]}
+
+
+def test_an_op_that_waits_for_another_is_passed_on_and_not_twice() -> None:
+    """Else all below a node that lost one datagram would wait for it to repair that, and find its own after that."""
+    cluster = settled(12)
+    ops, _ = cluster.composed(0, *(f"route r{number} {{ {'x' * 800} }}\n" for number in range(2)))
+    one, two = (op.data for op in ops[:2])
+    passed_on = Counter[bytes]()
+    for engine in [*cluster.engines[:2], *cluster.engines[3:]]:
+        late = DatagramReceived(frame(cluster.engines[2], cluster, (two,)), cluster.endpoint(2))
+        missing = DatagramReceived(frame(cluster.engines[2], cluster, (one,)), cluster.endpoint(2))
+        first, again = rumoured(sent(engine, cluster, late)), rumoured(sent(engine, cluster, late))
+        then = rumoured(sent(engine, cluster, missing))
+        assert set(first) <= {two}
+        assert not again
+        assert set(then) <= {one}
+        passed_on.update(first + then)
+    assert passed_on[one] == passed_on[two] > 0
+
+
+def test_whoever_passes_on_an_op_is_asked_for_the_one_before_it() -> None:
+    cluster = settled(3)
+    ops, _ = cluster.composed(0, *(f"route r{number} {{ {'x' * 800} }}\n" for number in range(3)))
+    peer, engine = cluster.engines[1], cluster.engines[2]
+    late = frame(peer, cluster, (ops[1].data, ops[2].data))
+    sent(engine, cluster, DatagramReceived(late, cluster.endpoint(1)))
+    effects = engine.handle(TimerFired(), Micros(cluster.now + 31 * MILLISECOND))
+    grafts = {
+        effect.target: message.ids
+        for effect in effects
+        if isinstance(effect, SendDatagram)
+        and isinstance(message := wire.decode(effect.data[HEADER_BYTES:], 1 << 16), Graft)
+    }
+    assert grafts == {cluster.endpoint(1): (ops[0].cell,)}
+
+
+def test_what_comparing_brought_first_is_passed_on_when_its_rumour_comes() -> None:
+    """Trees count on each of their nodes: one that says nothing, as it knew already, cuts off all below it."""
+    cluster = settled(12)
+    (op, *_), _ = cluster.composed(0, f"route r {{ {'x' * 800} }}\n")
+    peer, passed_on = cluster.engines[2], 0
+    cells = (wire.WireCell(CellKind.OP, op.data),)
+    for engine in [*cluster.engines[:2], *cluster.engines[3:]]:
+        delta = cluster.seal().close(peer.node, wire.encode(Delta(peer.view().root, cells)), cluster.now)
+        assert not rumoured(sent(engine, cluster, DatagramReceived(delta, cluster.endpoint(2))))
+        rumour = DatagramReceived(frame(peer, cluster, (op.data,)), cluster.endpoint(2))
+        passed_on += len(rumoured(sent(engine, cluster, rumour)))
+        assert not rumoured(sent(engine, cluster, rumour)), "once"
+    assert passed_on
 
 
 def test_an_op_that_waits_for_another_is_not_asked_for_again() -> None:
