@@ -217,8 +217,8 @@ class Swim:
         if known is None or known.incarnation < member.incarnation:
             self._acquit(observer)
             self._piggyback.drop(observer)
-        if known is not None and known.endpoint != member.endpoint:
-            self._moved(observer, known.endpoint, member.endpoint)
+        if known is not None and known.endpoint != member.endpoint and known.incarnation < member.incarnation:
+            self._moved(observer, known.endpoint, member.endpoint)  # else it is one process, that says it has moved
         if known is None or known.endpoint != member.endpoint:
             self._out.persist("peer", observer, canonical.pack(member.endpoint))
             self._dials.drop(member.endpoint)

@@ -5,8 +5,10 @@ Nothing a node signs tells its two processes apart, so the conflict is known by 
 * A process sees its own key speak: a frame in its name that its seal did not close, or a row of its own, from another
   address, that goes on outrunning it. One such row is an earlier life that a lost disk forgot, and is outgrown once.
   When it outruns us again, somebody alive is writing it.
-* Everybody else sees the member at two addresses in turn. Moving once is moving; moving back is a conflict. A frame
-  that was overtaken moves nobody: only its sender's latest says where that is (RFC 9000, 9.3).
+* Everybody else sees the member at two addresses in turn. Moving once is moving; moving back is a conflict, unless the
+  frames are one process's, which speaks on two networks: its counter rises by one a frame, and that of another process
+  is where the clock was when it began (`seal`). A frame that was overtaken moves nobody: only its sender's latest says
+  where that is (RFC 9000, 9.3).
 
 Each outgrowing takes a new incarnation, and the newest signed row wins, so two processes would outgrow each other for
 ever, at the speed of the network. Hence each waits longer each time, up to a minute. No third party follows the member
@@ -24,6 +26,8 @@ CONFLICT_US = 120 * SECOND
 BACK_AND_FORTH = 2
 """So many returns to an address that was left: a path that flaps once is no conflict."""
 CONTESTED_MAX = 1_024
+US_A_FRAME_MIN = 16
+"""No node seals 62,500 frames a second: a counter that rises faster is another process's."""
 
 
 class OwnTwin:
@@ -52,14 +56,20 @@ class OwnTwin:
 
 
 class _Moves:
-    __slots__ = ("counter", "left", "returns", "since")
+    __slots__ = ("counted_at", "counter", "left", "returns", "since")
 
     def __init__(self, since: Micros) -> None:
         self.left: Endpoint = ("", 0)
         self.returns = 0
         self.since = since
         self.counter = 0
-        """Of the last frame that came from another address."""
+        """Of the last frame that came from another address, and when that was."""
+        self.counted_at = since
+
+    def goes_on(self, counter: int, now: Micros) -> bool:
+        """Whether a frame may be of the process that sent the last one."""
+        most = (now - self.counted_at) // US_A_FRAME_MIN + WINDOW_COUNTERS
+        return self.counter - WINDOW_COUNTERS < counter <= self.counter + most
 
 
 class Moves:
@@ -80,12 +90,16 @@ class Moves:
             if len(self._moves) >= CONTESTED_MAX:
                 self._moves.clear()
             moves = self._moves[node] = _Moves(now)
+        if counter:
+            goes_on = moves.goes_on(counter, now)
+            moves.counter, moves.counted_at = counter, now
+            if goes_on:
+                return False
         returned = new == moves.left
         if returned:
             moves.returns += 1
             moves.since = now
         moves.left = old
-        moves.counter = counter or moves.counter
         return returned and moves.returns >= BACK_AND_FORTH
 
     def contested(self, node: NodeId, now: Micros) -> bool:

@@ -69,6 +69,27 @@ def test_who_moves_once_is_followed_and_not_contested_in_whatever_order_its_fram
     assert at == TWO
 
 
+@given(st.lists(st.tuples(st.integers(1, 20 * SECOND), st.sampled_from((ONE, TWO))), max_size=30), st.integers(1, 60))
+def test_who_speaks_on_two_networks_is_one(steps: list[tuple[int, Endpoint]], us_a_frame: int) -> None:
+    moves, at, now, counter = Moves(), ONE, Micros(10**15), 10**15
+    for us, source in steps:
+        now, counter = Micros(now + us), counter + 1 + us // (40 + us_a_frame)
+        if source != at and not moves.is_late(NODE, counter):
+            assert not moves.moved(NODE, at, source, now, counter)
+            at = source
+    assert not moves.contested(NODE, now)
+
+
+@given(st.integers(SECOND, 60 * SECOND), st.integers(SECOND // 10, 30 * SECOND))
+def test_two_processes_that_outrun_each_other_are_found(began_later_us: int, turn_us: int) -> None:
+    """Who is heard by nobody begins its counter at the present moment."""
+    moves, now, told = Moves(), 10**15, []
+    for turn, (old, new) in enumerate(((ONE, TWO), (TWO, ONE), (ONE, TWO))):
+        now += began_later_us if not turn else turn_us
+        told.append(moves.moved(NODE, old, new, Micros(now), now))
+    assert told == [False, False, True]
+
+
 def test_a_frame_far_behind_is_no_late_one_but_a_twins() -> None:
     moves = Moves()
     assert not moves.is_late(NODE, 1)

@@ -310,3 +310,9 @@ def test_a_network_that_is_plugged_in_later_is_found_without_a_word(network: Net
         network.until(lambda: network.states("ams").get("gru") == "down", 60, "what is unplugged is down")
         network.plug("ams", "new", "10.78.0.1")
         network.until(meets, 90, "and is called again when it is back")
+        # Two that hear each other on two networks speak from two addresses in turn, and are no two.
+        network.plug("fra", "new", "10.78.0.2")
+        network.until(lambda: network.states("gru").get("fra") == "alive", 60, "all hear all")
+        time.sleep(12)
+        for site in ("ams", "fra", "gru"):
+            assert not [event for event in network.view(site)["events"] if "as well" in event["text"]], "no second one"
