@@ -48,7 +48,8 @@ class Urgency(IntEnum):
     DRAIN = 1
     """A row by which a region that answers is full: it asks for its users to be sent elsewhere, and no probe tells."""
     DOWN = 2
-    """A row by which a region is failing or down: everybody's own requests and probes find that out, later."""
+    """A row by which a region is failing or down, or a version of the policy bad: everybody's own requests and probes
+    find that out, later."""
     POLICY = 3
     """Ops and purges: what was in force until now goes on serving."""
     UP = 4

@@ -22,6 +22,7 @@ from lattice.grants import sign_revocation
 from lattice.health import Observation, Report, Row, report_of, sign_row
 from lattice.health_plane import row_cell
 from lattice.purges import sign_purge
+from lattice.rollouts import RolloutId, Saying, Word
 from lattice.seal import HEADER_BYTES
 from lattice.types import SECOND, Level, NodeId
 from lattice.wire import Delta
@@ -36,9 +37,10 @@ def told(region: str, level: Level, saturation_ppm: int = 0) -> Report:
     return report_of(Observation(region, level, 20_000, 0, saturation_ppm), None, False)
 
 
-def urgency_of(*reports: Report) -> Urgency:
+def urgency_of(*reports: Report, word: Word | None = None) -> Urgency:
     signer = signer_of("observer")
-    row = Row(signer.public_key, 1, 1, 0, 60_000, "ams", ("10.0.0.1", 1), False, reports, ())
+    sayings = () if word is None else (Saying(RolloutId(bytes(8)), 0, word),)
+    row = Row(signer.public_key, 1, 1, 0, 60_000, "ams", ("10.0.0.1", 1), False, reports, (), sayings=sayings)
     return row_cell(sign_row(row, signer)).urgency
 
 
@@ -49,6 +51,11 @@ def test_a_drain_is_told_from_a_death_and_from_a_busy_day() -> None:
     assert urgency_of(well, failing) == urgency_of(told("f", Level.DOWN), busy) == Urgency.DOWN
     assert urgency_of(drained, failing) == urgency_of(told("c", Level.HEALTHY, FULL_PPM)) == Urgency.DRAIN
     assert urgency_of(told("g", Level.FAILING, FULL_PPM)) == Urgency.DOWN, "full of requests that fail"
+
+
+def test_that_a_version_is_bad_is_as_urgent_as_a_dead_region() -> None:
+    words = {word: urgency_of(told("a", Level.HEALTHY), word=word) for word in Word if word is not Word.UNDECIDED}
+    assert words == {Word.PASSED: Urgency.UP, Word.ROLLED_BACK: Urgency.UP, Word.CONDEMNED: Urgency.DOWN}
 
 
 def holding_all_classes(config: Config) -> Cluster:
