@@ -42,7 +42,8 @@ from hyperframe.frame import GoAwayFrame
 
 from router.traffic.ending import After, Ending
 from router.traffic.exchange import Exchange
-from router.traffic.http1 import RequestHead
+from router.traffic.field_blocks import FieldEncoder
+from router.traffic.http1 import RequestHead, RequestReader
 from router.traffic.http2_frames import FrameError, Frames
 from router.traffic.http2_head import HeaderList, request_head, trailer_lines
 from router.traffic.http2_stream import Http2Stream
@@ -77,7 +78,18 @@ class Http2Connection:
         self.client = client
         self.nest = plane.nest
         self._plane = plane
-        self._h2 = H2Connection(H2Configuration(client_side=False, header_encoding=None))
+        # The gate of `http2_head` judges what comes in, and asks for more; what goes out has passed `strict`.
+        self._h2 = H2Connection(
+            H2Configuration(
+                client_side=False,
+                header_encoding=None,
+                validate_inbound_headers=False,
+                normalize_inbound_headers=False,
+                validate_outbound_headers=False,
+                normalize_outbound_headers=False,
+            )
+        )
+        self._h2.encoder = FieldEncoder()
         self._h2.local_settings = Settings(
             client=False,
             initial_values={
@@ -88,6 +100,7 @@ class Http2Connection:
             },
         )
         self._frames = Frames()
+        self._reader = RequestReader()  # of one connection: it knows a head whose fields are those of the last
         self._streams: dict[int, Http2Stream] = {}  # whose exchanges have not ended
         self._chunked: set[int] = set()  # of those, whose bodies go on as chunks
         self._owed: dict[int, int] = {}  # bytes of window to give back once a body is read
@@ -262,7 +275,7 @@ class Http2Connection:
         head: RequestHead | None = None
         try:
             has_body = stream.number in self._chunked or not stream.ended
-            head = request_head(headers, has_body=has_body)
+            head = request_head(headers, self._reader, has_body=has_body)
         except BadRequestError as error:
             return await refuse(self._plane, stream, error)
         return await Exchange(self._plane, stream, head).run()
@@ -326,8 +339,8 @@ class Http2Connection:
         except ProtocolError as error:
             raise ConnectionResetError(str(error)) from None
 
-    def send_body(self, stream: Http2Stream, data: memoryview) -> int:
-        """As much as window and room allow at once: 0 means wait."""
+    def send_body(self, stream: Http2Stream, data: memoryview, *, last: bool) -> int:
+        """As much as window and room allow at once: 0 means wait. All of the `last` piece ends the stream."""
         self._check(stream)
         room = OUT_BYTES_MAX - len(self._out)
         try:
@@ -336,7 +349,7 @@ class Http2Connection:
             )
             if count <= 0:
                 return 0
-            self._h2.send_data(stream.number, bytes(data[:count]))
+            self._h2.send_data(stream.number, bytes(data[:count]), end_stream=last and count == len(data))
         except ProtocolError as error:
             raise ConnectionResetError(str(error)) from None
         self._noise += 2

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable
 from typing import Final, TypeAlias
 
-from router.traffic.http1 import RequestHead, ResponseHead, parse_request
+from router.traffic.http1 import RequestHead, RequestReader, ResponseHead
 from router.traffic.strict import BadRequestError, is_token
 
 HeaderList: TypeAlias = list[tuple[bytes, bytes]]
@@ -26,8 +26,8 @@ _BAD_VALUE: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]|^[ \t]|[ \t]$")
 _BAD_TARGET: Final = re.compile(rb"[^\x21\x22\x24-\x7e]")
 
 
-def request_head(headers: Iterable[tuple[bytes, bytes]], *, has_body: bool) -> RequestHead:
-    """The request as it would have come by HTTP/1.1; a body without a length is chunked there.
+def request_head(headers: Iterable[tuple[bytes, bytes]], reader: RequestReader, *, has_body: bool) -> RequestHead:
+    """The request as it would have come by HTTP/1.1, to this reader; a body without a length is chunked there.
 
     Raises `BadRequestError`.
     """
@@ -70,7 +70,11 @@ def request_head(headers: Iterable[tuple[bytes, bytes]], *, has_body: bool) -> R
         lines.append(b"cookie: %b\r\n" % b"; ".join(cookies))
     if has_body and not length:
         lines.append(b"transfer-encoding: chunked\r\n")
-    return parse_request(b"%b %b HTTP/1.1\r\nHost: %b\r\n%b\r\n" % (method, path, named, b"".join(lines)))
+    reader.rest = b""  # what was left if the one before was refused
+    reader.receive(b"%b %b HTTP/1.1\r\nHost: %b\r\n%b\r\n" % (method, path, named, b"".join(lines)))
+    head = reader.next_head()
+    assert head is not None, "a whole one, of fields that cannot end it"
+    return head
 
 
 def trailer_lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:

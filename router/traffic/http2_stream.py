@@ -140,8 +140,11 @@ class Http2Stream(Client):
         payload = self._translate(bytes(data))
         total, began = len(payload), self.time()
         left = memoryview(payload)
+        framing = self._framing
+        ends = framing is not None and framing.complete and not self.whole
+        trailers = trailer_list(framing.trailers) if framing is not None and ends else []
         while left:
-            sent = self._connection.send_body(self, left)
+            sent = self._connection.send_body(self, left, last=ends and not trailers)
             left = left[sent:]
             if left and not sent:
                 await self._room.wait(self._connection.nest, self.time() + stall_timeout_us / 1e6)
@@ -150,10 +153,10 @@ class Http2Stream(Client):
                     raise trio.TooSlowError
             elif left:
                 await self._connection.nest.pause()
-        assert self._framing is not None or not payload
-        if self._framing is not None and self._framing.complete and not self.whole:
+        if ends:
             self.whole = True
-            self._connection.send_end(self, trailer_list(self._framing.trailers))
+            if trailers or not payload:
+                self._connection.send_end(self, trailers)
         self._connection.flush()
 
     def _translate(self, data: bytes) -> bytes:

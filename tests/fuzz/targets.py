@@ -145,7 +145,7 @@ def _request_head(data: bytes) -> object:
 def _http2_request(data: bytes) -> object:
     """A field list, a field a line, as HPACK would have given it; what is let in is written and let in again."""
     headers = [(name, value) for name, _, value in (line.partition(b"=") for line in data.split(b"\n"))]
-    head = http2_request_head(headers, has_body=len(data) % 2 == 0)
+    head = http2_request_head(headers, RequestReader(), has_body=len(data) % 2 == 0)
     again = parse_request(request_for_upstream(head, "192.0.2.1", ("192.0.2.2", 80), Steered("ams", "fra", "primary")))
     assert (again.method, again.target, again.chunked) == (head.method, head.target, head.chunked)
     return head

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.traffic.http1 import parse_response
+from router.traffic.http1 import RequestReader, parse_response
 from router.traffic.http2_frames import FRAME_BYTES_MAX, GOAWAY, PREFACE, FrameError, Frames
 from router.traffic.http2_head import request_head, response_headers
 from router.traffic.strict import BadRequestError
@@ -18,7 +18,9 @@ GET = [(b":method", b"GET"), (b":scheme", b"https"), (b":authority", b"shop.test
 
 def test_a_request_means_what_it_would_by_http1() -> None:
     head = request_head(
-        [*GET, (b"accept", b"*/*"), (b"cookie", b"a=1"), (b"cookie", b"b=2"), (b"te", b"trailers")], has_body=False
+        [*GET, (b"accept", b"*/*"), (b"cookie", b"a=1"), (b"cookie", b"b=2"), (b"te", b"trailers")],
+        RequestReader(),
+        has_body=False,
     )
     assert (head.method, head.target, head.host, head.minor) == (b"GET", b"/a?b=c", b"shop.test", 1)
     assert [(key, value) for key, _, value in head.fields] == [
@@ -43,7 +45,7 @@ def test_a_request_means_what_it_would_by_http1() -> None:
 def test_a_body_without_a_length_is_chunked(
     fields: list[tuple[bytes, bytes]], has_body: bool, chunked: bool, length: int | None
 ) -> None:
-    head = request_head([(b":method", b"POST"), *GET[1:], *fields], has_body=has_body)
+    head = request_head([(b":method", b"POST"), *GET[1:], *fields], RequestReader(), has_body=has_body)
     assert (head.chunked, head.content_length) == (chunked, length)
 
 
@@ -88,7 +90,7 @@ def test_what_could_be_read_in_two_ways_is_refused(
     headers: list[tuple[bytes, bytes]], status: int, reason: str
 ) -> None:
     with pytest.raises(BadRequestError) as caught:
-        request_head(headers, has_body=False)
+        request_head(headers, RequestReader(), has_body=False)
     assert (caught.value.status, caught.value.reason) == (status, reason)
 
 
@@ -98,7 +100,7 @@ def test_whatever_passes_has_exactly_the_fields_that_were_sent(
 ) -> None:
     """Nothing can be smuggled into a line of its own."""
     try:
-        head = request_head([*GET, *fields], has_body=has_body)
+        head = request_head([*GET, *fields], RequestReader(), has_body=has_body)
     except BadRequestError:
         return
     sent = [(name, value) for name, value in fields if name not in (b"host", b"cookie")]
@@ -141,3 +143,14 @@ def test_a_response_loses_what_is_its_connections_own() -> None:
         (b"set-cookie", b"a"),
         (b"set-cookie", b"b"),
     ]
+
+
+def test_a_refused_head_leaves_nothing_behind_for_the_next() -> None:
+    """They share a reader, which knows fields that come again."""
+    reader = RequestReader()
+    first = request_head([*GET, (b"accept", b"*/*")], reader, has_body=False)
+    with pytest.raises(BadRequestError):
+        request_head([*GET, (b"content-length", b"5, 5")], reader, has_body=True)
+    again = request_head([*GET[:3], (b":path", b"/other"), (b"accept", b"*/*")], reader, has_body=False)
+    assert again.target == b"/other"
+    assert again.fields is first.fields
