@@ -57,6 +57,11 @@ class Operator:
         (line,) = re.findall(r"  decided at .*\n", self._capsys.readouterr().out)
         return str(line)
 
+    async def status(self) -> str:
+        """`edgelattice status` there."""
+        assert await trio.to_thread.run_sync(main, ["status", "--control", self.control]) == 0
+        return str(self._capsys.readouterr().out)
+
     async def rollout(self) -> Any:
         """The latest."""
         return json.loads(await self.run("status", "--json", keyless=True))[-1]
@@ -142,6 +147,11 @@ async def test_a_bad_version_is_given_up_and_a_good_one_comes_to_all(
                 table = await eva.run("status", keyless=True)
                 assert "condemned" in table
                 assert f"{base[:8]} (the one before)" in table
+                shown = (await eva.status()).splitlines()
+                (line,) = [each for each in shown if each.startswith(rollout["id"][:8])]
+                assert "condemned" in line
+                assert "the version before" in line
+                assert "rolled back" in line
 
                 # good: it takes enough requests that went well, and somebody to advance it
                 await eva.start(text_of(fra, BETTER), "--first", "ams", "--stages", "1,100")
@@ -277,7 +287,7 @@ async def test_workers_go_back_as_soon_as_they_hear(tmp_path: Path, capsys: pyte
                     statuses.append((await ams.get())[0])
                 await until(lambda: _is(partial(workers_current, ams), 2))
                 assert await failures(ams, 20) == 0
-            assert 2 <= sum(status >= 500 for status in statuses) <= 6
+            assert 2 <= sum(status >= 500 for status in statuses) <= 10
         regions.cancel_scope.cancel()
 
 
