@@ -12,7 +12,9 @@ having to refute what is said of us                    +1
 a stall: timers or inputs handled late                 +1
 =================================================== =====
 
-A probe unanswered although every helper spoke is the target's fault, as in memberlist: it costs nothing.
+A probe unanswered although every helper spoke is the target's fault, as in memberlist: it costs nothing. Nor does what
+a suspect explains: that it does not answer a second time, or does not speak as a helper. Each member that is cut off or
+dead would be counted against us again and again, and a minority cut off from the rest would take a minute to see it.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from math import gcd
 
@@ -110,10 +110,13 @@ class ProbeCycle:
         self._nonces[nonce] = probe.target
         return nonce
 
-    def ask(self, probe: Probe, everybody: Sequence[NodeId], count: int) -> tuple[NodeId, ...]:
-        """Whom to ask to ping the target in our stead."""
-        drawn = self._prng.sample(everybody, count + 2)
-        probe.helpers = tuple([node for node in drawn if node not in (probe.target, self._us)][:count])
+    def ask(
+        self, probe: Probe, everybody: Sequence[NodeId], count: int, suspects: Collection[NodeId] = ()
+    ) -> tuple[NodeId, ...]:
+        """Whom to ask to ping the target in our stead: nobody who may be gone himself."""
+        drawn = self._prng.sample(everybody, count + 2 + len(suspects))
+        able = [node for node in drawn if node not in (probe.target, self._us) and node not in suspects]
+        probe.helpers = tuple(able[:count])
         probe.due = probe.ends
         return probe.helpers
 

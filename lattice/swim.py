@@ -343,14 +343,17 @@ class Swim:
                 continue
             if config.lifeguard:
                 self._ping(member, self._probe.again(probe, now))
-            for helper in self._probe.ask(probe, self.members.everybody.nodes, config.ping_req_count):
+            suspects = self._suspicions if config.lifeguard else ()
+            for helper in self._probe.ask(probe, self.members.everybody.nodes, config.ping_req_count, suspects):
                 self._out.send(PingReq(probe.nonce, member.node, member.endpoint), self.endpoint_of(helper))
         self._arm_probe(now)
 
     def _failed(self, probe: Probe) -> None:
         """Nobody got an answer."""
-        helpers = probe.helpers or ()
-        self.health.worse(len(helpers) - len(probe.nacked) if helpers else 1)
+        known = self._suspicions.get(probe.target)
+        if known is None or self._out.node not in known.accusers:
+            silent = set(probe.helpers or ()) - {*probe.nacked, *self._suspicions}
+            self.health.worse(len(silent) if probe.helpers else 1)
         member = self.members.get(probe.target)
         if member is not None and member.present:
             self._out.count("probes failed")

@@ -131,6 +131,27 @@ def test_a_node_cut_off_grows_patient_and_recovers() -> None:
     assert cluster.all_know_all()
 
 
+@pytest.mark.parametrize(("count", "few"), [(5, 2), (7, 3)])
+def test_a_minority_that_is_cut_off_sees_it_before_long(count: int, few: int) -> None:
+    """What each of the others does not say is explained by that one, once, not by our own health: it took 34 s."""
+    cluster = settled(count)
+    cluster.judge = cut((range(few), range(few, count)))
+    assert cluster.run_until(
+        lambda: all(states(cluster, of)[:few] == ["down"] * few for of in range(few, count)), 16 * SECOND
+    )
+
+
+def test_who_is_suspected_is_not_asked_to_help() -> None:
+    cluster = settled(4)
+    cluster.judge = cut(([0], [1, 2, 3]))
+    assert cluster.run_until(lambda: [states(cluster, of)[0] for of in (1, 2, 3)] == ["suspect"] * 3, 6 * SECOND)
+    asked = cluster.engines[0].counters()["out PingReq"]
+    failed = cluster.engines[0].counters()["probes failed"]
+    cluster.run(4 * SECOND)
+    assert cluster.engines[0].counters()["probes failed"] > failed, "it goes on probing them"
+    assert cluster.engines[0].counters()["out PingReq"] == asked
+
+
 def test_a_lagging_loop_is_ill_health_and_voids_what_was_not_heard() -> None:
     cluster = settled(3)
     cluster.give(0, LocalUpdate(LoopLagged(SECOND)))
