@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, TypeAlias
 
 import ifaddr
@@ -217,7 +218,7 @@ class Discovery:
             server=f"{label}.local.",
         )
         try:
-            await trio.to_thread.run_sync(zeroconf.register_service, info)
+            await trio.to_thread.run_sync(partial(zeroconf.register_service, info, allow_name_change=True))
         except _ERRORS as error:
             log.error("cannot announce this node by mDNS on %s: %r", interface.name, error)
 

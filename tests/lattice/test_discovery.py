@@ -260,3 +260,24 @@ async def test_a_strangers_record_ends_nothing() -> None:
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(stranger.close)
         nursery.cancel_scope.cancel()
+
+
+@pytest.mark.slow
+async def test_a_name_that_somebody_else_has_announced_is_left_to_them() -> None:
+    """Who took our name before we started would keep us from ever being found."""
+    found = Found()
+    loopback = socket.if_nametoindex("lo")
+    taken = ServiceInfo(SERVICE_TYPE, f"{FRA.hex()[:16]}-{loopback}.{SERVICE_TYPE}", port=7, server="theirs.local.")
+    stranger = await trio.to_thread.run_sync(lambda: Zeroconf(interfaces=LOOPBACK))
+    try:
+        await trio.to_thread.run_sync(stranger.register_service, taken)
+        await trio.sleep(1.2)  # who has just said a thing does not say it again for a second (RFC 6762, 6)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(discovery(AMS, 1001, found).run)
+            nursery.start_soon(discovery(FRA, 1002, Found()).run)
+            with trio.fail_after(20):
+                await found.something.wait()
+            nursery.cancel_scope.cancel()
+    finally:
+        await trio.to_thread.run_sync(stranger.close)
+    assert set(found.endpoints) == {("127.0.0.1", 1002)}
