@@ -13,8 +13,8 @@ lost connection, or it may be repeated (its method is idempotent, or it has an I
 response came back. Never the same endpoint twice, and no more than a share of all requests.
 
 Each with its own file: what the cache does (`by_cache`), a body that does not fit the first write (`uploading`), the
-second endpoint that is asked when the first is silent (`hedging`), answers of any framing (`relaying`), and what is
-written to the client (`reply`). The usual request meets none of them but the last.
+second endpoint that is asked when the first is silent (`hedging`), the head of an answer (`response_head`), answers of
+any framing (`relaying`), and what is written to the client (`reply`). The usual request meets only the last.
 """
 
 from __future__ import annotations
@@ -35,13 +35,14 @@ from router.traffic.asking import asked
 from router.traffic.by_cache import answer_stored, serve_by_cache
 from router.traffic.cached import turn_of, with_status
 from router.traffic.ending import CLIENT_GONE, RELAYED, Ending, Lost
-from router.traffic.forwarded import has_passed, response_for_client
+from router.traffic.forwarded import has_passed
 from router.traffic.http1 import ResponseHead
 from router.traffic.nested_epoll import Fiber, Wake
 from router.traffic.plane import Course, Leg
 from router.traffic.relaying import relay, relay_upgraded, relayed
 from router.traffic.reply import Reply, refuse
 from router.traffic.request_body import NO_BODY, Client, ClientGoneError, Unheard
+from router.traffic.response_head import hear, receive_head
 from router.traffic.server_tls import name_asked_for
 from router.traffic.steering import Judge, Outcome
 from router.traffic.strict import BadRequestError, BadResponseError
@@ -74,7 +75,7 @@ class Exchange(Reply):
     relaying = False  # the final response's head came
     upload_fault: BadRequestError | ClientGoneError | trio.TooSlowError | None = None
     deadline = math.inf  # for the upstream's next byte before its response's body
-    _waiting: trio.CancelScope | None = None
+    waiting: trio.CancelScope | None = None
 
     terms: Terms
     leg: Leg
@@ -296,7 +297,7 @@ class Exchange(Reply):
                         upstream.read_waiter = fiber
                         wake = await fiber.park(self.deadline)
                     heard_at = self.nest.now
-                    head = self._hear(upstream.receive_now(), heard_at) if wake is _READY else None
+                    head = hear(self, upstream.receive_now(), heard_at) if wake is _READY else None
                     data = upstream.reader.rest
                     if head is not None and head.plain and len(data) == head.content_length:
                         upstream.reader.rest = b""
@@ -398,13 +399,13 @@ class Exchange(Reply):
         """From now on it is the upstream's turn."""
         now = self.waits_since = self.nest.time()
         self.deadline = min(now + timeout_us / 1e6, self.ends_at)
-        if self._waiting is not None:
-            self._waiting.deadline = self.deadline
+        if self.waiting is not None:
+            self.waiting.deadline = self.deadline
 
     def disarm(self) -> None:
         self.deadline = self.ends_at
-        if self._waiting is not None:
-            self._waiting.deadline = self.ends_at
+        if self.waiting is not None:
+            self.waiting.deadline = self.ends_at
 
     def left_us(self, timeout_us: int) -> int:
         """This long, or what is left of the policy's total."""
@@ -413,24 +414,6 @@ class Exchange(Reply):
         return max(1, min(timeout_us, int((self.ends_at - self.nest.time()) * 1e6)))
 
     # --- the response
-
-    def _hear(self, data: bytes | None, now: float) -> ResponseHead | None:
-        """The leg's first bytes are here, unless it is None. Its head, if it is whole. Raises as a reader does, and
-        OSError when the connection is over."""
-        if data is None:
-            return None
-        if not data:
-            raise ConnectionResetError("closed before the first byte")
-        leg = self.leg
-        if leg.watched is not None:
-            leg.awaited = False
-            leg.watched.heard(leg, self.plane.listened_us(now))
-        if now > self.waits_since:
-            self.waited += now - self.waits_since
-        self.answered = True
-        reader = leg.upstream.reader
-        reader.receive(data)
-        return reader.next_head()
 
     def _lose_by(self, error: Exception) -> Lost:
         if isinstance(error, trio.TooSlowError):
@@ -460,9 +443,9 @@ class Exchange(Reply):
                 if data is None:
                     upstream.read_waiter = None
                     data = await hedging.race(self, fiber, wake, hedge_at)
-                head = self._hear(data, self.nest.now)
+                head = hear(self, data, self.nest.now)
             if head is None or head.status < 200:
-                head = await self._receive_head(head)
+                head = await receive_head(self, head)
             if fiber is None and self.waits_since >= 0:
                 self.waited += self.nest.time() - self.waits_since
         except (trio.TooSlowError, OSError, BadResponseError) as error:
@@ -509,55 +492,6 @@ class Exchange(Reply):
         self._planned = self.untried(decision, afresh=False)
         return self._planned is not None
 
-    async def _receive_head(self, head: ResponseHead | None) -> ResponseHead:
-        """The final response's head; interim ones, `head` perhaps the first, are passed on (RFC 9110 15.2)."""
-        upstream = self.leg.upstream
-        reader = upstream.reader
-        interim = 0
-        begun = False
-        while True:
-            if head is None and reader.rest:
-                head = reader.next_head()
-            if head is None:
-                if reader.rest and not begun:
-                    begun = True
-                    self.arm(self.limits.response_head_timeout_us)
-                data = await self._receive_within_deadline(upstream)
-                if not data:
-                    raise ConnectionResetError("closed before the end of the head")
-                self.answered = True
-                reader.receive(data)
-            elif head.status >= 200 or (head.status == 101 and self.head.websocket and _is_websocket(head)):
-                return head
-            else:
-                begun = False
-                interim += 1
-                if head.status == 101 or interim > self.limits.interim_max:
-                    raise BadResponseError("unwanted interim response")
-                if self.head.minor == 1:
-                    await self.to_client(response_for_client(head, self.leg.steered, b"", b"", b""))
-                if self.uploaded:
-                    self.arm(self.first_byte_timeout_us)
-                else:
-                    self.disarm()
-                head = None
-
-    async def _receive_within_deadline(self, upstream: Upstream) -> bytes:
-        while True:
-            if (fiber := self.nest.current) is None:
-                with trio.CancelScope(deadline=self.deadline) as self._waiting:
-                    await trio.lowlevel.wait_readable(upstream.sock)
-                if self._waiting.cancelled_caught:
-                    raise trio.TooSlowError
-            elif not upstream.ready:
-                upstream.read_waiter = fiber
-                if await fiber.park(self.deadline) is Wake.LATE:
-                    upstream.read_waiter = None
-                    raise trio.TooSlowError
-            data = upstream.receive_now()
-            if data is not None:
-                return data
-
     @property
     def first_byte_timeout_us(self) -> int:
         terms = self.terms
@@ -592,7 +526,3 @@ def _port_of(client: Client) -> int:
         return 0 if client.sock.family == socket.AF_UNIX else int(client.sock.getsockname()[1])
     except OSError:
         return 0
-
-
-def _is_websocket(head: ResponseHead) -> bool:
-    return [value.lower() for key, _, value in head.fields if key == b"upgrade"] == [b"websocket"]
