@@ -117,6 +117,10 @@ class Driver:
         """Whether the CA has taken this key back."""
         return self._engine.is_revoked(key)
 
+    def clock_off_ms(self) -> int:
+        """How far this node's clock is ahead of most nodes', or behind (negative)."""
+        return self._engine.clock_off_ms()
+
     @property
     def policy(self) -> PolicyStore:
         """For whoever composes a publish. Read only."""

@@ -257,6 +257,10 @@ class Engine:
         """Whether the CA has taken this node's key back: its streams are refused."""
         return self._grants.is_revoked(node)
 
+    def clock_off_ms(self) -> int:
+        """See `HealthPlane.clock_off_ms`."""
+        return self._health.clock_off_ms()
+
     # --- inputs
 
     def _notice_stall(self) -> None:

@@ -312,6 +312,12 @@ class HealthPlane:
         dates = sorted([*dates, now // 1_000])
         return dates[(len(dates) - 1) // 2]
 
+    def clock_off_ms(self) -> int:
+        """How far our clock is ahead of that date, or behind it (negative); 0 where two cannot tell who is right."""
+        if len(self.table.rows()) < 3:
+            return 0
+        return self._out.now // 1_000 - self.majority_clock_ms()
+
     # --- conclusions
 
     def _outlook(self, region: str) -> Outlook:

@@ -26,6 +26,8 @@ log = logging.getLogger("edgelattice")
 
 CONFLICT_WARNED_US = 300 * SECOND
 """How long somebody who looks is warned of a conflict; while it goes on it is told once a minute."""
+CLOCK_OFF_MS_MAX = 60_000
+"""Policy's windows, and certificates, count in minutes."""
 
 
 class LatticeNews:
@@ -93,3 +95,13 @@ class LatticeNews:
         if node == view.node:
             return "this node"
         return next((f"{member.site}'s node" for member in view.members if member.node == node), "a node")
+
+
+def clock_warning(off_ms: int) -> str | None:
+    """What to say of a clock that is so far ahead of most sites', or behind (negative); None if it is not far."""
+    if abs(off_ms) < CLOCK_OFF_MS_MAX:
+        return None
+    return (
+        f"this node's clock is {abs(off_ms) // 1_000} s {'ahead of' if off_ms > 0 else 'behind'} most sites': policy's "
+        "time windows, certificates and the dates of what is published here go by it; set it, and start the node anew"
+    )

@@ -61,7 +61,7 @@ from router.decision.program import Program
 from router.frontend import Frontend
 from router.health.region_word import RegionWords
 from router.journal import Journal
-from router.lattice_news import LatticeNews
+from router.lattice_news import LatticeNews, clock_warning
 from router.listening import Listeners
 from router.location import Locations
 from router.policy_keeper import InForce, PolicyKeeper, redefined
@@ -227,6 +227,8 @@ class Node:
 
     def warnings(self) -> Sequence[str]:
         told = [*self._news.warnings(), *self._credentials.expiries()]
+        if (clock := clock_warning(self._driver.clock_off_ms())) is not None:
+            told.append(clock)
         if self._driver.is_revoked(self.view().node):
             key = self._config.site.state_dir / "node.key"
             told.insert(0, f"this node's key is revoked, and no peer listens to it: remove {key}, and start it anew")
