@@ -43,7 +43,7 @@ PLANTED = [
     Planted(
         "rows-rise",
         mutants.ForgetsVersions,
-        table(DOWN, {"at": "1s", "do": "lie-replayed", "nodes": "node 1, 2, 3", "every": "50ms"}, duration="20s"),
+        table(DOWN, {"at": "1s", "do": "lie-replayed", "nodes": "node 1, 2, 3", "every": "20ms"}, duration="20s"),
     ),
     Planted("incarnation-by-owner", mutants.RaisesOthers, table(GONE, duration="20s")),
     Planted(

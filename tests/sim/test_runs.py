@@ -112,7 +112,7 @@ def test_the_result_has_the_promised_shape() -> None:
     assert isinstance(users, dict)
     assert {"p50_s", "p99_s", "p100_s", "floor_s", "stretch_p99"} <= convergence.keys()
     assert {"availability", "locality", "misrouted"} <= users.keys()
-    assert said["events_per_s"] == result.events // 2
+    assert said["events_per_s"] == round(result.events / 2)
 
 
 def test_what_is_not_there_is_said() -> None:
