@@ -152,7 +152,10 @@ class Discovery:
                             speaking[interface] = trio.CancelScope()
                             nursery.start_soon(self._speak, interface, speaking[interface])
                 if before is None and not seen:
-                    log.error("mDNS has no interface to speak on: peers are found by seeds only, until one comes up")
+                    log.error(
+                        "mDNS has no interface to speak on: peers are found by seeds only, until one has an address of "
+                        "the family of gossip.listen that is good beyond its link (no link-local one)"
+                    )
                 await trio.sleep(INTERFACES_EVERY_S)
 
     async def _look(self) -> tuple[Interface, ...]:
