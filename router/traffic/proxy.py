@@ -94,6 +94,8 @@ class Proxy:
         self._http2: set[Http2Connection] = set()
         self._by_address: Counter[str] = Counter()
         self._accepting = trio.CancelScope()
+        self._accepted = trio.Event()
+        """Nobody is accepted any more."""
         self._drained = trio.Event()
         self._emptied = trio.Event()
 
@@ -169,6 +171,7 @@ class Proxy:
         for connection in self._http2:
             connection.go_away()
         with trio.move_on_after(grace_us / 1e6):
+            await self._accepted.wait()  # an accept that was roused before goes on until it waits again
             while self._open:
                 self._emptied = trio.Event()
                 await self._emptied.wait()
@@ -187,6 +190,7 @@ class Proxy:
                     nursery.start_soon(self._accept, listener, self._tls)
         for listener in (*listeners, *tls_listeners):
             listener.socket.close()
+        self._accepted.set()
 
     async def _accept(self, listener: trio.SocketListener, tls: ssl.SSLContext | None) -> None:
         # A socket of our own on the same queue: what trio's accept does besides is a fourth of a short connection.
