@@ -41,7 +41,7 @@ from lattice.types import SECOND, Endpoint, Level
 from sim.experiment import Experiment
 from sim.host import Host
 from sim.scenario import from_table
-from sim.scheduler import EPOCH
+from sim.scheduler import EPOCH, Scheduler
 
 CLUSTER = "bench"
 NODES = 5
@@ -76,13 +76,14 @@ def scenario(changes: int) -> dict[str, object]:
 class Script:
     """What the simulation told each node's engine, and when: the story to be told again."""
 
-    def __init__(self) -> None:
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
         self.lines: list[tuple[int, int, str, object]] = []
 
     def stepped(self, host: Host, event: object, effects: object) -> None:
         if not isinstance(event, LocalUpdate):
             return
-        at = host.last_read - EPOCH
+        at = self._scheduler.now - EPOCH
         match event.change:
             case HealthObserved(observations):
                 self.lines.append((at, host.index, "observe", [(one.region, int(one.level)) for one in observations]))
@@ -105,7 +106,7 @@ class Story:
 def simulated(changes: int, seed: str) -> tuple[Story, Script, list[list[int]], list[tuple[str, str]]]:
     """The story in the simulator; with its script, the delays between the sites in microseconds, and who they are."""
     experiment = Experiment(from_table("processes", scenario(changes)), seed)
-    script = Script()
+    script = Script(experiment.cluster.scheduler)
     experiment.cluster.watchers.append(script)
     result = experiment.run()
     assert result.verdict == "held", result.violations
