@@ -51,6 +51,8 @@ from sim.world import Doubts, World
 SLICE_US = 100 * MILLISECOND
 LOOK_SMALL = 10
 """Up to so many nodes, the node that stepped is looked at after every step."""
+ACQUAINTED_US = 5 * SECOND
+"""After the last node of a cold start has begun, its acquaintance is upkeep: no part of what idle nodes cost."""
 
 Progress = Callable[[int, int, int], None]
 """(virtual microseconds done, of how many at most, events)."""
@@ -271,8 +273,11 @@ class Experiment:
             if scenario.topology.start == "converged":
                 assert stage.policy_blocks is not None, "users brought a policy"
                 publish(stage, present[0], stage.policy_blocks(1))
-        self.metrics.begin_idle(cluster.now)
         first = min((step.at_us for step in self.timeline), default=scenario.duration_us)
+        if scenario.topology.start == "converged":
+            self.metrics.begin_idle(cluster.now)
+        elif (acquainted := scenario.topology.over_us + ACQUAINTED_US) < first:
+            cluster.scheduler.call(EPOCH + acquainted, lambda: self.metrics.begin_idle(cluster.now))
         cluster.scheduler.call(EPOCH + first, lambda: self.metrics.end_idle(cluster.now))
         for step in self.timeline:
             cluster.scheduler.call(EPOCH + step.at_us, self._starter(step))

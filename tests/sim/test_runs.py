@@ -19,7 +19,7 @@ def experiment(name: str, *sets: str, seed: str = "0") -> Experiment:
 @pytest.mark.parametrize(
     "name",
     ["smoke", "halves", "one-way", "bridge", "pause", "torn-disk", "clocks", "poison-policy", "equivocation",
-     "rolling-restart", "crash-loop", "hold-then-burst", "narrow-link"],
+     "rolling-restart", "crash-loop", "hold-then-burst", "narrow-link", "cold-boot", "liars"],
 )  # fmt: skip
 def test_a_shipped_scenario_holds(name: str) -> None:
     result = experiment(name, "topology.nodes=8").run()
