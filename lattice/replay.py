@@ -50,6 +50,13 @@ class _Window:
         window.heard[(counter >> 3) % _RING_BYTES] = 1 << (counter & 7)
         return window
 
+    @classmethod
+    def shut(cls, highest: int) -> _Window:
+        """One that has heard all up to this counter, and none beyond: not even those that share its byte."""
+        window = cls(highest, bytearray(b"\xff" * _RING_BYTES))
+        window.heard[(highest >> 3) % _RING_BYTES] = (2 << (highest & 7)) - 1
+        return window
+
     def move_to(self, counter: int) -> None:
         """Counters beyond the highest so far come in, not heard."""
         first, last = (self.highest >> 3) + 1, counter >> 3
@@ -102,7 +109,7 @@ class ReplayWindows:
         """What an earlier life had heard: nothing of `sender` is taken any more up to `highest`."""
         window = self._windows.get(sender)
         if window is None or window.highest < highest:
-            self._windows[sender] = _Window(highest, bytearray(b"\xff" * _RING_BYTES))
+            self._windows[sender] = _Window.shut(highest)
         while len(self._windows) > self._senders_max:
             self._windows.popitem(last=False)
 

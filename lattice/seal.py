@@ -40,7 +40,8 @@ VERSION: Final = 7
 """Of the envelope and of the messages in it: whatever either comes to look like, or to say, is another version. 1 had
 neither key id nor ring tag; 2 knew no `Heal`, and claims about members named no row; 3 had
 sixteen shards, however many cells; 4 took no row with a lease of more than eight hours, and
-drew other trees; 5 did not say how much of a delta follows, and an author's ops took a tree each."""
+drew other trees; 5 did not say how much of a delta follows, and an author's ops took a tree each;
+6 had no word on rollouts in a row."""
 _SEALED: Final = 0x80
 """The version byte's top bit: a sealed cluster never reads a plain frame, nor the other way round."""
 

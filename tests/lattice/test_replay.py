@@ -52,6 +52,14 @@ def test_after_a_restart_only_what_lies_beyond_is_taken(sequence: list[int], lat
     assert taken(again, later) == (later > max(sequence))
 
 
+@pytest.mark.parametrize("highest", range(1_000, 1_008))
+def test_after_a_restart_the_very_next_frames_are_taken(highest: int) -> None:
+    """They stand in one byte with the last that was heard, or not."""
+    windows = ReplayWindows()
+    windows.restore(SENDER, highest)
+    assert [taken(windows, highest + number) for number in range(-20, 21)] == [number > 0 for number in range(-20, 21)]
+
+
 def test_senders_do_not_share_a_window() -> None:
     windows = ReplayWindows()
     assert taken(windows, 7)
