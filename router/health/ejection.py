@@ -11,6 +11,10 @@ says so) or lift it. The life of an endpoint in the mask, as in a circuit breake
 is known. Terms double from a second to half a minute and are forgotten after a quiet time, so that an endpoint which is
 lifted and fails again at once does not start over. Failures of requests that were under way when the endpoint was
 ejected say nothing new and change no term.
+
+A probe's success ends an ejection whose cause a probe would see (`RegionalHealth.probed`): a refused connection, or
+whatever probes have *confirmed* by finding the endpoint DOWN as well. Were it not so, the terms that failed trials
+have doubled during an outage would outlast it, and a site that was cut off from all would deny for half a minute.
 """
 
 from __future__ import annotations
@@ -44,6 +48,8 @@ class _Entry:
     ejected_at: Micros
     until: Micros
     why: str
+    confirmed: bool = False
+    """Probes have found it DOWN, too."""
 
 
 class EjectionMask:
@@ -77,6 +83,17 @@ class EjectionMask:
         self._put(endpoint, _Entry(Stage.EJECTED, strikes, now, until, why))
         self.counters["ejected"] += 1
         return True
+
+    def confirm(self, endpoint: Endpoint) -> None:
+        """Probes find the endpoint DOWN, too: what is wrong is what they can see, and see the end of."""
+        entry = self._entries.get(endpoint)
+        if entry is not None:
+            entry.confirmed = True
+
+    def confirmed(self, endpoint: Endpoint) -> bool:
+        """Whether probes have, since it was last ejected."""
+        entry = self._entries.get(endpoint)
+        return entry is not None and entry.confirmed
 
     def lift(self, endpoint: Endpoint) -> bool:
         """Take an endpoint back into use: a probe or a trial succeeded. False when it was in use."""

@@ -78,10 +78,30 @@ class RegionalHealth:
     def probed(self, region: str, endpoint: Endpoint, sample: Sample, now: Micros) -> bool:
         """A probe's result. Whether it lifted an ejection."""
         self._observe(region, endpoint, sample, now)
+        if endpoint not in self.mask.out_of_use:
+            return False
+        down = self._endpoint_level(region, endpoint, now) is Level.DOWN
+        if not sample.ok:
+            if down:
+                self.mask.confirm(endpoint)
+            return False
         # Whoever refused and now answers is back. Whoever kept users waiting may answer probes all the while: that
-        # ejection ends by its term, with one user's request as the trial.
+        # ejection ends by its term, with one user's request as the trial. But what kept probes waiting too is over when
+        # probes have found the endpoint well again; or with the first answer, where users have nothing else.
         refused = self.mask.why(endpoint) == _EJECTS[Outcome.REFUSED]
-        return sample.ok and refused and self.mask.lift(endpoint)
+        over = self.mask.confirmed(endpoint) and not (down and self._others_in_use(region))
+        return (refused or over) and self.mask.lift(endpoint)
+
+    def _endpoint_level(self, region: str, endpoint: Endpoint, now: Micros) -> Level:
+        known = self._regions.get(region)
+        grader = known.graders.get(endpoint) if known else None
+        return grader.level(now) if grader else Level.UNKNOWN
+
+    def _others_in_use(self, region: str) -> bool:
+        """Whether another region has an endpoint that is not ejected."""
+        ejected = self.mask.ejected
+        others = (known for name, known in self._regions.items() if name != region)
+        return any(endpoint not in ejected for known in others for endpoint in known.graders)
 
     def answered_as_usual(self, attempt: Attempt, latency_us: int, now: Micros) -> bool:
         """Take a success into account if all that it can change is figures; else nothing changes: see `answered`."""
@@ -107,9 +127,7 @@ class RegionalHealth:
         """Out of use at once, but no sample: what is suspected only now is for probes and trials to confirm."""
         if outcome in (Outcome.LATE, Outcome.OUTRUN):  # nothing new, but a trial that had to be rescued is lost
             return attempt.endpoint in self.mask.ejected and self.mask.eject(attempt.endpoint, now, "late on trial")
-        ejected = self.mask.ejected
-        others = (name for name in self._regions if name != attempt.region)
-        if not any(endpoint not in ejected for name in others for endpoint in self._regions[name].graders):
+        if not self._others_in_use(attempt.region):
             return False  # a suspicion never takes the last resort away
         region = self._regions.get(attempt.region)
         whole = region is not None and outcome is Outcome.HUNG

@@ -7,7 +7,7 @@ import pytest
 from lattice.types import SECOND, Endpoint, Level, Micros
 from router.decision.decide import Attempt
 from router.decision.program import compile_policy
-from router.health.grade import SIGNAL_LEASE_US
+from router.health.grade import SIGNAL_LEASE_US, Sample
 from router.health.regional_health import RegionalHealth
 from router.policy import parse
 from router.traffic.steering import Outcome
@@ -70,6 +70,41 @@ def test_a_suspicion_never_takes_the_last_resort_away(health: RegionalHealth) ->
     assert not tell(health, Outcome.HUNG)
     assert not tell(health, Outcome.SILENT)
     assert tell(health, Outcome.REFUSED), "what is certain still counts"
+
+
+WELL, LATE = Sample(True, 1_000), Sample(False, 0)
+
+
+def probe(health: RegionalHealth, region: str, endpoint: Endpoint, sample: Sample, first: int, count: int) -> list[int]:
+    """Probes a quarter of a second apart, as usual; with which of them the endpoint was taken back."""
+    moments = range(first, first + count * SECOND // 4, SECOND // 4)
+    return [now for now in moments if health.probed(region, endpoint, sample, Micros(now))]
+
+
+def test_what_kept_probes_waiting_too_is_over_when_probes_find_it_well(health: RegionalHealth) -> None:
+    tell(health, Outcome.TIMEOUT)
+    assert probe(health, "fra", FIRST, LATE, NOW, 3) == []
+    assert health.expire(Micros(NOW + SECOND)) == (FIRST,)
+    health.admit(FIRST, Micros(NOW + SECOND))
+    assert tell(health, Outcome.TIMEOUT, Micros(NOW + SECOND)), "a trial that fails, and from now on it lasts"
+    assert probe(health, "fra", FIRST, LATE, NOW + 2 * SECOND, 1) == []
+    back = NOW + 2 * SECOND + SECOND // 4
+    assert probe(health, "fra", FIRST, WELL, back, 9) == [back + 2 * SECOND], "well by its health block"
+    tell(health, Outcome.TIMEOUT, Micros(back + 3 * SECOND))
+    assert probe(health, "fra", FIRST, WELL, back + 3 * SECOND, 16) == [], "what probes do not see, they do not lift"
+
+
+def test_a_site_that_was_cut_off_serves_again_with_the_first_probe_that_is_answered(health: RegionalHealth) -> None:
+    other: Endpoint = ("127.0.0.1", 9003)
+    now = NOW
+    tell(health, Outcome.HUNG)
+    assert health.answered(Attempt("iad", "secondary", Level.HEALTHY, other), Outcome.TIMEOUT, 0, now)
+    for region, endpoint in (("fra", FIRST), ("fra", SECOND_ONE), ("iad", other)):
+        assert probe(health, region, endpoint, LATE, now, 3) == []
+    back = now + SECOND
+    assert probe(health, "iad", other, WELL, back, 1) == [back], "users had nothing"
+    assert set(health.ejected) == {FIRST, SECOND_ONE}
+    assert probe(health, "fra", FIRST, WELL, back, 9) == [back + 2 * SECOND], "now they have, and this can wait"
 
 
 def test_what_endpoints_say_of_their_load_is_their_regions_saturation_while_it_is_fresh(health: RegionalHealth) -> None:
