@@ -1,4 +1,8 @@
-"""Listening sockets, bound before anything else starts, so that a taken port is one clear message (edge)."""
+"""Listening sockets, bound before anything else starts, so that a taken port is one clear message (edge).
+
+Nobody may wait in an accept. Whether one waits is said of the socket, not of the descriptor: all who have a duplicate
+share it, other processes too. Python's `dup` says it anew, as of the original; so originals must not wait either.
+"""
 
 from __future__ import annotations
 
@@ -91,6 +95,7 @@ def listen(endpoint: Endpoint, key: str) -> socket.socket:
     """A listening socket; port 0 lets the kernel choose. `key` names the setting. Raises `ListenError`."""
     family = socket.AF_INET6 if ":" in endpoint[0] else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setblocking(False)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
@@ -107,6 +112,7 @@ def listen_unix(path: Path, key: str) -> socket.socket:
     """A listening Unix socket, for its owner and group. One that nobody listens on any more is replaced, anything else
     is not. Raises `ListenError`."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.setblocking(False)
     try:
         _remove_stale(path)
         listener.bind(os.fspath(path))
