@@ -174,17 +174,27 @@ class HealthTable:
         return said
 
     def _votes(self, observer: NodeId, row: Row) -> bool:
-        return not row.isolated and observer not in self._muted and not self.is_barred(observer, row.incarnation)
+        return not row.isolated and self._counts(observer, row)
+
+    def _counts(self, observer: NodeId, row: Row) -> bool:
+        return observer not in self._muted and not self.is_barred(observer, row.incarnation)
 
     def _revoice(self, observer: NodeId, row: Row, before: Row | None) -> set[str]:
         """Let the observer's row vote, if it may, in the place of the one before; whose voices may have changed."""
+        changed = set[str]()
+        if before is not None and (before.isolated or not self._votes(observer, row)):
+            changed |= self._silence(observer, before)
         if not self._votes(observer, row):
-            return self._silence(observer, row) | (self._silence(observer, before) if before else set())
+            changed |= self._silence(observer, row)
+            if self._counts(observer, row):
+                for report in row.reports:
+                    if report.level:
+                        self.tally(report.region).doubt(observer, row.site)
+            return changed
         said: dict[str, Report] = {}
         if before is not None and self._votes(observer, before):
             said = {report.region: report for report in before.reports}
         moved = before is None or before.site != row.site
-        changed = set()
         for report in row.reports:
             region = report.region
             if said.pop(region, None) is report and not moved:

@@ -8,6 +8,10 @@ the quorum-th vote past the honest ones in either direction.
   region cannot reach it well).
 * No evidence, no vote. Isolated and departed observers do not vote either.
 * Two distinct sites at least: a lone voice can make a region DEGRADED for others, never worse.
+* Where isolated sites are no fewer than voters, nobody knows: UNKNOWN. What fails everywhere isolates one site after
+  another, each of which takes its vote back, and the few that are left are not all. Before that, what would be bad if
+  the isolated voted is DEGRADED, so that their silence makes nothing well: without either rule a verdict went up and
+  down as often as five times while three sites lost two regions, and came to what the last of them happened to say.
 
 `Tally` keeps the counts as voices change, so that a verdict costs a few additions whatever the number of sites;
 `verdict_of` is the definition it must agree with.
@@ -28,17 +32,23 @@ def quorum(voters: int) -> int:
     return max(voters // 2 + 1, SITES_MIN)
 
 
-def verdict_of(votes: Iterable[Level]) -> Level:
-    """The verdict over one vote per site; `UNKNOWN` votes are abstentions."""
+def verdict_of(votes: Iterable[Level], isolated: int = 0) -> Level:
+    """The verdict over one vote per site, while so many others that would say DOWN are isolated; `UNKNOWN` votes are
+    abstentions."""
     counts = [0] * len(Level)
     for vote in votes:
         counts[vote] += 1
-    return _conclude(counts)
+    return _conclude(counts, isolated)
 
 
-def _conclude(counts: Sequence[int]) -> Level:
+def _conclude(counts: Sequence[int], isolated: int) -> Level:
     _, healthy, degraded, failing, down = counts
     voters = healthy + degraded + failing + down
+    if isolated:
+        if isolated >= voters:
+            return Level.UNKNOWN
+        if degraded + failing + down + isolated >= quorum(voters + isolated):
+            return max(Level.DEGRADED, _conclude(counts, 0))
     if voters >= SITES_MIN:
         needed = quorum(voters)
         if down >= needed:
@@ -57,13 +67,15 @@ class Tally:
     def __init__(self) -> None:
         self._voices: dict[NodeId, Witness] = {}
         self._sites: dict[str, dict[NodeId, Level]] = {}
+        self._isolated: dict[NodeId, str] = {}
+        """The sites of those that would speak, did they not doubt themselves."""
         self._counts = [0] * len(Level)
         self._witnesses: tuple[Witness, ...] | None = ()
         """As they are shown; None when somebody has spoken since."""
 
     def __len__(self) -> int:
-        """How many voices there are."""
-        return len(self._voices)
+        """How many voices there are, and who would have one."""
+        return len(self._voices) + len(self._isolated)
 
     def hear(self, node: NodeId, site: str, level: Level, since_ms: int, saturation_ppm: int = 0) -> bool:
         """Take this as the node's only voice from now on. Whether that changed anything."""
@@ -78,11 +90,16 @@ class Tally:
         self._recount(self._sites.setdefault(site, {}), node, level)
         return True
 
+    def doubt(self, node: NodeId, site: str) -> None:
+        """The node sees the region DOWN, and is isolated: it has no voice, and only that it is there counts."""
+        self.forget(node)
+        self._isolated[node] = site
+
     def forget(self, node: NodeId) -> bool:
-        """The node has no voice any more. Whether it had one."""
+        """The node has no voice any more, nor is there. Whether it had one, or was."""
         witness = self._voices.pop(node, None)
         if witness is None:
-            return False
+            return self._isolated.pop(node, None) is not None
         self._witnesses = None
         site = self._sites[witness.site]
         self._recount(site, node, None)
@@ -101,7 +118,8 @@ class Tally:
             self._counts[max(site.values())] += 1
 
     def verdict(self) -> Level:
-        return _conclude(self._counts)
+        """A site that has a voice is not isolated."""
+        return _conclude(self._counts, len(set(self._isolated.values()) - self._sites.keys()) if self._isolated else 0)
 
     def witnesses(self) -> tuple[Witness, ...]:
         """Every voice, worst first, then by site and node."""

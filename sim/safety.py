@@ -236,11 +236,14 @@ class Verdicts(Check):
     promise = "a verdict is what a quorum of distinct sites reports or exceeds, and two sites at least"
 
     def looked(self, host: Host, view: LatticeView, rows: Sequence[SignedRow]) -> None:
+        gone = {member.node for member in view.members if member.state in {"down", "left"}}
+        isolated = [signed.row for signed in rows if signed.row.isolated and signed.observer not in gone]
         for region in view.regions:
             votes: dict[str, Level] = {}
             for witness in region.witnesses:
                 votes[witness.site] = max(votes.get(witness.site, Level.UNKNOWN), witness.level)
-            expected = verdict_of(votes.values())
+            silent = {row.site for row in isolated if any(each.region == region.region for each in row.reports)}
+            expected = verdict_of(votes.values(), len(silent - votes.keys()))
             if region.verdict != expected:
                 voices = ", ".join(f"{site} {level.name}" for site, level in sorted(votes.items()))
                 raise self.broken(

@@ -147,6 +147,29 @@ def test_a_node_for_which_everything_fails_suspects_itself_and_does_not_vote() -
     assert len(cluster.engines[0].view().regions[0].witnesses) == 3
 
 
+def test_where_everything_fails_everywhere_the_last_to_say_so_decides_nothing() -> None:
+    """fra is lost a minute before iad; then each site takes its vote back as it finds iad lost, too."""
+    cluster = settled(3)
+    for index in range(3):
+        cluster.observe(index, fra=Level.DOWN, iad=Level.HEALTHY)
+    cluster.run(60 * SECOND)
+    cluster.notified.clear()
+    for index in range(3):
+        cluster.observe(index, fra=Level.DOWN, iad=Level.DOWN)
+        cluster.run(100 * MILLISECOND)
+    cluster.run(30 * SECOND)
+    assert {region: cluster.effective(region) for region in ("fra", "iad")} == {
+        "fra": [Level.DOWN] * 3,
+        "iad": [Level.HEALTHY] * 3,
+    }, "what a quorum last stood behind"
+    assert not [note for _, _, note in cluster.notified if isinstance(note, RegionChanged) and note.region == "fra"]
+    cluster.observe(0, fra=Level.DOWN, iad=Level.HEALTHY)
+    cluster.observe(1, fra=Level.DOWN, iad=Level.HEALTHY)
+    cluster.run(SECOND)
+    assert cluster.effective("iad") == [Level.HEALTHY] * 3
+    assert cluster.verdicts("fra") == [Level.DOWN] * 3, "and there are votes again"
+
+
 @pytest.mark.parametrize("level", [Level.HEALTHY, Level.DOWN])
 def test_fewer_than_half_can_not_move_a_verdict(level: Level) -> None:
     cluster = settled(7)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise, permutations, product
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,20 +24,25 @@ def votes_of(voices: dict[NodeId, Witness]) -> list[Level]:
     return list(sites.values())
 
 
-@given(st.lists(st.one_of(witnesses, witnesses.map(lambda witness: witness.node)), max_size=30))
-def test_the_tally_kept_is_the_verdict_defined(moves: list[Witness | NodeId]) -> None:
-    tally, voices = Tally(), dict[NodeId, Witness]()
-    for move in moves:
-        if isinstance(move, Witness):
+@given(st.lists(st.tuples(witnesses, st.sampled_from(["speaks", "doubts", "goes"])), max_size=30))
+def test_the_tally_kept_is_the_verdict_defined(moves: list[tuple[Witness, str]]) -> None:
+    tally, voices, doubting = Tally(), dict[NodeId, Witness](), dict[NodeId, str]()
+    for move, does in moves:
+        voices.pop(move.node, None)
+        doubting.pop(move.node, None)
+        if does == "speaks":
             tally.hear(move.node, move.site, move.level, move.since_ms)
             voices[move.node] = move
+        elif does == "doubts":
+            tally.doubt(move.node, move.site)
+            doubting[move.node] = move.site
         else:
-            tally.forget(move)
-            voices.pop(move, None)
-        assert tally.verdict() == verdict_of(votes_of(voices))
-    heard = [witness for witness in voices.values() if witness.level != Level.UNKNOWN]
-    assert sorted(heard, key=lambda w: (-w.level, w.site, w.node)) == list(tally.witnesses())
-    assert len(tally) == len(heard)
+            tally.forget(move.node)
+        heard = [witness for witness in voices.values() if witness.level != Level.UNKNOWN]
+        isolated = set(doubting.values()) - {witness.site for witness in heard}
+        assert tally.verdict() == verdict_of(votes_of(voices), len(isolated))
+    assert sorted(heard if moves else [], key=lambda w: (-w.level, w.site, w.node)) == list(tally.witnesses())
+    assert len(tally) == len(tally.witnesses()) + len(doubting)
 
 
 @given(st.lists(levels, max_size=9), st.permutations(range(9)))
@@ -47,7 +54,8 @@ def test_votes_have_no_order_and_abstentions_no_weight(votes: list[Level], order
 @given(opinions, st.data())
 def test_fewer_than_half_can_not_push_a_verdict_past_the_honest(honest: list[Level], data: st.DataObject) -> None:
     lies = data.draw(st.lists(levels, max_size=len(honest) - 1))
-    verdict = verdict_of([*honest, *lies])
+    isolated = data.draw(st.integers(min_value=0, max_value=len(honest) - 1 - len(lies)))
+    verdict = verdict_of([*honest, *lies], isolated)
     if len(honest) >= SITES_MIN:
         assert min(honest) <= verdict <= max(honest)
 
@@ -64,6 +72,31 @@ def test_the_quorum_says_so_or_worse(votes: list[Level], data: st.DataObject) ->
 @given(st.sampled_from(Level))
 def test_a_lone_voice_is_never_worse_than_degraded(level: Level) -> None:
     assert verdict_of([level]) == min(level, Level.DEGRADED)
+
+
+def test_what_fails_everywhere_is_voted_worse_until_nobody_knows_and_never_well_again() -> None:
+    """Three sites, two regions; whoever has lost both is isolated. Each order in which they can be found lost."""
+    for lost_last in product([False, True], repeat=3):  # by site: whether this region is the one it loses last
+        steps = [site for site, last in enumerate(lost_last) for _ in range(1 if last else 2)]
+        for order in set(permutations(steps)):
+            votes: dict[int, Level | None] = dict.fromkeys(range(3), Level.HEALTHY)
+            verdicts = [Level.HEALTHY]
+            for site in order:
+                votes[site] = Level.DOWN if votes[site] is Level.HEALTHY and not lost_last[site] else None
+                voting = [vote for vote in votes.values() if vote is not None]
+                verdicts.append(verdict_of(voting, 3 - len(voting)))
+            assert verdicts[-1] is Level.UNKNOWN
+            assert all(now is Level.UNKNOWN for was, now in pairwise(verdicts) if was is Level.UNKNOWN)
+            assert all(now is not Level.HEALTHY for was, now in pairwise(verdicts) if was is not Level.HEALTHY)
+
+
+def test_an_isolated_minority_neither_votes_nor_makes_anything_well() -> None:
+    healthy, down = Level.HEALTHY, Level.DOWN
+    assert verdict_of([healthy, healthy], 1) == Level.HEALTHY
+    assert verdict_of([healthy, down], 1) == Level.DEGRADED, "two of three would say DOWN; two did, before one doubted"
+    assert verdict_of([healthy, healthy, down], 1) == Level.HEALTHY
+    assert verdict_of([down, down], 1) == Level.DOWN
+    assert verdict_of([down], 1) == Level.UNKNOWN
 
 
 def test_a_site_is_one_vote_however_many_nodes_it_runs() -> None:
