@@ -24,6 +24,10 @@ class Clock:
     def now(self) -> Micros:
         return Micros(round(self._seconds() * SECOND) + self._offset_us)
 
+    def at(self, seconds: float) -> Micros:
+        """A moment of trio's, in our time."""
+        return Micros(round(seconds * SECOND) + self._offset_us)
+
     def trio_time(self, at: Micros) -> float:
         """The same moment in trio's seconds."""
         return (at - self._offset_us) / SECOND

@@ -100,8 +100,8 @@ class Steering:
             self._health.admit(decision.attempts[0].endpoint, self._clock.now())
         return decision
 
-    def observed(self, attempt: Attempt, outcome: Outcome, latency_us: int) -> None:
-        now = self._clock.now()
+    def observed(self, attempt: Attempt, outcome: Outcome, latency_us: int, at: float) -> None:
+        now = self._clock.at(at)
         if outcome is Outcome.OK and self._health.answered_as_usual(attempt, latency_us, now):
             return
         changed = self._health.answered(attempt, outcome, latency_us, now)

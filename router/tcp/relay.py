@@ -330,7 +330,8 @@ class TcpRelay:
         return ending
 
     def _observe(self, attempt: Attempt, outcome: Outcome, began: float) -> None:
-        self._router.observed(attempt, outcome, round((trio.current_time() - began) * 1e6))
+        now = trio.current_time()
+        self._router.observed(attempt, outcome, round((now - began) * 1e6), now)
 
 
 @dataclass(frozen=True, slots=True)

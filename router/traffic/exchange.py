@@ -12,9 +12,9 @@ The retry rule (RFC 9110 9.2.2): the body must still be in hand, and either no b
 lost connection, or it may be repeated (its method is idempotent, or it has an Idempotency-Key) and no byte of a
 response came back. Never the same endpoint twice, and no more than a share of all requests.
 
-Each with its own file: what the cache does (`by_cache`), a body that does not fit the first write (`uploading`), the
-second endpoint that is asked when the first is silent (`hedging`), the head of an answer (`response_head`), answers of
-any framing (`relaying`), and what is written to the client (`reply`). The usual request meets only the last.
+Each with its own file: the usual request (`plain_way`), what the cache does (`by_cache`), a body that does not fit the
+first write (`uploading`), the second endpoint that is asked when the first is silent (`hedging`), the head of an answer
+(`response_head`), answers of any framing (`relaying`), and what is written to the client (`reply`).
 """
 
 from __future__ import annotations
@@ -34,11 +34,12 @@ from router.traffic import hedging
 from router.traffic.asking import asked
 from router.traffic.by_cache import answer_stored, serve_by_cache
 from router.traffic.cached import turn_of, with_status
-from router.traffic.ending import CLIENT_GONE, RELAYED, Ending, Lost
+from router.traffic.ending import CLIENT_GONE, Ending, Lost
 from router.traffic.forwarded import has_passed
-from router.traffic.http1 import ResponseHead
-from router.traffic.nested_epoll import Fiber, Wake
-from router.traffic.plane import Course, Leg
+from router.traffic.http1 import RequestHead, ResponseHead
+from router.traffic.nested_epoll import Wake
+from router.traffic.plain_way import plain_way
+from router.traffic.plane import Course, Leg, Plane
 from router.traffic.relaying import relay, relay_upgraded, relayed
 from router.traffic.reply import Reply, refuse
 from router.traffic.request_body import NO_BODY, Client, ClientGoneError, Unheard
@@ -87,21 +88,10 @@ class Exchange(Reply):
     # --- from head to decision
 
     def run(self) -> Coroutine[Any, Any, Ending]:
-        """From head to ending, to be awaited at once. What does not differ from the connection's last request goes the
-        plain way, if that is open (`_plain_way`)."""
-        plane, course = self.plane, self.client.course
+        """From head to ending, to be awaited at once."""
+        trial = self.plane.trial
         now = self.began = self.nest.time()
-        if plane.trial is not None:
-            return self._run_on_trial(plane.trial, now)
-        if (
-            course is not None
-            and course.head is self.head
-            and now < course.until
-            and course.epoch == plane.router.epoch()
-            and (way := self._plain_way(course, now)) is not None
-        ):
-            return way
-        return self._run(now)
+        return self._run(now) if trial is None else self._run_on_trial(trial, now)
 
     async def _run_on_trial(self, trial: Judge, now: float) -> Ending:
         """As `_run`; whoever judges the policy hears how it ended."""
@@ -140,7 +130,7 @@ class Exchange(Reply):
             if not decision.attempts:
                 return await self.answer(502, "no endpoint to try", "failed_502")
             course = self._set_course(decision, epoch, now)
-            if (way := self._plain_way(course, now)) is not None:
+            if (way := plain_way(plane, client, self.head, course, now, Exchange)) is not None:
                 return await way
         self._decided = course.decision
         terms = self.terms = course.terms
@@ -148,10 +138,10 @@ class Exchange(Reply):
         if terms.total_timeout_us:
             self.ends_at = now + terms.total_timeout_us / 1e6
         if course.share.full:
-            return await self._try_each(course.decision, None)
+            return await self.try_each(course.decision, None)
         self.tried = course.tried
         result = await self._attempt(course, now)
-        return result if isinstance(result, Ending) else await self._try_each(course.decision, result)
+        return result if isinstance(result, Ending) else await self.try_each(course.decision, result)
 
     def _set_course(self, decision: Decision, epoch: object, now: float) -> Course:
         """The connection's course for this decision: its last one, if that still is the way."""
@@ -191,7 +181,7 @@ class Exchange(Reply):
         if terms.total_timeout_us:
             self.ends_at = self.nest.time() + terms.total_timeout_us / 1e6
         self.plane.pool.expect(decision.attempts)
-        return await self._try_each(decision, None)
+        return await self.try_each(decision, None)
 
     async def fail(self, status: int, text: str, kind: str) -> Ending:
         """Nobody could answer well: what is stored may stand in, or it ends with an answer of our own."""
@@ -213,7 +203,7 @@ class Exchange(Reply):
             return CLIENT_GONE
         return None
 
-    async def _try_each(self, decision: Decision, lost: Lost | None) -> Ending:
+    async def try_each(self, decision: Decision, lost: Lost | None) -> Ending:
         """Go on after the first attempt was lost, or could not be made because its region is full."""
         plane, terms = self.plane, self.terms
         while len(self.tried) < terms.attempts_max:
@@ -264,64 +254,6 @@ class Exchange(Reply):
 
     # --- one attempt
 
-    def _plain_way(self, course: Course, now: float) -> Coroutine[Any, Any, Ending] | None:
-        """What is most frequent (`Course.plain`, in a fiber, to a kept connection) in one piece, for a coroutine inside
-        a coroutine costs more than most of what is decided here. None, and nothing has happened, if it is not that."""
-        fiber = self.nest.current
-        if not course.plain or fiber is None or not course.share.enter_if_room():
-            return None
-        upstream = self.plane.pool.take(course.attempt.endpoint, now)
-        if upstream is None:
-            course.share.leave()
-            return None
-        return self._go_plainly(course, now, upstream, fiber)
-
-    async def _go_plainly(self, course: Course, now: float, upstream: Upstream, fiber: Fiber) -> Ending:
-        """As `_attempt` and `receive_response`, which take over as soon as something is not plain."""
-        plane, share = self.plane, course.share
-        terms = self.terms = course.terms
-        terms.requests.add(Micros(int(now * 1e6)))
-        self.tried = course.tried
-        leg = self.leg = Leg(course.attempt, course.steered, now, upstream)
-        wake = head = None
-        try:
-            try:
-                left = upstream.send_now(course.request)
-                if not left:
-                    self.uploaded = True
-                    self.waits_since = self.nest.clock()
-                    self.deadline = now + course.first_byte_seconds
-                    plane.sent(leg, course.watched, now)
-                    wake = _READY
-                    if not upstream.ready:
-                        upstream.read_waiter = fiber
-                        wake = await fiber.park(self.deadline)
-                    heard_at = self.nest.now
-                    head = hear(self, upstream.receive_now(), heard_at) if wake is _READY else None
-                    data = upstream.reader.rest
-                    if head is not None and head.plain and len(data) == head.content_length:
-                        upstream.reader.rest = b""
-                        upstream.reusable = head.keep_alive
-                        course.watched.answered(available=True)
-                        share.window.went_well()
-                        plane.router.observed(course.attempt, _OK, int((heard_at - now) * 1e6))
-                        keep = self.head.keep_alive and not plane.draining
-                        out = self.head_for_client(head, course.steered, chunked=False, keep=keep) + data
-                        if rest := self.to_client_now(out):
-                            await self.to_client(rest)
-                        plane.counters[course.counter] += 1
-                        return RELAYED[head.status // 100 - 2][keep]
-            except (OSError, BadResponseError) as error:
-                result = self._lose_by(error) if self.uploaded else await self._refused_while_sending()
-            else:
-                result = await (converse(self, leg, left) if left else self.receive_response(wake, head))
-        except ClientGoneError:
-            return CLIENT_GONE
-        finally:
-            share.leave()
-            self.land(self.leg)
-        return result if isinstance(result, Ending) else await self._try_each(course.decision, result)
-
     async def _attempt(self, course: Course, began: float) -> Ending | Lost:
         plane, attempt, share, body = self.plane, course.attempt, course.share, self.body
         now = began
@@ -340,7 +272,7 @@ class Exchange(Reply):
             try:
                 left = upstream.send_now(course.request if body is NO_BODY else course.request + body.in_hand())
             except OSError:
-                return await self._refused_while_sending()
+                return await self.refused_while_sending()
             if left or not body.complete:
                 return await converse(self, leg, left)
             self.uploaded = True
@@ -354,9 +286,9 @@ class Exchange(Reply):
         finally:
             share.leave(burdens)
             if upstream is not None:
-                self.land(self.leg)
+                plane.land(self.leg)
 
-    async def _refused_while_sending(self) -> Ending | Lost:
+    async def refused_while_sending(self) -> Ending | Lost:
         """A response may still lie in the socket (a refusal sent before the reset): reading finds it."""
         self.arm(self.first_byte_timeout_us)
         return await self.receive_response()
@@ -390,11 +322,6 @@ class Exchange(Reply):
         """Whether one more may be asked, and the budget has it."""
         return len(self.tried) < self.terms.attempts_max and self.terms.retries.has(self.plane.now())
 
-    def land(self, leg: Leg) -> None:
-        if leg.awaited and leg.watched is not None:
-            leg.watched.dropped(leg)
-        self.plane.pool.release(leg.upstream, self.nest.time())
-
     def arm(self, timeout_us: int) -> None:
         """From now on it is the upstream's turn."""
         now = self.waits_since = self.nest.time()
@@ -415,7 +342,7 @@ class Exchange(Reply):
 
     # --- the response
 
-    def _lose_by(self, error: Exception) -> Lost:
+    def lose_by(self, error: Exception) -> Lost:
         if isinstance(error, trio.TooSlowError):
             return self.lose_leg(self.leg, Outcome.TIMEOUT)
         if isinstance(error, BadResponseError):
@@ -449,7 +376,7 @@ class Exchange(Reply):
             if fiber is None and self.waits_since >= 0:
                 self.waited += self.nest.time() - self.waits_since
         except (trio.TooSlowError, OSError, BadResponseError) as error:
-            return self._lose_by(error)
+            return self.lose_by(error)
         leg = self.leg
         outcome = _OK if head.status < 500 else Outcome.SERVER_ERROR
         if leg.watched is not None and leg.watched.answered(available=head.status not in GATEWAY_ERRORS):
@@ -508,7 +435,8 @@ class Exchange(Reply):
             self.plane.regions[attempt.region].went_well()
         elif outcome in _NARROWS:
             self.plane.regions[attempt.region].went_badly(self.plane.now())
-        self.plane.router.observed(attempt, outcome, int((self.nest.time() - began) * 1e6))
+        heard_us = int((self.nest.time() - began) * 1e6)
+        self.plane.router.observed(attempt, outcome, heard_us, self.nest.clock())
 
     def lose_leg(self, leg: Leg, outcome: Outcome) -> Lost:
         return self.lose(leg.attempt, outcome, leg.began, leg.upstream)
@@ -518,6 +446,23 @@ class Exchange(Reply):
         self.plane.pool.discard(attempt.endpoint)
         self.observe(attempt, outcome, began)
         return Lost(attempt, outcome, unsent=upstream is None or upstream.sent == 0, answered=self.answered)
+
+
+def serve(plane: Plane, client: Client, head: RequestHead) -> Coroutine[Any, Any, Ending]:
+    """The way of this request from its head to its ending, to be awaited at once. What does not differ from the
+    connection's last request goes the plain way, if that is open."""
+    course, now = client.course, plane.nest.now
+    if (
+        course is not None
+        and course.head is head
+        and plane.nest.current is not None
+        and plane.trial is None
+        and now < course.until
+        and course.epoch == plane.router.epoch()
+        and (way := plain_way(plane, client, head, course, now, Exchange)) is not None
+    ):
+        return way
+    return Exchange(plane, client, head).run()
 
 
 def _port_of(client: Client) -> int:

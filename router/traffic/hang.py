@@ -95,9 +95,9 @@ class Watched(Generic[FlightT]):
     __slots__ = (
         "_given_up",
         "_given_up_since",
-        "_history",
         "endpoint",
         "flights",
+        "history",
         "last_byte_at",
         "late_asked",
         "latencies",
@@ -113,7 +113,8 @@ class Watched(Generic[FlightT]):
         self.last_byte_at = Micros(0)
         self.told_at = Micros(0)
         self.late_asked: set[FlightT] = set()
-        self._history = 0
+        self.history = 0
+        """A bit for each of the last answers, the newest the lowest: whether it was a 502, 503 or 504."""
         self._given_up = 0
         self._given_up_since = Micros(0)
 
@@ -145,8 +146,8 @@ class Watched(Generic[FlightT]):
 
     def answered(self, *, available: bool) -> bool:
         """Its answer was, or was not, a 502, 503 or 504. True when so many of the last were that it is to be left."""
-        self._history = (self._history << 1 | (not available)) & HISTORY_MASK
-        return not available and self._history.bit_count() >= UNAVAILABLE_MIN
+        self.history = (self.history << 1 | (not available)) & HISTORY_MASK
+        return not available and self.history.bit_count() >= UNAVAILABLE_MIN
 
     def late_us(self) -> int:
         p99 = self.latencies.p99_us()

@@ -44,7 +44,7 @@ async def race(exchange: Exchange, fiber: Fiber, wake: Wake, hedge_at: float) ->
             if rival is not None:
                 if data is not None:
                     exchange.lose_leg(leg, Outcome.RESET)
-                    exchange.land(leg)
+                    exchange.plane.land(leg)
                     exchange.leg, rival = rival, None
                     continue
                 data = _peek_at(rival.upstream) if nudged or rival.upstream.ready else None
@@ -52,11 +52,11 @@ async def race(exchange: Exchange, fiber: Fiber, wake: Wake, hedge_at: float) ->
                     exchange.observe(leg.attempt, Outcome.OUTRUN, leg.began)
                     exchange.plane.counters["hedges_won"] += 1
                     exchange.leg, rival = rival, None
-                    exchange.land(leg)
+                    exchange.plane.land(leg)
                     return data
                 if data is not None:
                     exchange.lose_leg(rival, Outcome.RESET)
-                    exchange.land(rival)
+                    exchange.plane.land(rival)
                     rival = None
             due = wake is Wake.LATE and hedge_at < exchange.deadline
             if wake is Wake.LATE and not due:
@@ -70,7 +70,7 @@ async def race(exchange: Exchange, fiber: Fiber, wake: Wake, hedge_at: float) ->
                 wake = Wake.READY
                 if another is not None and rival is not None:  # two legs are enough: the one that hangs goes
                     exchange.observe(leg.attempt, Outcome.OUTRUN, leg.began)
-                    exchange.land(leg)
+                    exchange.plane.land(leg)
                     exchange.leg = rival
                 rival = another or rival
                 continue
@@ -84,7 +84,7 @@ async def race(exchange: Exchange, fiber: Fiber, wake: Wake, hedge_at: float) ->
     finally:
         if rival is not None:
             exchange.observe(rival.attempt, Outcome.OUTRUN, rival.began)
-            exchange.land(rival)
+            exchange.plane.land(rival)
 
 
 async def _hedge(exchange: Exchange, late: Leg) -> Leg | None:

@@ -164,6 +164,14 @@ class RequestReader:
     def receive(self, data: bytes) -> None:
         self.rest = self.rest + data if self.rest else data
 
+    def feed(self, data: bytes) -> RequestHead | None:
+        """`receive`, and `next_head`."""
+        if data == self._same and not self.rest:
+            self._shed = False
+            return self._last
+        self.receive(data)
+        return self.next_head()
+
     def next_head(self) -> RequestHead | None:
         """The next head, or None if more bytes are needed. Raises `BadRequestError` as soon as none can follow."""
         if self.rest == self._same:
@@ -224,6 +232,15 @@ class ResponseReader:
 
     def receive(self, data: bytes) -> None:
         self.rest = self.rest + data if self.rest else data
+
+    def feed(self, data: bytes) -> ResponseHead | None:
+        """`receive`, and `next_head`."""
+        known = self._last_bytes
+        if known and not self.rest and data.startswith(known):
+            self.rest = data[len(known) :]
+            return self._last
+        self.receive(data)
+        return self.next_head()
 
     def next_head(self) -> ResponseHead | None:
         """The next head, or None if more bytes are needed. Raises `BadResponseError` as soon as none can follow."""

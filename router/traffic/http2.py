@@ -41,7 +41,7 @@ from h2.settings import SettingCodes, Settings
 from hyperframe.frame import GoAwayFrame
 
 from router.traffic.ending import After, Ending
-from router.traffic.exchange import Exchange
+from router.traffic.exchange import serve
 from router.traffic.field_blocks import FieldEncoder
 from router.traffic.http1 import RequestHead, RequestReader
 from router.traffic.http2_frames import FrameError, Frames
@@ -278,7 +278,7 @@ class Http2Connection:
             head = request_head(headers, self._reader, has_body=has_body)
         except BadRequestError as error:
             return await refuse(self._plane, stream, error)
-        return await Exchange(self._plane, stream, head).run()
+        return await serve(self._plane, stream, head)
 
     def _finish(self, stream: Http2Stream, ending: Ending) -> None:
         if stream.gone or self._over:

@@ -71,8 +71,7 @@ def request_head(headers: Iterable[tuple[bytes, bytes]], reader: RequestReader, 
     if has_body and not length:
         lines.append(b"transfer-encoding: chunked\r\n")
     reader.rest = b""  # what was left if the one before was refused
-    reader.receive(b"%b %b HTTP/1.1\r\nHost: %b\r\n%b\r\n" % (method, path, named, b"".join(lines)))
-    head = reader.next_head()
+    head = reader.feed(b"%b %b HTTP/1.1\r\nHost: %b\r\n%b\r\n" % (method, path, named, b"".join(lines)))
     assert head is not None, "a whole one, of fields that cannot end it"
     return head
 

@@ -162,9 +162,8 @@ class Http2Stream(Client):
     def _translate(self, data: bytes) -> bytes:
         """Heads become field lists at once; the payload of the body is given back."""
         while self._framing is None:
-            self._response.receive(data)
+            head = self._response.feed(data)
             data = b""
-            head = self._response.next_head()
             if head is None:
                 return b""
             if head.status < 200:

@@ -34,6 +34,9 @@ _STALL_SECONDS: Final = 0.005
 """A look that comes so late says that this process was kept from running: neither could it have heard anything."""
 
 
+_LATE_SECONDS_MIN: Final = LATE_US_MIN / 1e6
+
+
 class Course:
     """One attempt at one endpoint, for requests with these fields.
 
@@ -149,7 +152,8 @@ class Plane:
         self.regions: dict[str, Concurrency] = {}
         self._watch_alarm = trio.CancelScope()
         self._watch_due = -math.inf
-        self._slept = 0.0
+        self.slept = 0.0
+        """Seconds in which this process was kept from running, so far: see `listened_us`."""
         self._date: tuple[int, bytes] = (0, b"")
         self._steered = lru_cache(maxsize=1024)(partial(Steered, site))
 
@@ -181,14 +185,20 @@ class Plane:
 
     def listened_us(self, now: float) -> Micros:
         """The watch's time: without what we slept through."""
-        return Micros(int((now - self._slept) * 1e6))
+        return Micros(int((now - self.slept) * 1e6))
 
     def sent(self, leg: Leg, watched: Watched[Leg], now: float) -> None:
         """The leg's first byte is awaited from now on."""
         leg.watched = watched
-        watched.sent(leg, self.listened_us(now))
-        if now < self._watch_due - LATE_US_MIN / 1e6 and (due := now + watched.late_us() / 1e6) < self._watch_due:
+        watched.sent(leg, Micros(int((now - self.slept) * 1e6)))
+        if now < self._watch_due - _LATE_SECONDS_MIN and (due := now + watched.late_us() / 1e6) < self._watch_due:
             self._watch_due = self._watch_alarm.deadline = due
+
+    def land(self, leg: Leg) -> None:
+        """Nobody waits for the leg any more."""
+        if leg.awaited and leg.watched is not None:
+            leg.watched.dropped(leg)
+        self.pool.release(leg.upstream, self.nest.time())
 
     def told_of_load(self, leg: Leg, report: bytes) -> None:
         """An upstream's word on its own load counts when it has proved by TLS who it is."""
@@ -206,13 +216,13 @@ class Plane:
         while True:
             due = self.watch.next_due()
             soonest = self.nest.clock() + _WATCH_SECONDS
-            self._watch_due = math.inf if due is None else max(due / 1e6 + self._slept, soonest)
+            self._watch_due = math.inf if due is None else max(due / 1e6 + self.slept, soonest)
             with trio.CancelScope(deadline=self._watch_due) as self._watch_alarm:
                 await trio.sleep_forever()
             overslept = self.nest.clock() - self._watch_due
             if overslept > _STALL_SECONDS:
                 self.counters["stalls"] += 1
-                self._slept += overslept
+                self.slept += overslept
             listened = max(listened, self.listened_us(self.nest.heard_until()))
             self._judge(listened)
 
@@ -220,7 +230,7 @@ class Plane:
         for suspicion in self.watch.suspects(listened):
             outcome = Outcome.HUNG if suspicion.endpoint is None else Outcome.SILENT
             self.counters[f"hang.{suspicion.region}"] += 1
-            self.router.observed(suspicion.flights[0].attempt, outcome, suspicion.silence_us)
+            self.router.observed(suspicion.flights[0].attempt, outcome, suspicion.silence_us, self.nest.clock())
             for leg in suspicion.flights:
                 leg.hung = True
                 _nudge(leg)

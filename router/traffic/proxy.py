@@ -25,7 +25,7 @@ from router.cache.store import Purge
 from router.cache.turn import SiteCache
 from router.policy.paths import PathPattern
 from router.traffic.ending import After
-from router.traffic.exchange import Exchange
+from router.traffic.exchange import serve
 from router.traffic.forwarded import Steered, client_address, own_response
 from router.traffic.http1 import RequestHead
 from router.traffic.http2 import Http2Connection
@@ -347,14 +347,18 @@ class Proxy:
                         client.read_waiter = fiber
                         wake = await fiber.park()
                         client.idle_since = None
-                        if wake is _READY and (data := client.receive_or_end()):
-                            client.asked = True
-                            reader.receive(data)
-                            head = reader.next_head()
+                        if wake is _READY:
+                            try:
+                                data = client.receive_now()
+                            except OSError:
+                                data = b""
+                            if data:
+                                client.asked = True
+                                head = reader.feed(data)
                     if head is None and (head := await self._next_head(client, roused=wake is not _READY)) is None:
                         kind = ""
                         return None
-                    ending = await Exchange(plane, client, head).run()
+                    ending = await serve(plane, client, head)
                 except BadRequestError as error:
                     ending = await refuse(plane, client, error)
                 kind = ending.kind
@@ -422,8 +426,7 @@ class Proxy:
             data = client.receive_or_end()
             if data:
                 client.asked = True
-                reader.receive(data)
-                if (head := reader.next_head()) is not None:
+                if (head := reader.feed(data)) is not None:
                     return head
             elif data is not None:
                 if reader.rest:

@@ -75,22 +75,35 @@ class Reply:
         self.writing = False
 
     def head_for_client(self, head: ResponseHead, steered: Steered, *, chunked: bool, keep: bool) -> bytes:
-        connection = b"close" if not keep else b"keep-alive" if self.head.minor == 0 else b""
-        edge_us = int((self.nest.clock() - self.began - self.waited) * 1e6)
-        known = head.fields.for_client
-        if known is not None and known[0] is steered and known[1] == connection and not chunked:
-            return known[2] + server_timing(edge_us)
-        framing = b""
-        if chunked:
-            framing = b"Transfer-Encoding: chunked\r\n"
-        elif head.content_length is not None and head.status != 204:
-            framing = b"Content-Length: %d\r\n" % head.content_length
-        rendered = response_for_client(head, steered, framing, connection, self.plane.date())[:-2]
-        if head.fields.dated and not chunked:
-            head.fields.for_client = steered, connection, rendered
-        return rendered + server_timing(edge_us)
+        """See the function of this name."""
+        edge = self.nest.clock() - self.began - self.waited
+        return head_for_client(self.plane, self.head, head, steered, edge, chunked=chunked, keep=keep)
 
-    # --- what all of them need
+
+def head_for_client(
+    plane: Plane,
+    request: RequestHead,
+    response: ResponseHead,
+    steered: Steered,
+    edge: float,
+    *,
+    chunked: bool,
+    keep: bool,
+) -> bytes:
+    """What an upstream's head becomes for the client, who hears that `edge` of the seconds it waited were ours."""
+    connection = b"close" if not keep else b"keep-alive" if request.minor == 0 else b""
+    known = response.fields.for_client
+    if known is not None and known[0] is steered and known[1] == connection and not chunked:
+        return known[2] + server_timing(int(edge * 1e6))
+    framing = b""
+    if chunked:
+        framing = b"Transfer-Encoding: chunked\r\n"
+    elif response.content_length is not None and response.status != 204:
+        framing = b"Content-Length: %d\r\n" % response.content_length
+    rendered = response_for_client(response, steered, framing, connection, plane.date())[:-2]
+    if response.fields.dated and not chunked:
+        response.fields.for_client = steered, connection, rendered
+    return rendered + server_timing(int(edge * 1e6))
 
 
 async def refuse(plane: Plane, client: Client, error: BadRequestError) -> Ending:

@@ -30,9 +30,7 @@ def hear(exchange: Exchange, data: bytes | None, now: float) -> ResponseHead | N
     if now > exchange.waits_since:
         exchange.waited += now - exchange.waits_since
     exchange.answered = True
-    reader = leg.upstream.reader
-    reader.receive(data)
-    return reader.next_head()
+    return leg.upstream.reader.feed(data)
 
 
 async def receive_head(exchange: Exchange, head: ResponseHead | None) -> ResponseHead:
@@ -52,7 +50,7 @@ async def receive_head(exchange: Exchange, head: ResponseHead | None) -> Respons
             if not data:
                 raise ConnectionResetError("closed before the end of the head")
             exchange.answered = True
-            reader.receive(data)
+            head = reader.feed(data)
         elif head.status >= 200 or (head.status == 101 and exchange.head.websocket and _is_websocket(head)):
             return head
         else:

@@ -64,8 +64,9 @@ class Router(Protocol):
     def decide(self, request: Request) -> Decision:
         """Where this request goes."""
 
-    def observed(self, attempt: Attempt, outcome: Outcome, latency_us: int) -> None:
-        """Evidence about an endpoint, told before the next attempt or request is decided.
+    def observed(self, attempt: Attempt, outcome: Outcome, latency_us: int, at: float) -> None:
+        """Evidence about an endpoint, told before the next attempt or request is decided. `at` is now, in trio's
+        seconds.
 
         `latency_us` runs from the start of the attempt to the outcome; for OK, SERVER_ERROR and UNAVAILABLE that is the
         response head, for SILENT and HUNG it is the silence. Every attempt is told of once, except that TRUNCATED may

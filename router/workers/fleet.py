@@ -98,7 +98,7 @@ class Fleet:
         self,
         site_toml: Path,
         journal: Journal,
-        observed: Callable[[Attempt, Outcome, int], None],
+        observed: Callable[[Attempt, Outcome, int, float], None],
         admitted: Callable[[Endpoint], None],
         reported: Callable[[Attempt, int], None],
     ) -> None:
@@ -355,7 +355,7 @@ class Fleet:
                 member.seen = number
                 for each in outcomes:
                     attempt = Attempt(each.region, each.tier, Level.UNKNOWN, each.endpoint)
-                    self._observed(attempt, Outcome(each.outcome), each.latency_us)
+                    self._observed(attempt, Outcome(each.outcome), each.latency_us, trio.current_time())
                 member.news.set()
             case Admitted(endpoint):
                 self._admitted(endpoint)

@@ -165,8 +165,8 @@ class Worker:
                 self._wake(urgent=True)
         return decision
 
-    def observed(self, attempt: Attempt, outcome: Outcome, latency_us: int) -> None:
-        now = self._clock.now()
+    def observed(self, attempt: Attempt, outcome: Outcome, latency_us: int, at: float) -> None:
+        now = self._clock.at(at)
         changed = not (
             outcome is Outcome.OK and self._health.answered_as_usual(attempt, latency_us, now)
         ) and self._health.answered(attempt, outcome, latency_us, now)

@@ -53,7 +53,7 @@ class ScriptedNode:
     def reported(self, attempt: Attempt, saturation_ppm: int) -> None:
         raise AssertionError("TCP has no word for it")
 
-    def observed(self, attempt: Attempt, outcome: Outcome, latency_us: int) -> None:
+    def observed(self, attempt: Attempt, outcome: Outcome, latency_us: int, at: float) -> None:
         assert latency_us >= 0
         self.told.append((attempt.endpoint, outcome))
 

@@ -139,7 +139,7 @@ async def test_a_broken_upstream(name: str, clock: trio.testing.MockClock) -> No
 
 @pytest.mark.parametrize("name", [name for name, broken in TABLE.items() if broken.request == GET])
 async def test_an_upstream_that_breaks_later(name: str, clock: trio.testing.MockClock) -> None:
-    """A kept connection's second request goes another way (`Exchange._go_plainly`), and must come to the same."""
+    """A kept connection's second request goes another way (`plain_way`), and must come to the same."""
     await check_broken(TABLE[name], kept=True)
 
 

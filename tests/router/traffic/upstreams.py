@@ -268,7 +268,7 @@ class FixedRouter:
     def epoch(self) -> object:
         return self.denial, sum(outcome is not Outcome.OK for _, outcome in self.told)
 
-    def observed(self, attempt: Attempt, outcome: Outcome, latency_us: int) -> None:
+    def observed(self, attempt: Attempt, outcome: Outcome, latency_us: int, at: float) -> None:
         assert latency_us >= 0
         self.told.append((attempt.region, outcome))
 
