@@ -23,7 +23,7 @@ What sites find out rides in their rows (`Word`); what may be concluded from how
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from hashlib import blake2b
@@ -158,12 +158,19 @@ def parse_start(value: bytes) -> Start:
     return start
 
 
+def fault_of_stages(stages: Sequence[int]) -> str | None:
+    """What is wrong with them, in words; None when nothing is."""
+    if not 1 <= len(stages) <= STAGES_MAX:
+        return f"{len(stages)} stages: 1 to {STAGES_MAX} can be"
+    if list(stages) != sorted(set(stages)) or stages[0] < 1 or stages[-1] != 100:
+        return f"stages {','.join(map(str, stages))}: they must rise from at least 1 and end at 100 percent"
+    return None
+
+
 def fault_of(start: Start) -> str | None:
     """What is wrong with a start, in words; None when nothing is."""
-    if not 1 <= len(start.stages) <= STAGES_MAX:
-        return f"{len(start.stages)} stages: 1 to {STAGES_MAX} can be"
-    if list(start.stages) != sorted(set(start.stages)) or start.stages[0] < 1 or start.stages[-1] != 100:
-        return f"stages {','.join(map(str, start.stages))}: they must rise from at least 1 and end at 100 percent"
+    if (fault := fault_of_stages(start.stages)) is not None:
+        return fault
     if len(start.first) > FIRST_MAX or list(start.first) != sorted(set(start.first)):
         return f"{len(start.first)} first sites: at most {FIRST_MAX}, sorted, each once"
     if start.version == start.base:

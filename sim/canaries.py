@@ -14,7 +14,7 @@ from lattice.authoring import compose_entry, compose_rollout
 from lattice.events import OpsSubmitted, RolloutJudged
 from lattice.identity import author_id_of
 from lattice.prng import Prng
-from lattice.rollouts import STAGES, RolloutId, Served, Start, Word
+from lattice.rollouts import STAGES, RolloutId, Served, Start, Word, fault_of_stages
 from lattice.types import SECOND
 from router.sequential_test import Judgement
 from router.trial import Trial
@@ -171,7 +171,7 @@ def figures(stage: Stage) -> list[dict[str, object]]:
 
 
 def _stages(value: object) -> tuple[int, ...]:
-    if not isinstance(value, list) or value[-1:] != [100] or not all(isinstance(each, int) for each in value):
+    if not isinstance(value, list) or not all(type(each) is int for each in value) or fault_of_stages(value):
         raise NotExpected("percents that rise to 100, such as [1, 5, 25, 100]")
     return tuple(value)
 

@@ -71,7 +71,7 @@ def read_story(directory: Path) -> Story:
     try:
         return Story.from_json((directory / STORY_FILE).read_text())
     except (OSError, ValueError) as error:
-        raise ValueError(f"{directory} is no run folder: {error}") from None
+        raise ValueError(f"{directory} is no run folder: {_said(error)}") from None
 
 
 def read_folder(directory: Path) -> tuple[Path, str, str]:
@@ -80,4 +80,10 @@ def read_folder(directory: Path) -> tuple[Path, str, str]:
         said = json.loads((directory / RESULT_FILE).read_text())
         return directory / SCENARIO_FILE, str(said["seed"]), str(said["digest"])
     except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"{directory} is no run folder: {error}") from None
+        raise ValueError(f"{directory} is no run folder: {_said(error)}") from None
+
+
+def _said(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{Path(error.filename).name}: {error.strerror.lower()}"
+    return f"has no {error}" if isinstance(error, KeyError) else str(error)

@@ -257,7 +257,7 @@ def _override(table: dict[str, object], override: str) -> None:
         value = written.strip()
     place: object = table
     for key in keys[:-1]:
-        if isinstance(place, list) and key.isdigit() and int(key) < len(place):
+        if isinstance(place, list) and key.isdecimal() and int(key) < len(place):
             place = place[int(key)]
         elif isinstance(place, dict):
             place = place.setdefault(key, {})

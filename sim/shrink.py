@@ -32,9 +32,9 @@ class Shrunk:
 
 
 def shrink(scenario: Scenario, seed: str, say: Callable[[str], None] = lambda _: None) -> Shrunk | None:
-    """None when the run breaks no promise. `say` hears of every success."""
+    """None when the run breaks no promise. `say` hears of every success. Raises `ScenarioError`."""
     table = _plain(scenario, seed)
-    check = broken(table, seed)
+    check = _first_broken(table, seed)
     if check is None:
         return None
     first = _size(table)
@@ -55,9 +55,13 @@ def shrink(scenario: Scenario, seed: str, say: Callable[[str], None] = lambda _:
 def broken(table: Table, seed: str) -> str | None:
     """Which promise a run breaks; None for none, or for a scenario that makes no sense."""
     try:
-        result = Experiment(from_table("shrunk", copy.deepcopy(table)), seed).run()
+        return _first_broken(table, seed)
     except (ScenarioError, ConfigError):
         return None
+
+
+def _first_broken(table: Table, seed: str) -> str | None:
+    result = Experiment(from_table("shrunk", copy.deepcopy(table)), seed).run()
     return result.violations[0].check if result.violations else None
 
 

@@ -61,7 +61,7 @@ def selector(value: object) -> Selector:
         listed = tuple(name.strip() for name in rest.split(",") if name.strip())
         if kind in {"group", "site"} and listed:
             return Selector(kind, names=listed)
-        if kind == "node" and listed and all(name.isdigit() for name in listed):
+        if kind == "node" and listed and all(name.isdecimal() for name in listed):
             return Selector(kind, names=listed)
     raise NotExpected('nodes: a count, "10%", "group NAME", "site NAME, NAME", "node 0, 4", "late" or "all"')
 

@@ -35,6 +35,7 @@ FIGURES: Final[Mapping[str, tuple[str, ...]]] = {
     "availability": ("users", "availability"),
 }
 """What a sweep compares, and where a case has it."""
+THE_MORE_THE_BETTER: Final = frozenset({"availability"})
 
 
 def figure_of(case: Mapping[str, Any], name: str) -> float | None:
@@ -72,7 +73,7 @@ def grid(axes: Sequence[str]) -> list[tuple[str, ...]]:
 def seeds_of(text: str) -> list[str]:
     """ "0:100" (the end is not in it) or "3,7,x". Raises `ConfigError`."""
     first, colon, last = text.partition(":")
-    if colon and first.isdigit() and last.isdigit() and int(last) - int(first) <= CASES_MAX:
+    if colon and first.isdecimal() and last.isdecimal() and 0 < int(last) - int(first) <= CASES_MAX:
         return [str(seed) for seed in range(int(first), int(last))]
     if colon or not text:
         raise ConfigError("--seeds", (Problem("", None, f"{text!r}: expected 0:100, or a list as 3,7"),))
@@ -128,7 +129,7 @@ def summarise(done: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         for name in FIGURES:
             known = sorted(value for member in members if (value := figure_of(member, name)) is not None)
             row[f"{name} median"] = percentile(known, 50)
-            row[f"{name} worst"] = known[-1] if known else None
+            row[f"{name} worst"] = known[0 if name in THE_MORE_THE_BETTER else -1] if known else None
             row[f"{name} interval"] = interval(known)
         rows.append(row)
     return rows

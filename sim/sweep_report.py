@@ -9,7 +9,7 @@ from typing import Any
 
 from sim.charts import svg
 from sim.page import page, section
-from sim.sweep import FIGURES, figure_of
+from sim.sweep import FIGURES, THE_MORE_THE_BETTER, figure_of
 
 WIDE, ROW, HEAD = 250, 18, 30
 PER_LINE = 3
@@ -101,8 +101,11 @@ def _said(row: Mapping[str, Any], name: str) -> str:
     if median is None:
         return "–"
     spread = f"{_short(interval[0])} – {_short(interval[1])}<br>" if interval else ""
-    return f"<b>{_short(median)}</b><br><span class=soft>{spread}≤ {_short(worst)}</span>"
+    mark = "≥" if name in THE_MORE_THE_BETTER else "≤"
+    return f"<b>{_short(median)}</b><br><span class=soft>{spread}{mark} {_short(worst)}</span>"
 
 
 def _short(value: float) -> str:
-    return f"{value:,.0f}" if value >= 1_000 else f"{value:.3g}"
+    if value >= 1_000:
+        return f"{value:,.0f}"
+    return f"{value:.6g}" if 0.9 < value < 1 else f"{value:.3g}"  # 0.9996 of the requests are not all

@@ -15,7 +15,15 @@ import click
 
 from router.commands.failing import EXIT_USAGE, CommandError, complain
 from router.commands.sim_many import CASES_FILE, soak, sweep, write_sweep_page
-from router.commands.sim_options import EXIT_HELD, EXIT_VIOLATED, json_option, load_scenario, seed_option, set_option
+from router.commands.sim_options import (
+    EXIT_HELD,
+    EXIT_VIOLATED,
+    json_option,
+    load_scenario,
+    make_folder,
+    seed_option,
+    set_option,
+)
 from router.commands.sim_plots import FORMATS
 from router.commands.sim_plots import export as export_plots
 from sim.baselines import ITEM_BYTES
@@ -99,12 +107,14 @@ def run(scenario: str, seed: str, sets: tuple[str, ...], as_one: bool, out: Path
     if journal and out is None:
         raise click.UsageError("--journal needs --out, where its file goes.")
     found = load_scenario(scenario, sets)
+    if out is not None:
+        make_folder(out)
     result, cost = _run(found, seed, quiet=as_one, lines_to=out / JOURNAL_FILE if journal and out else None)
     if out is not None:
         try:
             write_folder(out, result, cost, list(sets))
         except OSError as error:
-            raise CommandError(f"{out}: {error}", EXIT_USAGE) from None
+            raise CommandError(_said_of_file(error), EXIT_USAGE) from None
     if as_one:
         click.echo(json.dumps(as_json(result, cost)))
     else:
@@ -127,13 +137,18 @@ def report(directory: Path, export: str | None) -> None:
     if (directory / CASES_FILE).exists():
         if export is not None:
             raise click.UsageError("--export is for run folders: a sweep has its page only.")
-        click.echo(write_sweep_page(directory))
+        try:
+            click.echo(write_sweep_page(directory))
+        except OSError as error:
+            raise CommandError(_said_of_file(error), EXIT_USAGE) from None
         return
     try:
         story = read_story(directory)
         (directory / REPORT_FILE).write_text(html(story))
         written = [directory / REPORT_FILE, *(export_plots(story, directory, export) if export else ())]
-    except (ValueError, OSError) as error:
+    except OSError as error:
+        raise CommandError(_said_of_file(error), EXIT_USAGE) from None
+    except ValueError as error:
         raise CommandError(str(error), EXIT_USAGE) from None
     for path in written:
         click.echo(path)
@@ -153,8 +168,10 @@ def replay(what: str, as_one: bool) -> int:
         else:
             name, seed, sets = read_token(what)
     except ValueError as error:
-        raise CommandError(f"{what}: {error}", EXIT_USAGE) from None
-    result, cost = _run(load_scenario(name, sets), seed, quiet=as_one)
+        said = str(error) if Path(what).is_dir() else f"{what}: no run folder, and no token: {error}"
+        raise CommandError(said, EXIT_USAGE) from None
+    found = load_scenario(name, sets)
+    result, cost = _run(found, seed, quiet=as_one)
     if as_one:
         click.echo(json.dumps(as_json(result, cost)))
     else:
@@ -163,7 +180,7 @@ def replay(what: str, as_one: bool) -> int:
     if expected is not None and expected != result.digest:
         complain(f"the history differs: digest {result.digest}, the folder has {expected}; the engine has changed")
         return EXIT_VIOLATED
-    return EXIT_HELD if result.verdict == "held" else EXIT_VIOLATED
+    return EXIT_HELD if result.verdict == found.expect else EXIT_VIOLATED
 
 
 @sim.command()
@@ -174,6 +191,8 @@ def replay(what: str, as_one: bool) -> int:
 def compare(scenario: str, seed: str, sets: tuple[str, ...], as_one: bool) -> None:
     """One publish on a scenario's links: our engine beside what others do, and beside the theory."""
     found = load_scenario(scenario, sets)
+    if found.topology.nodes < 2:
+        raise CommandError("topology.nodes = 1: nobody is told anything; compare two nodes or more", EXIT_USAGE)
     rows = []
     try:
         for name, strategy in (("ours", "default"), ("ours, random 4", "random")):
@@ -201,7 +220,12 @@ def compare(scenario: str, seed: str, sets: tuple[str, ...], as_one: bool) -> No
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Where the scenario goes.")
 def shrink_(scenario: str, seed: str, sets: tuple[str, ...], out: Path | None) -> int:
     """Make a run that breaks a promise as small as it can be and still break it."""
-    found = shrink(load_scenario(scenario, sets), seed, complain)
+    if out is not None and not out.parent.is_dir():
+        raise CommandError(f"--out {out}: there is no directory {out.parent}", EXIT_USAGE)
+    try:
+        found = shrink(load_scenario(scenario, sets), seed, complain)
+    except ScenarioError as error:
+        raise CommandError(f"{scenario}: {error}", EXIT_USAGE) from None
     if found is None:
         complain("this run breaks no promise")
         return EXIT_HELD
@@ -209,7 +233,11 @@ def shrink_(scenario: str, seed: str, sets: tuple[str, ...], out: Path | None) -
     if out is None:
         click.echo(toml_text(found.table), nl=False)
     else:
-        out.write_text(toml_text(found.table))
+        try:
+            out.write_text(toml_text(found.table))
+        except OSError as error:
+            click.echo(toml_text(found.table), nl=False)
+            raise CommandError(_said_of_file(error), EXIT_USAGE) from None
         complain(f"again: {rerun_line(str(out), seed, [])}")
     return EXIT_VIOLATED
 
@@ -242,13 +270,20 @@ def _run(scenario: Scenario, seed: str, quiet: bool, lines_to: Path | None = Non
             lines_to.parent.mkdir(parents=True, exist_ok=True)
             with lines_to.open("w") as file:
                 result = Experiment(scenario, seed, lines=file, progress=progress).run()
-    except (ScenarioError, OSError) as error:
+    except ScenarioError as error:
         raise CommandError(f"{scenario.source}: {error}", EXIT_USAGE) from None
+    except OSError as error:
+        raise CommandError(_said_of_file(error), EXIT_USAGE) from None
     finally:
         if progress is not None:
             progress.clear()
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     return result, Cost(time.monotonic() - started, peak_mb)
+
+
+def _said_of_file(error: OSError) -> str:
+    said = (error.strerror or str(error)).lower()
+    return f"{error.filename}: {said}" if error.filename else said
 
 
 class _Progress:

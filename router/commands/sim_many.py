@@ -18,17 +18,21 @@ from contextlib import contextmanager
 from itertools import count
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
 from router.commands.failing import EXIT_USAGE, CommandError, complain
-from router.commands.sim_options import EXIT_HELD, EXIT_VIOLATED, load_scenario, set_option
+from router.commands.numbers import Number
+from router.commands.sim_options import EXIT_HELD, EXIT_VIOLATED, load_scenario, make_folder, set_option
+from sim.experiment import ScenarioError
 from sim.faults import KINDS
 from sim.outcome import rerun_line
 from sim.quantities import ConfigError
 from sim.sweep import Soaked, cases, finished, run_case, seeds_of, soak_seed, summarise
 from sim.sweep_report import html
+
+Result = TypeVar("Result")
 
 CASES_FILE = "cases.jsonl"
 SUMMARY_FILE = "summary.json"
@@ -76,21 +80,26 @@ def sweep(
     """Run a grid of overrides times seeds. Started again with the same --out, it leaves out what is done."""
     if (kind == "dask") != (scheduler is not None):
         raise click.UsageError("--executor dask and --scheduler ADDRESS go together.")
-    settings = load_scenario(scenario, sets).sweep
+    found = load_scenario(scenario, sets)
+    settings = found.sweep
     try:
         wanted = cases(scenario, seeds_of(seeds or settings.seeds), axes or settings.grid, sets)
     except ConfigError as error:
         raise CommandError(str(error), EXIT_USAGE) from None
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     file = out / CASES_FILE
-    done = finished(iter(file.read_text().splitlines())) if file.exists() else {}
+    try:
+        done = finished(iter(file.read_text().splitlines())) if file.exists() else {}
+        file.open("a").close()
+    except OSError as error:
+        raise CommandError(f"--out {file}: {(error.strerror or str(error)).lower()}", EXIT_USAGE) from None
     missing = [case for case in wanted if case.key not in done]
     complain(f"{len(wanted)} cases, {len(wanted) - len(missing)} done before")
     started = time.monotonic()
     with file.open("a") as kept, _executor(kind, jobs, scheduler) as pool:
         running = {pool.submit(run_case, case) for case in missing}
         for number, future in enumerate(as_completed(running), 1):
-            case = future.result()
+            case = _result(future, scenario)
             done[case["case"]] = case
             kept.write("\n" * (file.stat().st_size > 0 and number == 1) + json.dumps(case) + "\n")
             kept.flush()
@@ -100,7 +109,7 @@ def sweep(
     for row in rows:
         click.echo(", ".join(f"{name} {_said(value)}" for name, value in row.items() if value is not None))
     click.echo(write_sweep_page(out))
-    broken = [done[case.key] for case in wanted if done[case.key]["verdict"] != "held"]
+    broken = [done[case.key] for case in wanted if done[case.key]["verdict"] != found.expect]
     for case in broken[:10]:
         complain(f"again: {rerun_line(scenario, case['seed'], case['set'])}")
     return EXIT_VIOLATED if broken else EXIT_HELD
@@ -148,7 +157,9 @@ def _say_rate(started: float, number: int, of: int) -> None:
 
 @click.command()
 @click.argument("scenario", default="swarm")
-@click.option("--budget", type=float, default=60.0, show_default=True, metavar="SECONDS", help="Real time to spend.")
+@click.option(
+    "--budget", type=Number(0), default=60.0, show_default=True, metavar="SECONDS", help="Real time to spend."
+)
 @click.option("--from", "first", type=int, default=0, show_default=True, help="First seed.")
 @jobs_option
 @set_option
@@ -163,7 +174,7 @@ def soak(scenario: str, budget: float, first: int, jobs: int | None, sets: tuple
         waiting = {pool.submit(soak_seed, scenario, next(seeds), sets) for _ in range(jobs * WAITING_PER_JOB)}
         while waiting:
             done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-            for soaked in _results(done):
+            for soaked in sorted((_result(one, scenario) for one in done), key=lambda each: each.seed):
                 if soaked.verdict != found.expect:
                     for line in soaked.lines:
                         click.echo(line)
@@ -181,8 +192,12 @@ def soak(scenario: str, budget: float, first: int, jobs: int | None, sets: tuple
     return EXIT_HELD
 
 
-def _results(done: set[Future[Soaked]]) -> list[Soaked]:
-    return sorted((future.result() for future in done), key=lambda soaked: soaked.seed)
+def _result(future: Future[Result], scenario: str) -> Result:
+    """Raises `CommandError` where the scenario asks for what its cluster has not."""
+    try:
+        return future.result()
+    except ScenarioError as error:
+        raise CommandError(f"{scenario}: {error}", EXIT_USAGE) from None
 
 
 def _covered(kinds: Sequence[str], held: Sequence[Soaked]) -> list[str]:

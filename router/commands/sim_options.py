@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import click
 
@@ -26,3 +27,11 @@ def load_scenario(scenario: str, sets: Sequence[str]) -> Scenario:
         return load(scenario, sets)
     except ConfigError as error:
         raise CommandError(str(error), EXIT_USAGE) from None
+
+
+def make_folder(out: Path) -> None:
+    """Make the folder of `--out` before what fills it takes its minutes. Raises `CommandError`."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CommandError(f"--out {out}: {(error.strerror or str(error)).lower()}", EXIT_USAGE) from None

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from router.cli import main
+from router.commands import sim as sim_command
 from sim.scenario import shipped
 
 KEYS = [
@@ -82,11 +83,53 @@ def test_a_broken_promise_is_status_1_and_one_line_to_repeat_it(capsys: pytest.C
         (("replay", "nothing"), "a token begins with"),
         (("report", "."), "is no run folder"),
         (("sweep", "smoke", "--out", "x", "--executor", "dask"), "--scheduler ADDRESS go together"),
+        (("sweep", "smoke", "--out", "x", "--seeds", "5:2"), "--seeds: '5:2': expected 0:100"),
+        (("sweep", "smoke", "--out", "x", "--seeds", "²:3"), "--seeds: '²:3': expected 0:100"),
+        (("sweep", "smoke", "--out", "/proc/x"), "--out /proc/x: no such file or directory"),
+        (("run", "smoke", "--out", "/proc/x"), "--out /proc/x: no such file or directory"),
+        (("shrink", "smoke", "--set", "timeline.0.region=atlantis"), "there is no region 'atlantis'"),
+        (("shrink", "smoke", "--out", "/nowhere/x.toml"), "there is no directory /nowhere"),
+        (("compare", "smoke", "--set", "topology.nodes=1"), "compare two nodes or more"),
+        (("soak", "--budget", "nan"), "nan is not a number"),
+        (("validate", "canary", "--set", "timeline.0.stages=[100,5,100]"), "percents that rise to 100"),
+        (("validate", "canary", "--set", "timeline.0.stages=[true,100]"), "percents that rise to 100"),
     ],
 )
 def test_wrong_usage_is_status_2(words: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert sim(*words) == 2
-    assert said in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert said in told
+    assert "Errno" not in told
+
+
+def test_a_run_that_cannot_be_kept_is_not_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: object, **__: object) -> None:
+        pytest.fail("ran first")
+
+    monkeypatch.setattr(sim_command, "_run", never)
+    (tmp_path / "file").write_text("")
+    assert sim("run", "smoke", "--out", str(tmp_path / "file" / "x")) == 2
+
+
+def test_a_run_that_is_to_break_a_promise_holds_when_it_does(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = tmp_path / "broken.toml"
+    broken.write_text(
+        'purpose = "too little"\nexpect = "violated"\nduration = "2s"\n[topology]\nnodes = 2\n'
+        "[checks]\nidle_bytes_max = 1\n"
+    )
+    folder = tmp_path / "folder"
+    assert sim("run", str(broken), "--out", str(folder)) == 0
+    assert sim("replay", str(folder)) == 0
+    sweep = ("sweep", str(broken), "--seeds", "0:1", "--jobs", "1", "--out", str(tmp_path / "swept"))
+    assert sim(*sweep) == 0
+    assert "runs 1, held 0" in capsys.readouterr().out
+
+
+def test_a_seed_that_asks_for_what_there_is_not(capsys: pytest.CaptureFixture[str]) -> None:
+    assert sim("soak", "smoke", "--set", "timeline.0.region=atlantis", "--jobs", "1") == 2
+    assert "smoke: there is no region 'atlantis'" in capsys.readouterr().err
 
 
 def test_explain_shows_the_scenario_or_everything_there_is(capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,7 @@ from sim.network import LinkSettings
 from sim.quantities import ConfigError
 from sim.scenario import from_table
 from sim.shrink import shrink
-from sim.sweep import finished, grid, interval, seeds_of
+from sim.sweep import finished, grid, interval, seeds_of, summarise
 from sim.topology import Room
 from tests.sim.runs import table
 
@@ -137,3 +137,13 @@ def test_diff_shows_the_first_input_that_differs(tmp_path: Path, capsys: pytest.
     assert main(["sim", "diff", str(tmp_path / "one"), str(tmp_path / "same")]) == 0
     assert main(["sim", "diff", str(tmp_path / "one"), str(tmp_path / "other")]) == 1
     assert "line " in capsys.readouterr().out
+
+
+def test_the_worst_of_an_availability_is_the_least() -> None:
+    def case(seed: str, availability: float) -> dict[str, object]:
+        spread = {"p50_s": availability, "p99_s": None, "stretch_p99": None}
+        rest = {"copies_per_node": None, "idle_bytes_per_node_s": None, "false_positives": None, "verdict": "held"}
+        return {"case": seed, "set": [], "convergence": spread, "users": {"availability": availability}, **rest}
+
+    (row,) = summarise([case("0", 0.9), case("1", 0.9996)])
+    assert (row["availability worst"], row["p50_s worst"]) == (0.9, 0.9996)
