@@ -70,6 +70,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status. The entry point of `edgelattice`."""
     try:
         result = edgelattice.main(args=argv, prog_name="edgelattice", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:  # a group alone: its message is the whole help
+        click.echo(error.format_message(), err=True)
+        return EXIT_USAGE
     except click.UsageError as error:
         if error.ctx is not None:
             click.echo(error.ctx.get_usage(), err=True)

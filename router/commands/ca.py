@@ -111,6 +111,8 @@ def issue_command(
             raise CommandError("--name is missing: whose certificate is it?", EXIT_USAGE)
         site_name(called)
         target = out or Path(f"{called}.crt")
+        if target.is_dir():
+            raise CommandError(f"{target} is a directory; --out names a file", EXIT_USAGE)
         if target.exists() and not replace:
             raise CommandError(
                 f"{target} exists, and nothing is replaced; --replace does, --out names another", EXIT_USAGE
@@ -197,6 +199,10 @@ def _last_op(client: ControlClient, public_key: bytes) -> tuple[int, bytes]:
 @click.argument("certificate", type=click.Path(path_type=Path), required=False)
 def show_command(directory: Path, certificate: Path | None) -> None:
     """Show what was issued, or what one certificate says."""
+    if certificate is not None and certificate.is_dir():
+        raise CommandError(
+            f"{certificate} is a directory; what a CA has issued: edgelattice ca show --ca {certificate}", EXIT_USAGE
+        )
     try:
         if certificate is not None:
             found = read_certificate(certificate.read_bytes())

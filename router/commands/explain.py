@@ -128,7 +128,7 @@ def _located(node: ControlClient, request: Request) -> Request:
 def _site(view: ViewBody, at: str | None) -> SitePlace:
     """The site that decides. Raises `CommandError` for a name that no member has."""
     if at is not None and re.match(r"[-+0-9. ,]+\Z", at):
-        return place_at(at)
+        return place_at("--at", at)
     name = at or view.site
     places = {member.site: member.at_e6 for member in view.members if member.at_e6 is not None}
     known = sorted({member.site for member in view.members})

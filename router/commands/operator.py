@@ -14,6 +14,7 @@ from lattice.grants import Role
 from lattice.identity import Grant, public_key_of
 from lattice.types import SECOND
 from router.commands.failing import EXIT_USAGE, CommandError, complain
+from router.site.ca_dir import CA_KEY_FILE
 from router.site.key_file import KeyFileError, read_secret
 
 key_option = click.option(
@@ -48,6 +49,8 @@ def operator_of(key_file: Path, *roles: Role) -> Operator:
 
 def _certified(private_key: bytes, key_file: Path, roles: Sequence[Role]) -> Operator:
     """With the grant of the certificate beside the key, if there is one."""
+    if key_file.name == CA_KEY_FILE:
+        raise CommandError(f"{key_file} is the CA's, which writes no policy; give an operator's key", EXIT_USAGE)
     path = key_file.with_suffix(".crt")
     if path == key_file or not path.exists():
         return Operator(private_key, None)

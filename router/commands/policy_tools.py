@@ -266,13 +266,13 @@ def _levels(assignments: tuple[str, ...], regions: Collection[str]) -> Mapping[s
 def _timeline(program: Program, site: str, levels: Mapping[str, Level], moment: str | None) -> Timeline:
     known = {name: levels.get(name, Level.HEALTHY) for name in program.regions}
     beside = program.regions.get(site)
-    place = place_at(site) if beside is None else SitePlace("here", beside.latitude_e6, beside.longitude_e6)
+    place = place_at("--site", site) if beside is None else SitePlace("here", beside.latitude_e6, beside.longitude_e6)
     return Timeline(lambda now_us: plan(program, known, place, now_us), moment_us(moment), fixed=moment is not None)
 
 
-def place_at(text: str) -> SitePlace:
-    """The place "LAT LON". Raises `CommandError`."""
-    return SitePlace("here", *read_where("site", text))
+def place_at(option: str, text: str) -> SitePlace:
+    """The place "LAT LON", as that option says it. Raises `CommandError`."""
+    return SitePlace("here", *read_where(option, text))
 
 
 def moment_us(moment: str | None) -> int:

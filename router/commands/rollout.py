@@ -15,7 +15,7 @@ from rich.text import Text
 from lattice.errors import MalformedError
 from lattice.grants import Role
 from lattice.policy_content import check_policy_name
-from lattice.rollouts import STAGES, Start, parse_start
+from lattice.rollouts import STAGES, Start, fault_of_stages, parse_start
 from router.commands.failing import EXIT_FAILED, EXIT_USAGE, CommandError, complain
 from router.commands.operator import Operator, key_option, operator_of
 from router.commands.policy_check import publishable
@@ -33,6 +33,7 @@ _WORD_STYLE = {"passed": "green", "condemned": "bold red", "rolled back": "red",
 _STATE_STYLE = {"under way": "yellow", "complete": "green", "aborted": "red", "rolled back": "bold red"}
 
 name_option = click.option("--name", default=DEFAULT_POLICY, show_default=True, help="Which policy.")
+_NO_VOTE = "who is away, or sees every region fail, has none"
 rollout_argument = click.argument("rollout", metavar="[ID]", required=False)
 
 
@@ -52,9 +53,13 @@ def rollout() -> None:
 
 def _stages(_: click.Context, __: click.Parameter, value: str) -> tuple[int, ...]:
     try:
-        return tuple(int(part.strip().removesuffix("%")) for part in value.split(","))
+        stages = tuple(int(part.strip().removesuffix("%")) for part in value.split(","))
+        fault = fault_of_stages(stages)
     except ValueError:
-        raise click.BadParameter(f"{value!r}: expected percents such as 1,5,25,100") from None
+        fault = f"{value!r} are no percents"
+    if fault is not None:
+        raise click.BadParameter(f"{fault}; such as 1,5,25,100.")
+    return stages
 
 
 @rollout.command("start")
@@ -223,34 +228,40 @@ def abort_command(rollout: str | None, key_file: Path, control: str | None, name
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def status_command(rollout: str | None, control: str | None, name: str, as_json: bool) -> None:
     """Show the rollouts that no later publish has ended: stages, who is in, what they found, who serves what."""
+    _check_name(name)
     try:
         view = client_for(control).view()
-    except ControlError as error:
+        if rollout is not None:
+            bodies = [_found(view, rollout, name)]
+        else:
+            bodies = [body for body in view.rollouts if body.policy == name]
+        if as_json:
+            click.echo(msgspec.json.encode(bodies))
+        elif not bodies:
+            click.echo(f"{name}: no rollout since the last publish")
+        else:
+            console().print(Group(*(rollout_screen(body, view.now_ms) for body in bodies)))
+    except (ControlError, ValueError) as error:
         raise CommandError(str(error)) from None
-    bodies = [body for body in view.rollouts if body.policy == name and body.id.startswith(rollout or "")]
-    if as_json:
-        click.echo(msgspec.json.encode(bodies))
-    elif not bodies:
-        click.echo(f"{name}: no rollout since the last publish")
-    else:
-        console().print(Group(*(rollout_screen(body, view.now_ms) for body in bodies)))
 
 
 def rollout_screen(body: RolloutBody, now_ms: int) -> ConsoleRenderable:
-    """One rollout, as tables."""
+    """One rollout, as tables. Raises ValueError for what no node would say."""
     heading = Text.assemble(
         ("rollout ", "dim"), (body.id[:ID_CHARS], "bold"), ("  of ", "dim"), body.policy,
         ("  from ", "dim"), body.base[:ID_CHARS], ("  to ", "dim"), body.version[:ID_CHARS],
         ("  begun ", "dim"), f"{age(body.started_ms, now_ms)} ago  ", (body.state, _STATE_STYLE.get(body.state, "")),
         f"{_why(body)}  {body.message}",
     )  # fmt: skip
-    start = parse_start(bytes.fromhex(body.start))
+    start = _start_of(body)
     stages = _table("stage", "share", "sites", "")
     for stage, share in enumerate(body.stages):
         held = [site.site for site in body.sites if start.includes(site.site, stage)]
         here = "in force" if stage == body.stage else "done" if stage < body.stage else ""
         stages.add_row(str(stage + 1), f"{share} %", Text(f"{len(held)}: {', '.join(held)}" if held else "0"), here)
     sites = _table("site", "in", "found", "serves")
+    if not body.sites:
+        sites = _table(f"no site has a word that counts: {_NO_VOTE}")
     for site in sorted(body.sites, key=lambda each: (not each.inside, each.site)):
         sites.add_row(
             Text(site.site),
@@ -284,6 +295,8 @@ def _why(body: RolloutBody) -> str:
 def _standing(body: RolloutBody) -> str:
     """How far the sites in the stage are, in words."""
     inside = [site for site in body.sites if site.inside]
+    if not inside:
+        return f"stage {body.stage + 1} of {len(body.stages)}: no site in it has a word that counts ({_NO_VOTE})"
     words = {word: [site.site for site in inside if site.word == word] for word in _WORD_STYLE}
     said = (
         f"stage {body.stage + 1} of {len(body.stages)}: {len(words['passed'])} of {_many(len(inside), 'site')} passed"
@@ -293,7 +306,7 @@ def _standing(body: RolloutBody) -> str:
 
 
 def _share(body: RolloutBody, stage: int) -> str:
-    start = parse_start(bytes.fromhex(body.start))
+    start = _start_of(body)
     held = sum(start.includes(site.site, stage) for site in body.sites)
     return f"{body.stages[stage]} %, {_many(held, 'site')}"
 

@@ -20,6 +20,8 @@ from router.health.region_word import sign_signal
 from router.policy import PolicyError, parse
 from router.site.key_file import KeyFileError, read_secret
 
+_MADE_BY = "`edgelattice ca issue --role region --name REGION` makes a region's key and certificate"
+
 
 @click.command()
 @click.option(
@@ -52,6 +54,9 @@ def signal(
         edgelattice signal --key fra.key --rps 3200 --control 127.0.0.1:8180
     """
     certificate_file = key_file.with_suffix(".crt")
+    for file in (key_file, certificate_file):
+        if not file.exists():
+            raise CommandError(f"{file}: no such file; {_MADE_BY}", EXIT_USAGE)
     try:
         key, _ = read_secret(key_file, "region's key")
         certificate = read_certificate(certificate_file.read_bytes())
@@ -62,11 +67,7 @@ def signal(
     except CertificateError as error:
         raise CommandError(f"{certificate_file}: {error}", EXIT_USAGE) from None
     if certificate.role is not Role.REGION or certificate.public_key != public_key_of(key) or certificate.grant is None:
-        raise CommandError(
-            f"{certificate_file}: not the certificate of a region with this key; "
-            "`edgelattice ca issue --role region --name REGION` makes one",
-            EXIT_USAGE,
-        )
+        raise CommandError(f"{certificate_file}: not the certificate of a region with this key; {_MADE_BY}", EXIT_USAGE)
     client = client_for(control)
     try:
         if rps is not None:

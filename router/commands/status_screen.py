@@ -56,9 +56,11 @@ def decision_screen(decision: DecisionBody) -> ConsoleRenderable:
     )
     if decision.region is None:
         chosen = Text(f"denied with {decision.status}", "bold red")
+    by = ", ".join(filter(None, (decision.version[:ID_CHARS], decision.trial)))
     for name, value in (
         ("region", chosen),
         ("reason", Text(decision.reason)),
+        ("version", Text(by or "none")),
         ("route", Text(decision.route or "none")),
         ("zone", Text(decision.zone or "none")),
         ("tier", Text(decision.tier or "none")),
@@ -180,7 +182,7 @@ def _rollouts(view: ViewBody) -> Table:
     for rollout in view.rollouts:
         inside = [site for site in rollout.sites if site.inside]
         found = Counter(site.word for site in rollout.sites if site.inside or site.word != "undecided")
-        serves = any(policy.in_force == rollout.version for policy in view.policies)
+        serves = (rollout.policy, rollout.version) in {(each.policy, each.in_force) for each in view.policies}
         table.add_row(
             Text(rollout.id[:ID_CHARS]),
             Text(rollout.policy),

@@ -109,7 +109,9 @@ def _steering(region: RegionSteering) -> SteeringBody:
     )
 
 
-def decision_body(decision: Decision, request: Request) -> DecisionBody:
+def decision_body(decision: Decision, request: Request, in_force: tuple[VersionId, str] | None) -> DecisionBody:
+    """A decision, and by which version it is: what `ControlTarget.in_force` says."""
+    version, trial = ("", "") if in_force is None else (in_force[0].hex(), in_force[1])
     return DecisionBody(
         route=decision.route,
         zone=decision.zone,
@@ -126,6 +128,8 @@ def decision_body(decision: Decision, request: Request) -> DecisionBody:
         continent=request.continent,
         asn=request.asn,
         location=request.location,
+        version=version,
+        trial=trial,
     )
 
 

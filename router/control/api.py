@@ -9,7 +9,7 @@ is a 4xx with `{"error", "path", "remedy"}` or diagnostics, and is counted under
     GET  /v1/policy/head?policy=&author=       what composing those ops starts from
     GET  /v1/policy/versions?policy=           the versions that stand: more than one after concurrent publishes
     GET  /v1/policy/ops                        every signed op, for whoever shortens a chain: msgpack
-    POST /v1/rollouts?policy=                  what was signed of rollouts, and nothing else: msgpack
+    POST /v1/rollouts?policy=                  ops, as POST /v1/policy takes them; controllers may bring them here
     POST /v1/revocations                       keys that the CA takes back, each as it signed it: msgpack
     POST /v1/purges                            what is cached of some paths is wrong, as its author signed it: msgpack
     GET  /v1/keys                              the cluster's keys by id, and which peers lag behind
@@ -148,7 +148,8 @@ class _Handlers:
             raise _bad_query("method", method, "an HTTP method")
         asked = Request(client=client, host=query["host"], path=query["path"], method=method.upper())
         asked = self._target.located(asked)
-        return json_response(decision_body(self._target.decide(asked), asked))
+        decision = self._target.decide(asked)
+        return json_response(decision_body(decision, asked, self._target.in_force(DEFAULT_POLICY)))
 
     async def publish(self, request: HttpRequest) -> Response:
         query = _query(request, optional=("policy", "message"))

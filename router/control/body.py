@@ -212,6 +212,10 @@ class DecisionBody(msgspec.Struct, frozen=True):
     asn: int = 0
     location: int = 0
     """To a degree: 1 + 360 (latitude + 90) + (longitude + 180), rounded; 0 when it is not known."""
+    version: str = ""
+    """Of the policy, by which it was decided; nothing before there is one."""
+    trial: str = ""
+    """What that version is on trial as, if it is: "canary ID"."""
 
 
 class PublishedBody(msgspec.Struct, frozen=True):

@@ -46,13 +46,13 @@ class ControlError(Exception):
 def control_url(text: str) -> str:
     """A base URL out of what people type: `http[s]://host:port`, `host:port` or `:port`. Raises ValueError."""
     url = text if "://" in text else f"http://{'127.0.0.1' if text.startswith(':') else ''}{text}"
-    parts = urllib.parse.urlsplit(url)
     wanted = f"{text!r} is no control address: expected http://HOST:PORT"
     try:
+        parts = urllib.parse.urlsplit(url)
         beside = parts.path.strip("/") or parts.query
         if parts.scheme not in {"http", "https"} or not parts.hostname or not parts.port or beside:
             raise ValueError(wanted)
-    except ValueError:  # of `parts.port`, which says less
+    except ValueError:  # of `urlsplit` or `parts.port`, which say less
         raise ValueError(wanted) from None
     if not re.fullmatch(r"[!-~]+", url):
         raise ValueError(wanted)

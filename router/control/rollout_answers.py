@@ -13,7 +13,7 @@ def policy_body(
 ) -> PolicyBody:
     """A policy as everybody serves it who is in no stage: by its head, or by a rollout that has reached everybody."""
     version = view.standing(policy.policy)
-    by = next((each for each in view.rollouts if each.start.version == version), None)
+    by = next((each for each in view.rollouts if each.start.version == version and each.state == "complete"), None)
     return PolicyBody(
         policy=policy.policy,
         version=(version or policy.version).hex(),

@@ -84,8 +84,8 @@ def read_place(text: str) -> tuple[int, int]:
     """ "LAT LON", or with a comma between, in millionths of a degree."""
     latitude, _, longitude = text.replace(",", " ").strip().partition(" ")
     return (
-        read_coordinate(latitude or "x", LATITUDE_E6_MAX, "latitude"),
-        read_coordinate(longitude.strip() or "x", LONGITUDE_E6_MAX, "longitude"),
+        read_coordinate(latitude, LATITUDE_E6_MAX, "latitude"),
+        read_coordinate(longitude.strip(), LONGITUDE_E6_MAX, "longitude"),
     )
 
 

@@ -65,8 +65,10 @@ class CaDir:
             raise CaError(
                 f"{directory / CA_CERTIFICATE_FILE}: no such file; `edgelattice init` or `ca init` makes a CA"
             ) from None
-        except (OSError, CertificateError) as error:
-            raise CaError(f"{directory / CA_CERTIFICATE_FILE}: {_said(error)}") from None
+        except OSError as error:
+            raise CaError(f"{directory / CA_CERTIFICATE_FILE}: {(error.strerror or str(error)).lower()}") from None
+        except CertificateError as error:
+            raise CaError(f"{directory / CA_CERTIFICATE_FILE}: {error}") from None
 
     @classmethod
     def create(cls, directory: Path, cluster: str, now: Micros, entropy: Callable[[int], bytes] = os.urandom) -> CaDir:

@@ -250,7 +250,8 @@ def test_a_decision(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(ask) == 0
     assert "secondary: fra DOWN" in capsys.readouterr().out
     assert main([*ask, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["region"] == "ams"
+    told = json.loads(capsys.readouterr().out)
+    assert (told["region"], told["version"], told["trial"]) == ("ams", VERSION.hex(), "")
     ask[2] = "me"
     assert main(ask) == 2
     assert 'client = "me": expected a numeric IPv4 or IPv6 address' in capsys.readouterr().err

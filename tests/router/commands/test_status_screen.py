@@ -7,7 +7,7 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from lattice.types import CellId
+from lattice.types import CellId, VersionId
 from lattice.view import ForkView, LatticeView, QuarantineView
 from router.commands.status_screen import age, console, decision_screen, status_screen
 from router.control.answers import decision_body, view_body
@@ -126,9 +126,11 @@ def test_a_node_that_knows_nothing_yet(view: ViewBody) -> None:
 def test_a_decision_as_people_see_it() -> None:
     request = Request("127.0.0.1", "a", "/")
     decision = FakeTarget().decide(request)
-    assert shown(decision_screen(decision_body(decision, request))) == [
+    in_force = VersionId(b"\x5f" * 16), "canary 01020304"
+    assert shown(decision_screen(decision_body(decision, request, in_force))) == [
         "region    ams:HEALTHY",
         "reason    secondary: fra DOWN",
+        "version   5f5f5f5f, canary 01020304",
         "route     everything",
         "zone      none",
         "tier      secondary",
