@@ -175,7 +175,7 @@ class Admission:
                     peers[NodeId(key)] = canonical.endpoint(canonical.unpack(value, 128), "peer")
             except LatticeError as error:
                 self._out.count(f"restore: {error.reason}")
-        self._swim.redial(peers)
+        self._swim.calls.redial(peers)
         self._tell_policies({})
 
     def persist_all(self) -> None:

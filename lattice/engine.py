@@ -292,9 +292,9 @@ class Engine:
                 case "conflict":
                     pass  # it may be told again
                 case "dial":
-                    self._swim.on_dial()
+                    self._swim.calls.on_due()
                 case "stale":
-                    self._swim.on_stale_peers()
+                    self._swim.calls.on_stale_peers()
                 case "suspect":
                     self._swim.on_suspicion_over(_node(argument))
                 case "forget":
@@ -322,9 +322,10 @@ class Engine:
     def _on_local(self, change: LocalChange) -> None:
         match change:
             case PeerDiscovered(endpoint):
-                self._swim.dial(endpoint)
+                if not self._swim.calls.try_at(endpoint):
+                    self._out.count("discovery: too many endpoints")
             case SeedsResolved(endpoints):
-                self._swim.seed(endpoints)
+                self._swim.calls.seed(endpoints)
             case HealthObserved(observations):
                 self._health.observed(observations)
             case OpsSubmitted(ops):

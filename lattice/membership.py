@@ -29,6 +29,8 @@ from lattice.roster import Everybody
 from lattice.types import Endpoint, Micros, NodeId
 
 NOBODY = NodeId(bytes(16))
+ADDRESSES_MAX = 4
+"""Of a member: enough for two networks and an old lease of each."""
 
 
 class MemberState(IntEnum):
@@ -72,11 +74,18 @@ class Member:
     changed: Micros
     seq: int = 0
     """Of a member that is down: the last row it was seen to sign before. A later one says that it is not."""
+    also: tuple[Endpoint, ...] = ()
+    """Where it was before, by its own frames and rows, the last first: on another network it may be there still."""
 
     @property
     def present(self) -> bool:
         """Alive, or only suspected not to be."""
         return self.state <= _SUSPECT
+
+    @property
+    def addresses(self) -> tuple[Endpoint, ...]:
+        """Where it may be, the likeliest first."""
+        return (self.endpoint, *self.also)
 
 
 class Membership:
@@ -102,12 +111,13 @@ class Membership:
         return [self._members[node] for node in sorted(self._members)]
 
     def at(self, endpoints: Iterable[Endpoint]) -> dict[Endpoint, list[Member]]:
-        """The members at each of these, by id."""
+        """The members at each of these, by id; of those that are gone, also who was there once."""
         wanted = set(endpoints)
         found: dict[Endpoint, list[Member]] = {}
         for member in self._members.values():
-            if member.endpoint in wanted:
-                found.setdefault(member.endpoint, []).append(member)
+            for endpoint in (member.endpoint,) if member.present else member.addresses:
+                if endpoint in wanted:
+                    found.setdefault(endpoint, []).append(member)
         return {endpoint: sorted(members, key=lambda member: member.node) for endpoint, members in found.items()}
 
     def is_present(self, node: NodeId) -> bool:
@@ -163,6 +173,12 @@ class Membership:
     def _put(self, member: Member) -> None:
         node = member.node
         known = self._members.get(node)
+        if known is not None:
+            if known.endpoint != member.endpoint and known.endpoint[0]:
+                left = [each for each in known.addresses if each != member.endpoint]
+                member = replace(member, also=tuple(left[: ADDRESSES_MAX - 1]))
+            elif known.also != member.also:
+                member = replace(member, also=known.also)
         self._members[node] = member
         was = known.area if known is not None and known.present else None
         area = member.area if member.present else None

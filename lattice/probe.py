@@ -3,7 +3,7 @@
 ::
 
     us ──ping──▶ target                            within the target's round trip: alive
-    us ──ping again──▶ target                      one lost datagram is no reason to trouble others' word alone
+    us ──ping again──▶ target, wherever it was     one lost datagram is no reason to trouble others' word alone
        ──ping_req──▶ k others ──ping──▶ target     until the probe ends: alive if any ack comes back
                               ──nack──▶ us         "I tried, too": when all k say so, there is nothing to wait for
     otherwise: suspect

@@ -2,8 +2,13 @@
 
 Several ideas come together here, each with a module of its own: the table of claims (`membership`), the probes
 (`probe`) and how long they wait (`rtt`), how well we are ourselves (`awareness`), how long suspects live (`suspicion`),
-endpoints under trial (`dialing`), one key in two places (`twins`). What a change of somebody's state means for health
-and policy is not known here: it is told to `on_change`. That somebody doubts *us* is told to `on_doubted`.
+endpoints that are called (`calling`), one key in two places (`twins`). What a change of somebody's state means for
+health and policy is not known here: it is told to `on_change`. That somebody doubts *us* is told to `on_doubted`.
+
+**A member is where it was last heard, and may be where it was before.** Whose first answer is late is pinged again at
+every address that its own frames and rows came from (at most `membership.ADDRESSES_MAX`), by us and by those we ask,
+who know others; the first to be answered is where it is from then on. So a site on two networks that loses one is
+called on the other before anybody doubts it.
 
 **Nobody is declared down on another's word.** What spreads is accusations: "it does not answer me", with the accuser's
 name. Each node collects them and concludes for itself when its own suspicion timer runs out; a peer's "it is down" is
@@ -18,11 +23,11 @@ buddy system of Lifeguard).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Sequence
 
 from lattice import canonical
 from lattice.awareness import LocalHealth
-from lattice.dialing import DialBook, Standing
+from lattice.calling import Calls
 from lattice.errors import WireError
 from lattice.events import Holds, IdConflict, MemberChanged
 from lattice.health import Row
@@ -44,8 +49,6 @@ CLOCK_UNSET_BEFORE_US = 1_704_067_200 * SECOND
 """2024-01-01: a clock that says less was never set."""
 NACK_PERCENT = 80
 """A nack is sent no later than this share of the time that whoever asks will wait (the paper's 80 %)."""
-REDIALS_AT_ONCE = 3
-"""A restarted node calls so many of the peers it knew at once; one answer brings it all the others."""
 GREETING_PACE_US = 200 * MILLISECOND
 """Members that come back are pinged, one in so long: hundreds may, when a partition ends, and who is pinged before
 its row has come another way brings it across once more (at 50 ms the bytes of a heal are a tenth more)."""
@@ -96,8 +99,7 @@ class Swim:
         self._suspicions: dict[NodeId, Suspicion] = {}
         self._piggyback = Piggyback()
         self._pushes: TokenBuckets[None] = TokenBuckets(config.claims_per_s, config.claims_burst, 1)
-        self._dials = DialBook(config.redial_us, config.redial_max_us, config.dials_max, config.forget_us)
-        self._restored: tuple[NodeId, ...] = ()
+        self.calls = Calls(out, self.members, self._call)
         self._twin = OwnTwin()
         self._moves = Moves()
         self._leaving = False
@@ -157,7 +159,10 @@ class Swim:
         carried = self._probe.carry(Relay(source, request.nonce, request.subject, due, ends))
         if carried is None:
             raise WireError("too many relays", "more probes are carried for others than we can keep in mind")
-        self._out.send(Ping(carried, self._root(), self._news_for(request.subject, subject)), request.target)
+        ping = Ping(carried, self._root(), self._news_for(request.subject, subject))
+        # Whoever asks hears the subject on a network that we may not be on, and the other way round.
+        for target in dict.fromkeys((request.target, *(subject.addresses if subject is not None else ()))):
+            self._out.send(ping, target)
         self._arm_probe(now)
 
     def on_nack(self, nack: Nack, sender: NodeId) -> None:
@@ -198,8 +203,7 @@ class Swim:
         """Where a frame came from is where its sender is; to a stranger we introduce ourselves."""
         known = self.members.get(sender)
         if known is None:
-            if self._dials.add(source, self._out.now):
-                self._arm_dials()
+            self.calls.try_at(source)
         elif known.endpoint != source and not self._moves.is_late(sender, counter):
             self._moved(sender, known.endpoint, source, counter)
             if not self._moves.contested(sender, self._out.now) and self.members.reached_at(sender, source):
@@ -221,9 +225,10 @@ class Swim:
             self._moved(observer, known.endpoint, member.endpoint)  # else it is one process, that says it has moved
         if known is None or known.endpoint != member.endpoint:
             self._out.persist("peer", observer, canonical.pack(member.endpoint))
-            self._dials.drop(member.endpoint)
+            self.calls.met(member.endpoint)
         lifted = known is not None and known.state == MemberState.SUSPECT and member.state == MemberState.ALIVE
         if changed and known is not None:
+            self.calls.met(*member.addresses)
             self._on_return(observer)
             if self._out.now >= self._greets_at:
                 # It is back, or we are: if we are what was away, its answer says that it holds us as gone.
@@ -232,53 +237,9 @@ class Swim:
         if changed or lifted:
             self._tell(member)
 
-    # --- dialing
-
-    def dial(self, endpoint: Endpoint) -> None:
-        """Somebody may be there."""
-        if not self._dials.add(endpoint, self._out.now):
-            self._out.count("discovery: too many endpoints")
-        self._arm_dials()
-
-    def seed(self, endpoints: Iterable[Endpoint]) -> None:
-        """These are the configured ones from now on."""
-        self._dials.seed(endpoints, self._out.now)
-        self._arm_dials()
-
-    def redial(self, peers: Mapping[NodeId, Endpoint]) -> None:
-        """Peers of an earlier life: a few at once, the others spread, for a whole fleet may be restarting with us."""
-        self._restored = tuple(sorted(peers))
-        for place, endpoint in enumerate(self._out.prng.shuffled(sorted(set(peers.values())))):
-            wait_us = 0 if place < REDIALS_AT_ONCE else self._out.prng.below(self._out.config.redial_max_us)
-            if not self._dials.add(endpoint, self._out.now, wait_us, Standing.KNOWN):
-                self._out.count("discovery: too many endpoints")
-        if peers:
-            self._out.timers.set("stale peers", self._out.after(self._out.config.forget_us))
-        self._arm_dials()
-
-    def on_stale_peers(self) -> None:
-        """Peers of an earlier life that were not met in this one: their records go."""
-        for node in self._restored:
-            if node not in self.members:
-                self._out.persist("peer", node, None)
-        self._restored = ()
-
-    def _arm_dials(self) -> None:
-        due = self._dials.earliest()
-        if due is not None:
-            self._out.timers.set("dial", max(due, self._out.now))
-
-    def on_dial(self) -> None:
-        due = self._dials.due(self._out.now, self._out.prng)
-        there = self.members.at(due)
-        for endpoint in due:
-            members = there.get(endpoint, ())
-            if any(member.present for member in members):
-                self._dials.drop(endpoint)
-            else:
-                claims = tuple(self._claim(member) for member in members[:1])
-                self._out.send(Ping(self._out.prng.token(), self._root(), claims, self._our_row()), endpoint)
-        self._arm_dials()
+    def _call(self, endpoint: Endpoint, there: Sequence[Member]) -> None:
+        claims = tuple(self._claim(member) for member in there[:1])
+        self._out.send(Ping(self._out.prng.token(), self._root(), claims, self._our_row()), endpoint)
 
     # --- one key in two places
 
@@ -287,7 +248,7 @@ class Swim:
         a twin's."""
         self._out.count("own frames heard")
         if ours:
-            self._dials.drop(source)
+            self.calls.met(source)
         else:
             self._conflict(self._out.node, source)
 
@@ -342,7 +303,8 @@ class Swim:
                 self._probe.end(probe)
                 continue
             if config.lifeguard:
-                self._ping(member, self._probe.again(probe, now))
+                for address in member.addresses:
+                    self._ping(member, self._probe.again(probe, now), address)
             suspects = self._suspicions if config.lifeguard else ()
             for helper in self._probe.ask(probe, self.members.everybody.nodes, config.ping_req_count, suspects):
                 self._out.send(PingReq(probe.nonce, member.node, member.endpoint), self.endpoint_of(helper))
@@ -365,12 +327,13 @@ class Swim:
         """Suspects that we accuse hear it from us until they have refuted it, or are gone."""
         ours = [node for node in sorted(self._suspicions) if self._out.node in self._suspicions[node].accusers]
         for node in ours:
-            self._ping(self._known(node), self._out.prng.token())
+            for address in self._known(node).addresses:
+                self._ping(self._known(node), self._out.prng.token(), address)
         if ours:
             self._out.timers.set("tell", self._out.after(self._out.config.suspicion_us // TELLINGS))
 
-    def _ping(self, member: Member, nonce: int) -> None:
-        self._out.send(Ping(nonce, self._root(), self._news_for(member.node, member)), member.endpoint)
+    def _ping(self, member: Member, nonce: int, address: Endpoint | None = None) -> None:
+        self._out.send(Ping(nonce, self._root(), self._news_for(member.node, member)), address or member.endpoint)
 
     def _ack_us(self, node: NodeId, member: Member | None) -> int:
         return self._rtt.timeout_us(node, member.area if member is not None else "")
@@ -517,9 +480,7 @@ class Swim:
         else:
             self._out.timers.set(f"forget {update.node.hex()}", self._out.after(self._out.config.forget_us))
             if update.state == MemberState.DOWN:
-                wait_us = self._out.prng.below(self._out.config.redial_us)
-                self._dials.add(member.endpoint, self._out.now, wait_us, Standing.KNOWN)
-                self._arm_dials()
+                self.calls.lost(member)
         self._tell(member)
 
     def _tell(self, member: Member) -> None:

@@ -132,7 +132,7 @@ def queue_lengths(engine: Engine) -> tuple[int, ...]:
     reconciliation = engine._reconciliation
     return (
         len(engine._out.timers._heap),
-        len(swim._dials._dials),
+        len(swim.calls.book._dials),
         len(swim._piggyback._sent),
         len(swim._probe._relays),
         len(reconciliation._reconciler._salts),
@@ -258,13 +258,13 @@ def graft(engine: Engine, base: Base, row_due: Micros) -> None:
 def lose(engine: Engine, gone: Sequence[Member], prng: Prng) -> None:
     """Make a grafted engine call members that it has held as down for long, and not count their votes."""
     now, longest_us = engine._out.now, engine._config.redial_max_us
-    dials = engine._swim._dials
+    dials = engine._swim.calls.book
     for member in prng.shuffled(gone):
         engine._health.table.mute(member.node, True)
         if dials.add(member.endpoint, now, prng.below(longest_us), Standing.KNOWN):
             dials._dials[member.endpoint].wait_us = longest_us
     engine._health.conclude(engine._health.table.regions())
-    engine._swim._arm_dials()
+    engine._swim.calls.arm()
     engine._deadline = engine._out.timers.earliest()  # which whoever starts it is told of
 
 

@@ -44,6 +44,8 @@ from lattice.types import MILLISECOND, SECOND, AuthorId, Endpoint, Level, Micros
 EPOCH = Micros(1_800_000_000 * SECOND)
 CLUSTER = "test"
 EPHEMERAL_PORT = 50_000
+HOSTS = ("10.0.0.1", "10.0.1.1")
+"""One for each network; who sends to an address does so from its own on the same network."""
 
 
 def signer_of(name: str, grant: Grant | None = None) -> Ed25519Signer:
@@ -91,7 +93,7 @@ def cut(*pairs: tuple[Iterable[int], Iterable[int]]) -> Judge:
 
 
 class Cluster:
-    """`count` nodes, each at its own site, at 10.0.0.1 ports 1, 2, …"""
+    """`count` nodes, each at its own site, at 10.0.0.1 ports 1, 2, …, and on a second network at 10.0.1.1"""
 
     def __init__(
         self,
@@ -165,7 +167,7 @@ class Cluster:
 
     @staticmethod
     def endpoint(index: int) -> Endpoint:
-        return ("10.0.0.1", index + 1)
+        return (HOSTS[0], index + 1)
 
     def clock(self, index: int) -> Micros:
         """What a node's own clock says now."""
@@ -190,12 +192,12 @@ class Cluster:
                 assert len(data) <= self.config.datagram_bytes_max, f"a datagram of {len(data)} bytes"
                 self.datagrams += 1
                 self.bytes += len(data)
-                source = self.endpoint(index)
+                source = self._source(index, target)
                 for delay in self.judge(source, target, self.prng):
                     self._later(delay, target, DatagramReceived(data, source))
             case SendStream(data, target):
                 self.bytes += len(data)
-                source = self.endpoint(index)
+                source = self._source(index, target)
                 if delays := self.judge(source, target, self.prng):
                     # as in life, a stream comes from a port on which nobody listens
                     frame = StreamFrameReceived(data, (source[0], EPHEMERAL_PORT + index))
@@ -215,9 +217,12 @@ class Cluster:
                 return [notification]
         return []
 
+    def _source(self, index: int, target: Endpoint) -> Endpoint:
+        return (target[0] if target[0] in HOSTS else HOSTS[0], self.endpoint(index)[1])
+
     def _later(self, delay: int, target: Endpoint, event: Input) -> None:
         index = target[1] - 1
-        if target[0] == "10.0.0.1" and 0 <= index < len(self.engines):
+        if target[0] in HOSTS and 0 <= index < len(self.engines):
             self._push(self.now + delay, index, event)
 
     def _push(self, at: int, index: int, event: Input) -> None:

@@ -316,3 +316,17 @@ def test_a_network_that_is_plugged_in_later_is_found_without_a_word(network: Net
         time.sleep(12)
         for site in ("ams", "fra", "gru"):
             assert not [event for event in network.view(site)["events"] if "as well" in event["text"]], "no second one"
+        # And when one of the two is cut, each is called on the other, before anybody calls it down.
+        network.pull("fra", "old")
+        began_ms = time.time() * 1e3
+
+        def called_on_the_new() -> bool:
+            members = {site: network.view(site)["members"] for site in ("ams", "fra")}
+            at = {(site, each["site"]): each["address"] for site, them in members.items() for each in them}
+            return (at["ams", "fra"], at["fra", "ams"]) == ("10.78.0.2:7946", "10.78.0.1:7946")
+
+        network.until(called_on_the_new, 15, "the other address is tried")
+        time.sleep(10)
+        for site in ("ams", "fra", "gru"):
+            said = [event for event in network.view(site)["events"] if event["at_ms"] > began_ms]
+            assert not [event for event in said if event["text"].endswith(" down")]

@@ -180,9 +180,9 @@ class SeesForks(Engine):
 
 class DialsWithoutLimit(Engine):
     def handle(self, event: Input, now: Micros) -> list[Effect]:
-        self._swim._dials._dials_max = 1_000_000
+        self._swim.calls.book._dials_max = 1_000_000
         for number in range(20):
-            self._swim._dials.add(("198.51.100.1", 1 + (now + number) % 60_000), now)
+            self._swim.calls.book.add(("198.51.100.1", 1 + (now + number) % 60_000), now)
         return super().handle(event, now)
 
 
@@ -219,7 +219,7 @@ class NeverCallsAgain(Engine):
 
     def __init__(self, **given: Any) -> None:
         super().__init__(**given)
-        self._swim.on_dial = lambda: None  # type: ignore[method-assign]  # the planted mistake
+        self._swim.calls.on_due = lambda: None  # type: ignore[method-assign]  # the planted mistake
         introduce = self._swim.members.introduce
 
         def once(

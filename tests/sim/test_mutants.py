@@ -20,6 +20,9 @@ DOWN = {"at": "2s", "do": "health", "region": "ashburn", "level": "down"}
 CRASH = {"at": "2s", "for": "2s", "do": "crash", "nodes": "node 1"}
 GONE = {"at": "1s", "do": "crash", "nodes": "node 1"}
 BACK = {"at": "5s", "do": "health", "region": "ashburn", "level": "healthy"}
+FLAPS = [{**DOWN, "at": f"{at}s", "level": ("down", "healthy")[at % 2]} for at in range(2, 10)]
+"""So many rows that one of an earlier version is among those replayed, whatever else happens."""
+REPLAYED = {"at": "1s", "do": "lie-replayed", "nodes": "node 1, 2, 3", "every": "20ms"}
 ROTATION = {"at": "1s", "do": "key-rotation", "over": "2s"}
 NEXT = {"at": "1s", "for": "4s", "do": "version-mix", "nodes": "node 1", "speaks": "another"}
 SHORT = "2s"
@@ -43,7 +46,7 @@ PLANTED = [
     Planted(
         "rows-rise",
         mutants.ForgetsVersions,
-        table(DOWN, {"at": "1s", "do": "lie-replayed", "nodes": "node 1, 2, 3", "every": "20ms"}, duration="20s"),
+        table(*FLAPS, REPLAYED, duration="10s", regions={"watchers": "all"}),
     ),
     Planted("incarnation-by-owner", mutants.RaisesOthers, table(GONE, duration="20s")),
     Planted(
