@@ -117,6 +117,11 @@ class RequestHead(NamedTuple):
     """An upgrade to WebSocket is asked for (RFC 6455 4.1)."""
 
     @property
+    def is_last(self) -> bool:
+        """Not a byte may follow: it has no body, and says that there is no further request."""
+        return not (self.keep_alive or self.chunked or self.content_length)
+
+    @property
     def path(self) -> str:
         """The target without its query, exactly as sent (still percent-encoded)."""
         return self.target.partition(b"?")[0].decode("ascii")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import resource
 import socket
 import ssl
@@ -47,6 +48,8 @@ __all__ = ["Outcome", "Proxy", "ProxyLimits", "Router"]
 
 UNKNOWN: Final = "unknown"
 """A client without an address, as RFC 7239 (6.3) calls it: it came by a Unix socket."""
+_ACCEPTS_MAX: Final = 8
+"""Connections taken at one look; then others have their turn, also processes that share the queue."""
 _SWEEP_SECONDS: Final = 1.0
 _WANTED_SECONDS: Final = 0.01
 _FORGET_US: Final = 600 * SECOND
@@ -190,15 +193,23 @@ class Proxy:
         self._accepted.set()
 
     async def _accept(self, listener: trio.SocketListener, tls: ssl.SSLContext | None) -> None:
-        while True:
+        # A socket of our own on the same queue: what trio's accept does besides is a fourth of a short connection.
+        with socket.socket(fileno=os.dup(listener.socket.fileno())) as sock:
+            sock.setblocking(False)
             try:
-                accepted, address = await listener.socket.accept()
-            except OSError as error:
-                await self._survive(error)
-                continue
-            # The file descriptor moves to a plain socket: see `router.traffic.connection`.
-            sock = socket.socket(accepted.family, accepted.type, accepted.proto, fileno=accepted.detach())
-            self._take(sock, address, tls)
+                while True:
+                    await trio.lowlevel.wait_readable(sock)
+                    for _ in range(_ACCEPTS_MAX):
+                        try:
+                            accepted, address = sock.accept()
+                        except BlockingIOError:
+                            break
+                        except OSError as error:
+                            await self._survive(error)
+                            break
+                        self._take(accepted, address, tls)
+            finally:
+                trio.lowlevel.notify_closing(sock)  # the queue may live on in other processes, and so in trio's epoll
 
     def _take(self, sock: socket.socket, address: tuple[str, int] | str, tls: ssl.SSLContext | None) -> None:
         """Serve a connection, or shed it."""
@@ -331,7 +342,8 @@ class Proxy:
             self._http2.discard(connection)
 
     async def _serve_http1(self, client: Client) -> After | None:
-        """Serve requests in turn, and count the one ending of each. None if there was no further one."""
+        """Serve requests in turn, and count the one ending of each. None if nothing more can come of this client: it
+        has closed, or said with a request that it was the last. (One that speaks TLS may still say that it ends.)"""
         plane, nest, reader = self._plane, self._nest, client.reader
         counters = plane.counters
         while True:
@@ -372,7 +384,8 @@ class Proxy:
                     counters["requests"] += 1
                     counters[kind] += 1
             if ending.after is not _KEEP:
-                return ending.after
+                said_all = head is not None and head.is_last and not (reader.rest or client.ready or client.secure)
+                return None if said_all and ending.after is After.CLOSE else ending.after
             if plane.fast and nest.current is None:
                 await nest.become_fiber()
 

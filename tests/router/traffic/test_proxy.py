@@ -7,8 +7,11 @@ import fcntl
 import itertools
 import os
 import random
+import select
+import socket
 import struct
 import termios
+from collections.abc import Callable
 
 import pytest
 import trio
@@ -16,7 +19,7 @@ import trio.testing
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lattice.types import MILLISECOND
+from lattice.types import MILLISECOND, SECOND
 from router.decision.decide import Decision, Request
 from router.traffic.concurrency import LIMIT_MIN
 from router.traffic.message_body import LAST_CHUNK, chunk
@@ -26,6 +29,7 @@ from tests.router.traffic.upstreams import (
     GET,
     FixedRouter,
     Script,
+    Stage,
     Upstream,
     Wire,
     answer,
@@ -807,22 +811,44 @@ async def test_standbys_are_held_ready(autojump_clock: trio.testing.MockClock) -
         nursery.cancel_scope.cancel()
 
 
+async def test_who_said_that_this_was_all_is_not_waited_for() -> None:
+    """It need not even close its own side. Who may still be sending would meet a reset, and is waited for."""
+    async with staged(serving(answer()), limits=ProxyLimits(linger_timeout_us=60 * SECOND)) as stage:
+        last, sending = await stage.client(), await stage.client()
+        assert (await last.ask(GET[:-2] + b"Connection: close\r\n\r\n")).one(b"Connection") == b"close"
+        await sending.send(post(b"all", "Connection: close") + b"and more")
+        assert (await sending.response()).status == 200
+        assert await last.rest() == await sending.rest() == b""
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert stage.proxy.connections == 1
+        await sending.send(b"and more")
+        await sending.stream.aclose()
+        await stage.emptied()
+
+
+def failing_accepts(stage: Stage, monkeypatch: pytest.MonkeyPatch, fail: Callable[[], None]) -> None:
+    """From now on every accept of the proxy's begins with `fail`, once somebody is there to be accepted."""
+    original = socket.socket.accept
+
+    def accept(self: socket.socket) -> tuple[socket.socket, object]:
+        if self.getsockname() == stage.endpoint and select.select([self], [], [], 0)[0]:
+            fail()
+        return original(self)
+
+    monkeypatch.setattr(socket.socket, "accept", accept)
+
+
 async def test_failing_accepts_shed_the_longest_idle_and_never_spin(monkeypatch: pytest.MonkeyPatch) -> None:
     failures = [errno.EMFILE] * 3 + [errno.ECONNABORTED]
+
+    def fail() -> None:
+        if failures:
+            raise OSError(failures.pop(0), "no")
+
     async with staged(serving(answer()), limits=ProxyLimits(accept_pause_us=10 * MILLISECOND)) as stage:
         idle = await stage.client()
         assert (await idle.ask(GET)).status == 200
-        kind = type(idle.stream.socket)
-        original = kind.accept
-
-        async def failing(self: trio.socket.SocketType) -> object:
-            if failures:
-                await trio.lowlevel.wait_readable(self)
-                raise OSError(failures.pop(0), "no")
-            return await original(self)
-
-        monkeypatch.setattr(kind, "accept", failing)
-        # The accept that is waiting now is still the old one: it takes one more connection.
+        failing_accepts(stage, monkeypatch, fail)
         assert (await stage.ask(GET)).status == 200
         assert (await stage.ask(GET)).status == 200
         counters = stage.proxy.counters
@@ -835,21 +861,17 @@ async def test_while_accepts_fail_they_are_tried_at_a_pace_and_who_waits_is_serv
     monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
 ) -> None:
     autojump_clock.autojump_threshold = 0.02
+    failed, short = 0, True
+
+    def fail() -> None:
+        nonlocal failed
+        if short and failed < 1_000:  # one that spins would not let time pass
+            failed += 1
+            raise OSError(errno.EMFILE, "no")
+
     async with staged(serving(answer()), limits=ProxyLimits(accept_pause_us=100 * MILLISECOND)) as stage:
         assert (await stage.ask(GET)).status == 200
-        kind = type((await stage.client()).stream.socket)
-        original, failed, short = kind.accept, 0, True
-
-        async def failing(self: trio.socket.SocketType) -> object:
-            nonlocal failed
-            if short and failed < 1_000:  # one that spins would not let time pass
-                await trio.lowlevel.wait_readable(self)
-                failed += 1
-                raise OSError(errno.EMFILE, "no")
-            return await original(self)
-
-        monkeypatch.setattr(kind, "accept", failing)
-        await stage.client()  # the accept that waits is still the old one: it takes this
+        failing_accepts(stage, monkeypatch, fail)
         waiting = await stage.client()
         began = trio.current_time()
         await trio.sleep(10)
@@ -863,24 +885,20 @@ async def test_while_accepts_fail_they_are_tried_at_a_pace_and_who_waits_is_serv
 async def test_an_accept_that_fails_lets_go_of_what_is_kept_and_of_who_was_idle_longest(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    failures = [errno.EMFILE]
+
+    def fail() -> None:
+        if failures:
+            raise OSError(failures.pop(), "no")
+
     async with staged(serving(answer())) as stage:
         older, newer = await stage.client(), await stage.client()
         for wire in (older, newer):
             assert (await wire.ask(GET)).status == 200
             await trio.testing.wait_all_tasks_blocked(0.01)
         opened = stage.proxy.counters["upstream.opened"]
-        kind = type(newer.stream.socket)
-        original, failed = kind.accept, False
-
-        async def failing_once(self: trio.socket.SocketType) -> object:
-            nonlocal failed
-            if failed:
-                return await original(self)
-            failed = True
-            raise OSError(errno.EMFILE, "no")
-
-        monkeypatch.setattr(kind, "accept", failing_once)
-        await stage.client()  # the accept that waits is still the old one: it takes this
+        failing_accepts(stage, monkeypatch, fail)
+        await stage.client()
         with trio.fail_after(5):
             assert await older.rest() == b""
         assert (await newer.ask(GET)).status == 200

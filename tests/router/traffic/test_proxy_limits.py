@@ -373,10 +373,12 @@ async def test_a_first_request_on_its_way_meets_no_reset(clock: trio.testing.Moc
 async def test_who_is_being_accepted_as_a_drain_begins_is_served(
     clock: trio.testing.MockClock, checkpoints: int | None
 ) -> None:
-    """At whatever step: out of the kernel's queue, no other process will have this client. In it, another may."""
+    """At whatever step: out of the kernel's queue, no other process will have this client. In it, another may. One that
+    never asks does not hold the drain up."""
     proxy = Proxy(FixedRouter(), SITE, LIMITS, fast=DRIVER.get() == "fibers")
     (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
-    with socket.create_connection(listener.socket.getsockname()) as client:
+    where = listener.socket.getsockname()
+    with socket.create_connection(where) as client, socket.create_connection(where):
         client.send(GET)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(proxy.serve, [listener])
@@ -384,7 +386,9 @@ async def test_who_is_being_accepted_as_a_drain_begins_is_served(
                 await trio.testing.wait_all_tasks_blocked()
             for _ in range(checkpoints or 0):
                 await trio.lowlevel.checkpoint()
+            began = trio.current_time()
             await proxy.drain(10 * SECOND)
+            assert trio.current_time() - began <= LIMITS.first_request_us / SECOND
         if proxy.counters["connections"]:
             assert client.recv(100).startswith(b"HTTP/1.1 502 "), "answered, though there is no region"
         else:
