@@ -15,6 +15,7 @@ import math
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 
 import trio
 
@@ -24,6 +25,7 @@ from lattice.rollouts import RolloutId, Served, Word
 from lattice.types import VersionId, short
 from router.compiling import compile_text, complaint
 from router.control.api import DEFAULT_POLICY
+from router.decision.decide import route_at
 from router.decision.program import Program
 from router.journal import Journal
 from router.policy import PolicyError
@@ -135,7 +137,11 @@ class PolicyKeeper:
         if self._to_serve() != served:
             self.elected()  # while we compiled
             return
-        self._put_into_force(found, base, None if served.rollout is None else self._try(served.rollout, served.stage))
+        trial = None
+        if served.rollout is not None and base is not None:
+            route_before = partial(route_at, base.program)
+            trial = Trial(served.rollout, served.stage, self._on_judged, route_before)
+        self._put_into_force(found, base, trial)
         await self._tell()
 
     def _to_serve(self) -> Served | None:
@@ -202,9 +208,6 @@ class PolicyKeeper:
             self._journal.note("policy", f"version {short(policy.version)} in force{why}", **where)
 
     # --- a version on trial
-
-    def _try(self, rollout: RolloutId, stage: int) -> Trial:
-        return Trial(rollout, stage, self._on_judged)
 
     def _has_reached_all(self, trial: Trial) -> bool:
         return any(each.id == trial.rollout and each.state == "complete" for each in self._driver.view().rollouts)

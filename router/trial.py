@@ -11,8 +11,8 @@ a route that had heard little until then. A trial is of one stage: when a rollou
 
 What counts as a failure is what the user got: a 5xx, or no answer. A request whose first endpoint was lost and whose
 second answered is a success, for nobody felt it, and endpoints are lost under any version. What the client caused (it
-sent nonsense, or left) says nothing of the policy; neither does what the cache answered, nor that no route matched,
-since anybody can ask for a host that was never there.
+sent nonsense, or left) says nothing of the policy; neither does what the cache answered. That no route matched says
+something only where the version before has one: anybody can ask for a host that was never there.
 """
 
 from __future__ import annotations
@@ -42,8 +42,15 @@ def failed(ending: str, status: int) -> bool | None:
 class Trial:
     """Of one stage of one rollout, at one site."""
 
-    def __init__(self, rollout: RolloutId, stage: int, judged: Callable[[Trial], None] = lambda _: None) -> None:
-        """`judged` is called within `hear` whenever what the trial says has changed."""
+    def __init__(
+        self,
+        rollout: RolloutId,
+        stage: int,
+        judged: Callable[[Trial], None] = lambda _: None,
+        route_before: Callable[[str, str], str] = lambda _host, _path: "",
+    ) -> None:
+        """`judged` is called within `hear` whenever what the trial says has changed; `route_before` says which route
+        the version before has for a host and path, "" for none."""
         self.rollout = rollout
         self.stage = stage
         self.requests = 0
@@ -52,6 +59,7 @@ class Trial:
         self.condemned_by = ""
         """The route that did, or nothing: all of them together."""
         self._judged = judged
+        self._route_before = route_before
         self._whole = SequentialTest()
         self._routes: dict[str, SequentialTest] = {}
 
@@ -76,6 +84,12 @@ class Trial:
         outcome = failed(ending, status)
         if outcome is not None:
             self.hear(route, failed=outcome)
+
+    def found_no_route(self, host: str, path: str) -> None:
+        """A request found no route under this version: its user lost one, if the version before has one."""
+        route = self._route_before(host, path)
+        if route:
+            self.hear(route, failed=True)
 
     def hear(self, route: str, *, failed: bool) -> None:
         """As `ended`, of what says something."""

@@ -16,6 +16,7 @@ from lattice.record import record
 from lattice.types import Endpoint
 from router.decision.plan import Attempt, Lane, Option, RouteTable, standing
 from router.decision.predicates import NO_RULE
+from router.decision.program import Program
 from router.decision.rendezvous import ranking
 from router.decision.request import Request, bucket, client_bytes, key_bytes
 from router.policy.settings import NO_SETTINGS, Settings
@@ -92,6 +93,16 @@ def decide(table: RouteTable, request: Request, ejected: AbstractSet[Endpoint]) 
     """Decide one request. `ejected` holds the endpoints not to be tried, whatever their region's level."""
     client = read_client(request.client)
     return settle(table, request, ejected, client, table.program.addresses.zone_of(client))[0]
+
+
+def route_at(program: Program, host: str, path: str) -> str:
+    """The route of a host and path, by name; "" if there is none. As `settle` finds it."""
+    path = path.partition("?")[0]
+    for index in program.hosts.routes_for(host):
+        pattern = program.paths[index]
+        if pattern is None or pattern.matches(path):
+            return program.routes[index].name
+    return ""
 
 
 def settle(

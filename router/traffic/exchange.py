@@ -29,7 +29,7 @@ import trio
 from lattice.types import Endpoint, Micros
 from router.cache.rules import SAFE_METHODS
 from router.cache.turn import Turn
-from router.decision.decide import Attempt, Decision, Request
+from router.decision.decide import NO_ROUTE, Attempt, Decision, Request
 from router.traffic import hedging
 from router.traffic.asking import asked
 from router.traffic.by_cache import answer_stored, serve_by_cache
@@ -107,6 +107,8 @@ class Exchange(Reply):
             raise
         finally:
             if (decision := self._decided) is not None:
+                if decision.reason == NO_ROUTE:
+                    trial.found_no_route(self.request.host, self.request.path)
                 trial.ended(decision.route, kind, decision.status)
         return ending
 

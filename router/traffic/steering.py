@@ -50,6 +50,9 @@ class Judge(Protocol):
         """A request that was decided under it ended so (`ending.Ending.kind`); `status` is what the decision itself
         answered, or 0."""
 
+    def found_no_route(self, host: str, path: str) -> None:
+        """A request for that host and path had no route under it."""
+
 
 class Router(Protocol):
     """The node, as the data plane sees it. Both calls are synchronous and take microseconds."""

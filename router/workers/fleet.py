@@ -361,10 +361,13 @@ class Fleet:
                 self._admitted(endpoint)
             case Reported(region, tier, endpoint, saturation_ppm):
                 self._reported(Attempt(region, tier, Level.UNKNOWN, endpoint), saturation_ppm)
-            case Tried(number, endings):
+            case Tried(number, endings, without_route):
                 for route, ending, status in endings:
                     if self._trial is not None and number == self._trials:
                         self._trial.ended(route, ending, status)
+                for host, path in without_route:
+                    if self._trial is not None and number == self._trials:
+                        self._trial.found_no_route(host, path)
             case Counted(counters):
                 member.counters = Counter(counters)
 

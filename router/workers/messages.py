@@ -102,6 +102,8 @@ class Tried(msgspec.Struct, frozen=True, tag=True):
     """Of the trial (`Configure`)."""
     endings: list[tuple[str, str, int]]
     """See `steering.Judge.ended`."""
+    without_route: list[tuple[str, str]] = []
+    """See `steering.Judge.found_no_route`."""
 
 
 class Counted(msgspec.Struct, frozen=True, tag=True):

@@ -74,6 +74,8 @@ COUNT_SECONDS: Final = 0.5
 EXPIRE_SECONDS: Final = 0.1
 OUTCOMES_MAX: Final = 20_000
 """Good news kept for a node that does not read; what is more is dropped, and counted."""
+WITHOUT_ROUTE_MAX: Final = 64
+"""Requests of a batch that found no route: two tell of one that was lost, and anybody can ask for what never was."""
 _WHOLE: Final = frozenset({Outcome.OK, Outcome.SERVER_ERROR})
 
 
@@ -85,6 +87,12 @@ class Telling:
         self.number = number
         self._wake = wake
         self._endings: list[tuple[str, str, int]] = []
+        self._without_route: list[tuple[str, str]] = []
+
+    def found_no_route(self, host: str, path: str) -> None:
+        if len(self._without_route) < WITHOUT_ROUTE_MAX:
+            self._without_route.append((host, path))
+            self._wake(False)
 
     def ended(self, route: str, ending: str, status: int) -> None:
         outcome = failed(ending, status)
@@ -95,7 +103,8 @@ class Telling:
     def take(self) -> Tried | None:
         """What was not told yet."""
         endings, self._endings = self._endings, []
-        return Tried(self.number, endings) if endings else None
+        without_route, self._without_route = self._without_route, []
+        return Tried(self.number, endings, without_route) if endings or without_route else None
 
 
 class Worker:

@@ -39,10 +39,8 @@ class Site:
         self.bound = bound
         self.stop = stop
 
-    async def get(self, path: str = "/") -> tuple[int, dict[str, str], bytes]:
-        return await exchange(
-            self.bound.http[0], f"GET {path} HTTP/1.1\r\nHost: shop.test\r\nConnection: close\r\n\r\n"
-        )
+    async def get(self, path: str = "/", host: str = "shop.test") -> tuple[int, dict[str, str], bytes]:
+        return await exchange(self.bound.http[0], f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")
 
     async def control(self, request: str, content_type: str = "", body: bytes = b"") -> tuple[int, Any]:
         head = f"{request} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {len(body)}\r\n"

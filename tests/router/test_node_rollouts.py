@@ -293,3 +293,36 @@ async def test_workers_go_back_as_soon_as_they_hear(tmp_path: Path, capsys: pyte
 
 async def workers_current(site: Site) -> int:
     return int((await site.view())["counters"].get("proxy workers current", 0))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_a_version_that_lost_a_route_is_given_up(
+    workers: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its users got 404; whoever asks for what neither version has changes nothing."""
+
+    async def asked(host: str) -> int:
+        return (await ams.get(host=host))[0]
+
+    fra = Backend("fra")
+    config = site_config(tmp_path / "ams", "ams")
+    config.path.write_text(config.path.read_text().replace("[http]", f"[http]\nworkers = {workers}"))
+    async with trio.open_nursery() as regions:
+        await regions.start(fra.run)
+        async with running(load_site_config(config.path)) as ams:
+            assert await ams.publish(text_of(fra, BETTER)) == 200
+            await until(lambda: _is(ams.region_served, "fra"))
+            base = (await ams.view())["policies"][0]["version"]
+            eva = Operator(tmp_path / "ams", ams, capsys)
+            await eva.start(text_of(fra, HEALTHY), "--stages", "100")
+            with trio.fail_after(15):
+                while await asked("more.test") != 404:
+                    assert await asked("never.test") == 404
+                while (await in_force(ams))[0] != base:
+                    await asked("never.test")
+                    await asked("more.test")
+                assert "is bad, by route more" in str((await ams.view())["events"])
+                while await asked("more.test") != 200:
+                    assert await asked("never.test") == 404
+        regions.cancel_scope.cancel()

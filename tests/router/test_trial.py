@@ -9,6 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lattice.rollouts import RolloutId
+from lattice.types import Level
+from router.decision.decide import Request, decide, route_at
+from router.decision.layout import SitePlace
+from router.decision.plan import plan
+from router.decision.program import compile_policy
+from router.policy import parse
 from router.sequential_test import (
     ALPHA_PPM,
     BETA_PPM,
@@ -123,6 +129,32 @@ def test_what_says_nothing_is_not_counted() -> None:
     subject.ended("app", "relayed_2xx", 0)
     subject.ended("app", "denied", 503)
     assert (subject.requests, subject.failures) == (2, 1)
+
+
+def test_a_route_that_the_version_lost_is_a_failure_and_one_that_never_was_is_none() -> None:
+    before = {("shop.test", "/cart"): "cart"}
+    subject = Trial(ROLLOUT, 0, route_before=lambda host, path: before.get((host, path), ""))
+    for _ in range(9):
+        subject.found_no_route("scanned.test", "/wp-admin")
+    assert (subject.requests, subject.failures) == (0, 0)
+    subject.found_no_route("shop.test", "/cart")
+    subject.found_no_route("shop.test", "/cart")
+    assert (subject.judgement, subject.condemned_by) == (Judgement.CONDEMNED, "cart")
+
+
+def test_the_route_of_a_host_and_path_is_the_one_that_decides() -> None:
+    program = compile_policy(
+        parse(
+            "edition 1\nregion fra { at 50 8 endpoint 127.0.0.1:1 }\n"
+            'route cart for "shop.test" path "/cart/**" { primary fra }\n'
+            'route shop for "shop.test" "*.shop.test" path "/*" { primary fra }\n'
+        )
+    )
+    table = plan(program, {"fra": Level.HEALTHY}, SitePlace("ams", 0, 0), 0)
+    for host in ("shop.test", "a.shop.test", "SHOP.test", "b.test", ""):
+        for path in ("/cart/a", "/cart/a?b=/c", "/cart", "/a", "/a/b", "*"):
+            assert route_at(program, host, path) == decide(table, Request("", host, path), frozenset()).route
+    assert route_at(program, "shop.test", "/cart/a?b=/c") == "cart"
 
 
 def test_a_good_version_is_rolled_back_less_than_once_in_two_hundred_trials() -> None:
