@@ -295,19 +295,23 @@ class Swim:
             if config.lifeguard:
                 self._out.send(Nack(relay.nonce, relay.subject), relay.asked_by)
         for probe in self._probe.due(now):
-            if probe.helpers is not None:
+            asked = probe.helpers is not None
+            if asked and probe.ends <= now:
                 self._failed(probe)
                 continue
             member = self.members.get(probe.target)
             if member is None or not member.present:
                 self._probe.end(probe)
                 continue
+            if not asked:
+                suspects = self._suspicions if config.lifeguard else ()
+                for helper in self._probe.ask(probe, self.members.everybody.nodes, config.ping_req_count, suspects):
+                    self._out.send(PingReq(probe.nonce, member.node, member.endpoint), self.endpoint_of(helper))
             if config.lifeguard:
                 for address in member.addresses:
                     self._ping(member, self._probe.again(probe, now), address)
-            suspects = self._suspicions if config.lifeguard else ()
-            for helper in self._probe.ask(probe, self.members.everybody.nodes, config.ping_req_count, suspects):
-                self._out.send(PingReq(probe.nonce, member.node, member.endpoint), self.endpoint_of(helper))
+            else:
+                probe.due = probe.ends
         self._arm_probe(now)
 
     def _failed(self, probe: Probe) -> None:
@@ -455,11 +459,12 @@ class Swim:
     # --- claims
 
     def _hear_of_us(self, update: MemberUpdate) -> bool:
-        """Whether somebody says that we are not well. A greater incarnation says that we are, unless our row does."""
+        """Whether somebody says that we are not well. A greater incarnation says that we are, unless our row does; who
+        speaks of an earlier one has missed that row, and is told it."""
         ahead = update.incarnation - self.incarnation
-        if update.state == MemberState.ALIVE or self._leaving or not 0 <= ahead < INCARNATION_LEAP_MAX:
+        if update.state == MemberState.ALIVE or self._leaving or ahead >= INCARNATION_LEAP_MAX:
             return False
-        if not self._is_answered(update):
+        if ahead >= 0 and not self._is_answered(update):
             self.refute(update.incarnation)
         return True
 

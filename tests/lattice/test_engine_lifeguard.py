@@ -28,9 +28,10 @@ from lattice.events import (
 from lattice.health import Observation
 from lattice.key_ring import KeyRing
 from lattice.membership import MemberState, MemberUpdate
+from lattice.prng import Prng
 from lattice.seal import Plain, Seal, Sealed
 from lattice.swim import incarnation_at
-from lattice.types import MILLISECOND, SECOND, Level, Micros, NodeId
+from lattice.types import MILLISECOND, SECOND, Endpoint, Level, Micros, NodeId
 from lattice.wire import Ack, Nack, News, Ping, PingReq, decode, encode
 from tests.bench.swim import LIFEGUARD, Link, crashes, percentile_ms, slow_members
 from tests.lattice.cluster import CLUSTER, EPOCH, Cluster, cut, one_way_loss, reliable
@@ -184,6 +185,36 @@ def test_late_timers_one_by_one_are_one_stall() -> None:
     for _ in range(10):
         engine.handle(DatagramReceived(frame, cluster.endpoint(1)), late)
     assert engine.counters()["stalls"] == 1
+
+
+def quarter_lost(source: Endpoint, target: Endpoint, prng: Prng) -> list[int]:
+    return [] if prng.below(4) == 0 else [MILLISECOND + prng.below(39 * MILLISECOND)]
+
+
+def test_where_a_quarter_is_lost_few_are_suspected_and_nobody_is_called_down() -> None:
+    cluster = settled(8)
+    cluster.judge = quarter_lost
+    cluster.notified.clear()
+    before = sum(engine.counters().get("probes failed", 0) for engine in cluster.engines)
+    cluster.run(60 * SECOND)
+    failed = sum(engine.counters().get("probes failed", 0) for engine in cluster.engines) - before
+    assert failed <= 12, "one of a hundred of all 1,200"
+    assert not [note for _, _, note in cluster.notified if isinstance(note, MemberChanged) and note.state == "down"]
+
+
+def test_who_has_missed_the_refutation_is_told_it_when_it_accuses_again() -> None:
+    """Its own row, not a comparison: that takes several datagrams, each of which may be lost again."""
+    cluster = settled(4)
+    claim = accusation(cluster, 3, 0)
+    whisper(cluster, 1, 3, News((claim,)))
+    cluster.run(SECOND)
+    refuted = cluster.engines[3]._swim.incarnation
+    assert refuted > claim.incarnation
+    cluster.judge = cut(([3], range(3)))
+    before = cluster.engines[3].counters()["out Rumour"]
+    whisper(cluster, 0, 3, Ping(5, bytes(16), (claim,)))
+    assert cluster.engines[3].counters()["out Rumour"] == before + 1
+    assert cluster.engines[3]._swim.incarnation == refuted, "it was answered already"
 
 
 def test_lifeguard_spares_the_healthy_where_plain_swim_does_not() -> None:

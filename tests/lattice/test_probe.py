@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lattice.prng import Prng
-from lattice.probe import RELAYS_MAX, Probe, ProbeCycle, Relay
+from lattice.probe import PINGS_MAX, RELAYS_MAX, Probe, ProbeCycle, Relay
 from lattice.types import Endpoint, Micros, NodeId
 
 NODES = [NodeId(bytes([number]) * 16) for number in range(9)]
@@ -70,16 +71,36 @@ def test_only_the_right_ack_ends_a_probe_and_each_ping_measures_its_own_round_tr
     assert cycle.acked(again, second.target) is None, "a late ack answers no later ping"
 
 
-def test_an_unanswered_probe_asks_once_and_then_fails() -> None:
+def test_an_unanswered_probe_pings_again_and_again_and_then_fails() -> None:
     cycle = ProbeCycle(US, Prng.seeded("x"))
     probe = begun(cycle, NODES[:4])
     assert cycle.due(Micros(START + ACK_US - 1)) == []
     assert cycle.due(Micros(START + ACK_US)) == [probe]
     assert probe.helpers is None
     cycle.ask(probe, [*NODES[:4], US], 3)
-    assert cycle.earliest() == START + PROBE_US
-    assert cycle.due(Micros(START + PROBE_US)) == [probe]
-    assert cycle.earliest() is None
+    cycle.again(probe, Micros(START + ACK_US))
+    assert cycle.earliest() == START + ACK_US + PROBE_US // PINGS_MAX
+    while (due := cycle.earliest()) is not None:
+        assert cycle.due(Micros(due)) == [probe]
+        if due < probe.ends:
+            cycle.again(probe, Micros(due))
+    assert list(probe.sent.values()) == [START + wait for wait in (0, 10, 30, 50, 70)]
+
+
+@given(st.integers(1, 1_000), st.integers(1, 9_000))
+def test_no_more_pings_than_that_each_with_time_to_be_answered(ack: int, rest: int) -> None:
+    cycle = ProbeCycle(US, Prng.seeded("x"))
+    probe = cycle.begin(NODES[0], START, ack, ack + rest)
+    cycle.ask(probe, [], 0)
+    while (due := cycle.earliest()) is not None:
+        assert cycle.due(Micros(due)) == [probe]
+        if due < probe.ends:
+            cycle.again(probe, Micros(due))
+    sent = list(probe.sent.values())
+    assert due is None
+    assert len(sent) <= PINGS_MAX
+    assert all(later - earlier >= ack for earlier, later in pairwise(sent))
+    assert len(sent) == 2 or probe.ends - sent[-1] >= ack
 
 
 def test_when_all_helpers_say_that_they_tried_there_is_nothing_to_wait_for() -> None:
