@@ -283,10 +283,12 @@ async def _connected(
         if code not in (0, errno.EINPROGRESS):
             raise _failed(code)
         connection = kind(sock, nest)  # joins only now: an unconnected socket looks like a lost one
-        if code == errno.EINPROGRESS:
+        while code == errno.EINPROGRESS:
             await connection.writable(timeout_us)
             if code := _error_of(sock):
                 raise _failed(code)
+            if not _has_peer(sock):
+                code = errno.EINPROGRESS  # that was an event of whoever had this descriptor before
         if sock.family != socket.AF_UNIX and sock.getsockname() == sock.getpeername():
             # On loopback a connection to a closed port of the ephemeral range can meet itself.
             raise ConnectionRefusedError(errno.ECONNREFUSED, "connected to itself")

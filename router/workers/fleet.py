@@ -22,6 +22,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
+import msgspec
 import trio
 
 from lattice.types import Endpoint, Level
@@ -209,12 +210,10 @@ class Fleet:
     async def _start(
         self, count: int, http: Sequence[trio.SocketListener], https: Sequence[trio.SocketListener]
     ) -> None:
-        before = self._http, self._https
-        self._http, self._https = http, https
         fresh: dict[int, _Member] = {}
         try:
             for number in range(count):
-                fresh[number] = await self._spawn(number)
+                fresh[number] = await self._spawn(number, http, https)
             for member in fresh.values():
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(_first, member.ready, nursery.cancel_scope)
@@ -222,13 +221,16 @@ class Fleet:
             for member in fresh.values():
                 if member.gone.is_set():
                     raise FleetError(f"http.workers: {count} processes do not start: one ended, {_how(member.process)}")
+            if self._leaving.is_set():
+                raise FleetError("http.workers: nobody is replaced in a node that leaves")
         except BaseException as error:
             for member in fresh.values():
-                member.leave(Drain(0))
-            self._http, self._https = before
+                member.leave(Drain(GRACE_US))  # who is ready has accepted users already
             if isinstance(error, OSError):
                 raise FleetError(f"http.workers: {count} processes do not start: {error}") from None
             raise
+        before = self._http, self._https
+        self._http, self._https = http, https
         replaced, self._members = self._members, fresh
         for old in replaced.values():
             old.leave(Drain(GRACE_US))
@@ -254,12 +256,14 @@ class Fleet:
             if not member.gone.is_set():
                 member.process.kill()
 
-    async def _spawn(self, number: int) -> _Member:
+    async def _spawn(
+        self, number: int, http: Sequence[trio.SocketListener], https: Sequence[trio.SocketListener]
+    ) -> _Member:
         assert self._nursery is not None
         ours, theirs = socket.socketpair()
         with theirs, contextlib.ExitStack() as failed:
             failed.callback(ours.close)
-            listening = [[each.socket.fileno() for each in listeners] for listeners in (self._http, self._https)]
+            listening = [[each.socket.fileno() for each in listeners] for listeners in (http, https)]
             fds = [",".join(map(str, numbers)) for numbers in listening]
             level = logging.getLevelName(logging.getLogger().getEffectiveLevel())
             process = await trio.lowlevel.open_process(
@@ -273,6 +277,8 @@ class Fleet:
             )
             failed.pop_all()
         member = _Member(number, process, trio.SocketStream(trio.socket.from_stdlib_socket(ours)))
+        if self._leaving.is_set():
+            member.leave(Drain(0))  # `drain` did not know of it
         self._all.add(member)
         self._nursery.start_soon(self._attend, member)
         return member
@@ -307,7 +313,7 @@ class Fleet:
         """Another takes the place of one that died, unless all of them are replaced meanwhile."""
         while self._counts(member) and not self._leaving.is_set():
             try:
-                fresh = await self._spawn(member.number)
+                fresh = await self._spawn(member.number, self._http, self._https)
             except OSError as error:
                 self._say(f"worker {member.number} does not start: {error}; tried again")
                 await trio.sleep(RESTART_SECONDS)
@@ -322,12 +328,14 @@ class Fleet:
         return member.drain is None and self._members.get(member.number) is member
 
     async def _feed(self, member: _Member) -> None:
-        """Send whatever the worker does not know yet, in the order in which it can use it."""
+        """Send whatever the worker does not know yet, in the order in which it can use it. Who is to leave is told only
+        that: by a plan it would begin to serve."""
         while True:
             member.news = trio.Event()
             masked = Masked(list(self._out), member.seen)
             purges, member.purges = member.purges, []
-            newest = [each for each in (self._configure, self._planned, masked, member.drain) if each is not None]
+            known = (self._configure, self._planned, masked) if member.drain is None else (member.drain,)
+            newest = [each for each in known if each is not None]
             fresh = [each for each in newest if not _known(member.sent.get(type(each)), each)]
             member.sent |= {type(each): each for each in fresh}
             try:
@@ -345,6 +353,9 @@ class Fleet:
                     self._take(member, decode_to_node(message))
         except trio.BrokenResourceError:
             pass  # killed
+        except (ValueError, msgspec.MsgspecError) as error:  # of another version, if its files were changed under us
+            self._say(f"worker {member.number} (process {member.process.pid}) is not understood: {error}; killed")
+            member.process.kill()
 
     def _take(self, member: _Member, message: ToNode) -> None:
         match message:

@@ -256,9 +256,10 @@ class Worker:
 
     async def _messages(self) -> AsyncIterator[ToWorker]:
         deframer = Deframer()
-        async for data in self._link:
-            for message in deframer.feed(bytes(data)):
-                yield decode_to_worker(message)
+        with contextlib.suppress(trio.BrokenResourceError):  # killed, with words of ours unread: an end like any other
+            async for data in self._link:
+                for message in deframer.feed(bytes(data)):
+                    yield decode_to_worker(message)
 
     def _wake(self, *, urgent: bool) -> None:
         self._waiting.set()

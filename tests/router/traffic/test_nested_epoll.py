@@ -11,8 +11,9 @@ import trio
 import trio.testing
 
 from lattice.types import SECOND
-from router.traffic.connection import RECEIVE_BYTES, Connection
+from router.traffic.connection import RECEIVE_BYTES, Connection, connect
 from router.traffic.nested_epoll import NestedEpoll, Wake
+from tests.router.traffic.upstreams import deaf
 
 
 @asynccontextmanager
@@ -208,3 +209,27 @@ async def test_what_lies_unread_bounds_what_was_heard() -> None:
             assert nest.heard_until() >= nest.clock() - 1e-3
             nest.leave(ours.fileno())
         nursery.cancel_scope.cancel()
+
+
+async def test_an_event_of_whoever_had_its_descriptor_before_ends_no_connect(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """It was taken for a failed connect, and the endpoint's other connections went with it."""
+    outcomes: list[type[Exception]] = []
+
+    async def body() -> None:
+        try:
+            (await connect(where[0], where[1], SECOND, Connection, nest)).close()
+        except (OSError, trio.TooSlowError) as error:
+            outcomes.append(type(error))
+
+    with deaf() as where:
+        async with running() as nest:
+            nest.start(body())
+            (member,) = nest._members.values()
+            fiber, member.write_waiter = member.write_waiter, None
+            assert fiber is not None, "not connected yet"
+            fiber.resume(Wake.READY)
+            assert outcomes == []
+            await trio.sleep(2)
+            assert outcomes == [trio.TooSlowError]

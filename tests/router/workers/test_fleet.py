@@ -1,0 +1,113 @@
+"""A fleet's side of its workers' lives, with processes that only listen to what they are told."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from lattice.types import Micros
+from router.journal import Journal
+from router.workers.fleet import GRACE_US, Fleet, FleetError
+
+FAKE = """
+import json, socket, sys
+from router.workers.messages import Deframer, Ready, decode_to_worker, encode
+role, heard, number = sys.argv[1], open(sys.argv[2], "w"), int(sys.argv[3])
+if role == "dies":
+    sys.exit(3)
+link, deframer = socket.socket(fileno=number), Deframer()
+link.sendall(encode(Ready(0)) if role == "serves" else b"\\0\\0\\0\\x04what")
+while data := link.recv(65536):
+    for message in map(decode_to_worker, deframer.feed(data)):
+        print(json.dumps([type(message).__name__, getattr(message, "grace_us", None)]), file=heard, flush=True)
+        if type(message).__name__ == "Drain":
+            sys.exit(0)
+"""
+"""A worker that serves nobody; the descriptor of its link comes second in what a worker is started with."""
+
+
+class Fakes:
+    """Starts such processes in place of workers, in these roles, in turn; what each heard is in a file."""
+
+    def __init__(self, directory: Path, *roles: str) -> None:
+        self._directory = directory
+        self._roles = list(roles)
+        self._open_process = trio.lowlevel.open_process
+        self._begun = 0
+
+    async def start(self, command: list[str], **options: Any) -> trio.Process:
+        role = self._roles[self._begun] if self._begun < len(self._roles) else "serves"
+        self._begun += 1
+        if role == "no room":
+            raise BlockingIOError("no room")
+        link = command[command.index("router.workers.worker") + 2]
+        fake = [sys.executable, "-c", FAKE, role, str(self._directory / f"heard.{self._begun}"), link]
+        return await self._open_process(fake, **options)
+
+    def heard(self, number: int) -> list[list[Any]]:
+        path = self._directory / f"heard.{number}"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+@asynccontextmanager
+async def running(journal: Journal) -> AsyncIterator[Fleet]:
+    fleet = Fleet(Path("site.toml"), journal, lambda *_: None, lambda _: None, lambda *_: None)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(fleet.run, 0, (), ())
+        yield fleet
+        await fleet.drain(0)
+
+
+async def until(done: Callable[[], object]) -> None:
+    with trio.fail_after(30):
+        while not done():  # noqa: ASYNC110  (another process does it)
+            await trio.sleep(0.01)
+
+
+def journal() -> Journal:
+    return Journal(lambda: Micros(0))
+
+
+async def test_new_workers_that_serve_before_all_are_there_finish_it_when_one_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It accepts as soon as it is ready, and had no time at all for those it had taken."""
+    fakes = Fakes(tmp_path, "serves", "dies")
+    monkeypatch.setattr(trio.lowlevel, "open_process", fakes.start)
+    async with running(journal()) as fleet:
+        with pytest.raises(FleetError, match="one ended, status 3"):
+            await fleet.replace(2, (), ())
+        await until(lambda: ["Drain", GRACE_US] in fakes.heard(1))
+        assert fleet.pids == ()
+
+
+async def test_who_is_to_leave_is_told_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it could do with a plan is serve users, of whom it would be told at once to let go."""
+    fakes = Fakes(tmp_path, "serves", "no room")
+    monkeypatch.setattr(trio.lowlevel, "open_process", fakes.start)
+    async with running(journal()) as fleet:
+        with pytest.raises(FleetError, match="2 processes do not start: no room"):
+            await fleet.replace(2, (), ())
+        await until(lambda: fakes.heard(1))
+        await until(lambda: fakes.heard(1)[-1][0] == "Drain")
+        assert len(fakes.heard(1)) == 1
+
+
+async def test_a_worker_that_is_not_understood_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be of another version, if its files were changed under the node; that ended the node."""
+    fakes = Fakes(tmp_path, "serves", "raves", "serves")
+    monkeypatch.setattr(trio.lowlevel, "open_process", fakes.start)
+    said = journal()
+    async with running(said) as fleet:
+        with pytest.raises(FleetError, match="one ended, signal 9"):
+            await fleet.replace(2, (), ())
+        assert any("is not understood" in event.text for event in said.events())
+        await fleet.replace(1, (), ())
+        assert len(fleet.pids) == 1
