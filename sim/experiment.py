@@ -340,14 +340,15 @@ class Experiment:
             )
             raise BrokenError(Violation("false-positives", now, "", evidence))
         idle = self.metrics.idle_bytes_per_node_s(len(self.cluster.hosts))
-        if checks.idle_bytes_max is not None and idle is not None and idle > checks.idle_bytes_max:
-            evidence = f"{idle} bytes a node and second while nothing happened, at most {checks.idle_bytes_max}"
+        if checks.idle_bytes_max is not None and (idle is None or idle > checks.idle_bytes_max):
+            evidence = "there was no time without an act to measure it in"
+            if idle is not None:
+                evidence = f"{idle} bytes a node and second while nothing happened, at most {checks.idle_bytes_max}"
             raise BrokenError(Violation("idle-bytes", now, "", evidence))
-        if checks.availability_min_ppm is not None and self.users is not None:
-            felt = self.users.felt
-            if felt.answered * 1_000_000 < felt.requests * checks.availability_min_ppm:
-                evidence = f"{felt.answered} of {felt.requests} requests were answered"
-                raise BrokenError(Violation("availability", now, "", evidence))
+        if checks.availability_min_ppm is not None:
+            answered, requests = (self.users.felt.answered, self.users.felt.requests) if self.users else (0, 0)
+            if not requests or answered * 1_000_000 < requests * checks.availability_min_ppm:
+                raise BrokenError(Violation("availability", now, "", f"{answered} of {requests} requests were answered"))
         detection = self._detection()
         if checks.detect_within_us is not None and detection is not None:
             slowest = detection["all_max_s"]

@@ -141,3 +141,9 @@ def test_a_bound_of_the_scenario_can_fail(bound: str, value: object) -> None:
         assert result.verdict == "held", "a node that was cut off was not falsely called dead"
     else:
         assert [violation.check for violation in result.violations] == [bound.removesuffix("_max").replace("_", "-")]
+
+
+@pytest.mark.parametrize(("bound", "value"), [("idle_bytes_max", 10_000), ("availability_min", "1%")])
+def test_a_bound_on_what_was_not_measured_does_not_hold(bound: str, value: object) -> None:
+    result = run(table({**DOWN, "at": "100ms"}, duration="1s", checks={bound: value}))
+    assert [violation.check for violation in result.violations] == [bound.rpartition("_")[0].replace("_", "-")]
