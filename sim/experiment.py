@@ -348,7 +348,8 @@ class Experiment:
         if checks.availability_min_ppm is not None:
             answered, requests = (self.users.felt.answered, self.users.felt.requests) if self.users else (0, 0)
             if not requests or answered * 1_000_000 < requests * checks.availability_min_ppm:
-                raise BrokenError(Violation("availability", now, "", f"{answered} of {requests} requests were answered"))
+                evidence = f"{answered} of {requests} requests were answered"
+                raise BrokenError(Violation("availability", now, "", evidence))
         detection = self._detection()
         if checks.detect_within_us is not None and detection is not None:
             slowest = detection["all_max_s"]

@@ -15,7 +15,7 @@ from router.commands.numbers import Number
 from router.commands.shared import client_for, control_option
 from router.control.answers import proof_body, signal_of
 from router.control.body import DEFAULT_POLICY, UpdateBody
-from router.control.client import ControlError
+from router.control.client import ControlClient, ControlError
 from router.health.region_word import sign_signal
 from router.policy import PolicyError, parse
 from router.site.key_file import KeyFileError, read_secret
@@ -73,12 +73,22 @@ def signal(
         if rps is not None:
             if capacity_pct:
                 raise CommandError("--rps: give it or --capacity-pct; both say how full the region is", EXIT_USAGE)
-            capacity_pct = share_of_capacity(client.policy_text(DEFAULT_POLICY), certificate.name, rps)
+            capacity_pct = share_of_capacity(_policy_text(client), certificate.name, rps)
         update = UpdateBody(certificate.name, latency_ms, error_rate, capacity_pct, time.time_ns() // 1_000_000)
         proof = sign_signal(Ed25519Signer(key, certificate.cluster, certificate.grant), signal_of(update, 0))
         client.update(update, proof_body(proof))
     except ControlError as error:
         raise CommandError(f"nothing was said: {error}") from None
+
+
+def _policy_text(client: ControlClient) -> str:
+    """Raises `CommandError` behind TLS, where a region is told nothing, and `ControlError`."""
+    try:
+        return client.policy_text(DEFAULT_POLICY)
+    except ControlError as error:
+        if error.status != 403:
+            raise
+        raise CommandError("--rps: a region may not read the policy there; give --capacity-pct") from None
 
 
 def share_of_capacity(policy: str, name: str, rps: float) -> float:

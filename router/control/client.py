@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import ssl
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -158,6 +159,10 @@ class ControlClient:
             raise ControlError(f"{self.url} is no node of this cluster: {error}") from None
         except urllib.error.URLError as error:
             reason = error.reason
+            if isinstance(reason, ssl.SSLError) and reason.reason == "WRONG_VERSION_NUMBER":
+                raise ControlError(
+                    f"{self.url} speaks no TLS: is its control.tls set? without it the address is http://"
+                ) from None
             said = (reason.strerror or str(reason)) if isinstance(reason, OSError) else str(reason)
             raise ControlError(
                 f"no node answers at {self.url}: {said.lower()}; is it running (`edgelattice run`), "
@@ -165,7 +170,10 @@ class ControlClient:
             ) from None
         except (OSError, HTTPException) as error:
             said = str(error) or type(error).__name__
-            raise ControlError(f"{self.url} broke off: {said.lower()}; is this a control address?") from None
+            hint = "or does it want https (control.tls)"
+            if self.url.startswith("https:"):
+                hint = "and does it take our certificate (revoked, expired)"
+            raise ControlError(f"{self.url} broke off: {said.lower()}; is this a control address, {hint}?") from None
 
     def _refused(self, status: int, content: bytes) -> ControlError:
         try:

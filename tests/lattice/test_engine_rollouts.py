@@ -76,6 +76,8 @@ def test_a_site_that_condemns_goes_back_at_once_and_a_restart_does_not_forget() 
     assert [note.served.version for note in notes if isinstance(note, ServedChanged)] == [old]
     judge(cluster, 0, start, Word.PASSED)
     assert serving(cluster.engines[0]) == old, "what is condemned stays so"
+    cluster.restart(0)
+    assert seen(cluster.engines[0]).here is Word.CONDEMNED, "as it was said, it was written down"
     cluster.disks[0].clear()
     cluster.give(0, LocalUpdate(RecordsLost()))
     cluster.restart(0)

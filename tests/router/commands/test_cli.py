@@ -295,6 +295,7 @@ def test_someone_else_answers(stranger: str, capsys: pytest.CaptureFixture[str])
 
 def test_someone_answers_who_speaks_no_http() -> None:
     with listen(("127.0.0.1", 0), "test") as listener:
+        listener.setblocking(True)
 
         def speak() -> None:
             connection, _ = listener.accept()

@@ -73,8 +73,8 @@ class Cluster:
         self.revoked.add(node_id_of(public_key_of(private_key_from(name.encode().ljust(32, b".")))))
 
     @asynccontextmanager
-    async def served(self, role: Role = Role.NODE) -> AsyncIterator[str]:
-        """The API's address. `role`: of whoever serves it."""
+    async def served(self, role: Role = Role.NODE, *, tls: bool = True) -> AsyncIterator[str]:
+        """The API's https address. `role`: of whoever serves it; without `tls` it speaks plain HTTP all the same."""
         key = private_key_from(b"server".ljust(32, b"."))
         issued = self.ca.issue(public_key_of(key), role, "ams", now())
         security = StreamSecurity(self.ca.authority, issued, key, self.directory)
@@ -82,7 +82,7 @@ class Cluster:
         listener, stop = listen(("127.0.0.1", 0), "control.listen"), trio.Event()
         with trio.fail_after(30):
             async with trio.open_nursery() as nursery:
-                await nursery.start(serve_control, self.app, listener, stop, door)
+                await nursery.start(serve_control, self.app, listener, stop, door if tls else None)
                 yield f"https://127.0.0.1:{bound_endpoint(listener)[1]}"
                 stop.set()
 
@@ -116,11 +116,31 @@ async def test_whoever_shows_nothing_that_holds_is_refused_and_counted(cluster: 
     cluster.revoke("gone")
     async with cluster.served() as url:
         for shown in (old, gone):
-            await said(ControlClient(url, shown=shown).view)
-        await said(ControlClient(url.replace("https", "http")).view)
+            why = await said(ControlClient(url, shown=shown).view)
+            assert "does it take our certificate (revoked, expired)" in why
+        why = await said(ControlClient(url.replace("https", "http")).view)
+        assert "or does it want https (control.tls)?" in why
         counted = {name for name in cluster.app.counters if name.startswith("control refused")}
     assert "control refused: certificate revoked" in counted
     assert len(counted) == 3, counted
+
+
+async def test_a_control_address_without_tls_is_called_that(cluster: Cluster) -> None:
+    viewer = Shown(cluster.certificate(Role.VIEWER, "eva"))
+    async with cluster.served(tls=False) as url:
+        why = await said(ControlClient(url, shown=viewer).view)
+    assert "speaks no TLS: is its control.tls set? without it the address is http://" in why
+
+
+async def test_a_region_cannot_have_its_share_worked_out_by_a_policy_that_it_may_not_read(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    region = cluster.certificate(Role.REGION, "fra")
+    monkeypatch.setenv("EDGELATTICE_CERTIFICATE", str(region))
+    async with cluster.served() as url:
+        say = ["signal", "--key", str(region.with_suffix(".key")), "--control", url]
+        assert await trio.to_thread.run_sync(main, [*say, "--rps", "5"]) == 1
+        assert "--rps: a region may not read the policy there; give --capacity-pct" in capsys.readouterr().err
 
 
 async def test_a_command_tells_its_secrets_to_no_other_certificate_than_a_nodes(cluster: Cluster) -> None:
