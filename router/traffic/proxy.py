@@ -159,7 +159,8 @@ class Proxy:
             self._plane.pool.close_idle()
 
     async def drain(self, grace_us: int) -> None:
-        """Stop accepting, close idle connections, let requests in flight finish for `grace_us`, then end `serve`.
+        """Stop accepting, close idle connections after a moment, let requests in flight finish for `grace_us`, then end
+        `serve`.
 
         Responses from now on say `Connection: close`. What is still in flight after the grace is cut off.
         """
@@ -463,15 +464,17 @@ class Proxy:
         return True
 
     async def _asks_at_last(self, client: Client) -> bool:
-        """Whether somebody who had connected and not asked when a drain began does so within a moment.
+        """Whether who waits before its first request, or between two, when a drain begins asks within a moment.
 
-        Who has asked before knows that a connection may end between two requests, and asks again on another. A first
-        request may be on its way right now, and would meet a reset.
+        A request may be on its way right now, and would meet a reset. Who has asked before may ask again on another
+        connection, but only for what may be repeated; so it has a moment, too. The busier a client is, the likelier is
+        it to be met by the end, and the sooner it asks.
         """
-        if client.asked or not self._plane.draining:  # else it has had its time
+        if not self._plane.draining:  # else it has had its time
             return False
+        limits = self._limits
         try:
-            await client.readable(self._limits.first_request_us)
+            await client.readable(limits.last_request_us if client.asked else limits.first_request_us)
         except (OSError, trio.TooSlowError):
             return False
         return True

@@ -40,6 +40,9 @@ class ProxyLimits:
     first_request_us: int = 2 * SECOND
     """What is left to a client that has connected and not asked yet when a drain begins: some round trips around the
     world, or one and a stall of whoever asks."""
+    last_request_us: int = SECOND // 2
+    """The same for one that has asked before: a busy one asks again within it, and is told that this was the last.
+    nginx's `keepalive_min_timeout`, which is off by default."""
     head_timeout_us: int = 10 * SECOND
     """From a request's first byte to the end of its head: 408. HAProxy's usual http-request timeout."""
     body_timeout_us: int = 30 * SECOND

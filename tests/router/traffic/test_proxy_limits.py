@@ -302,7 +302,7 @@ async def test_a_drain_finishes_what_is_in_flight(clock: trio.testing.MockClock)
             nursery.start_soon(stage.proxy.drain, 10 * SECOND)
             began = trio.current_time()
             assert await idle.rest() == b""
-            assert trio.current_time() - began < LIMITS.first_request_us / SECOND / 4, "at once: it has asked before"
+            assert trio.current_time() - began == pytest.approx(LIMITS.last_request_us / SECOND, abs=0.01)
             await trio.testing.wait_all_tasks_blocked()
             with pytest.raises(OSError, match="connect"):
                 await stage.client()
@@ -347,6 +347,20 @@ async def test_a_request_that_crosses_the_drain_is_answered() -> None:
             response = await wire.response()
             assert (response.status, response.one(b"Connection")) == (200, b"close")
             await wire.stream.aclose()
+
+
+async def test_who_is_busy_when_a_drain_begins_is_answered_and_told(clock: trio.testing.MockClock) -> None:
+    """Closed at once, the more requests a client has the surer one of them would meet the end."""
+    async with staged(serving(answer()), limits=LIMITS) as stage:
+        busy = await stage.client()
+        assert (await busy.ask(GET)).status == 200
+        await trio.testing.wait_all_tasks_blocked()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stage.proxy.drain, 10 * SECOND)
+            await trio.sleep(LIMITS.last_request_us / SECOND * 0.9)
+            response = await busy.ask(GET)
+            assert (response.status, response.one(b"Connection")) == (200, b"close")
+            await busy.stream.aclose()
 
 
 async def test_a_first_request_on_its_way_meets_no_reset(clock: trio.testing.MockClock) -> None:
