@@ -86,6 +86,9 @@ def test_a_site_that_condemns_goes_back_at_once_and_a_restart_does_not_forget() 
     cluster.judge = reliable
     cluster.run(3 * SECOND)
     assert [serving(engine) for engine in cluster.engines] == [old, start.version, start.version, old], "one of three"
+    assert {seen(engine).state for engine in cluster.engines} == {"under way"}, "elsewhere, whatever this site thinks"
+    heard = [{site: word for site, _, word in seen(engine).sites}["site-0"] for engine in cluster.engines]
+    assert heard == [Word.CONDEMNED] * 4, "the row of the new life says it, too"
 
 
 def test_two_of_three_take_everybody_back_and_so_it_stays_when_they_are_gone() -> None:

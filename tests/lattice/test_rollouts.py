@@ -74,16 +74,6 @@ def joined(*progresses: Progress) -> Progress:
 
 
 @given(progresses, progresses, progresses)
-def test_a_rollout_as_old_as_what_it_builds_on_does_not_count_so_none_goes_round_in_circles() -> None:
-    there, back = (
-        Rollout(Start("p", version, base, (100,), (), AUTHOR, 7))
-        for version, base in ((VERSIONS[1], VERSIONS[0]), (VERSIONS[0], VERSIONS[1]))
-    )
-    assert stand(VERSIONS[0], 7, [there], ()).served.rollout is None
-    found = stand(VERSIONS[0], 6, [there, back], ())
-    assert (found.served, found.reached) == (Served(VERSIONS[1], there.id, 0, VERSIONS[0]), (there.id,))
-
-
 def test_progress_is_a_join_semilattice(one: Progress, two: Progress, three: Progress) -> None:
     assert one.join(two) == two.join(one)
     assert one.join(two.join(three)) == one.join(two).join(three)
@@ -272,3 +262,13 @@ def test_no_word_is_none_for_it_and_an_earlier_stage_says_nothing_of_this_one() 
     assert said == {
         "a": Word.UNDECIDED, "b": Word.PASSED, "c": Word.CONDEMNED, "d": Word.UNDECIDED, "e": Word.UNDECIDED,
     }  # fmt: skip
+
+
+def test_a_rollout_as_old_as_what_it_builds_on_does_not_count_so_none_goes_round_in_circles() -> None:
+    there, back = (
+        Rollout(Start("p", version, base, (100,), (), AUTHOR, 7))
+        for version, base in ((VERSIONS[1], VERSIONS[0]), (VERSIONS[0], VERSIONS[1]))
+    )
+    assert stand(VERSIONS[0], 7, [there], ()).served.rollout is None
+    found = stand(VERSIONS[0], 6, [there, back], ())
+    assert (found.served, found.reached) == (Served(VERSIONS[1], there.id, 0, VERSIONS[0]), (there.id,))
