@@ -300,6 +300,23 @@ async def test_an_endpoint_that_is_mostly_unavailable_is_told_of() -> None:
         assert outcomes[9] is Outcome.UNAVAILABLE
 
 
+async def test_what_was_unavailable_long_ago_counts_no_more() -> None:
+    said = [*[answer(), answer(b"sorry", "503 Service Unavailable")] * 4, *[answer()] * 16, answer(b"", "503 No")]
+    left = iter(said)
+
+    async def over_all_connections(wire: Wire) -> None:
+        while await wire.request() is not None:
+            await wire.send(next(left))
+
+    async with staged(over_all_connections, serving(answer())) as stage:
+        wire = await stage.client()
+        for _ in said:
+            assert (await wire.ask(GET)).status == 200
+        outcomes = [outcome for region, outcome in stage.router.told if region == "region0"]
+        assert outcomes.count(Outcome.SERVER_ERROR) == 5
+        assert Outcome.UNAVAILABLE not in outcomes
+
+
 async def test_a_gateway_error_is_passed_on_when_nobody_else_is_left() -> None:
     async with staged(serving(answer(b"sorry", "503 Service Unavailable"))) as stage:
         response = await stage.ask(GET)
