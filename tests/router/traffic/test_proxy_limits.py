@@ -10,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 
-from lattice.types import SECOND
+from lattice.types import MILLISECOND, SECOND
 from router.traffic.message_body import LAST_CHUNK, chunk
 from router.traffic.proxy import Outcome, Proxy, ProxyLimits
 from router.traffic.request_body import Client
@@ -495,3 +495,19 @@ async def test_who_may_wait_has_times_of_its_own(field: bytes, autojump_clock: t
         began = trio.current_time()
         assert (await stage.ask(GET.replace(b"Host", field + b"\r\nHost"))).status == 504
         assert 4.9 < trio.current_time() - began < 6
+
+
+async def test_a_kept_connections_first_byte_has_the_same_limit(autojump_clock: trio.testing.MockClock) -> None:
+    autojump_clock.autojump_threshold = 0.02
+
+    async def once(wire: Wire) -> None:
+        await wire.request()
+        await wire.send(answer())
+        await hanging(wire)
+
+    async with staged(once, limits=ProxyLimits(first_byte_timeout_us=200 * MILLISECOND)) as stage:
+        wire = await stage.client()
+        assert (await wire.ask(GET)).status == 200
+        asked = trio.current_time()
+        assert (await wire.ask(GET)).status == 504
+        assert 0.2 <= trio.current_time() - asked < 0.5
