@@ -766,6 +766,29 @@ async def test_a_full_region_spills_and_when_all_are_full_the_answer_is_an_early
         assert stage.proxy.counters["shed_503"] == 1
 
 
+async def test_every_good_answer_widens_a_window_that_is_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("router.traffic.concurrency.LIMIT_START", 1)
+    let_in = 0
+
+    async def upstream(wire: Wire) -> None:
+        nonlocal let_in
+        while (request := await wire.request()) is not None:
+            if request.first.startswith(b"GET /hang"):
+                let_in += 1
+                await trio.sleep_forever()
+            await wire.send(answer())
+
+    async with staged(upstream) as stage:
+        wire = await stage.client()
+        for _ in range(3):  # to two with the first, to three with two more
+            assert (await wire.ask(GET)).status == 200
+        for _ in range(4):
+            await (await stage.client()).send(b"GET /hang HTTP/1.1\r\nHost: h\r\n\r\n")
+        while let_in + stage.proxy.counters["shed_503"] < 4:
+            await trio.testing.wait_all_tasks_blocked()
+        assert let_in == 3
+
+
 async def test_a_flood_on_one_route_does_not_starve_another(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("router.traffic.concurrency.LIMIT_START", 18)
 
