@@ -60,18 +60,30 @@ class Pipe:
             carried += held
             if not large and carried >= SPLICE_BYTES:
                 large = True
-                with contextlib.suppress(OSError):  # over the user's quota of pipe pages: the small one serves
-                    fcntl.fcntl(self._writing, fcntl.F_SETPIPE_SZ, SPLICE_BYTES)
+                self.widen(SPLICE_BYTES)
             if large:
                 await trio.lowlevel.checkpoint()  # two fast peers must not keep everybody else waiting
         with contextlib.suppress(OSError):
             target.shutdown(socket.SHUT_WR)
 
+    def fill(self, source: socket.socket, count: int) -> int:
+        """Take up to so many bytes; 0 at the end. Raises OSError, BlockingIOError if there is nothing now."""
+        return os.splice(source.fileno(), self._writing, count, flags=_FLAGS)
+
+    def drain(self, target: socket.socket, held: int) -> int:
+        """Pass on up to so many bytes of what is held. Raises OSError, BlockingIOError if the target takes none now."""
+        return os.splice(self._reading, target.fileno(), held, flags=_FLAGS)
+
+    def widen(self, size: int) -> None:
+        """Make room for so many bytes, if the user's quota of pipe pages allows it; else less serves, too."""
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(self._writing, fcntl.F_SETPIPE_SZ, size)
+
     async def _fill(self, source: socket.socket) -> int:
         """How many bytes came; 0 at the end."""
         while True:
             try:
-                return os.splice(source.fileno(), self._writing, SPLICE_BYTES, flags=_FLAGS)
+                return self.fill(source, SPLICE_BYTES)
             except (BlockingIOError, InterruptedError):
                 await trio.lowlevel.wait_readable(source)
             except OSError as error:
@@ -80,7 +92,7 @@ class Pipe:
     async def _drain(self, target: socket.socket, held: int, moved: Callable[[int], None]) -> None:
         while held:
             try:
-                count = os.splice(self._reading, target.fileno(), held, flags=_FLAGS)
+                count = self.drain(target, held)
             except (BlockingIOError, InterruptedError):
                 await trio.lowlevel.wait_writable(target)
             except OSError as error:

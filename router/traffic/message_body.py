@@ -77,22 +77,26 @@ _NO_BODY: Final = NoBody()  # it has no state
 class LengthBody:
     """Content-Length bytes."""
 
-    __slots__ = ("_remaining", "complete")
+    __slots__ = ("complete", "remaining")
 
     trailers = b""
 
     def __init__(self, length: int) -> None:
-        self._remaining = length
+        self.remaining = length
         self.complete = length == 0
 
     def feed(self, data: bytes) -> tuple[bytes, bytes]:
-        if len(data) < self._remaining:
-            self._remaining -= len(data)
+        if len(data) < self.remaining:
+            self.remaining -= len(data)
             return data, b""
-        payload, surplus = data[: self._remaining], data[self._remaining :]
-        self._remaining = 0
-        self.complete = True
+        payload, surplus = data[: self.remaining], data[self.remaining :]
+        self.passed(self.remaining)
         return payload, surplus
+
+    def passed(self, count: int) -> None:
+        """So many of them, and no more than remain, went by unseen."""
+        self.remaining -= count
+        self.complete = not self.remaining
 
     def end(self) -> bool:
         return self.complete

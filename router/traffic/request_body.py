@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from router.tcp.splice import Pipe
 from router.traffic.connection import Connection
 from router.traffic.http1 import RequestHead, RequestReader
-from router.traffic.message_body import FramingError, NoBody, chunk, last_chunk, request_framing
+from router.traffic.message_body import FramingError, LengthBody, NoBody, chunk, last_chunk, request_framing
 from router.traffic.nested_epoll import Member, NestedEpoll
 from router.traffic.proxy_limits import ProxyLimits
 from router.traffic.strict import BadRequestError
@@ -137,13 +138,46 @@ class RequestBody:
                 return framed
         return b""
 
+    @property
+    def unseen(self) -> int:
+        """How many bytes may go from socket to socket as they are: what is still to come of a body whose length was
+        announced and that is no longer kept. What is inside TLS goes through our hands."""
+        framing = self._framing
+        if self.replayable or self._client.secure or not isinstance(framing, LengthBody):
+            return 0
+        return framing.remaining
+
+    async def pass_into(self, pipe: Pipe, timeout_us: int) -> int:
+        """Move the next bytes of what may go unseen into an empty pipe; how many they are. Raises as `read`."""
+        framing, client = self._framing, self._client
+        assert isinstance(framing, LengthBody), "unseen"
+        self._keep_pace()
+        while True:
+            try:
+                count = pipe.fill(client.sock, framing.remaining)
+                break
+            except (BlockingIOError, InterruptedError):
+                pass
+            except OSError:
+                raise ClientGoneError from None
+            try:
+                await client.readable(timeout_us)
+            except trio.TooSlowError:
+                raise BadRequestError(408, "body timeout") from None
+        if not count:
+            raise ClientGoneError
+        self._received += count
+        framing.passed(count)
+        return count
+
     def _framed(self, payload: bytes) -> bytes:
         if not self._chunked:
             return payload
         end = last_chunk(passed_on(self._framing.trailers, self._connection)) if self.complete else b""
         return (chunk(payload) if payload else b"") + end
 
-    async def _receive(self, timeout_us: int) -> bytes:
+    def _keep_pace(self) -> None:
+        """Whoever has been sending for a while must have sent enough."""
         now = self._client.time()
         if self._began is None:
             self._began = now
@@ -153,6 +187,9 @@ class RequestBody:
             and self._received < elapsed * self._limits.rate_bytes_per_second_min
         ):
             raise BadRequestError(408, "body too slow")
+
+    async def _receive(self, timeout_us: int) -> bytes:
+        self._keep_pace()
         try:
             data = await self._client.receive(timeout_us)
         except OSError:

@@ -2,14 +2,18 @@
 
 A child task uploads while the exchange already listens: an upstream may answer early (413), or want to be asked
 (Expect: 100-continue).
+
+What is too long to be kept for another endpoint goes from socket to socket in the kernel (`router.tcp.splice`), where
+neither end speaks TLS and the length was announced: there is nothing in it for us to see.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import trio
 
+from router.tcp.splice import Pipe
 from router.traffic.ending import CLIENT_GONE, Ending, Lost
 from router.traffic.plane import Leg
 from router.traffic.reply import refuse
@@ -20,6 +24,11 @@ from router.traffic.upstream_pool import Upstream
 
 if TYPE_CHECKING:
     from router.traffic.exchange import Exchange
+
+SPLICED_BYTES_MIN: Final = 131_072
+"""A pipe costs as much as to copy some of them."""
+PIPE_BYTES: Final = 262_144
+"""What one upload holds in the kernel at most."""
 
 
 async def converse(exchange: Exchange, leg: Leg, left: bytes | memoryview) -> Ending | Lost:
@@ -56,6 +65,8 @@ async def _upload(exchange: Exchange, upstream: Upstream, left: bytes | memoryvi
         if exchange.head.expects_continue:  # the client may wait to be asked, and the upstream's limit ends that
             timeout_us += exchange.first_byte_timeout_us
         while not exchange.body.complete:
+            if not upstream.secure and exchange.body.unseen >= SPLICED_BYTES_MIN and await _splice(exchange, upstream):
+                break
             piece = await exchange.body.read(timeout_us)
             timeout_us = exchange.limits.body_timeout_us
             exchange.disarm()
@@ -71,3 +82,27 @@ async def _upload(exchange: Exchange, upstream: Upstream, left: bytes | memoryvi
             exchange.upload_fault = fault
             both.cancel()
     exchange.arm(exchange.first_byte_timeout_us)
+
+
+async def _splice(exchange: Exchange, upstream: Upstream) -> bool:
+    """Send the rest of the body in the kernel. False if there are no descriptors for that, and nothing has happened."""
+    body, limits = exchange.body, exchange.limits
+    try:
+        pipe = Pipe()
+    except OSError:
+        return False
+    with pipe:
+        pipe.widen(PIPE_BYTES)
+        while not body.complete:
+            held = await body.pass_into(pipe, limits.body_timeout_us)
+            exchange.disarm()
+            while held:
+                try:
+                    count = pipe.drain(upstream.sock, held)
+                except (BlockingIOError, InterruptedError):
+                    await upstream.writable(limits.upstream_write_timeout_us)
+                else:
+                    held -= count
+                    upstream.sent += count
+            await exchange.nest.pause()
+    return True

@@ -21,6 +21,8 @@ from hypothesis import strategies as st
 
 from lattice.types import MILLISECOND, SECOND
 from router.decision.decide import Decision, Request
+from router.tcp.splice import Pipe
+from router.traffic import uploading
 from router.traffic.concurrency import LIMIT_MIN
 from router.traffic.message_body import LAST_CHUNK, chunk
 from router.traffic.proxy import Outcome, ProxyLimits
@@ -254,6 +256,42 @@ async def test_large_bodies_stream_both_ways() -> None:
             response = await wire.response("POST")
         assert response.body == body
         assert (await wire.ask(GET)).status == 200
+
+
+@pytest.mark.parametrize("pipes", [True, False])
+async def test_a_long_body_goes_by_unseen_and_what_follows_is_the_next_request(
+    monkeypatch: pytest.MonkeyPatch, pipes: bool
+) -> None:
+    """Without descriptors for a pipe, it is copied."""
+    spliced: list[int] = []
+
+    class Counted(Pipe):
+        def __init__(self) -> None:
+            if not pipes:
+                raise OSError(errno.EMFILE, "no")
+            super().__init__()
+
+        def fill(self, source: socket.socket, count: int) -> int:
+            spliced.append(super().fill(source, count))
+            return spliced[-1]
+
+    monkeypatch.setattr(uploading, "Pipe", Counted)
+    body = random.Random("long").randbytes(1_000_000)
+    async with staged(echo) as stage:
+        wire = await stage.client()
+        for _ in range(2):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(wire.send, post(body) + GET)
+                assert (await wire.response("POST")).body == body
+            assert (await wire.response()).body == b""
+        assert stage.proxy.counters["upstream.opened"] == 1
+        assert (1_500_000 < sum(spliced) < 2_000_000) is pipes
+        await wire.send(post(body)[:-1])
+        await wire.stream.aclose()
+        await stage.emptied()
+        assert stage.proxy.counters["client_gone"] == 1
+        assert (await stage.ask(GET)).status == 200
+        assert stage.proxy.counters["upstream.opened"] == 2, "half a request is on the other"
 
 
 class Counting:

@@ -211,6 +211,18 @@ async def test_a_body_that_only_trickles_is_408(clock: trio.testing.MockClock) -
         assert stage.proxy.counters["reason.body too slow"] == 1
 
 
+async def test_a_long_body_that_only_trickles_is_408(clock: trio.testing.MockClock) -> None:
+    """As a short one, though it goes by unseen."""
+    async with staged(hanging, limits=replace(RATED, rate_bytes_per_second_min=100_000)) as stage:
+        wire = await stage.client()
+        await wire.send(post(bytes(1_000_000))[:400_000])
+        for _ in range(3):
+            await trio.sleep(2)
+            await wire.send(b"x")
+        assert (await wire.response("POST")).status == 408
+        assert stage.proxy.counters["reason.body too slow"] == 1
+
+
 async def test_a_body_that_keeps_its_rate_may_take_its_time(clock: trio.testing.MockClock) -> None:
     async with staged(serving(answer()), limits=RATED) as stage:
         wire = await stage.client()
