@@ -33,6 +33,7 @@ SENDERS_MAX: Final = 20_000
 
 _RING_BYTES: Final = WINDOW_COUNTERS // 8 + 1
 """One more than whole bytes would need: a window may begin within one and end within another."""
+_RING_COUNTERS: Final = _RING_BYTES * 8
 
 
 class _Window:
@@ -56,16 +57,6 @@ class _Window:
         window = cls(highest, bytearray(b"\xff" * _RING_BYTES))
         window.heard[(highest >> 3) % _RING_BYTES] = (2 << (highest & 7)) - 1
         return window
-
-    def move_to(self, counter: int) -> None:
-        """Counters beyond the highest so far come in, not heard."""
-        first, last = (self.highest >> 3) + 1, counter >> 3
-        if last - first >= _RING_BYTES:
-            self.heard = bytearray(_RING_BYTES)
-        else:
-            for byte in range(first, last + 1):
-                self.heard[byte % _RING_BYTES] = 0
-        self.highest = counter
 
 
 class ReplayWindows:
@@ -93,16 +84,23 @@ class ReplayWindows:
                 forgotten, _ = self._windows.popitem(last=False)
                 self._unsaved[forgotten] = None
             return
-        behind = window.highest - counter
-        if behind < 0:
-            window.move_to(counter)
+        ahead = counter - window.highest
+        at = counter % _RING_COUNTERS
+        heard = window.heard
+        if ahead > 0:
+            if ahead < _RING_COUNTERS:
+                for byte in range((at - ahead >> 3) + 1, (at >> 3) + 1):
+                    heard[byte] = 0  # below zero, too: a ring is what Python's indices make of it
+            else:
+                heard[:] = bytes(_RING_BYTES)
+            window.highest = counter
             self._unsaved[sender] = None
-        elif behind >= WINDOW_COUNTERS:
-            raise WireError("replayed", f"counter {counter} is {behind} behind, the window has {WINDOW_COUNTERS}")
-        byte, bit = (counter >> 3) % _RING_BYTES, 1 << (counter & 7)
-        if window.heard[byte] & bit:
+        elif ahead <= -WINDOW_COUNTERS:
+            raise WireError("replayed", f"counter {counter} is {-ahead} behind, the window has {WINDOW_COUNTERS}")
+        byte, bit = at >> 3, 1 << (at & 7)
+        if heard[byte] & bit:
             raise WireError("replayed", f"counter {counter} was heard before")
-        window.heard[byte] |= bit
+        heard[byte] |= bit
         self._windows.move_to_end(sender)
 
     def restore(self, sender: NodeId, highest: int) -> None:

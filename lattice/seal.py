@@ -53,7 +53,7 @@ HEADER_BYTES: Final = COUNTER_AT + 8
 _HEADER: Final = Struct(f">{_KEY_AT}s{SENDER_AT - _KEY_AT}s{COUNTER_AT - SENDER_AT}sQ")
 TAG_BYTES: Final = 16
 OVERHEAD_BYTES: Final = HEADER_BYTES + TAG_BYTES
-_SAID: Final = Struct(f"{_KEY_AT}x{COUNTER_AT - _KEY_AT}s8s")
+_SAID: Final = Struct(f">{_KEY_AT}x{COUNTER_AT - _KEY_AT}sQ")
 _VOICE: Final = Struct(f"{KEY_ID_BYTES}s{RING_TAG_BYTES}s16s")
 _NONCE: Final = bytes(4)
 """What stands before the counter in a nonce."""
@@ -251,13 +251,12 @@ class Sealed(Plain):
         if len(frame) < OVERHEAD_BYTES or not frame.startswith(self._prefix):
             self._check(frame, OVERHEAD_BYTES)
         header = frame[:HEADER_BYTES]
-        said, counter = _SAID.unpack(header)
+        said, count = _SAID.unpack(header)
         voice = self._voices.get(said) or self._voice(said)
         try:
-            body = voice.cipher.decrypt(_NONCE + counter, frame[HEADER_BYTES:], header)
+            body = voice.cipher.decrypt(_NONCE + header[COUNTER_AT:], frame[HEADER_BYTES:], header)
         except InvalidTag:
             raise WireError("wrong key", "sealed with another secret, or altered on the way") from None
-        count = int.from_bytes(counter, "big")
         if count > COUNTER_MAX:
             raise WireError("bad counter", f"{count}, at most {COUNTER_MAX}")
         sender = voice.sender
