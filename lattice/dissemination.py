@@ -98,7 +98,8 @@ class Tree:
         self, rumour: CellId, origin: bytes, came_from: NodeId | None, roster: Roster, prng: Prng, narrow: bool = False
     ) -> list[NodeId]:
         hops: list[NodeId] = []
-        step, start = _permutations(rumour, self._trees)[0]
+        draws = _draws(rumour, self._trees)
+        step, start = _STEPS[draws[0] % _STEPS_COUNT], draws[1]
         if narrow:
             hops += self._further_areas(step, start, came_from is None, roster)
         elif came_from is None:
@@ -129,11 +130,13 @@ class Tree:
     def announce_to(self, rumour: CellId, came_from: NodeId | None, roster: Roster) -> list[NodeId]:
         told: list[NodeId] = []
         nodes, position, degree = roster.nodes, roster.our_position, self._degree
-        for step, start in _permutations(rumour, self._trees)[1:]:
-            first = (position * step + start) % len(nodes) * degree + 1
-            if first < len(nodes):
+        count, draws = len(nodes), _draws(rumour, self._trees)
+        for which, start in zip(draws[2::2], draws[3::2], strict=True):
+            step = _STEPS[which % _STEPS_COUNT]
+            first = (position * step + start) % count * degree + 1
+            if first < count:  # most nodes are leaves
                 told += _at(step, start, nodes, first, first + degree)
-        return [node for node in dict.fromkeys(told) if node != came_from]  # nobody is a child of its own
+        return [node for node in dict.fromkeys(told) if node != came_from] if told else told  # nobody is its own child
 
 
 # A forest of r trees of d children a node is a permutation of the nodes in heap order: the roots have the places 0 to
@@ -141,15 +144,14 @@ class Tree:
 
 
 @lru_cache(maxsize=8)
-def _permutations(rumour: CellId, count: int) -> Sequence[tuple[int, int]]:
-    """(step, start) of as many permutations as a rumour has trees, drawn by its id: of n nodes, the one at `index` has
-    the place ``(index × step + start) % n``. Those of its payload and of its announcements are wanted together."""
-    drawn = [
-        blake2b(rumour, digest_size=_TREES_PER_HASH * _DRAW.size, salt=block.to_bytes(8, "big")).digest()
-        for block in range(-(-count // _TREES_PER_HASH))
-    ]
-    draws = list(_DRAW.iter_unpack(b"".join(drawn)))
-    return tuple([(_STEPS[which % len(_STEPS)], start) for which, start in draws[:count]])
+def _draws(rumour: CellId, trees: int) -> tuple[int, ...]:
+    """Two numbers for each of a rumour's trees, drawn by its id: of `_STEPS` which, and a start. Of n nodes, the one at
+    `index` has the place ``(index × step + start) % n``. Payload and announcements are wanted together."""
+    draws: tuple[int, ...] = ()
+    for block in range(-(-trees // _TREES_PER_HASH)):
+        drawn = blake2b(rumour, digest_size=_DRAWS.size, salt=block.to_bytes(8, "big")).digest()
+        draws += _DRAWS.unpack(drawn)
+    return draws[: 2 * trees]
 
 
 def _at(step: int, start: int, nodes: Sequence[T], first: int, end: int) -> list[T]:
@@ -157,12 +159,18 @@ def _at(step: int, start: int, nodes: Sequence[T], first: int, end: int) -> list
     count = len(nodes)
     if first >= count:
         return []
-    inverse = pow(step, -1, count)
+    inverse, start = _inverse(step, count), start % count
     return [nodes[(place - start) * inverse % count] for place in range(first, min(end, count))]
 
 
+@lru_cache(maxsize=1_024)
+def _inverse(step: int, count: int) -> int:
+    """How many nodes there are, and how many areas, mostly stays as it is."""
+    return pow(step, -1, count)
+
+
 _TREES_PER_HASH: Final = 5
-_DRAW: Final = Struct(">II")
+_DRAWS: Final = Struct(f">{2 * _TREES_PER_HASH}I")
 # fmt: off
 _STEPS: Final = (
     1_056_773, 1_073_153, 1_089_551, 1_105_943, 1_122_367, 1_138_703, 1_155_097, 1_171_463,
@@ -176,3 +184,4 @@ _STEPS: Final = (
 )
 # fmt: on
 """Primes, so that each is coprime to any number of nodes below the least of them: then all places come up."""
+_STEPS_COUNT: Final = len(_STEPS)

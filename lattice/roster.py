@@ -88,7 +88,7 @@ class Roster:
     def of(cls, us: NodeId, places: Iterable[tuple[str, NodeId]]) -> Roster:
         return cls(us, Everybody.of(places))
 
-    @property
+    @cached_property
     def nodes(self) -> tuple[NodeId, ...]:
         return self.everybody.nodes
 
