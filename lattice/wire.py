@@ -19,9 +19,10 @@ Leave      the sender is about to stop
 Decoding checks every length and range, and raises `WireError`; there is nothing a peer can send that raises anything
 else.
 
-An idle cluster sends nothing but pings and acks without news, a busy one mostly announcements of one cell. What msgpack
-makes of these differs in the fields alone, so they are written and read by their layout, for a fifth of the
-instructions; whatever is spelt otherwise goes the general way, and a law says that both agree.
+An idle cluster sends nothing but pings and acks without news, a busy one mostly announcements and rumours of one cell.
+What msgpack makes of these differs in the fields alone, so they are written and read by their layout, for a fifth of
+the instructions (a rumour is only read so, for half); whatever is spelt otherwise goes the general way, and a law says
+that both agree.
 """
 
 from __future__ import annotations
@@ -161,6 +162,14 @@ _NOTHING: Final = b"\x90\x90"
 """No updates, no cells."""
 _IHAVE: Final = b"\x92\x09" + _ID
 _IHAVE_BYTES: Final = len(_IHAVE) + 16
+_RUMOUR: Final = b"\x92\x04\x91\x93"
+"""Of one cell: what stands before its kind."""
+_KIND_AT: Final = len(_RUMOUR)
+_RUMOUR_BYTES_MIN: Final = _KIND_AT + 4
+_SHORT, _LONG = 0xC4, 0xC5
+"""Before bytes, and before the one or two that say how many."""
+_AGES: Final = {2: 0xCC, 3: 0xCD, 5: 0xCE}
+"""How an age begins that takes so many bytes."""
 _PING: Final = Struct(">3sQ2s16s2s")
 _PING_BEGINS: Final = b"\x95\x01\xcf"
 _ACK: Final = Struct(">3sQ2s16s2s16s")
@@ -234,6 +243,8 @@ def decode(body: bytes, bytes_max: int) -> Message:
     size = len(body)
     if size == _IHAVE_BYTES and body.startswith(_IHAVE):
         return IHave((CellId(body[len(_IHAVE) :]),))
+    if body.startswith(_RUMOUR) and _RUMOUR_BYTES_MIN <= size <= bytes_max:
+        return _rumour(body) or _decode(body, bytes_max)
     if body.endswith(_NOTHING) and size <= bytes_max:
         if size == _PING.size:
             begins, nonce, bin_root, root, _ = _PING.unpack(body)
@@ -245,6 +256,29 @@ def decode(body: bytes, bytes_max: int) -> Message:
             if seen_as is not None and bin_subject == bin_root == _ID and nonce <= canonical.INTEGER_MAX:
                 return Ack(nonce, subject, root, seen_as)
     return _decode(body, bytes_max)
+
+
+def _rumour(body: bytes) -> Rumour | None:
+    """One that begins as a rumour of one cell does; None if it goes on in another way, or wrongly."""
+    kind, width, length = body[_KIND_AT : _KIND_AT + 3]
+    begins = _KIND_AT + 3
+    if width == _LONG:
+        length, begins = length << 8 | body[begins], begins + 1
+    elif width != _SHORT:
+        return None
+    ends = begins + length
+    age_bytes = len(body) - ends
+    if age_bytes == 1:
+        age_ms = body[ends]
+        if age_ms > 127:
+            return None
+    elif age_bytes in _AGES and body[ends] == _AGES[age_bytes]:
+        age_ms = int.from_bytes(body[ends + 1 :], "big")
+    else:
+        return None
+    if not 1 <= kind <= len(_KINDS) or length > _CELL_BYTES_MAX or age_ms > AGE_MS_MAX:
+        return None
+    return Rumour((WireCell(_KINDS[kind - 1], body[begins:ends], age_ms),))
 
 
 @lru_cache(maxsize=16_384)

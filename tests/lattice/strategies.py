@@ -153,15 +153,13 @@ updates = st.lists(
     max_size=3,
 ).map(tuple)
 some_ids = st.lists(cell_ids, min_size=1, max_size=3).map(tuple)
-wire_cells = st.lists(
-    st.builds(
-        WireCell,
-        kind=st.sampled_from(CellKind),
-        data=st.binary(max_size=64),
-        age_ms=st.integers(min_value=0, max_value=AGE_MS_MAX),
-    ),
-    max_size=3,
-).map(tuple)
+wire_cell = st.builds(
+    WireCell,
+    kind=st.sampled_from(CellKind),
+    data=st.binary(max_size=64) | st.integers(250, 260).map(bytes),
+    age_ms=st.integers(0, 300) | st.integers(0, AGE_MS_MAX),
+)
+wire_cells = st.lists(wire_cell, max_size=3).map(tuple)
 divisions = st.sampled_from((16, 32, 64, 128, 256))
 shards = divisions.flatmap(
     lambda of: st.builds(
