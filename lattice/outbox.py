@@ -62,19 +62,16 @@ class Outbox:
 
         One frame for all of them: it says who sends it, not to whom, so sealing it again would make nothing safer.
         """
-        frame, times = b"", 0
-        for target in targets:
-            if not target[0]:
-                self.count("sends without an address")
-                continue
-            if not frame:
-                frame = self._seal.close(self.node, wire.encode(message), self.now)
-                send = SendDatagram if len(frame) <= self.config.datagram_bytes_max else SendStream
-                cells = bool(getattr(message, "cells", ()))
-            self._effects.append(send(frame, target, cells))
-            times += 1
-        self._sent[type(message)] += times
-        self._bytes_out += times * len(frame)
+        reachable = [target for target in targets if target[0]]
+        if len(reachable) < len(targets):
+            self.count("sends without an address", len(targets) - len(reachable))
+        if reachable:
+            frame = self._seal.close(self.node, wire.encode(message), self.now)
+            send = SendDatagram if len(frame) <= self.config.datagram_bytes_max else SendStream
+            cells = bool(getattr(message, "cells", ()))
+            self._effects += [send(frame, target, cells) for target in reachable]
+            self._sent[type(message)] += len(reachable)
+            self._bytes_out += len(reachable) * len(frame)
 
     def persist(self, table: str, key: bytes, value: bytes | None, holds: Holds = Holds.NOTHING) -> None:
         self._effects.append(Persist(table, key, value, holds))

@@ -115,7 +115,8 @@ class Spreading:
             hops = self._strategy.next_hops(seed, cell.place[0], came_from, roster, self._out.prng, narrow=late)
             for peer in hops:
                 by_peer.setdefault(peer, []).append(cell)
-            self._line.spend(len(hops) * len(cell.data), now)
+            if hops:
+                self._line.spend(len(hops) * len(cell.data), now)
             self._announce(self._strategy.announce_to(seed, came_from, roster), cell.id, late)
         if (due := self._line.due(now)) is not None:
             self._out.timers.set("turn", due)
@@ -140,8 +141,9 @@ class Spreading:
 
     def _is_late(self, cell: Cell) -> bool:
         """Whether it is one of many. What goes as a stream never is: each hop of those costs three times its path."""
-        room = _room(self._out.config.datagram_bytes_max)
-        return cell.moment[1] >= WIDE_OPS and len(cell.data) + _CELL_OVERHEAD_BYTES <= room
+        if cell.moment[1] < WIDE_OPS:
+            return False
+        return len(cell.data) + _CELL_OVERHEAD_BYTES <= _room(self._out.config.datagram_bytes_max)
 
     # --- announcing, and asking
 
@@ -178,10 +180,10 @@ class Spreading:
         return config.announce_delay_us if timer == "announce" else config.announce_late_us
 
     def _send_announcement(self, ids: Sequence[CellId], peers: Sequence[NodeId]) -> None:
-        held = tuple([cell for cell in ids if cell in self._cells])  # else superseded meanwhile
+        held = tuple(filter(self._cells.__contains__, ids))  # else superseded meanwhile
         if held:
-            present = self._roster().index
-            self._out.send(IHave(held), *[self._endpoint_of(peer) for peer in peers if peer in present])
+            present = filter(self._roster().index.__contains__, peers)
+            self._out.send(IHave(held), *map(self._endpoint_of, present))
 
     def on_i_have(self, announcement: IHave, sender: NodeId) -> None:
         self._hear_of(announcement.ids, sender, self._out.config.graft_delay_us)

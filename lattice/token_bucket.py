@@ -38,14 +38,13 @@ class TokenBuckets(Generic[Key]):
         self._buckets[key], taken = self._spend(known or (self._full, now), now, tokens)
         return taken
 
-    def _level(self, bucket: tuple[int, Micros], now: Micros) -> int:
-        held, since = bucket
-        return min(self._full, held + max(0, now - since) * self._rate_per_s)
-
     def _spend(self, bucket: tuple[int, Micros], now: Micros, tokens: int) -> tuple[tuple[int, Micros], bool]:
-        held = self._level(bucket, now)
+        held, since = bucket
+        if now > since:
+            held = min(self._full, held + (now - since) * self._rate_per_s)
         enough = held >= tokens * SECOND
         return (held - tokens * SECOND if enough else held, now), enough
 
     def _forget_idle(self, now: Micros) -> None:
-        self._buckets = {key: held for key, held in self._buckets.items() if self._level(held, now) < self._full}
+        spent = {key: self._spend(bucket, now, 0)[0] for key, bucket in self._buckets.items()}
+        self._buckets = {key: bucket for key, bucket in spent.items() if bucket[0] < self._full}
