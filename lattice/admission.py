@@ -195,32 +195,31 @@ class Admission:
             return []
         signed = open_row(data, self._verifier, cell)
         members, config = self._swim.members, self._out.config
-        if signed.observer == self._out.node:
+        observer, row = signed.observer, signed.row
+        if observer == self._out.node:
             ours = self._health.table.get(self._out.node)
             if ours is not None and contradict(ours.signed, signed):
                 return self._admit_proof(prove(ours.signed, signed).data)
             if signed.order > (self._health.table.order_of(self._out.node) or (0, 0, b"")):
-                self._swim.on_own_row(signed.row, self._us.endpoint)
+                self._swim.on_own_row(row, self._us.endpoint)
             return []
-        self._grants.check_node(
-            signed.observer, signed.row.public_key, signed.row.site, signed.row.grant, self._out.now
-        )
-        if signed.observer not in members and len(members) >= config.members_max:
+        self._grants.check_node(observer, row.public_key, row.site, row.grant, self._out.now)
+        known = members.get(observer)
+        if known is None and len(members) >= config.members_max:
             raise UntrustedError("too many members", f"{config.members_max} are known")
-        previous = self._health.table.get(signed.observer)
+        previous = self._health.table.get(observer)
         placed = self._health.place(signed, age_us, source)
         if placed is None:
             return []
         # Whoever listens on a wildcard may not know its own address yet: then it is where its frame came from.
-        host = signed.row.endpoint[0] or (source[0] if source and sender == signed.observer else "")
-        known = members.get(signed.observer)
-        if previous is not None and known is not None and known.endpoint[0]:
-            said_before, says = previous.signed.row.endpoint, signed.row.endpoint
-            if said_before in (says, ("", says[1])):
-                host = ""  # nothing new, or what peers told it a while ago: where its frames come from is later news
-        self._swim.meet(signed.row, signed.observer, (host, signed.row.endpoint[1]))
-        if signed.observer in self._strangers:
-            del self._strangers[signed.observer]
+        says = row.endpoint
+        host = says[0] or (source[0] if source and sender == observer else "")
+        said_before = previous.signed.row.endpoint if previous is not None else None
+        if known is not None and known.endpoint[0] and said_before in (says, ("", says[1])):
+            host = ""  # nothing new, or what peers told it a while ago: where its frames come from is later news
+        self._swim.meet(row, observer, (host, says[1]))
+        if observer in self._strangers:
+            del self._strangers[observer]
             self._on_forgiven()
         return [placed]
 

@@ -209,34 +209,48 @@ def _parse(payload: bytes) -> Row:
     fields = canonical.array(canonical.unpack_canonical(payload, ROW_BYTES_MAX), "row", length=14)
     if canonical.integer(fields[0], "row format") != _FORMAT:
         raise MalformedError("wrong version", f"row format {fields[0]!r}, this node reads {_FORMAT}")
-    site = canonical.text(fields[6], "site", NAME_LENGTH_MAX)
-    row = Row(
-        public_key=canonical.blob(fields[1], "public key", length=PUBLIC_KEY_BYTES),
+    host, port = canonical.array(fields[7], "endpoint", length=2)
+    public_key, site, endpoint, area = _speaker(fields[1], fields[6], host, port, fields[11])
+    reports = tuple(
+        [
+            _report_from(*(item if type(item) is tuple and len(item) == 8 else _no_report(item)))
+            for item in canonical.array(fields[9], "reports", length_max=REGIONS_MAX)
+        ]
+    )
+    _check_names("reports", [report.region for report in reports])
+    return Row(
+        public_key=public_key,
         incarnation=canonical.integer(fields[2], "incarnation", 1),
         seq=canonical.integer(fields[3], "seq", 1),
         issued_ms=canonical.integer(fields[4], "issued_ms"),
         lease_ms=canonical.integer(fields[5], "lease_ms", 1, LEASE_MS_MAX),
         site=site,
-        endpoint=canonical.endpoint(fields[7], "endpoint"),
+        endpoint=endpoint,
         isolated=canonical.boolean(fields[8], "isolated"),
-        reports=tuple(
-            [
-                _report_from(*(item if type(item) is tuple and len(item) == 8 else _no_report(item)))
-                for item in canonical.array(fields[9], "reports", length_max=REGIONS_MAX)
-            ]
-        ),
-        applied=tuple(
-            [_parse_applied(item) for item in canonical.array(fields[10], "applied", length_max=POLICIES_MAX)]
-        ),
-        area=canonical.text(fields[11], "area", NAME_LENGTH_MAX),
+        reports=reports,
+        applied=() if fields[10] == () else _parse_applied(fields[10]),
+        area=area,
         grant=read_grant(fields[12], site),
-        sayings=tuple([_parse_saying(item) for item in canonical.array(fields[13], "sayings", length_max=SAYINGS_MAX)]),
+        sayings=() if fields[13] == () else _parse_sayings(fields[13]),
     )
-    _check_names("reports", [report.region for report in row.reports])
-    _check_names("applied", [policy for policy, _ in row.applied])
-    if row.sayings:
-        _check_names("sayings", [said.rollout.hex() for said in row.sayings])
-    return row
+
+
+@lru_cache(maxsize=8_192, typed=True)  # a row's are those of the last one
+def _speaker(
+    public_key: object, site: object, host: object, port: object, area: object
+) -> tuple[bytes, str, Endpoint, str]:
+    return (
+        canonical.blob(public_key, "public key", length=PUBLIC_KEY_BYTES),
+        canonical.text(site, "site", NAME_LENGTH_MAX),
+        canonical.endpoint((host, port), "endpoint"),
+        canonical.text(area, "area", NAME_LENGTH_MAX),
+    )
+
+
+def _parse_sayings(items: object) -> tuple[Saying, ...]:
+    sayings = tuple([_parse_saying(item) for item in canonical.array(items, "sayings", length_max=SAYINGS_MAX)])
+    _check_names("sayings", [said.rollout.hex() for said in sayings])
+    return sayings
 
 
 def _parse_saying(item: object) -> Saying:
@@ -280,6 +294,11 @@ def _report_from(
     )
 
 
-def _parse_applied(item: object) -> tuple[str, VersionId]:
-    policy, version = canonical.array(item, "applied policy", length=2)
-    return canonical.text(policy, "policy", NAME_LENGTH_MAX), VersionId(canonical.blob(version, "version", length=16))
+def _parse_applied(items: object) -> tuple[tuple[str, VersionId], ...]:
+    applied = []
+    for item in canonical.array(items, "applied", length_max=POLICIES_MAX):
+        policy, version = canonical.array(item, "applied policy", length=2)
+        name = canonical.text(policy, "policy", NAME_LENGTH_MAX)
+        applied.append((name, VersionId(canonical.blob(version, "version", length=16))))
+    _check_names("applied", [policy for policy, _ in applied])
+    return tuple(applied)

@@ -49,7 +49,7 @@ class Self:
 def row_cell(signed: SignedRow) -> Cell:
     """A row as it is replicated, as urgent as the worst that it says."""
     urgency = Urgency.UP
-    if any(said.word is Word.CONDEMNED for said in signed.row.sayings):
+    if signed.row.sayings and any(said.word is Word.CONDEMNED for said in signed.row.sayings):
         urgency = Urgency.DOWN
     for report in signed.row.reports:
         if report.level >= _FAILING:
@@ -330,9 +330,9 @@ class HealthPlane:
         """Work out these regions again, and tell the router what changed."""
         now, overrule_us = self._out.now, self._out.config.overrule_us
         for region in sorted(regions):
-            outlook = self._outlook(region)
+            outlook, tally = self._outlook(region), self.table.tally(region)
             verdict = outlook.verdict
-            if outlook.hear(self.table.tally(region).verdict(), now):
+            if outlook.hear(tally.verdict(), now):
                 self._out.notify(VerdictChanged(region, verdict, outlook.verdict))
             overruled = outlook.reason == "overruled"
             before = outlook.conclude(self.isolated, overrule_us, now)
@@ -340,7 +340,8 @@ class HealthPlane:
                 self.issue_within(self._out.prng.jitter(self._out.config.confirm_delay_us))  # our row says so
             if before is not None:
                 self._out.notify(RegionChanged(region, before, outlook.effective, outlook.reason))
-            if region not in self._observations and self.table.forget_region(region):
+            if not tally and region not in self._observations:
+                self.table.forget_region(region)
                 del self._outlooks[region]  # else peers' rows could fill our memory with names
                 continue
             overrules_at = outlook.overrules_at(overrule_us)

@@ -82,12 +82,10 @@ class HealthTable:
             tally = self._tallies[region] = Tally()
         return tally
 
-    def forget_region(self, region: str) -> bool:
-        """Drop the tally of a region if nobody speaks of it; whether that was so."""
-        if self.tally(region):
-            return False
+    def forget_region(self, region: str) -> None:
+        """Drop the tally of a region that nobody speaks of."""
+        assert not self._tallies[region], "what is said is kept"
         del self._tallies[region]
-        return True
 
     def order_of(self, observer: NodeId) -> tuple[int, int, bytes] | None:
         """The greatest version ever seen of an observer."""
@@ -181,10 +179,10 @@ class HealthTable:
 
     def _revoice(self, observer: NodeId, row: Row, before: Row | None) -> set[str]:
         """Let the observer's row vote, if it may, in the place of the one before; whose voices may have changed."""
-        changed = set[str]()
-        if before is not None and (before.isolated or not self._votes(observer, row)):
+        changed, votes = set[str](), self._votes(observer, row)
+        if before is not None and (before.isolated or not votes):
             changed |= self._silence(observer, before)
-        if not self._votes(observer, row):
+        if not votes:
             changed |= self._silence(observer, row)
             if self._counts(observer, row):
                 for report in row.reports:

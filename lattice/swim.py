@@ -218,6 +218,8 @@ class Swim:
         changed = self.members.introduce(observer, row.site, row.group, endpoint, row.incarnation, now, seq)
         member = self.members.get(observer)
         assert member is not None, "there was room"
+        if member is known:
+            return  # as nearly always
         if known is None or known.incarnation < member.incarnation:
             self._acquit(observer)
             self._piggyback.drop(observer)

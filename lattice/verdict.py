@@ -79,12 +79,13 @@ class Tally:
 
     def hear(self, node: NodeId, site: str, level: Level, since_ms: int, saturation_ppm: int = 0) -> bool:
         """Take this as the node's only voice from now on. Whether that changed anything."""
-        voice = Witness(node, site, level, since_ms, saturation_ppm)
-        if self._voices.get(node) == voice:
+        known, voice = self._voices.get(node), Witness(node, site, level, since_ms, saturation_ppm)
+        if known == voice:
             return False
-        known = self.forget(node)
         if level is Level.UNKNOWN:
-            return known
+            return self.forget(node)
+        if known is None or known.site != site:
+            self.forget(node)
         self._voices[node] = voice
         self._witnesses = None
         self._recount(self._sites.setdefault(site, {}), node, level)
