@@ -172,7 +172,7 @@ class Admission:
                 elif table == ROLLOUT_TABLE:
                     self._rollouts.restore(key, value)
                 elif table == "peer":
-                    peers[NodeId(key)] = canonical.endpoint(canonical.unpack(value, 128), "peer")
+                    peers[NodeId(key)] = _endpoint_here(value)
             except LatticeError as error:
                 self._out.count(f"restore: {error.reason}")
         self._swim.calls.redial(peers)
@@ -339,3 +339,11 @@ def cell_id_of(cell: WireCell) -> CellId:
 def _op_cell(signed: SignedOp) -> Cell:
     op = signed.op
     return Cell(signed.cell, CellKind.OP, signed.data, Urgency.POLICY, (op.author, op.seq), hlc_moment(op.hlc))
+
+
+def _endpoint_here(data: bytes) -> Endpoint:
+    """Where a peer was, as it was written down on this machine: unlike what comes from others it may have a scope."""
+    host, port = canonical.array(canonical.unpack(data, 128), "peer", length=2)
+    address, _, scope = canonical.text(host, "peer", 64).partition("%")
+    address, port = canonical.endpoint((address, port), "peer")
+    return f"{address}%{scope}" if scope else address, port

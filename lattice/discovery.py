@@ -49,6 +49,7 @@ HINTS_BURST: Final = 128
 _ERRORS: Final = (OSError, RuntimeError, ValueError, ZeroconfError)
 """What zeroconf raises for a link that is gone, and for the names that anybody can announce."""
 
+_Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 Heard: TypeAlias = "ServiceInfo | str"
 """A record, or the name of one that is still to be looked up."""
 
@@ -69,30 +70,32 @@ def usable_interfaces(adapters: Iterable[ifaddr.Adapter], bound: str, wanted: Se
     """The interfaces to take part on, sorted, when our transport is bound to the address `bound`.
 
     `wanted` are addresses of the interfaces to use, none for all. A transport on one address announces that one, and
-    only where it is; a wildcard announces what each interface has, but for link-local addresses, and for loopback ones
-    that nobody asked for (a node must not come to believe that it is reached there).
+    only where it is; a wildcard announces what each interface has, but for loopback addresses that nobody asked for (a
+    node must not come to believe that it is reached there), and for link-local ones unless there is nothing else: each
+    container's interface has one, and where they are all that there is, they do.
     """
-    listens = ipaddress.ip_address(bound)
-    found = []
+    beyond: list[Interface] = []
+    on_link: list[Interface] = []
     for adapter in adapters:
+        if adapter.index is None:
+            continue
         addresses = [ipaddress.ip_address(ip.ip if isinstance(ip.ip, str) else ip.ip[0]) for ip in adapter.ips]
         chosen = [address for address in addresses if str(address) in wanted] if wanted else addresses
-        announces = [
-            str(address)
-            for address in chosen
-            if address == listens
-            or (
-                listens.is_unspecified
-                and address.version == listens.version
-                and not address.is_link_local
-                and (wanted or not address.is_loopback)
-            )
-        ]
-        if not announces or adapter.index is None:
-            continue
         speaks = tuple(str(address) for address in chosen if address.version == 4) or (adapter.index,)
-        found.append(Interface(adapter.index, adapter.name, speaks, tuple(announces[:ADDRESSES_MAX])))
-    return tuple(sorted(found)[:INTERFACES_MAX])
+        ours = [address for address in chosen if _announces(address, ipaddress.ip_address(bound), asked=bool(wanted))]
+        for found, announces in (
+            (beyond, [str(address) for address in ours if not address.is_link_local or str(address) == bound]),
+            (on_link, [str(address) for address in ours]),
+        ):
+            if announces:
+                found.append(Interface(adapter.index, adapter.name, speaks, tuple(announces[:ADDRESSES_MAX])))
+    return tuple(sorted(beyond or on_link)[:INTERFACES_MAX])
+
+
+def _announces(address: _Address, listens: _Address, *, asked: bool) -> bool:
+    if not listens.is_unspecified:
+        return address == listens
+    return address.version == listens.version and (asked or not address.is_loopback)
 
 
 class _Listener(ServiceListener):
@@ -154,7 +157,7 @@ class Discovery:
                 if before is None and not seen:
                     log.error(
                         "mDNS has no interface to speak on: peers are found by seeds only, until one has an address of "
-                        "the family of gossip.listen that is good beyond its link (no link-local one)"
+                        "the family of gossip.listen"
                     )
                 await trio.sleep(INTERFACES_EVERY_S)
 
@@ -262,7 +265,7 @@ class Discovery:
         local = any(ipaddress.ip_address(ours).is_loopback for ours in interface.announces)
         hosts = [host for host in info.parsed_scoped_addresses() if self._may_be_peer(host, local)]
         self.counters["mdns: peers heard" if hosts else "mdns: no address to use"] += 1
-        return [(host, info.port) for host in hosts[:ADDRESSES_MAX]]
+        return [(_on(interface, host), info.port) for host in hosts[:ADDRESSES_MAX]]
 
     def _may_be_peer(self, host: str, local: bool) -> bool:
         """Whether a node may be at this address: of our family, one machine's, and not our own loopback's."""
@@ -270,3 +273,9 @@ class Discovery:
         if address.version != ipaddress.ip_address(self._endpoint[0]).version or (address.is_loopback and not local):
             return False
         return not (address.is_multicast or address.is_unspecified or str(address) == "255.255.255.255")
+
+
+def _on(interface: Interface, host: str) -> str:
+    """A link-local IPv6 address with its scope as the system's sockets name it, or peers would have two addresses."""
+    address = ipaddress.ip_address(host.partition("%")[0])
+    return f"{address}%{interface.name}" if address.version == 6 and address.is_link_local else str(address)

@@ -13,6 +13,9 @@ from lattice.types import SECOND, Micros, NodeId
 
 VOICES_MAX = 8
 """Peers who are asked: with a probe every 400 ms, what was heard in the last seconds."""
+LINK_LOCAL = "fe80:"
+"""An address that begins so means something on one link only, and only with the name that the hearer's machine gives to
+it: it stands in no row, and each peer takes it from our frames."""
 VOICE_US = 60 * SECOND
 """A word older than this counts no more: its speaker may be gone."""
 
@@ -28,7 +31,7 @@ class OwnAddress:
 
     def heard(self, peer: NodeId, host: str, now: Micros) -> bool:
         """A peer sees us at `host`; whether our address is another from now on."""
-        if self.told or not host:
+        if self.told or not host or host.startswith(LINK_LOCAL):
             return False
         self._voices.pop(peer, None)
         self._voices[peer] = (host, now)

@@ -130,10 +130,8 @@ class Swim:
 
     def on_ping(self, ping: Ping, sender: NodeId, source: Endpoint) -> None:
         ours = self._our_row() if ping.cells else ()  # an introduction is answered with one
-        seen_as, news = source, self._news_for(sender, self.members.get(sender))
-        if "%" in source[0]:
-            seen_as = (source[0].partition("%")[0], source[1])  # a link-local address's scope is ours, not the peer's
-        self._out.send(Ack(ping.nonce, self._out.node, self._root(), seen_as, news, ours), source)
+        news = self._news_for(sender, self.members.get(sender))
+        self._out.send(Ack(ping.nonce, self._out.node, self._root(), _unscoped(source), news, ours), source)
 
     def on_ack(self, ack: Ack, sender: NodeId) -> None:
         probe = self._probe.acked(ack.nonce, ack.subject)
@@ -147,7 +145,7 @@ class Swim:
             return
         relay = self._probe.acked_for(ack.nonce, ack.subject)
         if relay is not None:
-            self._out.send(Ack(relay.nonce, ack.subject, ack.root, relay.asked_by), relay.asked_by)
+            self._out.send(Ack(relay.nonce, ack.subject, ack.root, _unscoped(relay.asked_by)), relay.asked_by)
 
     def on_ping_req(self, request: PingReq, source: Endpoint) -> None:
         """Probe in somebody's stead. Raises `WireError` when too many probes are carried already."""
@@ -162,7 +160,8 @@ class Swim:
         ping = Ping(carried, self._root(), self._news_for(request.subject, subject))
         # Whoever asks hears the subject on a network that we may not be on, and the other way round.
         for target in dict.fromkeys((request.target, *(subject.addresses if subject is not None else ()))):
-            self._out.send(ping, target)
+            if target[0]:
+                self._out.send(ping, target)
         self._arm_probe(now)
 
     def on_nack(self, nack: Nack, sender: NodeId) -> None:
@@ -308,7 +307,8 @@ class Swim:
             if not asked:
                 suspects = self._suspicions if config.lifeguard else ()
                 for helper in self._probe.ask(probe, self.members.everybody.nodes, config.ping_req_count, suspects):
-                    self._out.send(PingReq(probe.nonce, member.node, member.endpoint), self.endpoint_of(helper))
+                    target = _unscoped(member.endpoint)
+                    self._out.send(PingReq(probe.nonce, member.node, target), self.endpoint_of(helper))
             if config.lifeguard:
                 for address in member.addresses:
                     self._ping(member, self._probe.again(probe, now), address)
@@ -521,3 +521,8 @@ class Swim:
 def _lifts(row: Row) -> int:
     """The number of a row that says that its observer is there and hears. Isolated, it might be deaf: then none."""
     return 0 if row.isolated else row.seq
+
+
+def _unscoped(endpoint: Endpoint) -> Endpoint:
+    """As another machine may read it: a link-local address's scope is ours."""
+    return (endpoint[0].partition("%")[0], endpoint[1])

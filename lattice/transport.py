@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket as stdlib_socket
 import time
+from contextlib import suppress
 
 import trio
 
@@ -12,6 +13,16 @@ from lattice.types import SECOND, Endpoint, Micros
 SEGMENT_BYTES_MAX = 1_220
 """What every IPv6 link carries (1,280 bytes: RFC 8200, 5) beside two headers, as our datagrams do. A path that is
 narrower than its ends and says nothing (a tunnel whose ICMP is filtered) would let these pass, and no large frame."""
+
+
+def scoped(source: tuple[str, int, int, int]) -> Endpoint:
+    """Where an IPv6 frame came from, as one may send there: Python tells a link-local address's scope apart from it."""
+    host, port, _, scope = source
+    if not scope:
+        return host, port
+    with suppress(OSError):  # the interface may be gone
+        host = f"{host}%{stdlib_socket.if_indextoname(scope)}"
+    return host, port
 
 
 class Clock:

@@ -44,7 +44,8 @@ from lattice.types import MILLISECOND, SECOND, AuthorId, Endpoint, Level, Micros
 EPOCH = Micros(1_800_000_000 * SECOND)
 CLUSTER = "test"
 EPHEMERAL_PORT = 50_000
-HOSTS = ("10.0.0.1", "10.0.1.1")
+ON_LINK = "fe80::1%eth0"
+HOSTS = ("10.0.0.1", "10.0.1.1", ON_LINK)
 """One for each network; who sends to an address does so from its own on the same network."""
 
 

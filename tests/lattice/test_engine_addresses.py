@@ -7,9 +7,10 @@ import pytest
 from lattice.events import IdConflict, LocalUpdate, MemberChanged, PeerDiscovered
 from lattice.prng import Prng
 from lattice.types import MILLISECOND, SECOND, Endpoint
-from tests.lattice.cluster import HOSTS, Cluster
+from tests.lattice.cluster import HOSTS, ON_LINK, Cluster
 
-OLD, NEW = HOSTS
+OLD, NEW, _ = HOSTS
+BOTH = OLD, NEW
 
 
 class Networks:
@@ -31,7 +32,7 @@ def on_both(count: int, networks: Networks, seed: str = "0") -> Cluster:
     cluster = Cluster(count, seed, networks, wildcard=True)
     for index in range(count):
         for other in range(count):
-            for host in HOSTS if other != index else ():
+            for host in BOTH if other != index else ():
                 cluster.give(index, LocalUpdate(PeerDiscovered((host, other + 1))))
                 cluster.run(20 * MILLISECOND)
     cluster.run_until(cluster.all_know_all, 10 * SECOND)
@@ -67,7 +68,7 @@ def test_a_site_that_loses_one_of_its_networks_is_called_on_the_other(lost: str)
 
 
 def test_who_was_lost_on_both_is_found_on_whichever_comes_back() -> None:
-    for back in HOSTS:
+    for back in BOTH:
         networks = Networks()
         cluster = on_both(3, networks)
         networks.lose(OLD, 0)
@@ -76,3 +77,32 @@ def test_who_was_lost_on_both_is_found_on_whichever_comes_back() -> None:
         assert called_down(cluster)
         networks.lost.remove((back, 0))
         cluster.run_until(cluster.all_know_all, 90 * SECOND)
+
+
+def test_a_network_of_link_local_addresses_serves_though_nobody_can_name_its_own() -> None:
+    """Their scope is each machine's own: it is in no row and no message, and what was written down here has it."""
+    lost = [False]
+
+    def judge(source: Endpoint, target: Endpoint, prng: Prng) -> list[int]:
+        pair = {source[1], target[1]}
+        return [MILLISECOND] if target[0] == ON_LINK and not (lost[0] and pair == {1, 2}) else []
+
+    cluster = Cluster(4, judge=judge, wildcard=True)
+    for index in range(4):
+        for other in range(4):
+            if other != index:
+                cluster.give(index, LocalUpdate(PeerDiscovered((ON_LINK, other + 1))))
+    cluster.run_until(cluster.all_know_all, 10 * SECOND)
+    lost[0] = True  # from here on two of them are known to each other by the others' pings
+    cluster.run(30 * SECOND)
+    assert not called_down(cluster)
+    rows = [signed.row for engine in cluster.engines for signed in engine._health.table.rows()]
+    assert {row.endpoint[0] for row in rows} == {""}
+    refused = [name for engine in cluster.engines for name in engine.counters() if "rejected" in name]
+    assert not refused
+    lost[0] = False
+    for index in range(4):
+        cluster.crash(index)
+    for index in range(4):
+        cluster.restart(index)
+    cluster.run_until(cluster.all_know_all, 60 * SECOND)

@@ -78,13 +78,14 @@ class Network:
         ip("-n", self._bridges, "link", "add", name, "type", "bridge")
         ip("-n", self._bridges, "link", "set", name, "up")
 
-    def plug(self, site: str, lan: str, address: str) -> None:
-        """Give a site an interface on a network."""
+    def plug(self, site: str, lan: str, address: str | None = None) -> None:
+        """Give a site an interface on a network; with no address it has the link-local one that the kernel gives it."""
         inside, outside = f"to-{lan}", f"{lan}-{site}"
         peer = ("type", "veth", "peer", "name", outside, "netns", self._bridges)
         ip("-n", self.namespace(site), "link", "add", inside, *peer)
         ip("-n", self._bridges, "link", "set", outside, "master", lan, "up")
-        ip("-n", self.namespace(site), "address", "add", f"{address}/24", "dev", inside)
+        if address is not None:
+            ip("-n", self.namespace(site), "address", "add", f"{address}/24", "dev", inside)
         ip("-n", self.namespace(site), "link", "set", inside, "up")
 
     def unplug(self, site: str, lan: str) -> None:
@@ -330,3 +331,22 @@ def test_a_network_that_is_plugged_in_later_is_found_without_a_word(network: Net
         for site in ("ams", "fra", "gru"):
             said = [event for event in network.view(site)["events"] if event["at_ms"] > began_ms]
             assert not [event for event in said if event["text"].endswith(" down")]
+
+
+def test_a_network_with_link_local_addresses_alone_serves(network: Network, tmp_path: Path) -> None:
+    sites = ("ams", "fra", "gru")
+    with network.made(*sites):
+        network.lan("lan")
+        for site in sites:
+            network.plug(site, "lan")
+            config = tmp_path / site / "site.toml"
+            config.write_text(config.read_text().replace("0.0.0.0:7946", "[::]:7946"))
+            network.start(site)
+        everybody = dict.fromkeys(sites, "alive")
+        network.until(lambda: all(network.states(site) == everybody for site in sites), 60, "mDNS brings all together")
+        policy = tmp_path / "large.policy"
+        policy.write_text(large_policy())
+        network.run("policy", "publish", str(policy), "--key", str(tmp_path / "ams/operator.key"), at="ams")
+        network.until(lambda: all(network.view(site)["policies"] for site in sites), 60, "what goes by streams, too")
+        network.pull("gru", "lan")
+        network.until(lambda: network.states("ams").get("gru") == "down", 60, "who is cut off is down")
