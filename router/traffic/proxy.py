@@ -162,7 +162,8 @@ class Proxy:
         """Stop accepting, close idle connections after a moment, let requests in flight finish for `grace_us`, then end
         `serve`.
 
-        Responses from now on say `Connection: close`. What is still in flight after the grace is cut off.
+        Responses from now on say `Connection: close`. What is still in flight after the grace is cut off; of two graces
+        the one that ends first counts.
         """
         self._plane.draining = True
         self._accepting.cancel()
@@ -174,7 +175,8 @@ class Proxy:
         with trio.move_on_after(grace_us / 1e6):
             await self._accepted.wait()  # an accept that was roused before goes on until it waits again
             while self._open:
-                self._emptied = trio.Event()
+                if self._emptied.is_set():
+                    self._emptied = trio.Event()
                 await self._emptied.wait()
         self._drained.set()
 

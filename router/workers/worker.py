@@ -208,7 +208,8 @@ class Worker:
                 nursery.start_soon(self._locations.keep)
             serving = False
             grace_us = self._config.timing.drain_us
-            async for message in self._messages():
+            messages = self._messages()
+            async for message in messages:
                 if isinstance(message, Drain):
                     grace_us = message.grace_us
                     break
@@ -219,10 +220,18 @@ class Worker:
                         await nursery.start(self._proxy.serve, listeners, tls_listeners)
                     await self._send(Ready(message.number))
             if serving:
+                nursery.start_soon(self._hurry, messages)
                 await self._proxy.drain(grace_us)
             await self._tell()
             await self._send(Counted(dict(self._proxy.counters)))
             nursery.cancel_scope.cancel()
+
+    async def _hurry(self, messages: AsyncIterator[ToWorker]) -> None:
+        """While it drains: a node that leaves, or is gone, gives it less time than one that replaces it."""
+        async for message in messages:
+            if isinstance(message, Drain):
+                await self._proxy.drain(message.grace_us)
+        await self._proxy.drain(self._config.timing.drain_us)
 
     async def _take(self, message: ToWorker) -> None:
         match message:

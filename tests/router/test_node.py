@@ -75,8 +75,8 @@ async def exchange(endpoint: Endpoint, head: str, body: bytes = b"") -> tuple[in
 
 
 async def until(done: Callable[[], Any]) -> None:
-    """Wait for an async condition about a node, which no event tells of."""
-    with trio.fail_after(15):
+    """Wait for an async condition about a node, which no event tells of. Workers start slowly beside many others."""
+    with trio.fail_after(60):
         while not await done():  # noqa: ASYNC110  (what is waited for is the state of a node, which no event tells of)
             await trio.sleep(0.02)
 

@@ -437,6 +437,20 @@ async def test_a_drain_ends_after_its_grace(clock: trio.testing.MockClock) -> No
         assert stage.proxy.counters["abandoned"] == 1
 
 
+async def test_of_two_graces_the_shorter_counts(clock: trio.testing.MockClock) -> None:
+    async with staged(hanging, limits=ProxyLimits()) as stage:
+        await (await stage.client()).send(GET)
+        await trio.sleep(1)
+
+        async def drains() -> None:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(stage.proxy.drain, 60 * SECOND)
+                await trio.sleep(1)
+                await stage.proxy.drain(2 * SECOND)
+
+        assert await elapsed(drains) == 3.0
+
+
 async def test_a_drain_of_nothing_is_at_once(clock: trio.testing.MockClock) -> None:
     async with staged(hanging, limits=LIMITS) as stage:
 

@@ -3,51 +3,79 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 
 import trio
 import trio.testing
 
+from lattice.types import SECOND, Endpoint
 from router.site.config_reader import endpoint_text
-from router.workers.messages import Configure, Planned, encode
+from router.workers.messages import Configure, Drain, Planned, encode
 from router.workers.worker import Worker
 from tests.router.test_node import exchange, site_config
 
 
-async def test_a_node_that_is_killed_costs_no_request_under_way(tmp_path: Path) -> None:
-    """What it had not read of our words makes the end of the link a reset."""
-    begun, release = trio.Event(), trio.Event()
+class Slow:
+    """A region that answers when it is told to, and whoever asks it."""
 
-    async def slow(stream: trio.SocketStream) -> None:
+    def __init__(self) -> None:
+        self.begun = trio.Event()
+        self.release = trio.Event()
+        self.answer: bytes | None = None
+        """None: cut off."""
+
+    async def serve(self, stream: trio.SocketStream) -> None:
         async with stream:
             await stream.receive_some()
-            begun.set()
-            await release.wait()
+            self.begun.set()
+            await self.release.wait()
             await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\nConnection: close\r\n\r\nslow")
 
-    ours, theirs = socket.socketpair()
+    async def ask(self, where: Endpoint) -> None:
+        with suppress(OSError, trio.BrokenResourceError, IndexError):
+            self.answer = (await exchange(where, "GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"))[2]
+
+
+@asynccontextmanager
+async def serving(directory: Path, node: socket.socket, link: socket.socket) -> AsyncIterator[Slow]:
+    """A worker with a plan, and a request that it has passed on to a region that takes its time; until it ends."""
+    slow = Slow()
     (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
     where = listener.socket.getsockname()[:2]
-    answers: list[tuple[int, bytes]] = []
-
-    async def ask() -> None:
-        status, _, body = await exchange(where, "GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
-        answers.append((status, body))
-
     async with trio.open_nursery() as nursery:
-        (backend,) = await nursery.start(partial(trio.serve_tcp, slow, 0, host="127.0.0.1"))
+        (backend,) = await nursery.start(partial(trio.serve_tcp, slow.serve, 0, host="127.0.0.1"))
         region = f"region fra {{\n  at 50 8\n  endpoint {endpoint_text(backend.socket.getsockname()[:2])}\n}}\n"
         text = f'edition 1\n{region}route a for "*" path "/**" {{\n  primary any\n}}\n'
-        ours.sendall(encode(Configure(text)) + encode(Planned({}, {}, {}, 0)))
-        link = trio.SocketStream(trio.socket.from_stdlib_socket(theirs))
-        async with link, trio.open_nursery() as serving:
-            serving.start_soon(Worker(site_config(tmp_path / "ams", "ams"), link).run, [listener], [])
-            await trio.lowlevel.wait_readable(ours)  # it is ready, and says so to a node that does not listen
-            serving.start_soon(ask)
-            await begun.wait()
-            ours.close()
-            await trio.testing.wait_all_tasks_blocked(0.05)
-            release.set()
+        node.sendall(encode(Configure(text)) + encode(Planned({}, {}, {}, 0)))
+        stream = trio.SocketStream(trio.socket.from_stdlib_socket(link))
+        async with stream, trio.open_nursery() as running:
+            running.start_soon(Worker(site_config(directory / "ams", "ams"), stream).run, [listener], [])
+            await trio.lowlevel.wait_readable(node)  # it is ready, and says so to a node that does not listen
+            running.start_soon(slow.ask, where)
+            await slow.begun.wait()
+            yield slow
         nursery.cancel_scope.cancel()
-    assert answers == [(200, b"slow")]
+
+
+async def test_a_node_that_is_killed_costs_no_request_under_way(tmp_path: Path) -> None:
+    """What it had not read of our words makes the end of the link a reset."""
+    ours, theirs = socket.socketpair()
+    async with serving(tmp_path, ours, theirs) as slow:
+        ours.close()
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        slow.release.set()
+    assert slow.answer == b"slow"
+
+
+async def test_who_drains_hears_that_there_is_less_time(tmp_path: Path) -> None:
+    """Its node was told to leave meanwhile, and has to kill those that do not go."""
+    ours, theirs = socket.socketpair()
+    with ours:
+        async with serving(tmp_path, ours, theirs) as slow:
+            ours.sendall(encode(Drain(60 * SECOND)))
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            ours.sendall(encode(Drain(SECOND // 10)))
+        assert slow.answer is None
