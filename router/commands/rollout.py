@@ -14,6 +14,7 @@ from rich.text import Text
 
 from lattice.errors import MalformedError
 from lattice.grants import Role
+from lattice.health import SAYINGS_MAX
 from lattice.policy_content import check_policy_name
 from lattice.rollouts import STAGES, Start, fault_of_stages, parse_start
 from router.commands.failing import EXIT_FAILED, EXIT_USAGE, CommandError, complain
@@ -97,6 +98,7 @@ def start_command(
     try:
         view = client.view()
         _check_first(first, view)
+        _check_room(view)
         plan = RolloutPlan(
             stages, tuple(sorted(set(first))), tuple(sorted({each.site for each in view.members})), message
         )
@@ -119,6 +121,15 @@ def _check_first(first: tuple[str, ...], view: ViewBody) -> None:
     for site in first:
         if site not in known:
             raise CommandError(f"--first {site}: the node knows no such site; it knows {', '.join(known)}", EXIT_USAGE)
+
+
+def _check_room(view: ViewBody) -> None:
+    """A site that forgot what it found of the earliest rollout would serve that again when all later ones are over."""
+    if len(view.rollouts) >= SAYINGS_MAX:
+        raise CommandError(
+            f"nothing was begun: there are {len(view.rollouts)} rollouts since the last publish, and sites can say no "
+            "more of them; publish what serves now (`policy publish`), which ends them, and begin then"
+        )
 
 
 @rollout.command("advance")

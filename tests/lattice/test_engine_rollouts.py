@@ -5,6 +5,7 @@ from __future__ import annotations
 from lattice.authoring import compose_entry, compose_rollout
 from lattice.engine import Engine
 from lattice.events import LocalUpdate, OpsSubmitted, RecordsLost, RolledBack, RolloutJudged, ServedChanged
+from lattice.health import SAYINGS_MAX
 from lattice.identity import author_id_of
 from lattice.rollouts import Start, Word
 from lattice.types import MILLISECOND, SECOND, VersionId
@@ -171,3 +172,22 @@ def test_rows_change_with_the_verdict_only_and_one_of_an_earlier_stage_is_no_wor
     assert [engine.view().root for engine in cluster.engines] == before
     say(cluster, start, 1)
     assert {seen(engine).passed for engine in cluster.engines} == {False}
+
+
+def test_a_row_has_room_for_the_latest_words_and_those_are_kept() -> None:
+    cluster, start, old = begun(1, (100,))
+    judge(cluster, 0, start, Word.CONDEMNED)
+    later = []
+    for number in range(SAYINGS_MAX):
+        cluster.run(10 * MILLISECOND)
+        store = cluster.engines[0].policy
+        publication, start = compose_rollout(
+            OPERATOR, store.chain(WHO), "default", [f"new {number}\n"], base=old, stages=(100,), first=(),
+            sites=(), message="", now_ms=cluster.clock(0) // MILLISECOND,
+        )  # fmt: skip
+        cluster.give(0, LocalUpdate(OpsSubmitted(tuple(op.data for op in publication.ops))))
+        judge(cluster, 0, start, Word.CONDEMNED)
+        later.append(start.id)
+    here = {rollout.id: rollout.here for rollout in cluster.engines[0].view().rollouts}
+    assert [here[each] for each in later] == [Word.CONDEMNED] * SAYINGS_MAX
+    assert list(here.values()).count(Word.CONDEMNED) == SAYINGS_MAX

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -14,7 +15,8 @@ from router.cli import main
 from router.commands import rollout as rollout_command
 from router.control.answers import view_body
 from router.control.body import RolloutBody, ViewBody
-from tests.router.control.fake_target import AUTHOR, NOW_MS, VERSION, FakeTarget, fake_view
+from router.site.key_file import write_secret
+from tests.router.control.fake_target import AUTHOR, NOW_MS, POLICY, VERSION, FakeTarget, fake_view
 
 BASE = VersionId(b"\x02" * 16)
 
@@ -99,3 +101,14 @@ def test_a_policy_is_by_the_rollout_that_brought_it_not_by_one_that_was_given_up
     brought = rolled(start_of(NOW_MS), "complete", stage=1)
     (policy,) = view_with(given_up, brought).policies
     assert (policy.message, policy.published_ms) == ("complete one", NOW_MS)
+
+
+def test_no_more_rollouts_are_begun_than_sites_can_speak_of(
+    node: list[ViewBody], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    node.append(view_with(*(rolled(start_of(NOW_MS + number), "rolled back") for number in range(16))))
+    key, policy = tmp_path / "eva.key", tmp_path / "shop.policy"
+    write_secret(key, bytes(range(32)), "test")
+    policy.write_text(POLICY)
+    assert main(["policy", "rollout", "start", str(policy), "--key", str(key)]) == 1
+    assert "there are 16 rollouts since the last publish" in capsys.readouterr().err
