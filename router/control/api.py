@@ -369,7 +369,7 @@ async def _body(request: HttpRequest, bytes_max: int) -> bytes:
         return BadRequestError(413, "too_large", f"the body is larger than {bytes_max} bytes")
 
     told = request.headers.get("content-length", "")
-    if told.isdigit() and int(told[:20]) > bytes_max:
+    if told.isdecimal() and int(told[:20]) > bytes_max:
         raise too_large()
     body = bytearray()
     async with aclosing(request.stream()) as pieces:
