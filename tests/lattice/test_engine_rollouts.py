@@ -163,8 +163,11 @@ def test_a_version_that_everybody_serves_is_given_up_by_a_quorum_too() -> None:
 
 def test_rows_change_with_the_verdict_only_and_one_of_an_earlier_stage_is_no_word_for_this_one() -> None:
     cluster, start, _ = begun(3, (1, 50, 100), first=(0, 1, 2))
+    before = [engine.view().root for engine in cluster.engines]
     for index in range(3):
         judge(cluster, index, start, Word.PASSED)
+    cluster.run(MILLISECOND)
+    assert [engine.view().root for engine in cluster.engines] == before, "good news of many sites comes one by one"
     cluster.run(4 * SECOND)
     assert {seen(engine).passed for engine in cluster.engines} == {True}
     before = [engine.view().root for engine in cluster.engines]
