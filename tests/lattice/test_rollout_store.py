@@ -110,6 +110,15 @@ def test_a_rollout_brings_its_version_and_no_head() -> None:
     assert desk.store.rollouts("p") == (), "a plain publish ends it"
 
 
+def test_a_rollout_is_of_its_policy_alone() -> None:
+    desk = Desk()
+    desk.publish("old\n", policy="q")
+    desk.publish("old\n")
+    start = desk.start("new\n")
+    assert [rollout.start for rollout in desk.store.rollouts("p")] == [start]
+    assert desk.store.rollouts("q") == ()
+
+
 def test_a_controller_may_advance_and_abort_and_nothing_else() -> None:
     desk = Desk()
     desk.publish("old\n")
