@@ -16,6 +16,7 @@ from lattice.grants import Grants, Role, sign_grant
 from lattice.identity import Ed25519Signer, Ed25519Verifier, author_id_of
 from lattice.policy_ops import NAMESPACE, Op, SignedOp, client_id_of, hlc_at, sign_op
 from lattice.policy_store import PolicyStore
+from lattice.rollout_book import RolloutBook
 from lattice.rollouts import ROOT, Rollout, Start
 from lattice.types import VersionId
 from lattice.yrs_gate import Write
@@ -199,8 +200,18 @@ def test_a_checkpoint_keeps_what_a_rollout_needs_until_a_publish_has_ended_it() 
     assert fresh.rollouts("p") == (before,)
     assert fresh.content_hash() == desk.store.content_hash()
     desk.publish("newer\n")
+    desk.say(ROBOT, start, 2)
     assert {write.root for write in live(desk.store, EVA)} == {"blocks", "heads", "versions"}
-    assert live(desk.store, ROBOT) == ()
+    assert live(desk.store, ROBOT) == (), "not what was said of it afterwards either"
+
+
+def test_rollouts_stand_in_the_order_in_which_they_began_not_in_which_they_came() -> None:
+    book, who = RolloutBook(), author_id_of(EVA.public_key)
+    old, new = VersionId(bytes(16)), VersionId(bytes(15) + b"x")
+    starts = [Start("p", new, old, (100,), (), who, hlc) for hlc in (3, 1, 2)]
+    for start in starts:
+        book.take(Write(ROOT, start.id.hex(), start.packed()))
+    assert [each.start.hlc for each in book.of("p", 0, lambda _: True)] == [1, 2, 3]
 
 
 def live(store: PolicyStore, signer: Ed25519Signer) -> tuple[Write, ...]:

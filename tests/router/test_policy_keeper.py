@@ -28,7 +28,10 @@ TEXTS = {OLD: ROUTE, NEW: ROUTE.replace("shop.test", "*"), BROKEN: "edition 9\n"
 class Rolled:
     """As much of a rollout's view."""
 
-    id, state, start = ONE, "under way", Start("default", NEW, OLD, (100,), (), AuthorId(bytes(16)), 1)
+    id, start = ONE, Start("default", NEW, OLD, (100,), (), AuthorId(bytes(16)), 1)
+
+    def __init__(self, state: str = "under way") -> None:
+        self.state = state
 
 
 class Lattice:
@@ -84,6 +87,8 @@ class Node:
         self.held.set()
         """While it is not set, what is compiled waits."""
         self.waiting = False
+        self.others_serve: list[VersionId | None] = []
+        """What those serve who are in no stage, if it is another version."""
         self.served: list[tuple[VersionId, str]] = []
         self.keeper = PolicyKeeper(
             cast("Driver", self.lattice), cast("LastGood", self.disk), self._prepare, self._serve_by,
@@ -94,7 +99,8 @@ class Node:
         self.waiting = not self.held.is_set()
         await self.held.wait()
 
-    def _serve_by(self, policy: InForce, trial: Trial | None, _base: InForce | None) -> None:
+    def _serve_by(self, policy: InForce, trial: Trial | None, base: InForce | None) -> None:
+        self.others_serve.append(None if base is None else base.version)
         self.served.append((policy.version, "" if trial is None else f"{trial.rollout.decode()[0]}/{trial.stage}"))
 
     def now(self) -> tuple[VersionId, str]:
@@ -152,6 +158,14 @@ async def test_what_is_condemned_is_out_of_force_at_once_and_stays_so_though_the
         assert node.served == [(OLD, ""), (NEW, "1/0"), (OLD, "")]
         assert node.disk.version == OLD
         await node.comes(tried(rollout=TWO), (NEW, "2/0"))
+
+
+async def test_others_serve_the_version_before_until_all_are_to_serve_the_new_one() -> None:
+    async with running() as node:
+        await node.comes(tried(), (NEW, "1/0"))
+        node.lattice.rollouts = (Rolled("complete"),)
+        await node.comes(tried(stage=1), (NEW, "1/1"))
+        assert node.others_serve == [None, OLD, None]
 
 
 async def test_what_the_lattice_gives_up_is_out_of_force_within_its_word() -> None:

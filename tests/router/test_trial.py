@@ -87,6 +87,12 @@ def trial(*heard: tuple[str, bool]) -> tuple[Trial, list[Judgement]]:
     return subject, said
 
 
+def test_a_test_ends_with_its_first_decision() -> None:
+    test = SequentialTest()
+    assert [test.hear(failed=False) for _ in range(92)][-1] is Judgement.PASSED
+    assert {test.hear(failed=True) for _ in range(20)} == {Judgement.PASSED}
+
+
 def test_a_dead_route_condemns_however_well_the_others_do() -> None:
     subject, said = trial(*[("app", False)] * 200, ("shop", True), *[("app", False)] * 200, ("shop", True))
     assert said == [Judgement.PASSED, Judgement.CONDEMNED]
@@ -100,8 +106,9 @@ def test_all_routes_together_condemn_what_none_does_alone() -> None:
 
 
 def test_what_is_condemned_stays_so_and_no_data_is_no_verdict() -> None:
-    _, said = trial(("app", True), ("app", True), *[("app", False)] * 500)
+    subject, said = trial(("app", True), ("app", True), *[("app", False)] * 500)
     assert said == [Judgement.CONDEMNED]
+    assert (subject.requests, subject.failures) == (502, 2), "what still ends under it is counted"
     assert Trial(ROLLOUT, 0).judgement is Judgement.UNDECIDED
 
 
