@@ -190,7 +190,7 @@ class Admission:
 
     def _admit_row(self, data: bytes, age_us: int, sender: NodeId | None, source: Endpoint | None) -> list[Cell]:
         cell = row_id_of(data)
-        if cell in self._cells and self._cells.get(cell).data == data:
+        if self._cells.holds(cell) and self._cells.get(cell).data == data:
             self._out.count("rows known")
             return []
         signed = open_row(data, self._verifier, cell)

@@ -110,7 +110,7 @@ class Tree:
         first = (roster.our_area_position * step + start) % len(near) * degree + RELAYS
         if first < len(near):  # most nodes are leaves
             hops += _at(step, start, near, first, first + degree)
-        return [node for node in dict.fromkeys(hops) if node not in (origin, came_from, roster.us)] if hops else hops
+        return _others(hops, origin, came_from, roster.us)
 
     def _further_areas(self, step: int, start: int, starts: bool, roster: Roster) -> list[NodeId]:
         """The relays of the areas below ours in a tree of areas, and of its first ones if the rumour starts here. In an
@@ -136,7 +136,17 @@ class Tree:
             first = (position * step + start) % count * degree + 1
             if first < count:  # most nodes are leaves
                 told += _at(step, start, nodes, first, first + degree)
-        return [node for node in dict.fromkeys(told) if node != came_from] if told else told  # nobody is its own child
+        return _others(told, came_from)  # nobody is a child of its own
+
+
+def _others(nodes: list[NodeId], *than: bytes | None) -> list[NodeId]:
+    """Each once, in their order."""
+    if not nodes:
+        return nodes
+    others: dict[bytes | None, NodeId] = {node: node for node in nodes}
+    for node in than:
+        others.pop(node, None)
+    return list(others.values())
 
 
 # A forest of r trees of d children a node is a permutation of the nodes in heap order: the roots have the places 0 to

@@ -283,10 +283,14 @@ class Engine:
         while (name := self._out.timers.pop_due(self._out.now)) is not None:
             kind, _, argument = name.partition(" ")
             match kind:
+                case "announce":  # the frequent first
+                    self._spreading.on_announce(name)
                 case "swim":
                     self._swim.on_interval()
                 case "probe":
                     self._swim.on_probe_due()
+                case "reconcile":
+                    self._reconciliation.begin(_node(argument))
                 case "tell":
                     self._swim.on_tell()
                 case "conflict":
@@ -310,12 +314,8 @@ class Engine:
                     self._health.conclude([argument])
                 case "turn":
                     self._spreading.on_turn()
-                case "announce":
-                    self._spreading.on_announce(name)
                 case "graft":
                     self._spreading.on_graft_due()
-                case "reconcile":
-                    self._reconciliation.begin(_node(argument))
                 case _:
                     raise AssertionError(f"no timer is called {name!r}")
 

@@ -219,19 +219,19 @@ def _parse(payload: bytes) -> Row:
     )
     _check_names("reports", [report.region for report in reports])
     return Row(
-        public_key=public_key,
-        incarnation=canonical.integer(fields[2], "incarnation", 1),
-        seq=canonical.integer(fields[3], "seq", 1),
-        issued_ms=canonical.integer(fields[4], "issued_ms"),
-        lease_ms=canonical.integer(fields[5], "lease_ms", 1, LEASE_MS_MAX),
-        site=site,
-        endpoint=endpoint,
-        isolated=canonical.boolean(fields[8], "isolated"),
-        reports=reports,
-        applied=() if fields[10] == () else _parse_applied(fields[10]),
-        area=area,
-        grant=read_grant(fields[12], site),
-        sayings=() if fields[13] == () else _parse_sayings(fields[13]),
+        public_key,
+        canonical.integer(fields[2], "incarnation", 1),
+        canonical.integer(fields[3], "seq", 1),
+        canonical.integer(fields[4], "issued_ms"),
+        canonical.integer(fields[5], "lease_ms", 1, LEASE_MS_MAX),
+        site,
+        endpoint,
+        canonical.boolean(fields[8], "isolated"),
+        reports,
+        () if fields[10] == () else _parse_applied(fields[10]),
+        area,
+        read_grant(fields[12], site),
+        () if fields[13] == () else _parse_sayings(fields[13]),
     )
 
 
@@ -283,14 +283,14 @@ def _report_from(
     overrules: object,
 ) -> Report:
     return Report(
-        region=canonical.text(region, "region", NAME_LENGTH_MAX),
-        level=LEVELS[canonical.integer(level, "level", 0, len(LEVELS) - 1)],
-        latency_bucket=canonical.integer(latency, "latency", 0, 255),
-        errors_bucket=canonical.integer(errors, "errors", 0, 255),
-        saturation_bucket=canonical.integer(saturation, "saturation", 0, 255),
-        since_ms=canonical.integer(since_ms, "since_ms"),
-        evidence_bucket=canonical.integer(evidence, "evidence", 0, 255),
-        overrules=canonical.boolean(overrules, "overrules"),
+        canonical.text(region, "region", NAME_LENGTH_MAX),
+        LEVELS[canonical.integer(level, "level", 0, len(LEVELS) - 1)],
+        canonical.integer(latency, "latency", 0, 255),
+        canonical.integer(errors, "errors", 0, 255),
+        canonical.integer(saturation, "saturation", 0, 255),
+        canonical.integer(since_ms, "since_ms"),
+        canonical.integer(evidence, "evidence", 0, 255),
+        canonical.boolean(overrules, "overrules"),
     )
 
 

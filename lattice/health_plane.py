@@ -16,7 +16,7 @@ from lattice.cells import Cell, CellIndex, CellKind, Urgency
 from lattice.equivocation import SPENT, Bench, Equivocation, contradict, prove
 from lattice.events import EquivocationProven, RegionChanged, RegionDoubted, Rejected, VerdictChanged
 from lattice.health import Observation, Report, Row, SignedRow, report_of, sign_row
-from lattice.health_table import HealthTable, Placement, lease_ms_for
+from lattice.health_table import NEW, HealthTable, Placement, lease_ms_for
 from lattice.identity import Grant, Signer
 from lattice.outbox import Outbox
 from lattice.outlook import Outlook, is_isolated
@@ -28,7 +28,8 @@ from lattice.view import QuarantineView, RegionView
 from lattice.wire import WireCell
 
 _FAILING: Final = Level.FAILING
-"""To ask a class of them for a member takes ten times as long, and every report is asked."""
+_UP, _DOWN, _ROW = Urgency.UP, Urgency.DOWN, CellKind.ROW
+"""To ask a class of them for a member takes five times as long, and every row is asked."""
 _FULL: Final = bucket_of(1_000_000)
 """The bucket of a region that says that all its capacity is in use."""
 
@@ -48,15 +49,15 @@ class Self:
 
 def row_cell(signed: SignedRow) -> Cell:
     """A row as it is replicated, as urgent as the worst that it says."""
-    urgency = Urgency.UP
-    if signed.row.sayings and any(said.word is Word.CONDEMNED for said in signed.row.sayings):
-        urgency = Urgency.DOWN
-    for report in signed.row.reports:
+    urgency, row = _UP, signed.row
+    if row.sayings and any(said.word is Word.CONDEMNED for said in row.sayings):
+        urgency = _DOWN
+    for report in row.reports:
         if report.level >= _FAILING:
-            urgency = min(urgency, Urgency.DOWN)
+            urgency = min(urgency, _DOWN)
         elif report.saturation_bucket >= _FULL:
             urgency = Urgency.DRAIN
-    return Cell(signed.cell, CellKind.ROW, signed.data, urgency, (signed.observer, signed.row.seq))
+    return Cell(signed.cell, _ROW, signed.data, urgency, (signed.observer, row.seq))
 
 
 class HealthPlane:
@@ -190,12 +191,12 @@ class HealthPlane:
         before = self.table.get(signed.observer)
         superseded = before.signed.cell if before else None
         offer = self.table.offer(signed, age_us, self._out.now)
-        if offer.placement is Placement.EQUIVOCATION:
-            self._out.notify(Rejected("row", "equivocation", source))
-            if before is not None and contradict(before.signed, signed):
-                proven = self.take_proof(prove(before.signed, signed))
-                self._push([proven] if proven else [])
-        if offer.placement is not Placement.NEW:
+        if offer.placement is not NEW:
+            if offer.placement is Placement.EQUIVOCATION:
+                self._out.notify(Rejected("row", "equivocation", source))
+                if before is not None and contradict(before.signed, signed):
+                    proven = self.take_proof(prove(before.signed, signed))
+                    self._push([proven] if proven else [])
             self._out.count(f"rows {offer.placement.name.lower()}")
         if not offer.taken:
             return None

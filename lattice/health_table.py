@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Set
 from dataclasses import dataclass
 from enum import Enum, auto
+from typing import Final
 
 from lattice.health import LEASE_MS_MAX, Report, Row, SignedRow
 from lattice.quantise import lower_edge
@@ -52,6 +53,8 @@ class Offer:
     """Whose voices may have changed."""
 
 
+NEW: Final = Placement.NEW
+"""To ask the class for it takes five times as long, and nearly every row is asked."""
 _NOT_TAKEN = {placement: Offer(placement) for placement in Placement}
 """Nothing more is to be said of an offer that is refused: most are, for rows come more than one way."""
 
@@ -101,7 +104,7 @@ class HealthTable:
         expires = _ends(signed.row, born)
         if expires <= now:
             return _NOT_TAKEN[Placement.EXPIRED]
-        placement = Placement.NEW
+        placement = NEW
         if floor is not None and floor[:2] == order[:2]:
             placement = Placement.EQUIVOCATION  # the greater hash is kept, as on every other node
         held = self._rows.get(observer)

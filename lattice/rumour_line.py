@@ -11,10 +11,13 @@ bounded for each of their writers (`spreading`).
 from __future__ import annotations
 
 from heapq import heappop, heappush
+from typing import Final
 
 from lattice.cells import Cell, Urgency
 from lattice.types import MILLISECOND, SECOND, CellId, Micros, NodeId
 
+_PATIENT: Final = Urgency.POLICY
+"""The first that waits."""
 PACE_US = 10 * MILLISECOND
 """Whoever waits, waits so long at least: a few datagrams leave together, and are worth a timer."""
 
@@ -53,7 +56,7 @@ class RumourLine:
         if not self._waiting:
             return None
         urgency, _, cell, came_from = self._waiting[0]
-        if urgency >= Urgency.POLICY and self._level(now) <= 0:
+        if urgency >= _PATIENT and self._level(now) <= 0:
             return None
         heappop(self._waiting)
         self._ids.discard(cell.id)

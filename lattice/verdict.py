@@ -82,7 +82,7 @@ class Tally:
         known, voice = self._voices.get(node), Witness(node, site, level, since_ms, saturation_ppm)
         if known == voice:
             return False
-        if level is Level.UNKNOWN:
+        if not level:  # UNKNOWN
             return self.forget(node)
         if known is None or known.site != site:
             self.forget(node)
