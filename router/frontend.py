@@ -56,6 +56,7 @@ class Frontend:
         self.config = config
         """The one in force."""
         self._listeners = listeners
+        self._closed = False
         self._credentials = credentials
         self._steering = steering
         self._journal = journal
@@ -99,7 +100,8 @@ class Frontend:
         await nursery.start(self._relay.serve, _relayed(self._listeners))
 
     def close(self) -> None:
-        """Accept nobody from now on. May be called twice."""
+        """Accept nobody from now on, and read nothing anew. May be called twice."""
+        self._closed = True
         self._listeners.close()
 
     async def drain(self) -> None:
@@ -176,10 +178,14 @@ class Frontend:
     async def keep_reloading(self, hangups: trio.MemoryReceiveChannel[None]) -> None:
         """At each of `hangups`."""
         async for _ in hangups:
+            if self._closed:
+                return
             self._journal.note("reload", "SIGHUP")
             self._credentials.refresh_tls(self._journal, everything=True)
             try:
                 fresh = await trio.to_thread.run_sync(load_site_config, self.config.path)
+                if self._closed:
+                    return
                 await self._serve_by(reloaded(self.config, fresh))
             except (ConfigError, CredentialError, StartError, OSError) as error:
                 text = f"the site file cannot be used, the last good one stays in force: {error}"

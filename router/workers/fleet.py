@@ -275,10 +275,13 @@ class Fleet:
                 stdout=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno(), *listening[0], *listening[1]],
             )
+            if self._leaving.is_set():  # nobody would attend to it
+                process.kill()
+                with trio.CancelScope(shield=True):
+                    await process.wait()
+                raise FleetError("http.workers: nobody is replaced in a node that leaves")
             failed.pop_all()
         member = _Member(number, process, trio.SocketStream(trio.socket.from_stdlib_socket(ours)))
-        if self._leaving.is_set():
-            member.leave(Drain(0))  # `drain` did not know of it
         self._all.add(member)
         self._nursery.start_soon(self._attend, member)
         return member
@@ -314,6 +317,8 @@ class Fleet:
         while self._counts(member) and not self._leaving.is_set():
             try:
                 fresh = await self._spawn(member.number, self._http, self._https)
+            except FleetError:
+                return
             except OSError as error:
                 self._say(f"worker {member.number} does not start: {error}; tried again")
                 await trio.sleep(RESTART_SECONDS)

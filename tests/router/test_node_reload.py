@@ -187,3 +187,29 @@ async def test_what_only_a_new_start_brings_into_force_is_named(tmp_path: Path) 
         config.path.write_text(config.path.read_text().replace('failback = "1s"', 'failback = "2s"'))
         await hang_up.send(None)
         await until(partial(_in_force, ams, 1))
+
+
+async def test_a_node_that_leaves_reads_nothing_anew(tmp_path: Path) -> None:
+    """It listened again, and ended with an error, and with it what was under way."""
+    config = site_config(tmp_path / "ams", "ams")
+    hang_up, hangups = trio.open_memory_channel[None](1)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        there: Endpoint = free.getsockname()
+    async with running(config, hangups) as ams, await trio.open_tcp_stream(*ams.bound.http[0]) as begun:
+        await begun.send_all(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\n1")
+        await until(partial(_connected, ams))
+        config.path.write_text(
+            config.path.read_text().replace('listen = ["127.0.0.1:0"]', f'listen = ["{there[0]}:{there[1]}"]')
+        )
+        ams.stop.set()
+        await until(partial(refused, ams.bound.http[0]))
+        await hang_up.send(None)
+        for _ in range(20):
+            await trio.sleep(0.02)
+            assert await refused(there)
+        await begun.send_all(b"2")
+        assert b" 503 " in await begun.receive_some(), "there is no policy"
+
+
+async def _connected(site: Site) -> bool:
+    return int((await site.view())["counters"].get("proxy connections", 0)) > 0

@@ -41,12 +41,17 @@ class Fakes:
         self._roles = list(roles)
         self._open_process = trio.lowlevel.open_process
         self._begun = 0
+        self.asked = trio.Event()
+        self.gate = trio.Event()
 
     async def start(self, command: list[str], **options: Any) -> trio.Process:
         role = self._roles[self._begun] if self._begun < len(self._roles) else "serves"
         self._begun += 1
         if role == "no room":
             raise BlockingIOError("no room")
+        if role == "late":
+            self.asked.set()
+            await self.gate.wait()
         link = command[command.index("router.workers.worker") + 2]
         fake = [sys.executable, "-c", FAKE, role, str(self._directory / f"heard.{self._begun}"), link]
         return await self._open_process(fake, **options)
@@ -111,3 +116,21 @@ async def test_a_worker_that_is_not_understood_is_replaced(tmp_path: Path, monke
         assert any("is not understood" in event.text for event in said.events())
         await fleet.replace(1, (), ())
         assert len(fleet.pids) == 1
+
+
+async def test_who_starts_as_the_node_leaves_never_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is nobody to attend to it: that ended the node with an error of its own."""
+    fakes = Fakes(tmp_path, "late")
+    monkeypatch.setattr(trio.lowlevel, "open_process", fakes.start)
+    with trio.fail_after(30):
+        async with running(journal()) as fleet, trio.open_nursery() as nursery:
+
+            async def replace() -> None:
+                with pytest.raises(FleetError, match="a node that leaves"):
+                    await fleet.replace(1, (), ())
+
+            nursery.start_soon(replace)
+            await fakes.asked.wait()
+            await fleet.drain(0)
+            fakes.gate.set()
+    assert fakes.heard(1) == []
