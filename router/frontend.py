@@ -188,6 +188,8 @@ class Frontend:
                     return
                 await self._serve_by(reloaded(self.config, fresh))
             except (ConfigError, CredentialError, StartError, OSError) as error:
+                if self._closed:  # no mistake of the file's
+                    return
                 text = f"the site file cannot be used, the last good one stays in force: {error}"
                 self._journal.note("reload", text)
                 log.error("%s", text)
