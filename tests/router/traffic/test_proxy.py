@@ -88,6 +88,7 @@ async def test_connections_persist_on_both_sides() -> None:
             for _ in range(5):
                 assert (await wire.ask(GET)).status == 200
             assert len(upstream.wires) == 1
+            assert stage.proxy.counters["region.region0"] == 5
             assert stage.proxy.counters["upstream.reused"] == 4
         nursery.cancel_scope.cancel()
 
