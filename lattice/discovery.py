@@ -95,7 +95,7 @@ def usable_interfaces(adapters: Iterable[ifaddr.Adapter], bound: str, wanted: Se
 def _announces(address: _Address, listens: _Address, *, asked: bool) -> bool:
     if not listens.is_unspecified:
         return address == listens
-    return address.version == listens.version and (asked or not address.is_loopback)
+    return address.version <= listens.version and (asked or not address.is_loopback)  # [::] is both
 
 
 class _Listener(ServiceListener):
@@ -268,9 +268,12 @@ class Discovery:
         return [(_on(interface, host), info.port) for host in hosts[:ADDRESSES_MAX]]
 
     def _may_be_peer(self, host: str, local: bool) -> bool:
-        """Whether a node may be at this address: of our family, one machine's, and not our own loopback's."""
+        """Whether a node may be at this address: of a family of ours, one machine's, and not our own loopback's."""
         address = ipaddress.ip_address(host.partition("%")[0])
-        if address.version != ipaddress.ip_address(self._endpoint[0]).version or (address.is_loopback and not local):
+        listens = ipaddress.ip_address(self._endpoint[0])
+        if address.version != listens.version and not (listens.is_unspecified and listens.version == 6):
+            return False
+        if address.is_loopback and not local:
             return False
         return not (address.is_multicast or address.is_unspecified or str(address) == "255.255.255.255")
 

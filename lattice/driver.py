@@ -49,7 +49,7 @@ from lattice.policy_store import PolicyStore
 from lattice.stream_security import StreamSecurity
 from lattice.streams import Streams
 from lattice.token_bucket import TokenBuckets
-from lattice.transport import Clock, Transport, scoped
+from lattice.transport import Clock, Transport, came_from
 from lattice.types import Endpoint, Micros, NodeId
 from lattice.view import LatticeView
 from lattice.writer import CHECK_INTERVAL_S, RecordStore, Writer
@@ -266,7 +266,7 @@ class Driver:
                 await trio.lowlevel.checkpoint()
                 continue
             if len(source) > 2:
-                source = scoped(source)
+                source = came_from(source)
             if self._may_pass(source[:2], 1):
                 self._offer(DatagramReceived(data, source[:2]), "inbox full: datagram dropped")
             else:

@@ -23,7 +23,7 @@ import trio
 from lattice.errors import LatticeError, UntrustedError, WireError
 from lattice.seal import sender_in
 from lattice.stream_security import StreamSecurity, TlsStream, tls_error
-from lattice.transport import Clock
+from lattice.transport import Clock, came_from
 from lattice.types import Endpoint, NodeId, short
 
 log = logging.getLogger("edgelattice.gossip")
@@ -115,7 +115,8 @@ class Streams:
         """Hand on a peer's frames until it ends the connection, or does wrong."""
         async with stream:
             try:
-                source: Endpoint = stream.socket.getpeername()[:2]
+                peer = stream.socket.getpeername()
+                source: Endpoint = came_from(peer) if len(peer) > 2 else peer
                 host = source[0]
                 if self._from_host.total() >= STREAMS_MAX or self._from_host[host] >= STREAMS_A_HOST_MAX:
                     self._counters["frame rejected: too many streams"] += 1

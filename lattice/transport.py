@@ -15,14 +15,23 @@ SEGMENT_BYTES_MAX = 1_220
 narrower than its ends and says nothing (a tunnel whose ICMP is filtered) would let these pass, and no large frame."""
 
 
-def scoped(source: tuple[str, int, int, int]) -> Endpoint:
-    """Where an IPv6 frame came from, as one may send there: Python tells a link-local address's scope apart from it."""
+MAPPED = "::ffff:"
+ALL_OF_BOTH = "::"
+"""Whoever listens on this is reached by IPv4, too."""
+
+
+def came_from(source: tuple[str, int, int, int]) -> Endpoint:
+    """Where something came from by IPv6, as whoever has its own way there may send to it.
+
+    A link-local address has its scope, which Python tells apart from it. One of IPv4 that a socket on all addresses of
+    both kinds sees mapped (RFC 4291, 2.5.5.2) is what it is for everybody else: peers with IPv4 alone have no way to
+    "::ffff:10.0.0.2".
+    """
     host, port, _, scope = source
-    if not scope:
-        return host, port
-    with suppress(OSError):  # the interface may be gone
-        host = f"{host}%{stdlib_socket.if_indextoname(scope)}"
-    return host, port
+    if scope:
+        with suppress(OSError):  # the interface may be gone
+            host = f"{host}%{stdlib_socket.if_indextoname(scope)}"
+    return host.removeprefix(MAPPED), port
 
 
 class Clock:
@@ -69,6 +78,9 @@ async def bind(host: str, port: int) -> Transport:
         udp = trio.socket.socket(family, stdlib_socket.SOCK_DGRAM)
         tcp = trio.socket.socket(family, stdlib_socket.SOCK_STREAM)
         try:
+            if host == ALL_OF_BOTH:
+                for sock in (udp, tcp):
+                    sock.setsockopt(stdlib_socket.IPPROTO_IPV6, stdlib_socket.IPV6_V6ONLY, 0)
             await udp.bind((host, port))
             tcp.setsockopt(stdlib_socket.SOL_SOCKET, stdlib_socket.SO_REUSEADDR, 1)
             tcp.setsockopt(stdlib_socket.IPPROTO_TCP, stdlib_socket.TCP_MAXSEG, SEGMENT_BYTES_MAX)  # both ways

@@ -140,10 +140,12 @@ def _remove_stale(path: Path) -> None:
 
 def cannot_listen(endpoint: Endpoint, key: str, error: OSError) -> ListenError:
     """What to tell whoever starts the node."""
-    return ListenError(
-        f"{key}: cannot listen on {endpoint_text(endpoint)}: {error.strerror}; "
-        "stop whatever has the port, or choose another (0 lets the kernel choose)"
-    )
+    remedy = "stop whatever has the port, or choose another (0 lets the kernel choose)"
+    if error.errno == errno.EADDRNOTAVAIL:
+        remedy = "no interface here has that address: name one that is here, or listen on all (0.0.0.0 or [::])"
+    elif error.errno == errno.EACCES:
+        remedy = "ports below 1024 are for root, or for whoever has CAP_NET_BIND_SERVICE: grant it, or choose another"
+    return ListenError(f"{key}: cannot listen on {endpoint_text(endpoint)}: {error.strerror}; {remedy}")
 
 
 def bound_endpoint(listener: socket.socket) -> Endpoint:

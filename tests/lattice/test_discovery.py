@@ -131,7 +131,7 @@ HOST = [
         ("0.0.0.0", ["127.0.0.1"], {"lo": ("127.0.0.1",)}),
         ("10.0.0.1", [], {"eth0": ("10.0.0.1",)}),
         ("127.0.0.1", [], {"lo": ("127.0.0.1",)}),
-        ("::", [], {"eth0": ("fd00::1",)}),
+        ("::", [], {"eth0": ("10.0.0.1", "fd00::1"), "eth1": ("192.0.2.7",)}),
         ("::", ["fe80::2"], {"veth": ("fe80::2",)}),
         ("10.0.0.1", ["192.0.2.7"], {}),
     ],
@@ -149,10 +149,11 @@ def test_where_there_is_nothing_else_link_local_addresses_do_and_have_the_scope_
     def announced(bound: str) -> dict[str, tuple[str, ...]]:
         return {interface.name: interface.announces for interface in usable_interfaces(host, bound, [])}
 
-    assert announced("::") == {"eth0": ("fe80::1",), "eth1": ("fe80::3",)}
+    assert announced("::") == {"eth0": ("fe80::1",), "eth1": ("fe80::3", "169.254.0.3")}
     assert announced("0.0.0.0") == {"eth1": ("169.254.0.3",)}
     reader = Discovery(cluster="test", node=AMS, endpoint=("::", 7946), interfaces=(), found=Found())
-    assert reader._read(record(OURS, "fe80::9", "fd00::9"), ETH) == [("fe80::9%eth0", 7946), ("fd00::9", 7946)]
+    read = reader._read(record(OURS, "fe80::9", "fd00::9", "10.0.0.9"), ETH)
+    assert sorted(read) == [("10.0.0.9", 7946), ("fd00::9", 7946), ("fe80::9%eth0", 7946)]
 
 
 def test_interfaces_beyond_the_limit_are_left_out() -> None:

@@ -33,7 +33,7 @@ from lattice.key_ring import KeyRing
 from lattice.prng import Prng
 from lattice.seal import Sealed
 from lattice.store import Store
-from lattice.transport import SEGMENT_BYTES_MAX, Clock, Transport, bind, scoped
+from lattice.transport import SEGMENT_BYTES_MAX, Clock, Transport, bind, came_from
 from lattice.types import MILLISECOND, Level
 from lattice.writer import CHECK_INTERVAL_S, RecordStore
 from tests.lattice.cluster import CLUSTER, OPERATOR, signer_of
@@ -343,8 +343,9 @@ async def test_one_source_that_floods_takes_no_others_share_of_the_inbox() -> No
     await transport.tcp.aclose()
 
 
-def test_where_an_ipv6_frame_came_from_has_its_scope() -> None:
+def test_where_something_came_from_by_ipv6_is_where_one_can_send() -> None:
     index, name = socket.if_nameindex()[0]
-    assert scoped(("fe80::1", 7_946, 0, index)) == (f"fe80::1%{name}", 7_946)
-    assert scoped(("fd00::1", 7_946, 0, 0)) == ("fd00::1", 7_946)
-    assert scoped(("fe80::1", 7_946, 0, 2**31 - 1)) == ("fe80::1", 7_946), "the interface has gone"
+    assert came_from(("fe80::1", 7_946, 0, index)) == (f"fe80::1%{name}", 7_946)
+    assert came_from(("fd00::1", 7_946, 0, 0)) == ("fd00::1", 7_946)
+    assert came_from(("fe80::1", 7_946, 0, 2**31 - 1)) == ("fe80::1", 7_946), "the interface has gone"
+    assert came_from(("::ffff:10.0.0.2", 7_946, 0, 0)) == ("10.0.0.2", 7_946), "a socket for both kinds maps it"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 import stat
 from pathlib import Path
@@ -10,7 +12,7 @@ import pytest
 import trio
 
 from router.errors import ListenError
-from router.listening import listen_unix
+from router.listening import cannot_listen, listen_unix
 from router.site.site_config import SiteConfig
 from router.site.site_file import load_site_config
 from tests.router.test_node import Backend, exchange, running, site_config, until
@@ -91,3 +93,16 @@ def test_a_unix_socket_is_not_mistaken_for_a_port() -> None:
     near, far = socket.socketpair()
     with near, far:
         assert _port_of(Client(near)) == 0
+
+
+@pytest.mark.parametrize(
+    ("why", "remedy"),
+    [
+        (errno.EADDRINUSE, "stop whatever has the port"),
+        (errno.EADDRNOTAVAIL, "no interface here has that address"),
+        (errno.EACCES, "ports below 1024 are for root"),
+    ],
+)
+def test_why_nothing_can_listen_there_says_what_to_do(why: int, remedy: str) -> None:
+    error = cannot_listen(("192.0.2.1", 80), "http.listen", OSError(why, os.strerror(why)))
+    assert str(error).startswith(f"http.listen: cannot listen on 192.0.2.1:80: {os.strerror(why)}; {remedy}")
