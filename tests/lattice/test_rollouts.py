@@ -272,3 +272,9 @@ def test_a_rollout_as_old_as_what_it_builds_on_does_not_count_so_none_goes_round
     assert stand(VERSIONS[0], 7, [there], ()).served.rollout is None
     found = stand(VERSIONS[0], 6, [there, back], ())
     assert (found.served, found.reached) == (Served(VERSIONS[1], there.id, 0, VERSIONS[0]), (there.id,))
+
+
+def test_of_several_aborts_the_first_that_was_said_is_shown() -> None:
+    first, later = (Entry(START.id, None, author, 1, hlc, "p", 10) for author, hlc in ((OTHER, 11), (AUTHOR, 12)))
+    for said in ((first, later), (later, first)):
+        assert Rollout(START, joined(*map(progress_of, said))).abort == first
