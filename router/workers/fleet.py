@@ -56,6 +56,8 @@ RESTART_SECONDS: Final = 1.0
 when there was not enough for a process."""
 GRACE_US: Final = 60_000_000
 """What a worker that was replaced has to finish: nobody waits for it."""
+SILENT_SECONDS: Final = 10.0
+"""A worker that serves says something twice a second, even if it is only what it counted."""
 KILL_SECONDS: Final = 1.0
 """Beyond its grace, a worker that drains has."""
 
@@ -71,7 +73,9 @@ class _Member:
         self.number = number
         self.process = process
         self.link = link
-        self.began = trio.current_time()
+        self.began = self.heard = trio.current_time()
+        self.silent = False
+        """That it hangs was said."""
         self.ready = trio.Event()
         self.gone = trio.Event()
         self.news = trio.Event()
@@ -191,7 +195,7 @@ class Fleet:
             async with trio.open_nursery() as self._nursery:
                 await self._start(count, http, https)
                 task_status.started()
-                await self._leaving.wait()
+                await self._watch()
         finally:
             self._close(http, https, self._http, self._https)
 
@@ -332,6 +336,25 @@ class Fleet:
         """It serves, or should, and was not asked to leave."""
         return member.drain is None and self._members.get(member.number) is member
 
+    async def _watch(self) -> None:
+        """Until all leave, say who hangs: new users are served by the others, but its own wait."""
+        pause = SILENT_SECONDS / 4
+        while not self._leaving.is_set():
+            due = trio.current_time() + pause
+            with trio.move_on_at(due):
+                await self._leaving.wait()
+            now = trio.current_time()
+            if now - due > pause:
+                continue  # we did not listen ourselves
+            for member in self._members.values():
+                silent = now - member.heard > SILENT_SECONDS
+                if silent and not member.silent:
+                    self._say(
+                        f"worker {member.number} (process {member.process.pid}) has said nothing for"
+                        f" {SILENT_SECONDS:g} s: it hangs, and whoever it serves; killed, it is replaced"
+                    )
+                member.silent = silent
+
     async def _feed(self, member: _Member) -> None:
         """Send whatever the worker does not know yet, in the order in which it can use it. Who is to leave is told only
         that: by a plan it would begin to serve."""
@@ -363,6 +386,7 @@ class Fleet:
             member.process.kill()
 
     def _take(self, member: _Member, message: ToNode) -> None:
+        member.heard = trio.current_time()
         match message:
             case Ready(number):
                 member.planned = number

@@ -14,6 +14,7 @@ import trio
 
 from lattice.types import Micros
 from router.journal import Journal
+from router.workers import fleet as fleet_module
 from router.workers.fleet import GRACE_US, Fleet, FleetError
 
 FAKE = """
@@ -134,3 +135,15 @@ async def test_who_starts_as_the_node_leaves_never_serves(tmp_path: Path, monkey
             await fleet.drain(0)
             fakes.gate.set()
     assert fakes.heard(1) == []
+
+
+async def test_a_worker_that_hangs_is_named_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fleet_module, "SILENT_SECONDS", 0.1)
+    monkeypatch.setattr(trio.lowlevel, "open_process", Fakes(tmp_path).start)
+    said = journal()
+    async with running(said) as fleet:
+        await fleet.replace(1, (), ())
+        await until(lambda: len(said.events()) > 1)
+        await trio.sleep(0.2)
+        (event,) = [each for each in said.events() if "has said nothing for 0.1 s" in each.text]
+        assert f"process {fleet.pids[0]}" in event.text
