@@ -6,6 +6,7 @@ timers, send, persist, notify and count, all of it through here, so that every e
 
 from __future__ import annotations
 
+from operator import itemgetter
 from typing import Final, get_args
 
 from lattice import wire
@@ -18,6 +19,7 @@ from lattice.timers import TimerQueue
 from lattice.types import Endpoint, Micros, NodeId
 from lattice.wire import Message
 
+_HOST: Final = itemgetter(0)
 _KINDS: Final[tuple[type[Message], ...]] = get_args(Message)
 
 
@@ -62,14 +64,15 @@ class Outbox:
 
         One frame for all of them: it says who sends it, not to whom, so sealing it again would make nothing safer.
         """
-        reachable = [target for target in targets if target[0]]
+        reachable = tuple(filter(_HOST, targets))
         if len(reachable) < len(targets):
             self.count("sends without an address", len(targets) - len(reachable))
         if reachable:
             frame = self._seal.close(self.node, wire.encode(message), self.now)
             send = SendDatagram if len(frame) <= self.config.datagram_bytes_max else SendStream
             cells = bool(getattr(message, "cells", ()))
-            self._effects += [send(frame, target, cells) for target in reachable]
+            for target in reachable:
+                self._effects.append(send(frame, target, cells))
             self._sent[type(message)] += len(reachable)
             self._bytes_out += len(reachable) * len(frame)
 
