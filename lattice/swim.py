@@ -333,8 +333,9 @@ class Swim:
         """Suspects that we accuse hear it from us until they have refuted it, or are gone."""
         ours = [node for node in sorted(self._suspicions) if self._out.node in self._suspicions[node].accusers]
         for node in ours:
-            for address in self._known(node).addresses:
-                self._ping(self._known(node), self._out.prng.token(), address)
+            member = self._known(node)
+            for address in member.addresses:
+                self._ping(member, self._out.prng.token(), address)
         if ours:
             self._out.timers.set("tell", self._out.after(self._out.config.suspicion_us // TELLINGS))
 

@@ -22,6 +22,11 @@ def complain(text: str) -> None:
         click.echo(f"edgelattice: {line}", err=True)
 
 
+def why(error: OSError) -> str:
+    """What the system says of it, in lower case, for the middle of a sentence."""
+    return (error.strerror or str(error)).lower()
+
+
 def leaves(error: BaseException) -> list[BaseException]:
     """The exceptions inside however many groups."""
     if isinstance(error, BaseExceptionGroup):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from router.commands.failing import EXIT_USAGE, CommandError
+from router.commands.failing import EXIT_USAGE, CommandError, why
 from router.decision.program import Program, compile_policy
 from router.policy import PolicyError, parse
 from router.policy.json_form import JSON_BYTES_MAX, JsonPolicyError, from_json, is_json
@@ -40,7 +40,7 @@ def written_text(file: Path) -> str:
             with file.open("rb") as opened:
                 content = opened.read(POLICY_FILE_BYTES_MAX)
     except OSError as error:
-        raise CommandError(f"{file}: cannot be read: {(error.strerror or str(error)).lower()}", EXIT_USAGE) from None
+        raise CommandError(f"{file}: cannot be read: {why(error)}", EXIT_USAGE) from None
     try:
         return content.decode("utf-8", "strict" if len(content) < POLICY_FILE_BYTES_MAX else "ignore")
     except UnicodeDecodeError as error:

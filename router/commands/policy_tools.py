@@ -15,7 +15,7 @@ import msgspec
 
 from lattice.types import Endpoint, Level
 from router.commands.asked import read_where, request_options
-from router.commands.failing import EXIT_FAILED, EXIT_USAGE, CommandError, complain
+from router.commands.failing import EXIT_FAILED, EXIT_USAGE, CommandError, complain, why
 from router.commands.numbers import Number
 from router.commands.policy_files import compiled, written_text
 from router.decision.access_log import LINE_LENGTH_MAX, Recorded, Unreadable, read_log
@@ -62,7 +62,7 @@ def fmt(file: Path, only_check: bool) -> int:
         try:
             file.write_text(done, encoding="utf-8")
         except OSError as error:
-            raise CommandError(f"{file}: cannot be written: {(error.strerror or str(error)).lower()}") from None
+            raise CommandError(f"{file}: cannot be written: {why(error)}") from None
     return 0
 
 
@@ -220,7 +220,7 @@ def compile_command(file: Path, target: str, output: Path | None) -> None:
     try:
         output.write_bytes(written)
     except OSError as error:
-        raise CommandError(f"--output {output}: cannot be written: {(error.strerror or str(error)).lower()}") from None
+        raise CommandError(f"--output {output}: cannot be written: {why(error)}") from None
 
 
 def show_explanation(
@@ -292,9 +292,7 @@ def _recorded(log: Path, host: str) -> Iterator[Recorded | Unreadable]:
         with log.open("rb") if str(log) != "-" else nullcontext(sys.stdin.buffer) as opened:
             yield from read_log(_lines(opened), host)
     except OSError as error:
-        raise CommandError(
-            f"--log {log}: cannot be read: {(error.strerror or str(error)).lower()}", EXIT_USAGE
-        ) from None
+        raise CommandError(f"--log {log}: cannot be read: {why(error)}", EXIT_USAGE) from None
 
 
 def _lines(opened: BinaryIO) -> Iterator[str]:

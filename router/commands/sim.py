@@ -13,7 +13,7 @@ from pathlib import Path
 
 import click
 
-from router.commands.failing import EXIT_USAGE, CommandError, complain
+from router.commands.failing import EXIT_USAGE, CommandError, complain, why
 from router.commands.sim_many import CASES_FILE, soak, sweep, write_sweep_page
 from router.commands.sim_options import (
     EXIT_HELD,
@@ -282,8 +282,7 @@ def _run(scenario: Scenario, seed: str, quiet: bool, lines_to: Path | None = Non
 
 
 def _said_of_file(error: OSError) -> str:
-    said = (error.strerror or str(error)).lower()
-    return f"{error.filename}: {said}" if error.filename else said
+    return f"{error.filename}: {why(error)}" if error.filename else why(error)
 
 
 class _Progress:

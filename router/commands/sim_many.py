@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 import click
 
-from router.commands.failing import EXIT_USAGE, CommandError, complain
+from router.commands.failing import EXIT_USAGE, CommandError, complain, why
 from router.commands.numbers import Number
 from router.commands.sim_options import EXIT_HELD, EXIT_VIOLATED, load_scenario, make_folder, set_option
 from sim.experiment import ScenarioError
@@ -92,7 +92,7 @@ def sweep(
         done = finished(iter(file.read_text().splitlines())) if file.exists() else {}
         file.open("a").close()
     except OSError as error:
-        raise CommandError(f"--out {file}: {(error.strerror or str(error)).lower()}", EXIT_USAGE) from None
+        raise CommandError(f"--out {file}: {why(error)}", EXIT_USAGE) from None
     missing = [case for case in wanted if case.key not in done]
     complain(f"{len(wanted)} cases, {len(wanted) - len(missing)} done before")
     started = time.monotonic()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from router.commands.failing import EXIT_USAGE, CommandError
+from router.commands.failing import EXIT_USAGE, CommandError, why
 from sim.quantities import ConfigError
 from sim.scenario import Scenario, load
 
@@ -34,4 +34,4 @@ def make_folder(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise CommandError(f"--out {out}: {(error.strerror or str(error)).lower()}", EXIT_USAGE) from None
+        raise CommandError(f"--out {out}: {why(error)}", EXIT_USAGE) from None

@@ -179,10 +179,10 @@ def _policies(view: ViewBody) -> Table:
 
 def _rollouts(view: ViewBody) -> Table:
     table = _table("Rollouts", "rollout", "policy", "version", "stage", "sites", "found", "here", "")
+    here = {(policy.policy, policy.in_force) for policy in view.policies}
     for rollout in view.rollouts:
         inside = [site for site in rollout.sites if site.inside]
         found = Counter(site.word for site in rollout.sites if site.inside or site.word != "undecided")
-        serves = (rollout.policy, rollout.version) in {(each.policy, each.in_force) for each in view.policies}
         table.add_row(
             Text(rollout.id[:ID_CHARS]),
             Text(rollout.policy),
@@ -190,7 +190,7 @@ def _rollouts(view: ViewBody) -> Table:
             Text(f"{rollout.stage + 1}/{len(rollout.stages)}: {rollout.stages[rollout.stage]} %"),
             Text(f"{len(inside)}/{len(rollout.sites)}"),
             Text(", ".join(f"{count} {word}" for word, count in sorted(found.items()))),
-            Text("serves it" if serves else "the version before"),
+            Text("serves it" if (rollout.policy, rollout.version) in here else "the version before"),
             Text(rollout.state, "" if rollout.state in {"under way", "complete"} else "bold red"),
         )
     return table

@@ -153,7 +153,8 @@ class Plane:
         self._watch_alarm = trio.CancelScope()
         self._watch_due = -math.inf
         self.slept = 0.0
-        """Seconds in which this process was kept from running, so far: see `listened_us`."""
+        """Seconds in which this process was kept from running, so far. `listened_us` takes them out, as does by itself
+        what each request passes, for a call is dearer."""
         self._date: tuple[int, bytes] = (0, b"")
         self._steered = lru_cache(maxsize=1024)(partial(Steered, site))
 

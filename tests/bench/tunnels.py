@@ -69,13 +69,12 @@ def beyond_a_link() -> Iterator[Place]:
     """Another network namespace, if one can be made; else this one."""
     namespace = f"tunnels{os.getpid()}"
     near, inside = f"tn{os.getpid()}", ("ip", "-n", namespace)
-    if os.geteuid() or shutil.which("ip") is None or len(os.sched_getaffinity(0)) < 2:
-        yield Place((), "127.0.0.1", "loopback: a link needs root, `ip` and two processors")
+    if (why_not := _no_link(namespace)) is not None:
+        yield Place((), "127.0.0.1", f"loopback: {why_not}")
         return
     far = 1 << max(os.sched_getaffinity(0))
     enter = ("ip", "netns", "exec", namespace)
     with ExitStack() as stack:
-        _run("ip", "netns", "add", namespace)
         stack.callback(_run, "ip", "netns", "delete", namespace)  # and the link with it
         _run("ip", "link", "add", near, "type", "veth", "peer", "name", "far", "netns", namespace)
         _run("ip", "address", "add", f"{HERE}/30", "dev", near)
@@ -84,6 +83,17 @@ def beyond_a_link() -> Iterator[Place]:
         _run(*inside, "link", "set", "far", "up")
         _run(*enter, "sh", "-c", f"echo {far:x} > /sys/class/net/far/queues/rx-0/rps_cpus")
         yield Place(enter, THERE, "a link between network namespaces, received by another processor")
+
+
+def _no_link(namespace: str) -> str | None:
+    """Make the namespace; or why there is none."""
+    if os.geteuid() or shutil.which("ip") is None or len(os.sched_getaffinity(0)) < 2:
+        return "a link needs root, `ip` and two processors"
+    try:
+        _run("ip", "netns", "add", namespace)
+    except BenchError as error:
+        return str(error)
+    return None
 
 
 def _run(*words: str) -> None:

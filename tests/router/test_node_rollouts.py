@@ -13,6 +13,7 @@ import trio
 
 from router.cli import main
 from router.site.config_reader import endpoint_text
+from router.site.site_config import SiteConfig
 from router.site.site_file import load_site_config
 from tests.router.test_node import Backend, Site, _is, event_is, level, running, site_config, until
 from tests.router.test_node_policy import PROBES
@@ -261,11 +262,10 @@ async def test_a_restart_forgets_no_verdict(tmp_path: Path, capsys: pytest.Captu
 async def test_workers_go_back_as_soon_as_they_hear(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The node judges by what they tell it, of a failure at once."""
     fra = Backend("fra")
-    config = site_config(tmp_path / "ams", "ams")
-    config.path.write_text(config.path.read_text().replace("[http]", "[http]\nworkers = 2"))
+    config = site_with_workers(tmp_path / "ams", 2)
     async with trio.open_nursery() as regions:
         await regions.start(fra.run)
-        async with running(load_site_config(config.path)) as ams:
+        async with running(config) as ams:
             assert await ams.publish(text_of(fra, HEALTHY)) == 200
             await until(lambda: _is(ams.region_served, "fra"))
             base = (await ams.view())["policies"][0]["version"]
@@ -291,6 +291,12 @@ async def test_workers_go_back_as_soon_as_they_hear(tmp_path: Path, capsys: pyte
         regions.cancel_scope.cancel()
 
 
+def site_with_workers(home: Path, count: int) -> SiteConfig:
+    path = site_config(home, "ams").path
+    path.write_text(path.read_text().replace("[http]", f"[http]\nworkers = {count}"))
+    return load_site_config(path)
+
+
 async def workers_current(site: Site) -> int:
     return int((await site.view())["counters"].get("proxy workers current", 0))
 
@@ -306,11 +312,10 @@ async def test_a_version_that_lost_a_route_is_given_up(
         return (await ams.get(host=host))[0]
 
     fra = Backend("fra")
-    config = site_config(tmp_path / "ams", "ams")
-    config.path.write_text(config.path.read_text().replace("[http]", f"[http]\nworkers = {workers}"))
+    config = site_with_workers(tmp_path / "ams", workers)
     async with trio.open_nursery() as regions:
         await regions.start(fra.run)
-        async with running(load_site_config(config.path)) as ams:
+        async with running(config) as ams:
             assert await ams.publish(text_of(fra, BETTER)) == 200
             await until(lambda: _is(ams.region_served, "fra"))
             base = (await ams.view())["policies"][0]["version"]
