@@ -1,18 +1,24 @@
 """Who holds connections for nothing: memory of idle ones, and what a good client notices of slowhttptest.
 
 Ten thousand keep-alive connections that have each been answered once, from addresses of 127.0.0.0/8; then the four
-modes of slowhttptest (slow head, slow body, range, slow read), a thousand connections each, beside a good client. It is
-alone before and after each mode, when the last connection of others is closed, so that a machine whose speed changes
-does so for both; all rounds are shown.
+modes of slowhttptest (slow head, slow body, range, slow read), 900 connections each, beside a good client: 500 requests
+a second by h2load, evenly. It is alone before and after each mode, when the last connection of others is closed, so
+that a machine whose speed changes does so for both; all rounds are shown.
+
+slowhttptest takes a third of a processor for itself, and nobody's attacker runs on the attacked machine. So it runs
+only when nobody else wants to (SCHED_IDLE), and what it had open by its own account is shown. A good client that asks
+as fast as it can would fill both processors and feel whoever else runs at all: nginx fares no better by such a client.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import resource
 import shutil
+import signal
 import socket
 import statistics
 import subprocess
@@ -20,15 +26,37 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
-from tests.bench.proxy import measure
+from tests.bench import compiled_load
 from tests.bench.proxy_rivals import BenchError, Fleet, Running, start_backend, start_ours, stop
 from tests.bench.rivals import RIVALS
 
 MODES = {"slow head": "-H", "slow body": "-B", "range": "-R", "slow read": "-X"}
+_AGAIN = 'end=$(($(date +%s) + $0)); while left=$((end - $(date +%s))); [ $left -gt 0 ]; do "$@" $left; done'
+"""The command again and again for so many seconds, told last how many are left."""
+
 PER_ADDRESS = 500
+ATTACKING = 900
+"""Connections: with the good client's, from the same address, fewer than a client may have (1,024)."""
+GOOD_RATE = 500
 SETTLED_SECONDS = 30.0
+
+
+class Good(NamedTuple):
+    """What a good client noticed."""
+
+    p99_ms: float
+    failed: int
+
+
+class Attack(NamedTuple):
+    """By slowhttptest's own account: connections it held at a time, and whether its probe was always served."""
+
+    held: int
+    available: bool
 
 
 def hold(running: Running, count: int) -> list[socket.socket]:
@@ -56,31 +84,58 @@ def memory(running: Running, count: int) -> float:
     return (after - before) / count
 
 
-def beside(running: Running, flag: str, seconds: int) -> tuple[float, bool]:
-    """A good client's p99 in ms while slowhttptest is at it, and whether the latter always found the node available."""
-    url = f"http://{running.endpoint[0]}:{running.endpoint[1]}/"
-    slow = subprocess.Popen(
-        ["slowhttptest", flag, "-c", "1000", "-r", "500", "-i", "2", "-l", str(seconds + 3), "-p", "2", "-u", url],
+class Beside(NamedTuple):
+    """One round of a mode; `ratio` is to the good client alone, before and after."""
+
+    good: Good
+    attack: Attack
+    ratio: float
+
+
+def good_client(running: Running, seconds: int) -> Good:
+    answers, _ = compiled_load.run(running.endpoint, GOOD_RATE, seconds, 0.0, lambda: None)
+    took = sorted(answer.ended - answer.scheduled for answer in answers)
+    return Good(round(took[len(took) * 99 // 100] * 1e3, 3), sum(not answer.ok for answer in answers))
+
+
+def beside(running: Running, flag: str, seconds: int) -> tuple[Good, Attack]:
+    """A good client while slowhttptest is at it: begun again whenever it ends, which in some modes is at once."""
+    host, port = running.endpoint
+    command = ["slowhttptest", flag, "-c", str(ATTACKING), "-r", str(ATTACKING // 2), "-i", "2", "-p", "2"]
+    attack = subprocess.Popen(
+        ["/bin/sh", "-c", _AGAIN, str(seconds + 3), *command, "-u", f"http://{host}:{port}/", "-l"],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        start_new_session=True,
+        preexec_fn=lambda: os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0)),
     )
     try:
-        time.sleep(2.5)
-        p99 = measure(running, seconds, 2).p99_ms
+        time.sleep(2.5)  # by then it has opened what it will
+        good = good_client(running, seconds)
+        said, _ = attack.communicate(timeout=60)
     finally:
-        said, _ = slow.communicate(timeout=60)
-    return p99, re.search(r"service available:\s*.{0,16}NO", said) is None
+        with suppress(ProcessLookupError):
+            os.killpg(attack.pid, signal.SIGKILL)
+        attack.wait()
+    return good, account(said)
 
 
-def alone(running: Running, descriptors: int, seconds: int) -> float:
-    """A good client's p99 in ms, with nobody else: closing a thousand connections takes its time too."""
+def account(said: str) -> Attack:
+    """What slowhttptest says of itself, in colours."""
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", said)
+    held = [int(number) for number in re.findall(r"^connected:\s*(\d+)", plain, re.MULTILINE)]
+    return Attack(max(held, default=0), re.search(r"^service available:\s*NO", plain, re.MULTILINE) is None)
+
+
+def alone(running: Running, descriptors: int, seconds: int) -> Good:
+    """A good client with nobody else: closing a thousand connections takes its time too."""
     until = time.monotonic() + SETTLED_SECONDS
     while running.descriptors() > descriptors:
         if time.monotonic() > until:
             raise BenchError(f"{running.descriptors() - descriptors} connections stay open after their clients left")
         time.sleep(0.1)
-    return measure(running, seconds, 2).p99_ms
+    return good_client(running, seconds)
 
 
 def run(name: str, connections: int, seconds: int, rounds: int) -> dict[str, object]:
@@ -92,15 +147,16 @@ def run(name: str, connections: int, seconds: int, rounds: int) -> dict[str, obj
         running: Running | None = None
         try:
             running = (start_ours if name == "ours" else RIVALS[name])(directory, Fleet([("fra", [endpoint])]))
-            measure(running, 1, 2)  # what it keeps towards its backend is open by then
+            good_client(running, 1)  # what it keeps towards its backend is open by then
             descriptors = running.descriptors()
             kib = memory(running, connections)
-            quiet, during = [alone(running, descriptors, seconds)], dict[str, list[tuple[float, float, bool]]]()
+            quiet, during = [alone(running, descriptors, seconds)], dict[str, list[Beside]]()
             for _ in range(rounds):
                 for mode, flag in MODES.items():
-                    p99, available = beside(running, flag, seconds)
+                    good, attack = beside(running, flag, seconds)
                     quiet.append(alone(running, descriptors, seconds))
-                    during.setdefault(mode, []).append((p99, 2 * p99 / sum(quiet[-2:]), available))
+                    ratio = round(2 * good.p99_ms / sum(one.p99_ms for one in quiet[-2:]), 2)
+                    during.setdefault(mode, []).append(Beside(good, attack, ratio))
         finally:
             if running is not None:
                 running.stop()
@@ -110,13 +166,13 @@ def run(name: str, connections: int, seconds: int, rounds: int) -> dict[str, obj
         "name": name,
         "connections": connections,
         "kib_each": round(kib, 1),
-        "p99_ms_alone": quiet,
-        "p99_ms": {mode: [p99 for p99, _, _ in all_of] for mode, all_of in during.items()},
-        "ratios": {mode: [round(ratio, 2) for _, ratio, _ in all_of] for mode, all_of in during.items()},
-        "ratio": {
-            mode: round(statistics.median(ratio for _, ratio, _ in all_of), 2) for mode, all_of in during.items()
-        },
-        "available": {mode: all(always for _, _, always in all_of) for mode, all_of in during.items()},
+        "p99_ms_alone": [good.p99_ms for good in quiet],
+        "p99_ms": {mode: [one.good.p99_ms for one in all_of] for mode, all_of in during.items()},
+        "failed": sum(good.failed for good in quiet) + sum(one.good.failed for many in during.values() for one in many),
+        "ratios": {mode: [one.ratio for one in all_of] for mode, all_of in during.items()},
+        "ratio": {mode: statistics.median(one.ratio for one in all_of) for mode, all_of in during.items()},
+        "held": {mode: [one.attack.held for one in all_of] for mode, all_of in during.items()},
+        "available": {mode: all(one.attack.available for one in all_of) for mode, all_of in during.items()},
     }
 
 
@@ -125,12 +181,14 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--of", choices=("ours", *RIVALS), default="ours", help="whom to measure")
     parser.add_argument("--connections", type=int, default=10_000)
-    parser.add_argument("--seconds", type=int, default=3)
+    parser.add_argument("--seconds", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args(argv)
-    missing = [name for name in ("wrk", "nginx", "slowhttptest") if shutil.which(name) is None]
+    packages = {"h2load": "nghttp2-client", "nginx": "nginx", "slowhttptest": "slowhttptest"}
+    missing = [name for name in packages if shutil.which(name) is None]
     if missing:
-        print(f"idle: needs {', '.join(missing)}: apt-get install {' '.join(missing)}", file=sys.stderr)
+        wanted = " ".join(packages[name] for name in missing)
+        print(f"idle: needs {', '.join(missing)}: apt-get install {wanted}", file=sys.stderr)
         return 2
     try:
         result = run(options.of, options.connections, options.seconds, options.rounds)
