@@ -26,6 +26,7 @@ from router.traffic.request_body import Client
 from router.traffic.steering import Judge, Outcome, Router
 from router.traffic.terms import Terms, TermsBook
 from router.traffic.trusted_hops import Forwarders
+from router.traffic.tunnel import Tunnel
 from router.traffic.upstream_pool import Upstream, UpstreamPool
 
 _WATCH_SECONDS: Final = 0.005
@@ -148,6 +149,7 @@ class Plane:
         self.trial: Judge | None = None
         """Of the policy, if it is on trial."""
         self.watch: HangWatch[Leg] = HangWatch()
+        self.tunnels: set[Tunnel] = set()
         self.terms = TermsBook(limits)
         self.regions: dict[str, Concurrency] = {}
         self._watch_alarm = trio.CancelScope()

@@ -162,8 +162,8 @@ class Proxy:
         """Stop accepting, close idle connections after a moment, let requests in flight finish for `grace_us`, then end
         `serve`.
 
-        Responses from now on say `Connection: close`. What is still in flight after the grace is cut off; of two graces
-        the one that ends first counts.
+        Responses from now on say `Connection: close`; the clients of WebSockets are told to go, one after the other.
+        What is still in flight after the grace is cut off; of two graces the one that ends first counts.
         """
         self._plane.draining = True
         self._accepting.cancel()
@@ -173,16 +173,29 @@ class Proxy:
         for connection in self._http2:
             connection.go_away()
         with trio.move_on_after(grace_us / 1e6):
-            await self._accepted.wait()  # an accept that was roused before goes on until it waits again
-            while self._open:
-                if self._emptied.is_set():
-                    self._emptied = trio.Event()
-                await self._emptied.wait()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._send_away, grace_us)
+                await self._accepted.wait()  # an accept that was roused before goes on until it waits again
+                while self._open:
+                    if self._emptied.is_set():
+                        self._emptied = trio.Event()
+                    await self._emptied.wait()
+                nursery.cancel_scope.cancel()
         self._drained.set()
 
     # --- accepting
 
     async def _accept_all(
+    async def _send_away(self, grace_us: int) -> None:
+        """Tell the clients of WebSockets to go, evenly over the grace: all of them call again at once, elsewhere."""
+        tunnels = list(self._plane.tunnels)
+        began = trio.current_time()
+        span = max(0, grace_us - self._limits.tunnel_close_us) / 1e6
+        for number, tunnel in enumerate(tunnels):
+            if (due := began + span * number / len(tunnels)) > trio.current_time():
+                await trio.sleep_until(due)
+            tunnel.leave()
+
         self, listeners: Sequence[trio.SocketListener], tls_listeners: Sequence[trio.SocketListener]
     ) -> None:
         with self._accepting:

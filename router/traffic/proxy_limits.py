@@ -76,6 +76,8 @@ class ProxyLimits:
     upstream_idle_timeout_us: int = 4 * SECOND
     """Below the 5 s after which Node, uvicorn and Apache close, so that we close first and never race them."""
 
+    tunnel_close_us: int = SECOND
+    """In which the client of a WebSocket answers our Close before a drain ends: some round trips around the world."""
     collapse_timeout_us: int = 5 * SECOND
     """How long a request waits for who is fetching the same for the cache. nginx's proxy_cache_lock_timeout."""
 

@@ -13,7 +13,8 @@ from router.traffic.message_body import FramingError, LengthBody, UntilClose, ch
 from router.traffic.plane import Leg, Plane, region_counter
 from router.traffic.steering import Outcome
 from router.traffic.trailers import passed_on
-from router.traffic.tunnel import tunnel
+from router.traffic.tunnel import Tunnel
+from router.traffic.upstream_pool import Upstream
 
 if TYPE_CHECKING:
     from router.traffic.exchange import Exchange
@@ -71,8 +72,15 @@ async def relay_upgraded(exchange: Exchange, leg: Leg, head: ResponseHead) -> En
     early, client.reader.rest = client.reader.rest, b""
     late, upstream.reader.rest = upstream.reader.rest, b""
     await exchange.respond(response_for_client(head, leg.steered, WEBSOCKET, b"", b"") + late)
-    exchange.plane.counters[region_counter(leg.attempt.region)] += 1
-    await tunnel(client, upstream, early, exchange.nest, exchange.limits)
+    plane.counters[region_counter(leg.attempt.region)] += 1
+    tunnel = Tunnel(client, upstream, exchange.nest, exchange.limits)
+    plane.tunnels.add(tunnel)
+    if plane.draining:
+        tunnel.leave()
+    try:
+        await tunnel.run(early, late)
+    finally:
+        plane.tunnels.discard(tunnel)
     return Ending("relayed_1xx", After.CLOSE)
 
 
