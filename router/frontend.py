@@ -67,6 +67,7 @@ class Frontend:
         self._names: Mapping[Endpoint, str] = {}
         """Of the endpoints that speak TLS: what each must prove to be called."""
         self._serving = Serving(steering.fleet)
+        steering.oldest = self._serving.oldest
         self._relay = TcpRelay(
             steering,
             addresses=self._addresses,

@@ -60,6 +60,14 @@ class Serving:
         """See `Proxy.purge`; of this process."""
         return sum([proxy.purge(host, path) for proxy in self._live])
 
+    def oldest(self) -> dict[tuple[str, Endpoint], int]:
+        """See `Proxy.oldest`; of all of them, workers too."""
+        found = self._fleet.oldest()
+        for proxy in self._live:
+            for where, waited_us in proxy.oldest().items():
+                found[where] = max(waited_us, found.get(where, 0))
+        return found
+
     async def run(
         self,
         by: Servers,

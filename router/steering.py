@@ -78,6 +78,8 @@ class Steering:
         self._level_due: dict[str, int] = {}
         self._masked_told = -1
         self._private: AbstractSet[str] = frozenset()
+        self.oldest: Callable[[], Mapping[tuple[str, Endpoint], int]] = dict
+        """Asked for how long the oldest request at each endpoint has waited; whoever carries traffic says how."""
         self.checker = HealthChecker(self._on_probe, random.Random(os.urandom(16)), ask)
         self.fleet = Fleet(config.path, journal, self.observed, self._admitted, self.reported)
         """The worker processes; none while the node itself serves."""
@@ -207,6 +209,10 @@ class Steering:
         self._health.admit(endpoint, self._clock.now())
 
     def _tell_workers(self) -> None:
+            if self._health.minds_the_oldest:
+                self._health.outstanding(self.oldest(), now)
+                for region in self._health.minds_the_oldest:
+                    self._tell_if_changed(region)
         """Who is out of use, if that has changed."""
         if self._masked_told != self._health.mask.epoch:
             self._masked_told = self._health.mask.epoch

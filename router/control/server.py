@@ -4,6 +4,10 @@ Hypercorn's own worker is not used, for two reasons that were met: an exception 
 upgrade) ends the worker and with it the node; and it shields what it sends from cancellation, so a client that never
 reads would keep the node from stopping. Here an exception ends its connection and is counted, and at the end every
 socket still open is closed after a grace.
+
+Behind TLS whoever calls has a place before it has shown who it is, for as long as a handshake may take. So that
+strangers cannot hold all places, one more caller is never refused for them: the oldest of those who have not shown it,
+of the address that has most of them, goes.
 """
 
 from __future__ import annotations
@@ -49,6 +53,8 @@ class ControlServer:
         self._open: dict[trio.SocketStream, trio.CancelScope] = {}
         self._context = WorkerContext(None)
         self.counters = app.counters
+        self._knocking: dict[trio.SocketStream, str] = {}
+        """Of those, who has not shown yet who it is: from where, the oldest first."""
         self._config = Config()
         self._config.include_server_header = False
         self._config.accesslog = None

@@ -187,12 +187,21 @@ class Grader:
 
     def outstanding(self, oldest_us: int, now: Micros) -> None:
         """How long the oldest request in flight has been without an answer; 0 when none is."""
+        if not self.says_something(oldest_us):
+            oldest_us = 0
+        if oldest_us == self._oldest_us == 0:
+            return
         self._oldest_us = oldest_us
         self._plain_until = Micros(0)
         self.tick(now)
         if self._too_old() and self._level < Level.DEGRADED:
             self._last_sample = now
             self._become(Level.DEGRADED, f"a request unanswered for {oldest_us // MILLISECOND} ms", now)
+
+    def says_something(self, oldest_us: int) -> bool:
+        """Whether a wait so long is above the lower edge of the band."""
+        health = self._health
+        return health.oldest_us_max is not None and oldest_us > _lower(health.oldest_us_max, health.oldest_us_back)
 
     def _too_old(self) -> bool:
         health = self._health

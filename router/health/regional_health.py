@@ -62,6 +62,8 @@ class RegionalHealth:
         self._regions = {}
         for name, region in program.regions.items():
             health = program.health[name]
+        self.minds_the_oldest: tuple[str, ...] = ()
+        """The regions whose health block says how long a request may be unanswered."""
             known = before.get(name)
             kept = known.graders if known is not None and known.health == health else {}
             endpoints = [(endpoint.host, endpoint.port) for endpoint in region.endpoints]
@@ -83,6 +85,9 @@ class RegionalHealth:
         down = self._endpoint_level(region, endpoint, now) is Level.DOWN
         if not sample.ok:
             if down:
+        self.minds_the_oldest = tuple(
+            name for name, region in self._regions.items() if region.health.oldest_us_max is not None
+        )
                 self.mask.confirm(endpoint)
             return False
         # Whoever refused and now answers is back. Whoever kept users waiting may answer probes all the while: that
@@ -135,9 +140,34 @@ class RegionalHealth:
         fresh = [self.mask.eject(endpoint, now, _EJECTS[outcome]) for endpoint in endpoints]  # every one of them
         return any(fresh)
 
-    def follow(self, out: AbstractSet[Endpoint], ours: AbstractSet[Endpoint], now: Micros) -> None:
-        """Another process, which hears of more, has `out` out of use; of `ours` it did not hear yet. Those of this
-        policy only."""
+    def outstanding(self, oldest: Mapping[tuple[str, Endpoint], int], now: Micros) -> None:
+        """For how long the oldest request at each endpoint has waited, by region and endpoint; none does elsewhere."""
+        for name in self.minds_the_oldest:
+            for endpoint, grader in self._regions[name].graders.items():
+                grader.outstanding(oldest.get((name, endpoint), 0), now)
+
+    def too_old(self, oldest: Mapping[tuple[str, Endpoint], int]) -> list[tuple[str, Endpoint, int]]:
+        """What of this says anything to `outstanding`."""
+        return [
+            (name, endpoint, oldest[name, endpoint])
+            for name in self.minds_the_oldest
+            for endpoint, grader in self._regions[name].graders.items()
+            if grader.says_something(oldest.get((name, endpoint), 0))
+        ]
+
+    def suspected(self) -> AbstractSet[Endpoint]:
+        """Those of `ejected` that are so on a suspicion alone: no route is to be left with nobody for it."""
+        return self.mask.out_for(_SUSPECTED) if self.ejected else self.ejected
+
+    def follow(
+        self,
+        out: AbstractSet[Endpoint],
+        ours: AbstractSet[Endpoint],
+        now: Micros,
+        suspected: AbstractSet[Endpoint] = frozenset(),
+    ) -> None:
+        """Another process, which hears of more, has `out` out of use, some on a suspicion; of `ours` it did not hear
+        yet. Those of this policy only."""
         known = {endpoint for region in self._regions.values() for endpoint in region.graders}
         mine = self.mask.out_of_use
         for endpoint in sorted((out & known) - mine):

@@ -201,7 +201,9 @@ def _read_http(section: Section, directory: Path) -> HttpPart:
     if section.has("forwarded_by") and not forwarded_from and not section.has("forwarded_from"):
         section.note("forwarded_from", "is missing, and forwarded_by is set", "name the hops whose word is taken")
     section.close()
-    return HttpPart(listen, unix_listen, tls_listen, http2, workers, proxy_from, forwarded_from, by_forwarded)
+    return HttpPart(
+        listen, unix_listen, tls_listen, http2, workers, proxy_from, forwarded_from, by_forwarded, body_size
+    )
 
 
 def _forwarded_by(value: object) -> bool:
@@ -274,7 +276,7 @@ def _read_tcp(section: Section) -> TcpPart:
     _refuse_repeated(section, "tls_listen", (*listen, *tls_listen))
     proxy_protocol = section.take("proxy_protocol", truth, False)
     section.close()
-    return TcpPart(listen, tls_listen, proxy_protocol)
+    return TcpPart(listen, tls_listen, proxy_protocol, proxy_from)
 
 
 def _refuse_repeated(section: Section, key: str, listen: tuple[Endpoint, ...]) -> None:

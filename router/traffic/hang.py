@@ -235,6 +235,11 @@ class HangWatch(Generic[FlightT]):
                         watched.late_asked.add(flight)
                         yield flight
 
+    def oldest(self, now: Micros) -> dict[tuple[str, Endpoint], int]:
+        """For how long the oldest of those who wait has waited, by region and endpoint; not there where nobody does."""
+        waited_on = [watched for region in sorted(self._regions) for watched in self._waited_on(region)]
+        return {(one.region, one.endpoint): now - next(iter(one.flights.values())) for one in waited_on}
+
     def next_due(self) -> Micros | None:
         """When `suspects` or `late` may have something to say, if nothing happens meanwhile."""
         due: list[int] = []

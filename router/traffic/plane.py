@@ -157,6 +157,7 @@ class Plane:
         self.slept = 0.0
         """Seconds in which this process was kept from running, so far. `listened_us` takes them out, as does by itself
         what each request passes, for a call is dearer."""
+        self._listened = Micros(0)
         self._date: tuple[int, bytes] = (0, b"")
         self._steered = lru_cache(maxsize=1024)(partial(Steered, site))
 
@@ -216,6 +217,16 @@ class Plane:
     async def keep_watch(self) -> None:
         """Tell of hangs, and nudge who waits for them or is late."""
         listened = Micros(0)
+    def _listen(self) -> Micros:
+        """Until when all that arrived was heard, in the watch's time."""
+        self._listened = max(self._listened, self.listened_us(self.nest.heard_until()))
+        return self._listened
+
+    def oldest(self) -> dict[tuple[str, Endpoint], int]:
+        """For how many microseconds the oldest request at each endpoint has waited for its first byte, by region and
+        endpoint. Who may wait for news is not counted."""
+        return self.watch.oldest(self._listen())
+
         while True:
             due = self.watch.next_due()
             soonest = self.nest.clock() + _WATCH_SECONDS
@@ -226,8 +237,7 @@ class Plane:
             if overslept > _STALL_SECONDS:
                 self.counters["stalls"] += 1
                 self.slept += overslept
-            listened = max(listened, self.listened_us(self.nest.heard_until()))
-            self._judge(listened)
+            self._judge(self._listen())
 
     def _judge(self, listened: Micros) -> None:
         for suspicion in self.watch.suspects(listened):

@@ -128,6 +128,10 @@ class Proxy:
         dropped = plane.cache.store.purge(Purge(host, path, plane.wall_ms()))
         plane.cache.counters["purged"] += dropped
         return dropped
+    def oldest(self) -> dict[tuple[str, Endpoint], int]:
+        """See `Plane.oldest`."""
+        return self._plane.oldest()
+
 
     @property
     def connections(self) -> int:

@@ -47,6 +47,7 @@ from router.workers.messages import (
     Tried,
     decode_to_node,
     encode,
+    Waiting,
 )
 
 log = logging.getLogger("edgelattice.workers")
@@ -62,6 +63,8 @@ KILL_SECONDS: Final = 1.0
 """Beyond its grace, a worker that drains has."""
 
 
+WAITING_SECONDS: Final = 1.5
+"""How long a worker's word on who waits holds: it speaks twice a second."""
 class FleetError(StartError):
     """Workers that were asked for do not start; those before them go on."""
 
@@ -84,6 +87,8 @@ class _Member:
         """The `Planned` it steers by."""
         self.seen = 0
         """Of its `Observed`, the newest that was taken."""
+        self.oldest: dict[tuple[str, Endpoint], int] = {}
+        """By its last `Waiting`."""
         self.drain: Drain | None = None
         self.sent: dict[type, ToWorker] = {}
         self.purges: list[Forget] = []
@@ -184,6 +189,16 @@ class Fleet:
     async def run(
         self,
         count: int,
+    def oldest(self) -> dict[tuple[str, Endpoint], int]:
+        """For how many microseconds the oldest request has waited at endpoints where a worker finds that too long."""
+        found: dict[tuple[str, Endpoint], int] = {}
+        now = trio.current_time()
+        for member in self._all:
+            if now - member.heard < WAITING_SECONDS:  # who says nothing knows nothing of now
+                for where, waited_us in member.oldest.items():
+                    found[where] = max(waited_us, found.get(where, 0))
+        return found
+
         http: Sequence[trio.SocketListener],
         https: Sequence[trio.SocketListener],
         *,
@@ -431,3 +446,5 @@ async def _first(event: trio.Event, scope: trio.CancelScope) -> None:
 def _how(process: trio.Process) -> str:
     code = process.returncode
     return f"signal {-code}" if code is not None and code < 0 else f"status {code}"
+            case Waiting(oldest):
+                member.oldest = {(region, endpoint): waited_us for region, endpoint, waited_us in oldest}

@@ -3,7 +3,8 @@
     node → worker    Configure (a policy's text), Planned (what tables are made of), Masked (who is out of use),
                      Forget (purged responses), Drain
     worker → node    Ready, Observed (outcomes of attempts), Admitted (a trial of an endpoint),
-                     Reported (an endpoint's load), Tried (how requests ended under a policy on trial), Counted
+                     Reported (an endpoint's load), Tried (how requests ended under a policy on trial), Counted,
+                     Waiting (for how long requests have been unanswered)
 
 A table is not sent but what it is made of: a worker compiles and plans as the node does, and the same inputs give the
 same table (`router.decision`). Every message but Forget says all there is to know of its kind: only the newest matters.
@@ -108,11 +109,18 @@ class Tried(msgspec.Struct, frozen=True, tag=True):
 
 class Counted(msgspec.Struct, frozen=True, tag=True):
     counters: dict[str, int]
+class Waiting(msgspec.Struct, frozen=True, tag=True):
+    """For how long the oldest request has waited at endpoints where that is too long: region, endpoint, microseconds.
+    Said again and again while there are any, and once that there are none."""
+
+    oldest: list[tuple[str, Endpoint, int]]
+
+
     """Since the worker began."""
 
 
 ToWorker: TypeAlias = Configure | Planned | Masked | Forget | Drain
-ToNode: TypeAlias = Ready | Observed | Admitted | Reported | Tried | Counted
+ToNode: TypeAlias = Ready | Observed | Admitted | Reported | Tried | Waiting | Counted
 
 _ENCODER: Final = msgspec.json.Encoder()
 _TO_WORKER: Final = msgspec.json.Decoder(ToWorker)

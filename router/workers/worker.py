@@ -62,6 +62,7 @@ from router.workers.messages import (
     ToNode,
     ToWorker,
     Tried,
+    Waiting,
     decode_to_worker,
     encode,
 )
@@ -206,6 +207,7 @@ class Worker:
             )
             if self._locations is not None:
                 nursery.start_soon(self._locations.keep)
+            nursery.start_soon(self._keep_looking)
             serving = False
             grace_us = self._config.timing.drain_us
             messages = self._messages()
@@ -314,6 +316,16 @@ class Worker:
         async with self._sending:
             with contextlib.suppress(trio.BrokenResourceError):  # the node is gone, which the reader notices
                 await self._link.send_all(encode(message))
+
+    async def _keep_looking(self) -> None:
+        """Tell who has waited for too long; the node grades."""
+        told: list[tuple[str, Endpoint, int]] = []
+        while True:
+            await trio.sleep(EXPIRE_SECONDS)
+            waiting = self._health.too_old(self._proxy.oldest()) if self._health.minds_the_oldest else []
+            if waiting or told:
+                told = waiting
+                await self._send(Waiting(waiting))
 
 
 async def _leave_to_the_node(_: LocalChange) -> None:

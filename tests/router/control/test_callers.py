@@ -159,6 +159,24 @@ async def test_a_caller_who_says_nothing_is_let_go(cluster: Cluster, monkeypatch
 
 
 def test_what_cannot_be_shown_is_named(cluster: Cluster) -> None:
+async def test_who_says_nothing_keeps_nobody_out(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as there are places held all of them for as long as a handshake may take, again and again."""
+    monkeypatch.setattr("router.control.server.CONNECTIONS_MAX", 4)
+    viewer = Shown(cluster.certificate(Role.VIEWER, "eva"))
+    async with cluster.served() as url, trio.open_nursery() as nursery:
+        at = int(url.rpartition(":")[2])
+        early = await trio.open_tcp_stream("127.0.0.1", at)
+        held = [await trio.open_tcp_stream("127.0.0.1", at, local_address="127.0.0.9") for _ in range(5)]
+        assert await held[0].receive_some() == b"", "the oldest of the address that has most"
+        with trio.fail_after(door.HANDSHAKE_SECONDS / 2):
+            assert (await trio.to_thread.run_sync(ControlClient(url, shown=viewer).view)).site == "ams"
+        assert await held[1].receive_some() == b""
+        assert cluster.app.counters["control handshakes given up"] == 3
+        nursery.start_soon(early.aclose)
+        for stream in held:
+            await stream.aclose()
+
+
     eva, bob = (cluster.certificate(Role.OPERATOR, name) for name in ("eva", "bob"))
     (eva.parent / "ca.crt").unlink()
     with pytest.raises(ShownError, match=r"ca\.crt: no such file"):

@@ -227,6 +227,26 @@ def test_latency_degrades_slowly_and_recovers_below_its_exit_band() -> None:
     assert level_after([SLOW] * 4 + [GOOD] * 30) is Level.HEALTHY
 
 
+def test_a_request_that_stays_unanswered_degrades_and_ends_within_its_band() -> None:
+    health = Health(oldest_us_max=2 * SECOND, oldest_us_back=SECOND, recover_after_us=SECOND)
+    grader, now = Grader(health), START
+    grader.observe(GOOD, Micros(now))
+    grader.outstanding(2 * SECOND, Micros(now))
+    assert grader.level(Micros(now)) is Level.HEALTHY
+    grader.outstanding(2 * SECOND + 1, Micros(now))
+    assert grader.level(Micros(now)) is Level.DEGRADED
+    assert grader.reason == "a request unanswered for 2000 ms"
+    for oldest_us, then in ((SECOND + 1, Level.DEGRADED), (SECOND, Level.HEALTHY)):
+        for _ in range(8):  # the others are answered meanwhile
+            now += SECOND // 4
+            grader.outstanding(oldest_us, Micros(now))
+            grader.observe(GOOD, Micros(now))
+        assert grader.level(Micros(now)) is then
+    silent = Grader(Health())
+    silent.outstanding(3_600 * SECOND, Micros(now))
+    assert silent.level(Micros(now)) is Level.UNKNOWN, "a policy that does not ask is not told"
+
+
 def test_a_region_is_its_best_endpoint_and_down_only_when_all_are() -> None:
     def region(*graders: Grader, signal: Signal | None = None) -> Level:
         now = Micros(START + 10 * SECOND)

@@ -117,6 +117,22 @@ def test_what_nobody_waits_for_any_more_is_no_silence() -> None:
     assert world.suspects() == ()
 
 
+def test_the_oldest_at_each_endpoint_is_known() -> None:
+    watch: HangWatch[str] = HangWatch()
+    one, two = watch.endpoint("fra", ("127.0.0.1", 1)), watch.endpoint("iad", ("127.0.0.1", 2))
+    one.sent("a", Micros(SECOND))
+    one.sent("b", Micros(2 * SECOND))
+    assert watch.oldest(Micros(4 * SECOND)) == {("fra", ("127.0.0.1", 1)): 3 * SECOND}
+    one.heard("a", Micros(4 * SECOND))
+    two.sent("c", Micros(4 * SECOND))
+    assert watch.oldest(Micros(5 * SECOND)) == {
+        ("fra", ("127.0.0.1", 1)): 3 * SECOND,
+        ("iad", ("127.0.0.1", 2)): SECOND,
+    }
+    one.dropped("b")
+    assert list(watch.oldest(Micros(5 * SECOND))) == [("iad", ("127.0.0.1", 2))]
+
+
 def test_who_is_late_is_asked_once() -> None:
     world = World(latency_us=40 * MILLISECOND)
     world.send("a")
