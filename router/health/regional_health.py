@@ -16,7 +16,7 @@ from router.control.target import RegionSignal, RegionSnapshot
 from router.decision.decide import Attempt
 from router.decision.program import Program
 from router.health.ejection import EjectionMask
-from router.health.grade import SIGNAL_LEASE_US, Grader, Sample, Signal, grade_region
+from router.health.grade import SIGNAL_LEASE_US, Grader, Sample, Signal, grade_region, signal_level
 from router.policy.syntax import Health
 from router.traffic.steering import Outcome
 
@@ -80,6 +80,7 @@ class RegionalHealth:
     def probed(self, region: str, endpoint: Endpoint, sample: Sample, now: Micros) -> bool:
         """A probe's result. Whether it lifted an ejection."""
         self._observe(region, endpoint, sample, now)
+                self._regions[name].said = known.said if known.health == health else Level.UNKNOWN
         if endpoint not in self.mask.out_of_use:
             return False
         down = self._endpoint_level(region, endpoint, now) is Level.DOWN
@@ -249,7 +250,11 @@ class RegionalHealth:
     @staticmethod
     def _grade(name: str, region: _Region, now: Micros) -> Observation:
         signal, received = _word_of(region, now)
-        return grade_region(name, region.health, region.graders.values(), signal, received, now)
+        if signal is None or now - received >= SIGNAL_LEASE_US:
+            region.said = Level.UNKNOWN
+        else:
+            region.said = signal_level(signal, region.health, region.said)
+        return grade_region(name, region.health, region.graders.values(), signal, received, now, region.said)
 
 
 def _word_of(region: _Region, now: Micros) -> tuple[Signal | None, Micros]:

@@ -119,3 +119,26 @@ def test_what_endpoints_say_of_their_load_is_their_regions_saturation_while_it_i
     assert seen(NOW + SECOND) == 300_000
     assert seen(NOW + SIGNAL_LEASE_US) == 100_000, "what is old is no word"
     assert seen(NOW + SECOND + SIGNAL_LEASE_US) == 0
+
+
+def test_a_region_s_word_has_a_band_as_what_is_measured_has(health: RegionalHealth) -> None:
+    """`saturation above 95% below 85%`: what a region says of itself must fall below the lower edge."""
+    health.configure(compile_policy(parse(POLICY.replace("region fra", BAND + "region fra", 1))))
+
+    def level_at(capacity_pct: int, at: int) -> Level:
+        signal = RegionSignal("fra", latency_ms=1, error_rate_ppm=0, capacity_pct=capacity_pct, timestamp_ms=at)
+        assert health.signalled(signal, Micros(NOW + at))
+        probe(health, "fra", FIRST, WELL, NOW + at, 1)
+        return health.level("fra", Micros(NOW + at))
+
+    said = [level_at(pct, at) for at, pct in enumerate((90, 96, 90, 86, 85, 90))]
+    better, worse = Level.HEALTHY, Level.DEGRADED
+    assert said == [better, worse, worse, worse, better, better]
+    assert level_at(96, 10) is worse
+    later = Micros(NOW + 11 + SIGNAL_LEASE_US)
+    assert health.signalled(RegionSignal("fra", 1, 0, 90, 11), later)
+    probe(health, "fra", FIRST, WELL, later, 1)
+    assert health.level("fra", later) is better, "an old word is none, and so has no band"
+
+
+BAND = "health default { saturation above 95% below 85% }\n"
