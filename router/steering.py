@@ -132,7 +132,11 @@ class Steering:
             return NO_POLICY
         if self._locations is not None and table.program.needs.place:
             request = self._locations.located(request)
-        return self._seen.decide(table, request, self._health.ejected)
+        decision = self._seen.decide(table, request, skipped)
+        if not decision.attempts and skipped:
+            # Rather a trial than nothing, and rather who is only suspected: it may be a moment's silence.
+            return self._seen.decide(table, request, self._health.ejected - self._health.suspected())
+        return decision
 
     def located(self, request: Request) -> Request:
         """See `ControlTarget.located`."""
@@ -216,7 +220,7 @@ class Steering:
         """Who is out of use, if that has changed."""
         if self._masked_told != self._health.mask.epoch:
             self._masked_told = self._health.mask.epoch
-            self.fleet.mask(self._health.mask.out_of_use)
+            self.fleet.mask(self._health.mask.out_of_use, self._health.suspected())
 
     def _on_probe(self, target: ProbeTarget, result: ProbeResult) -> None:
         if result.connect_us is not None:

@@ -30,6 +30,13 @@ _EJECTS = {
 }
 """What takes an endpoint out of use at once. A 5xx does not: it may be the request's fault."""
 _SUSPICIONS = frozenset({Outcome.SILENT, Outcome.HUNG, Outcome.LATE, Outcome.OUTRUN})
+_LATE_ON_TRIAL = "late on trial"
+_MET_ELSEWHERE = "another process met it"
+_SUSPECTED_ELSEWHERE = "another process suspects it"
+_SUSPECTED = frozenset({_EJECTS[Outcome.SILENT], _EJECTS[Outcome.HUNG], _LATE_ON_TRIAL, _SUSPECTED_ELSEWHERE})
+"""Why an endpoint is out though nothing is certain."""
+_MAY_BE_TRIALS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "CONNECT"})
+"""Safe methods (RFC 9110 9.2.1), and TCP mode's connections: these are taken elsewhere before a byte was sent."""
 """Told while nothing is certain yet."""
 
 
@@ -172,7 +179,7 @@ class RegionalHealth:
         known = {endpoint for region in self._regions.values() for endpoint in region.graders}
         mine = self.mask.out_of_use
         for endpoint in sorted((out & known) - mine):
-            self.mask.eject(endpoint, now, "another process met it")
+            self.mask.eject(endpoint, now, _SUSPECTED_ELSEWHERE if endpoint in suspected else _MET_ELSEWHERE)
         for endpoint in sorted(mine - out - ours):
             self.mask.lift(endpoint)
 

@@ -132,6 +132,7 @@ class Fleet:
         self._nursery: trio.Nursery | None = None
 
     # --- what they should know
+        self._suspected: tuple[Endpoint, ...] = ()
 
     def configure(self, text: str, trial: Judge | None = None) -> None:
         """A policy is in force, and perhaps on trial; `plan` follows before anything is awaited."""
@@ -157,10 +158,11 @@ class Fleet:
             member.purges.append(Forget(host, path))
         self._tell()
 
-    def mask(self, out: frozenset[Endpoint]) -> None:
-        listed = tuple(sorted(out))
-        if listed != self._out:
-            self._out = listed
+    def mask(self, out: AbstractSet[Endpoint], suspected: AbstractSet[Endpoint]) -> None:
+        """These are out of use; some on a suspicion alone."""
+        listed = tuple(sorted(out)), tuple(sorted(suspected))
+        if listed != (self._out, self._suspected):
+            self._out, self._suspected = listed
             self._tell()
 
     def _tell(self) -> None:
@@ -375,7 +377,7 @@ class Fleet:
         that: by a plan it would begin to serve."""
         while True:
             member.news = trio.Event()
-            masked = Masked(list(self._out), member.seen)
+            masked = Masked(list(self._out), member.seen, list(self._suspected))
             purges, member.purges = member.purges, []
             known = (self._configure, self._planned, masked) if member.drain is None else (member.drain,)
             newest = [each for each in known if each is not None]
@@ -434,7 +436,10 @@ class Fleet:
 def _known(sent: ToWorker | None, message: ToWorker) -> bool:
     """Whether a worker that was sent the one would learn nothing from the other."""
     if isinstance(sent, Masked) and isinstance(message, Masked):
-        return sent.out == message.out  # that more was seen matters together with what it says
+        return (sent.out, sent.suspected) == (
+            message.out,
+            message.suspected,
+        )  # that more was seen matters together with what it says
     return sent is message or sent == message
 
 

@@ -49,6 +49,8 @@ class Masked(msgspec.Struct, frozen=True, tag=True):
     out: list[Endpoint]
     """Ejected, half open or on trial at the node."""
     seen: int
+    suspected: list[Endpoint] = []
+    """Those that are out on a suspicion alone."""
 
 
 class Forget(msgspec.Struct, frozen=True, tag=True):

@@ -166,7 +166,11 @@ class Worker:
             return NO_POLICY
         if self._locations is not None and table.program.needs.place:
             request = self._locations.located(request)
-        decision = self._seen.decide(table, request, self._health.ejected)
+        now = self._clock.now()
+        skipped = self._health.kept_from(request.method, now)
+        decision = self._seen.decide(table, request, skipped)
+        if not decision.attempts and skipped:  # as `Steering` does
+            decision = self._seen.decide(table, request, self._health.ejected - self._health.suspected())
         if decision.attempts:
             endpoint, before = decision.attempts[0].endpoint, self._health.mask.epoch
             self._health.admit(endpoint, self._clock.now())
@@ -253,10 +257,10 @@ class Worker:
                 self._proxy.try_out(self._trial)
             case Forget(host, path):
                 self._proxy.purge(read_host_pattern(host), PathPattern.compiled(read_path_pattern(path)))
-            case Masked(out, seen):
+            case Masked(out, seen, suspected):
                 ours = {endpoint for endpoint, number in self._ejected_in.items() if number > seen}
                 self._ejected_in = {endpoint: self._ejected_in[endpoint] for endpoint in ours}
-                self._health.follow({(host, port) for host, port in out}, ours, self._clock.now())
+                self._health.follow({*out}, ours, self._clock.now(), {*suspected})
             case _:
                 pass
 
