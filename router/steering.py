@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 
@@ -97,9 +97,10 @@ class Steering:
 
     def decide(self, request: Request) -> Decision:
         """As `would_decide`, for a request that is about to be sent: it may be a half-open endpoint's trial."""
-        decision = self.would_decide(request)
+        now = self._clock.now()
+        decision = self._decide(request, self._health.kept_from(request.method, now))
         if decision.attempts:
-            self._health.admit(decision.attempts[0].endpoint, self._clock.now())
+            self._health.admit(decision.attempts[0].endpoint, now)
         return decision
 
     def observed(self, attempt: Attempt, outcome: Outcome, latency_us: int, at: float) -> None:
@@ -127,6 +128,9 @@ class Steering:
 
     def would_decide(self, request: Request) -> Decision:
         """What would become of a request now."""
+        return self._decide(request, self._health.ejected)
+
+    def _decide(self, request: Request, skipped: AbstractSet[Endpoint]) -> Decision:
         table = self._planner.table
         if table is None:
             return NO_POLICY
@@ -198,12 +202,17 @@ class Steering:
                 self.replan()
 
     async def keep_expiring(self) -> None:
-        """Half-open ejected endpoints when their term is over; plan anew at a time window's edge."""
+        """Half-open ejected endpoints when their term is over; plan anew at a time window's edge; look who has waited
+        for too long."""
         while True:
             await trio.sleep(EXPIRE_INTERVAL_US / SECOND)
             now = self._clock.now()
             self._health.expire(now)
             self._tell_workers()
+            if self._health.minds_the_oldest:
+                self._health.outstanding(self.oldest(), now)
+                for region in self._health.minds_the_oldest:
+                    self._tell_if_changed(region)
             if self._planner.is_due(now):
                 self.replan()
             self._planner.warm(WARM_STEPS)
@@ -213,10 +222,6 @@ class Steering:
         self._health.admit(endpoint, self._clock.now())
 
     def _tell_workers(self) -> None:
-            if self._health.minds_the_oldest:
-                self._health.outstanding(self.oldest(), now)
-                for region in self._health.minds_the_oldest:
-                    self._tell_if_changed(region)
         """Who is out of use, if that has changed."""
         if self._masked_told != self._health.mask.epoch:
             self._masked_told = self._health.mask.epoch

@@ -8,18 +8,21 @@ says so) or lift it. The life of an endpoint in the mask, as in a circuit breake
                          ^------------------------ lift: in use again -------------------------'
 
 *Half open* means that the endpoint has left the mask, for one request: `admit` puts it back until that request's fate
-is known. Terms double from a second to half a minute and are forgotten after a quiet time, so that an endpoint which is
-lifted and fails again at once does not start over. Failures of requests that were under way when the endpoint was
-ejected say nothing new and change no term.
+is known. That request is at risk: an endpoint that hangs still keeps it waiting. So for a second the trial waits for
+one that has no effects, which is asked of another endpoint as soon as it is late; only then is it anybody's (`spared`).
+
+Terms double from a second to eight and are forgotten after a quiet time, so that an endpoint which is lifted and fails
+again at once does not start over. Failures of requests that were under way when the endpoint was ejected say nothing
+new and change no term.
 
 A probe's success ends an ejection whose cause a probe would see (`RegionalHealth.probed`): a refused connection, or
 whatever probes have *confirmed* by finding the endpoint DOWN as well. Were it not so, the terms that failed trials
-have doubled during an outage would outlast it, and a site that was cut off from all would deny for half a minute.
+have doubled during an outage would outlast it, and a site that was cut off from all would deny for seconds more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from enum import Enum
@@ -27,10 +30,13 @@ from enum import Enum
 from lattice.types import SECOND, Endpoint, Micros
 
 TERM_US_MIN = SECOND
-TERM_US_MAX = 30 * SECOND
-"""Envoy's base ejection time is 30 s; with probes to lift an ejection, that is where ours ends."""
+TERM_US_MAX = 8 * SECOND
+"""As long as an endpoint may be left out after it is well, where only users see what ails it. Envoy's base ejection
+time is 30 s, with all traffic as the trial; ours costs one request that is late by a hedge."""
+TRIAL_WAIT_US = SECOND
+"""How long a trial waits for a request without effects."""
 QUIET_US = 60 * SECOND
-"""Time without ejection after which the next one is a first one: twice the longest term."""
+"""Time without ejection after which the next one is a first one."""
 
 
 class Stage(Enum):
@@ -47,6 +53,7 @@ class _Entry:
     strikes: int
     ejected_at: Micros
     until: Micros
+    """The end of its term; of a half-open one, until when it waits for a request without effects."""
     why: str
     confirmed: bool = False
     """Probes have found it DOWN, too."""
@@ -67,6 +74,14 @@ class EjectionMask:
     def ejected(self) -> AbstractSet[Endpoint]:
         """The live set that `decide` tests: the same object for the mask's whole life. Not to be written to."""
         return self._ejected
+
+    def spared(self, now: Micros) -> AbstractSet[Endpoint]:
+        """What a request that could not be rescued from a trial must not be sent to: `ejected`, and what has been half
+        open for less than `TRIAL_WAIT_US`. The live set itself where there is nothing else."""
+        if not self._half_open:
+            return self._ejected
+        waiting = {e for e, entry in self._entries.items() if entry.stage is Stage.HALF_OPEN and now < entry.until}
+        return self._ejected | waiting if waiting else self._ejected
 
     def eject(self, endpoint: Endpoint, now: Micros, why: str) -> bool:
         """Take an endpoint out of use. False when it was out already: then nothing but a counter changes."""
@@ -112,6 +127,7 @@ class EjectionMask:
             if entry.stage in (Stage.EJECTED, Stage.ON_TRIAL) and entry.until <= now
         )
         for endpoint in due:
+            self._entries[endpoint].until = Micros(now + TRIAL_WAIT_US)
             self._move(endpoint, self._entries[endpoint], Stage.HALF_OPEN)
             self.counters["half_opened"] += 1
         for endpoint in [e for e, entry in self._entries.items() if _forgettable(entry, now)]:
@@ -137,6 +153,10 @@ class EjectionMask:
         self._move(endpoint, entry, Stage.ON_TRIAL)
         self.counters["trials"] += 1
         return True
+
+    def out_for(self, reasons: Collection[str]) -> AbstractSet[Endpoint]:
+        """Those of `ejected` that are so for one of these reasons."""
+        return {endpoint for endpoint in self._ejected if self._entries[endpoint].why in reasons}
 
     def why(self, endpoint: Endpoint) -> str:
         """Why an endpoint is out of use; "" when it is in use."""

@@ -7,6 +7,7 @@ passed in, and what should happen elsewhere is returned.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
@@ -29,7 +30,6 @@ _EJECTS = {
     Outcome.HUNG: "silent while requests wait, as is its whole region",
 }
 """What takes an endpoint out of use at once. A 5xx does not: it may be the request's fault."""
-_SUSPICIONS = frozenset({Outcome.SILENT, Outcome.HUNG, Outcome.LATE, Outcome.OUTRUN})
 _LATE_ON_TRIAL = "late on trial"
 _MET_ELSEWHERE = "another process met it"
 _SUSPECTED_ELSEWHERE = "another process suspects it"
@@ -37,6 +37,7 @@ _SUSPECTED = frozenset({_EJECTS[Outcome.SILENT], _EJECTS[Outcome.HUNG], _LATE_ON
 """Why an endpoint is out though nothing is certain."""
 _MAY_BE_TRIALS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "CONNECT"})
 """Safe methods (RFC 9110 9.2.1), and TCP mode's connections: these are taken elsewhere before a byte was sent."""
+_SUSPICIONS = frozenset({Outcome.SILENT, Outcome.HUNG, Outcome.LATE, Outcome.OUTRUN})
 """Told while nothing is certain yet."""
 
 
@@ -48,6 +49,8 @@ class _Region:
     signal_received: Micros = NEVER
     loads: dict[Endpoint, tuple[int, Micros]] = field(default_factory=dict)
     """What endpoints said of themselves in their answers (ORCA): share of capacity in millionths, and when."""
+    said: Level = Level.UNKNOWN
+    """What its word amounted to when it was graded last: its bands are wider for what was worse."""
 
 
 class RegionalHealth:
@@ -59,6 +62,8 @@ class RegionalHealth:
         """To be read: evidence changes it."""
         self.ejected: AbstractSet[Endpoint] = self.mask.ejected
         """The live set that `decide` tests."""
+        self.minds_the_oldest: tuple[str, ...] = ()
+        """The regions whose health block says how long a request may be unanswered."""
 
     def counters(self) -> dict[str, int]:
         return {f"ejections {name.replace('_', ' ')}": count for name, count in self.mask.counters.items()}
@@ -69,33 +74,31 @@ class RegionalHealth:
         self._regions = {}
         for name, region in program.regions.items():
             health = program.health[name]
-        self.minds_the_oldest: tuple[str, ...] = ()
-        """The regions whose health block says how long a request may be unanswered."""
             known = before.get(name)
             kept = known.graders if known is not None and known.health == health else {}
             endpoints = [(endpoint.host, endpoint.port) for endpoint in region.endpoints]
             graders = {endpoint: kept.get(endpoint) or Grader(health) for endpoint in endpoints}
             self._regions[name] = _Region(health, graders)
             if known is not None:
+                self._regions[name].said = known.said if known.health == health else Level.UNKNOWN
                 self._regions[name].signal = known.signal
                 self._regions[name].signal_received = known.signal_received
                 self._regions[name].loads = {e: said for e, said in known.loads.items() if e in graders}
         self.mask.retain(endpoint for region in self._regions.values() for endpoint in region.graders)
+        self.minds_the_oldest = tuple(
+            name for name, region in self._regions.items() if region.health.oldest_us_max is not None
+        )
 
     # --- evidence in; each says whether an endpoint was taken out of use or back into use
 
     def probed(self, region: str, endpoint: Endpoint, sample: Sample, now: Micros) -> bool:
         """A probe's result. Whether it lifted an ejection."""
         self._observe(region, endpoint, sample, now)
-                self._regions[name].said = known.said if known.health == health else Level.UNKNOWN
         if endpoint not in self.mask.out_of_use:
             return False
         down = self._endpoint_level(region, endpoint, now) is Level.DOWN
         if not sample.ok:
             if down:
-        self.minds_the_oldest = tuple(
-            name for name, region in self._regions.items() if region.health.oldest_us_max is not None
-        )
                 self.mask.confirm(endpoint)
             return False
         # Whoever refused and now answers is back. Whoever kept users waiting may answer probes all the while: that
@@ -139,7 +142,7 @@ class RegionalHealth:
     def _suspect(self, attempt: Attempt, outcome: Outcome, now: Micros) -> bool:
         """Out of use at once, but no sample: what is suspected only now is for probes and trials to confirm."""
         if outcome in (Outcome.LATE, Outcome.OUTRUN):  # nothing new, but a trial that had to be rescued is lost
-            return attempt.endpoint in self.mask.ejected and self.mask.eject(attempt.endpoint, now, "late on trial")
+            return attempt.endpoint in self.mask.ejected and self.mask.eject(attempt.endpoint, now, _LATE_ON_TRIAL)
         if not self._others_in_use(attempt.region):
             return False  # a suspicion never takes the last resort away
         region = self._regions.get(attempt.region)
@@ -183,6 +186,10 @@ class RegionalHealth:
         for endpoint in sorted(mine - out - ours):
             self.mask.lift(endpoint)
 
+    def kept_from(self, method: str, now: Micros) -> AbstractSet[Endpoint]:
+        """What a request of this method must not be sent to now."""
+        return self.ejected if method in _MAY_BE_TRIALS else self.mask.spared(now)
+
     def admit(self, endpoint: Endpoint, now: Micros) -> None:
         """A request is about to go there: if the endpoint is half open, this is its trial."""
         self.mask.admit(endpoint, now)
@@ -199,6 +206,7 @@ class RegionalHealth:
         fresh = region.signal is not None and now - region.signal_received < SIGNAL_LEASE_US
         if region.signal is not None and fresh and signal.timestamp_ms < region.signal.timestamp_ms:
             return False
+        self._grade(signal.region, region, now)  # what was said before may have lapsed since
         region.signal = Signal(signal.latency_ms, signal.error_rate_ppm, signal.capacity_pct, signal.timestamp_ms)
         region.signal_received = now
         return True

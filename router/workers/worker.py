@@ -40,7 +40,7 @@ from router.policy.values import read_host_pattern, read_path_pattern
 from router.site.site_config import SiteConfig
 from router.site.site_file import load_site_config
 from router.site.state_dir import node_key_in
-from router.traffic.proxy import Proxy
+from router.traffic.proxy import Proxy, ProxyLimits
 from router.traffic.steering import NO_POLICY, Outcome
 from router.traffic.trusted_hops import TrustedHops
 from router.traffic.upstream_address import AddressRule
@@ -143,6 +143,7 @@ class Worker:
         self._proxy = Proxy(
             self,
             config.site.name,
+            ProxyLimits(body_bytes_max=config.http.body_bytes_max),
             tls=None if tls is None else tls.context,
             addresses=AddressRule(config.upstream.allow),
             unix=dict(config.upstream.unix),
@@ -173,7 +174,7 @@ class Worker:
             decision = self._seen.decide(table, request, self._health.ejected - self._health.suspected())
         if decision.attempts:
             endpoint, before = decision.attempts[0].endpoint, self._health.mask.epoch
-            self._health.admit(endpoint, self._clock.now())
+            self._health.admit(endpoint, now)
             if self._health.mask.epoch != before:
                 self._admitted.append(endpoint)
                 self._wake(urgent=True)
@@ -206,12 +207,12 @@ class Worker:
             nursery.start_soon(self._keep_telling)
             nursery.start_soon(self._keep_counting)
             nursery.start_soon(self._keep_expiring)
+            nursery.start_soon(self._keep_looking)
             nursery.start_soon(
                 self._credentials.keep, lambda _: None, _leave_to_the_node, self._connect_as, self._journal
             )
             if self._locations is not None:
                 nursery.start_soon(self._locations.keep)
-            nursery.start_soon(self._keep_looking)
             serving = False
             grace_us = self._config.timing.drain_us
             messages = self._messages()
@@ -316,11 +317,6 @@ class Worker:
             await trio.sleep(EXPIRE_SECONDS)
             self._health.expire(self._clock.now())
 
-    async def _send(self, message: ToNode) -> None:
-        async with self._sending:
-            with contextlib.suppress(trio.BrokenResourceError):  # the node is gone, which the reader notices
-                await self._link.send_all(encode(message))
-
     async def _keep_looking(self) -> None:
         """Tell who has waited for too long; the node grades."""
         told: list[tuple[str, Endpoint, int]] = []
@@ -330,6 +326,11 @@ class Worker:
             if waiting or told:
                 told = waiting
                 await self._send(Waiting(waiting))
+
+    async def _send(self, message: ToNode) -> None:
+        async with self._sending:
+            with contextlib.suppress(trio.BrokenResourceError):  # the node is gone, which the reader notices
+                await self._link.send_all(encode(message))
 
 
 async def _leave_to_the_node(_: LocalChange) -> None:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lattice.types import SECOND, Endpoint, Micros
-from router.health.ejection import QUIET_US, TERM_US_MAX, EjectionMask, Stage, term_us
+from router.health.ejection import QUIET_US, TERM_US_MAX, TRIAL_WAIT_US, EjectionMask, Stage, term_us
 
 ONE, TWO = ("192.0.2.1", 80), ("192.0.2.2", 80)
 ENDPOINTS = (ONE, TWO, ("2001:db8::1", 80))
@@ -62,7 +62,7 @@ def test_a_failed_trial_doubles_the_term_up_to_a_limit() -> None:
         assert mask.expire(due) == (ONE,)
         assert mask.admit(ONE, due)
         now = due
-    assert terms == [1, 2, 4, 8, 16, 30, 30]
+    assert terms == [1, 2, 4, 8, 8, 8, 8]
     assert mask.counters["trials_failed"] == 6
 
 
@@ -104,5 +104,19 @@ def test_a_trial_is_one_request_and_one_that_never_ends_is_replaced() -> None:
     assert mask.stage(TWO) is Stage.HALF_OPEN
 
 
+def test_a_trial_is_nobody_s_who_could_not_be_rescued_unless_nobody_else_comes() -> None:
+    mask = EjectionMask()
+    assert mask.spared(at(0)) is mask.ejected
+    mask.eject(ONE, at(0), "silent")
+    mask.eject(TWO, at(0), "silent")
+    mask.expire(at(1))
+    mask.admit(TWO, at(1))
+    assert mask.ejected == {TWO}
+    assert mask.spared(at(1)) == {ONE, TWO}
+    assert mask.spared(Micros(at(1) + TRIAL_WAIT_US)) == {TWO}, "it has waited for long enough"
+    mask.lift(ONE)
+    assert mask.spared(at(1)) is mask.ejected
+
+
 def test_terms() -> None:
-    assert [term_us(strikes) // SECOND for strikes in (1, 2, 5, 6, 1_000)] == [1, 2, 16, 30, 30]
+    assert [term_us(strikes) // SECOND for strikes in (1, 2, 5, 6, 1_000)] == [1, 2, 8, 8, 8]

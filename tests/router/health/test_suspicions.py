@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lattice.types import SECOND, Endpoint, Level, Micros
+from router.control.target import RegionSignal
 from router.decision.decide import Attempt
 from router.decision.program import compile_policy
 from router.health.grade import SIGNAL_LEASE_US, Sample
