@@ -38,6 +38,7 @@ from router.traffic.proxy_protocol import proxy_header_v2
 from router.traffic.steering import Outcome, Router
 from router.traffic.upstream_address import AddressRule
 from router.traffic.upstream_pool import EXHAUSTED, ForbiddenAddressError
+from router.traffic.trusted_hops import TrustedHops
 
 _FORGET_US: Final = 600 * SECOND
 

@@ -52,24 +52,29 @@ class TrustedHops:
 
     def client_by_x_forwarded_for(self, peer: str, values: Iterable[str]) -> str:
         """Who the client behind `peer` is, by the values of all `X-Forwarded-For` fields in order; else `peer`."""
-        return self._client(
-            peer, (entry.strip() for value in reversed([*values]) for entry in reversed(value.split(",")))
-        )
+        entries = ((entry.strip(), "") for value in reversed([*values]) for entry in reversed(value.split(",")))
+        return self._heard(peer, entries)[0]
 
     def client_by_forwarded(self, peer: str, values: Iterable[str]) -> str:
         """The same by `Forwarded`. An element without a `for` parameter names nobody, and so ends the search."""
-        return self._client(peer, (entry for value in reversed([*values]) for entry in reversed(_elements(value))))
+        return self.heard_by_forwarded(peer, values)[0]
 
-    def _client(self, peer: str, entries: Iterator[str]) -> str:
-        client = peer
+    def heard_by_forwarded(self, peer: str, values: Iterable[str]) -> tuple[str, str]:
+        """The client, and how the hop that heard it says it came: the `proto` of its element; "" if it does not say."""
+        return self._heard(peer, (entry for value in reversed([*values]) for entry in reversed(_elements(value))))
+
+    def _heard(self, peer: str, entries: Iterator[tuple[str, str]]) -> tuple[str, str]:
+        client, proto = peer, ""
         for _ in range(ENTRIES_MAX):
             if client not in self:
                 break
-            address = _parse(_without_port(next(entries, "")))
+            host, said = next(entries, ("", proto))
+            proto = said
+            address = _parse(_without_port(host))
             if address is None:  # "unknown", a pseudonym, or the end: the last hop we know is all we know
                 break
             client = str(address)
-        return client
+        return client, proto
 
 
 class Forwarders:
@@ -92,11 +97,16 @@ class Forwarders:
         return self._hops.client_by_x_forwarded_for(peer, _values(fields, b"x-forwarded-for"))
 
     def scheme(self, peer: str, fields: Fields, scheme: str) -> str:
-        """How the client reached the first of us: as the last hop says (X-Forwarded-Proto), else `scheme`."""
+        """How the client reached the first of us: as the hop says that heard it (`Forwarded`), or the last one
+        (X-Forwarded-Proto, which hops that write `Forwarded` pass on as they got it); else `scheme`."""
         if peer not in self._hops:
             return scheme
-        said = [each.strip().lower() for value in _values(fields, b"x-forwarded-proto") for each in value.split(",")]
-        return said[-1] if said and said[-1] in ("http", "https") else scheme
+        if self._by_forwarded:
+            said = self._hops.heard_by_forwarded(peer, _values(fields, b"forwarded"))[1]
+        else:
+            said = ",".join(_values(fields, b"x-forwarded-proto")).rpartition(",")[2]
+        said = said.strip().lower()
+        return said if said in ("http", "https") else scheme
 
 
 def _values(fields: Fields, name: bytes) -> list[str]:
@@ -118,20 +128,21 @@ def _without_port(entry: str) -> str:
     return entry.partition(":")[0] if entry.count(":") == 1 else entry
 
 
-def _elements(value: str) -> list[str]:
-    """The `for` of every element, "" where there is none; "" alone for a value that is not well-formed."""
-    found = [""]
+def _elements(value: str) -> list[tuple[str, str]]:
+    """`for` and `proto` of every element, "" where it has none; an empty one alone for a value that is not
+    well-formed."""
+    found = [{"for": "", "proto": ""}]
     at = 0
     while True:
         pair = _PAIR.match(value, at)
         if pair is not None:
-            if pair[1].lower() == "for":
-                found[-1] = re.sub(r"\\(.)", r"\1", pair[2]) if pair[2] is not None else pair[3]
+            if (name := pair[1].lower()) in found[-1]:
+                found[-1][name] = re.sub(r"\\(.)", r"\1", pair[2]) if pair[2] is not None else pair[3]
             at = pair.end()
         if at == len(value):
-            return found
+            return [(each["for"], each["proto"]) for each in found]
         if value[at] == ",":
-            found.append("")
+            found.append({"for": "", "proto": ""})
         elif value[at] not in "; \t":
-            return [""]
+            return [("", "")]
         at += 1

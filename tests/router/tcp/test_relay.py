@@ -26,6 +26,7 @@ from router.traffic.hang import SAMPLES_MIN, WAITING_MIN
 from router.traffic.proxy_protocol import read_proxy_header
 from router.traffic.steering import Outcome
 from tests.router.traffic.upstreams import deaf
+from router.traffic.trusted_hops import TrustedHops
 
 Serve = Callable[[trio.SocketStream], Awaitable[None]]
 
