@@ -14,11 +14,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import socket
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Final
 
@@ -45,9 +47,9 @@ from router.workers.messages import (
     ToNode,
     ToWorker,
     Tried,
+    Waiting,
     decode_to_node,
     encode,
-    Waiting,
 )
 
 log = logging.getLogger("edgelattice.workers")
@@ -55,16 +57,18 @@ log = logging.getLogger("edgelattice.workers")
 RESTART_SECONDS: Final = 1.0
 """Before a worker that died within this time of its start is replaced, else it is at once; and before it is tried again
 when there was not enough for a process."""
+START_SECONDS: Final = 60.0
+"""Within which a worker serves: Python, policy and a location database are loaded. systemd gives a start 90 s."""
 GRACE_US: Final = 60_000_000
 """What a worker that was replaced has to finish: nobody waits for it."""
 SILENT_SECONDS: Final = 10.0
 """A worker that serves says something twice a second, even if it is only what it counted."""
+WAITING_SECONDS: Final = 1.5
+"""How long a worker's word on who waits holds: it speaks twice a second."""
 KILL_SECONDS: Final = 1.0
 """Beyond its grace, a worker that drains has."""
 
 
-WAITING_SECONDS: Final = 1.5
-"""How long a worker's word on who waits holds: it speaks twice a second."""
 class FleetError(StartError):
     """Workers that were asked for do not start; those before them go on."""
 
@@ -83,13 +87,15 @@ class _Member:
         self.gone = trio.Event()
         self.news = trio.Event()
         self.counters: Counter[str] = Counter()
+        self.oldest: dict[tuple[str, Endpoint], int] = {}
+        """By its last `Waiting`."""
         self.planned = -1
         """The `Planned` it steers by."""
         self.seen = 0
         """Of its `Observed`, the newest that was taken."""
-        self.oldest: dict[tuple[str, Endpoint], int] = {}
-        """By its last `Waiting`."""
         self.drain: Drain | None = None
+        self.ends = math.inf
+        """When it is to have ended."""
         self.sent: dict[type, ToWorker] = {}
         self.purges: list[Forget] = []
         """Not sent yet. A worker that begins has nothing to forget."""
@@ -98,6 +104,7 @@ class _Member:
         """Finish what is under way; a shorter grace than said before counts."""
         if self.drain is None or drain.grace_us < self.drain.grace_us:
             self.drain = drain
+            self.ends = min(self.ends, trio.current_time() + drain.grace_us / 1e6)
             self.news.set()
 
 
@@ -125,6 +132,7 @@ class Fleet:
         """How many there were."""
         self._planned = Planned({}, {}, {}, 0)
         self._out: tuple[Endpoint, ...] = ()
+        self._suspected: tuple[Endpoint, ...] = ()
         self._members: dict[int, _Member] = {}  # those that serve, or will, by number
         self._all: set[_Member] = set()  # also those that leave, or are not ready yet
         self._retired: Counter[str] = Counter()  # of those that ended
@@ -132,7 +140,6 @@ class Fleet:
         self._nursery: trio.Nursery | None = None
 
     # --- what they should know
-        self._suspected: tuple[Endpoint, ...] = ()
 
     def configure(self, text: str, trial: Judge | None = None) -> None:
         """A policy is in force, and perhaps on trial; `plan` follows before anything is awaited."""
@@ -182,15 +189,6 @@ class Fleet:
             total.update(member.counters)
         return total
 
-    @property
-    def pids(self) -> tuple[int, ...]:
-        return tuple(self._members[number].process.pid for number in sorted(self._members))
-
-    # --- their lives
-
-    async def run(
-        self,
-        count: int,
     def oldest(self) -> dict[tuple[str, Endpoint], int]:
         """For how many microseconds the oldest request has waited at endpoints where a worker finds that too long."""
         found: dict[tuple[str, Endpoint], int] = {}
@@ -201,6 +199,15 @@ class Fleet:
                     found[where] = max(waited_us, found.get(where, 0))
         return found
 
+    @property
+    def pids(self) -> tuple[int, ...]:
+        return tuple(self._members[number].process.pid for number in sorted(self._members))
+
+    # --- their lives
+
+    async def run(
+        self,
+        count: int,
         http: Sequence[trio.SocketListener],
         https: Sequence[trio.SocketListener],
         *,
@@ -235,13 +242,23 @@ class Fleet:
         try:
             for number in range(count):
                 fresh[number] = await self._spawn(number, http, https)
-            for member in fresh.values():
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(_first, member.ready, nursery.cancel_scope)
-                    nursery.start_soon(_first, member.gone, nursery.cancel_scope)
+            with trio.move_on_after(START_SECONDS):
+                for member in fresh.values():
+                    async with trio.open_nursery() as nursery:
+                        nursery.start_soon(_first, member.ready, nursery.cancel_scope)
+                        nursery.start_soon(_first, member.gone, nursery.cancel_scope)
             for member in fresh.values():
                 if member.gone.is_set():
                     raise FleetError(f"http.workers: {count} processes do not start: one ended, {_how(member.process)}")
+            late = [member for member in fresh.values() if not member.ready.is_set()]
+            for member in late:
+                member.process.kill()
+            if late:
+                pid = late[0].process.pid
+                raise FleetError(
+                    f"http.workers: {count} processes do not start: process {pid} does not serve after"
+                    f" {START_SECONDS:g} s"
+                )
             if self._leaving.is_set():
                 raise FleetError("http.workers: nobody is replaced in a node that leaves")
         except BaseException as error:
@@ -354,7 +371,8 @@ class Fleet:
         return member.drain is None and self._members.get(member.number) is member
 
     async def _watch(self) -> None:
-        """Until all leave, say who hangs: new users are served by the others, but its own wait."""
+        """Until all leave, say who hangs: new users are served by the others, but its own wait. Who has none of them
+        any more, or none yet, is ended."""
         pause = SILENT_SECONDS / 4
         while not self._leaving.is_set():
             due = trio.current_time() + pause
@@ -363,7 +381,13 @@ class Fleet:
             now = trio.current_time()
             if now - due > pause:
                 continue  # we did not listen ourselves
+            for member in list(self._all):
+                if now > member.ends + KILL_SECONDS:
+                    self._end(member, "did not end in its time")
             for member in self._members.values():
+                if not member.ready.is_set() and now - member.began > START_SECONDS:
+                    self._end(member, f"does not serve after {START_SECONDS:g} s")
+                    continue
                 silent = now - member.heard > SILENT_SECONDS
                 if silent and not member.silent:
                     self._say(
@@ -371,6 +395,11 @@ class Fleet:
                         f" {SILENT_SECONDS:g} s: it hangs, and whoever it serves; killed, it is replaced"
                     )
                 member.silent = silent
+
+    def _end(self, member: _Member, why: str) -> None:
+        """It will not end by itself."""
+        self._say(f"worker {member.number} (process {member.process.pid}) {why}; killed")
+        member.process.kill()
 
     async def _feed(self, member: _Member) -> None:
         """Send whatever the worker does not know yet, in the order in which it can use it. Who is to leave is told only
@@ -425,6 +454,8 @@ class Fleet:
                 for host, path in without_route:
                     if self._trial is not None and number == self._trials:
                         self._trial.found_no_route(host, path)
+            case Waiting(oldest):
+                member.oldest = {(region, endpoint): waited_us for region, endpoint, waited_us in oldest}
             case Counted(counters):
                 member.counters = Counter(counters)
 
@@ -451,5 +482,3 @@ async def _first(event: trio.Event, scope: trio.CancelScope) -> None:
 def _how(process: trio.Process) -> str:
     code = process.returncode
     return f"signal {-code}" if code is not None and code < 0 else f"status {code}"
-            case Waiting(oldest):
-                member.oldest = {(region, endpoint): waited_us for region, endpoint, waited_us in oldest}

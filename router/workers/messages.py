@@ -109,8 +109,6 @@ class Tried(msgspec.Struct, frozen=True, tag=True):
     """See `steering.Judge.found_no_route`."""
 
 
-class Counted(msgspec.Struct, frozen=True, tag=True):
-    counters: dict[str, int]
 class Waiting(msgspec.Struct, frozen=True, tag=True):
     """For how long the oldest request has waited at endpoints where that is too long: region, endpoint, microseconds.
     Said again and again while there are any, and once that there are none."""
@@ -118,6 +116,8 @@ class Waiting(msgspec.Struct, frozen=True, tag=True):
     oldest: list[tuple[str, Endpoint, int]]
 
 
+class Counted(msgspec.Struct, frozen=True, tag=True):
+    counters: dict[str, int]
     """Since the worker began."""
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -18,12 +20,16 @@ from router.workers import fleet as fleet_module
 from router.workers.fleet import GRACE_US, Fleet, FleetError
 
 FAKE = """
-import json, socket, sys
+import json, socket, sys, time
 from router.workers.messages import Deframer, Ready, decode_to_worker, encode
 role, heard, number = sys.argv[1], open(sys.argv[2], "w"), int(sys.argv[3])
 if role == "dies":
     sys.exit(3)
 link, deframer = socket.socket(fileno=number), Deframer()
+if role == "stays":
+    link.sendall(encode(Ready(0)))
+if role in ("hangs", "stays"):
+    time.sleep(60)
 link.sendall(encode(Ready(0)) if role == "serves" else b"\\0\\0\\0\\x04what")
 while data := link.recv(65536):
     for message in map(decode_to_worker, deframer.feed(data)):
@@ -147,3 +153,50 @@ async def test_a_worker_that_hangs_is_named_once(tmp_path: Path, monkeypatch: py
         await trio.sleep(0.2)
         (event,) = [each for each in said.events() if "has said nothing for 0.1 s" in each.text]
         assert f"process {fleet.pids[0]}" in event.text
+
+
+async def test_a_start_waits_for_nobody_who_does_not_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither did the SIGHUPs that came after: a node read nothing anew any more."""
+    monkeypatch.setattr(fleet_module, "START_SECONDS", 3)
+    monkeypatch.setattr(trio.lowlevel, "open_process", Fakes(tmp_path, "serves", "serves", "hangs").start)
+    with trio.fail_after(30):
+        async with running(journal()) as fleet:
+            await fleet.replace(1, (), ())
+            before = fleet.pids
+            with pytest.raises(FleetError, match=r"process \d+ does not serve after 3 s"):
+                await fleet.replace(2, (), ())
+            assert fleet.pids == before, "those who serve go on"
+            await fleet.replace(1, (), ())
+            assert fleet.pids != before
+
+
+async def test_who_was_replaced_and_does_not_end_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its users waited, and there was one more of them after each SIGHUP."""
+    for name in ("SILENT_SECONDS", "KILL_SECONDS"):
+        monkeypatch.setattr(fleet_module, name, 0.1)
+    monkeypatch.setattr(fleet_module, "GRACE_US", 100_000)
+    monkeypatch.setattr(trio.lowlevel, "open_process", Fakes(tmp_path, "stays").start)
+    said = journal()
+    async with running(said) as fleet:
+        await fleet.replace(1, (), ())
+        (old,) = fleet.pids
+        await fleet.replace(1, (), ())
+        await until(
+            lambda: any(f"process {old}) did not end in its time; killed" in each.text for each in said.events())
+        )
+        await until(lambda: not Path(f"/proc/{old}").exists())
+        assert len(fleet.pids) == 1
+
+
+async def test_one_in_place_of_a_dead_one_that_does_not_serve_is_replaced_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fleet_module, "SILENT_SECONDS", 0.4)
+    monkeypatch.setattr(fleet_module, "RESTART_SECONDS", 0)
+    monkeypatch.setattr(trio.lowlevel, "open_process", Fakes(tmp_path, "serves", "hangs").start)
+    said = journal()
+    async with running(said) as fleet:
+        await fleet.replace(1, (), ())
+        monkeypatch.setattr(fleet_module, "START_SECONDS", 0.5)
+        os.kill(fleet.pids[0], signal.SIGKILL)
+        await until(lambda: any("does not serve after 0.5 s; killed" in each.text for each in said.events()))
