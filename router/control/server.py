@@ -12,8 +12,10 @@ of the address that has most of them, goes.
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import socket
+from collections import Counter
 from functools import partial
 from typing import cast
 
@@ -51,10 +53,10 @@ class ControlServer:
         self._door = door
         self._listener = trio.SocketListener(trio.socket.from_stdlib_socket(listener))
         self._open: dict[trio.SocketStream, trio.CancelScope] = {}
-        self._context = WorkerContext(None)
-        self.counters = app.counters
         self._knocking: dict[trio.SocketStream, str] = {}
         """Of those, who has not shown yet who it is: from where, the oldest first."""
+        self._context = WorkerContext(None)
+        self.counters = app.counters
         self._config = Config()
         self._config.include_server_header = False
         self._config.accesslog = None
@@ -90,8 +92,22 @@ class ControlServer:
             stream.socket.close()
             scope.cancel()
 
+    def _has_room(self) -> bool:
+        """Whether there is a place for one more caller, or is now."""
+        if len(self._open) < CONNECTIONS_MAX:
+            return True
+        callers = Counter(self._knocking.values())
+        most = max(callers.values(), default=0)
+        for stream, origin in self._knocking.items():
+            if callers[origin] == most:
+                del self._knocking[stream]
+                self._open.pop(stream).cancel()
+                self.counters["control handshakes given up"] += 1
+                return True
+        return False
+
     async def _serve_one(self, stream: trio.SocketStream) -> None:
-        if len(self._open) >= CONNECTIONS_MAX:
+        if not self._has_room():
             self.counters["control connections beyond the limit"] += 1
             await stream.aclose()
             return
@@ -107,16 +123,29 @@ class ControlServer:
                 self.counters["control connections broken"] += 1
                 _log.debug("a control connection broke: %r", error)
             finally:
-                del self._open[stream]
+                self._open.pop(stream, None)
 
     async def _answer(self, stream: trio.SocketStream) -> None:
         inside: trio.SocketStream | TlsStream = stream
         app: ASGIApp = self._app
         if self._door is not None:
-            inside, caller = await self._door.open(stream)
+            self._knocking[stream] = _origin(stream)
+            try:
+                inside, caller = await self._door.open(stream)
+            finally:
+                self._knocking.pop(stream, None)
             app = partial(_called, self._app, caller)
         wrapped = ASGIWrapper(cast("ASGIFramework", app))
         await TCPServer(wrapped, self._config, self._context, ConnectionState({}), inside)  # type: ignore[arg-type]
+
+
+def _origin(stream: trio.SocketStream) -> str:
+    """An address, of IPv6 the 64 bits that one host has to itself."""
+    try:
+        address = ipaddress.ip_address(stream.socket.getpeername()[0].partition("%")[0])
+    except OSError:  # gone already
+        return ""
+    return str(address) if address.version == 4 else str(ipaddress.ip_network((address, 64), strict=False))
 
 
 async def _called(app: ASGIApp, caller: Caller, scope: Scope, receive: Receive, send: Send) -> None:

@@ -16,6 +16,7 @@ from lattice.identity import node_id_of, private_key_from, public_key_of
 from lattice.stream_security import StreamSecurity
 from lattice.types import SECOND, Micros, NodeId
 from router.cli import main
+from router.control import door
 from router.control.api import control_app
 from router.control.callers import Caller
 from router.control.client import ControlClient, ControlError
@@ -158,7 +159,6 @@ async def test_a_caller_who_says_nothing_is_let_go(cluster: Cluster, monkeypatch
         assert cluster.app.counters["control refused: tls: too slow"] == 1
 
 
-def test_what_cannot_be_shown_is_named(cluster: Cluster) -> None:
 async def test_who_says_nothing_keeps_nobody_out(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     """As many as there are places held all of them for as long as a handshake may take, again and again."""
     monkeypatch.setattr("router.control.server.CONNECTIONS_MAX", 4)
@@ -177,6 +177,7 @@ async def test_who_says_nothing_keeps_nobody_out(cluster: Cluster, monkeypatch: 
             await stream.aclose()
 
 
+def test_what_cannot_be_shown_is_named(cluster: Cluster) -> None:
     eva, bob = (cluster.certificate(Role.OPERATOR, name) for name in ("eva", "bob"))
     (eva.parent / "ca.crt").unlink()
     with pytest.raises(ShownError, match=r"ca\.crt: no such file"):
