@@ -29,7 +29,7 @@ from router.site.site_config import SiteConfig
 from router.site.site_file import load_site_config
 from router.steering import Steering
 from router.tcp.relay import TcpListener, TcpRelay
-from router.traffic.proxy import Proxy
+from router.traffic.proxy import Proxy, ProxyLimits
 from router.traffic.trusted_hops import TrustedHops
 from router.traffic.upstream_address import AddressRule
 from router.traffic.upstream_tls import UpstreamTls
@@ -73,6 +73,7 @@ class Frontend:
             addresses=self._addresses,
             unix=dict(config.upstream.unix),
             says_who=config.tcp.proxy_protocol,
+            announced_by=TrustedHops(config.tcp.proxy_from),
         )
 
     def _servers(self) -> Servers:
@@ -83,6 +84,7 @@ class Frontend:
         proxy = Proxy(
             self._steering,
             config.site.name,
+            ProxyLimits(body_bytes_max=config.http.body_bytes_max),
             tls=None if tls is None else tls.context,
             addresses=self._addresses,
             unix=dict(config.upstream.unix),
@@ -231,7 +233,11 @@ class Frontend:
             listeners.close(kept=self._listeners)
             raise
         await self._relay.replace(
-            relayed, self._addresses, dict(config.upstream.unix), says_who=config.tcp.proxy_protocol
+            relayed,
+            self._addresses,
+            dict(config.upstream.unix),
+            says_who=config.tcp.proxy_protocol,
+            announced_by=TrustedHops(config.tcp.proxy_from),
         )
         self._taken_on(config)
         old, self._listeners = self._listeners, listeners

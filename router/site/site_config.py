@@ -25,6 +25,8 @@ CONTROL_LISTEN: Endpoint = ("127.0.0.1", 8180)
 
 DRAIN_US = 5 * SECOND
 WORKERS_MAX = 256
+BODY_BYTES = 1 << 62
+"""No bound: nothing of a body is held, and how much it wants is the application's to say."""
 CACHE_BYTES = 64 << 20
 CACHE_OBJECT_BYTES = 1 << 20
 """Varnish keeps 100 MB unless told otherwise, Squid 256 MB in memory and objects up to 512 KB of it."""
@@ -96,6 +98,8 @@ class HttpPart:
     """Hops in front of us that say in a header for whom they speak."""
     by_forwarded: bool
     """That header is `Forwarded`, not `X-Forwarded-For`."""
+    body_bytes_max: int = BODY_BYTES
+    """Of a request's body; a larger one is refused."""
 
     def forwarders(self) -> Forwarders | None:
         return (
@@ -134,6 +138,8 @@ class TcpPart:
     """Routed by the name that TLS clients ask for."""
     proxy_protocol: bool
     """Endpoints hear who the client is by a PROXY header of version 2."""
+    proxy_from: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...] = ()
+    """Whose connections begin with such a header, of either version."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,7 @@ from router.site.config_reader import (
 )
 from router.site.key_file import KeyFileError, read_key_ring, read_secret
 from router.site.site_config import (
+    BODY_BYTES,
     CACHE_BYTES,
     CACHE_OBJECT_BYTES,
     CONTROL_LISTEN,
@@ -200,6 +201,7 @@ def _read_http(section: Section, directory: Path) -> HttpPart:
     by_forwarded = section.take("forwarded_by", _forwarded_by, False)
     if section.has("forwarded_by") and not forwarded_from and not section.has("forwarded_from"):
         section.note("forwarded_from", "is missing, and forwarded_by is set", "name the hops whose word is taken")
+    body_size = section.take("body_size", size(0, BODY_BYTES), BODY_BYTES)
     section.close()
     return HttpPart(
         listen, unix_listen, tls_listen, http2, workers, proxy_from, forwarded_from, by_forwarded, body_size
@@ -275,6 +277,7 @@ def _read_tcp(section: Section) -> TcpPart:
     _refuse_repeated(section, "listen", listen)
     _refuse_repeated(section, "tls_listen", (*listen, *tls_listen))
     proxy_protocol = section.take("proxy_protocol", truth, False)
+    proxy_from = section.take_each("proxy_from", network, ())
     section.close()
     return TcpPart(listen, tls_listen, proxy_protocol, proxy_from)
 

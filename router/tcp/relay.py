@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import enum
 import errno
+import resource
 import socket
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -33,12 +34,13 @@ from router.tcp.client_hello import NotTlsError, read_client_hello
 from router.tcp.splice import LostError, Pipe, Side
 from router.tcp.tcp_limits import TcpLimits
 from router.traffic.connection import Connection, connect, connect_unix
+from router.traffic.forwarded import client_address
 from router.traffic.hang import HangWatch
-from router.traffic.proxy_protocol import proxy_header_v2
+from router.traffic.proxy_protocol import BadProxyHeaderError, proxy_header_v2
 from router.traffic.steering import Outcome, Router
+from router.traffic.trusted_hops import TrustedHops
 from router.traffic.upstream_address import AddressRule
 from router.traffic.upstream_pool import EXHAUSTED, ForbiddenAddressError
-from router.traffic.trusted_hops import TrustedHops
 
 _FORGET_US: Final = 600 * SECOND
 
@@ -57,6 +59,7 @@ class Ending(enum.Enum):
     """Both sides said all they had."""
     DENIED = "denied"
     NOT_TLS = "not tls"
+    NOT_ANNOUNCED = "no proxy header"
     SHED = "shed"
     """Over a limit, or out of descriptors here."""
     UNREACHABLE = "unreachable"
@@ -79,15 +82,18 @@ class TcpRelay:
         unix: Mapping[Endpoint, Path] = MappingProxyType({}),
         *,
         says_who: bool = False,
+        announced_by: TrustedHops | None = None,
     ) -> None:
         """`addresses` says where never to connect, `unix` which endpoints are reached by a Unix socket of this machine,
         whatever their address. With `says_who`, every endpoint hears who the client is before anything else, by a PROXY
-        protocol header of version 2."""
+        protocol header of version 2; connections of `announced_by` begin with one, of either version. `limits` hold as
+        far as this process may open files."""
         self._router = router
         self._says_who = says_who
         self._addresses = addresses or AddressRule()
         self._unix = unix
-        self._limits = limits or TcpLimits()
+        self._announced_by = announced_by or TrustedHops()
+        self._limits = (limits or TcpLimits()).within(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
         self._clients: Counter[str] = Counter()
         self._watch: HangWatch[object] = HangWatch()
         self._forgotten_at = 0
@@ -140,12 +146,18 @@ class TcpRelay:
                 await trio.sleep_forever()
 
     async def replace(
-        self, listeners: list[TcpListener], addresses: AddressRule, unix: Mapping[Endpoint, Path], *, says_who: bool
+        self,
+        listeners: list[TcpListener],
+        addresses: AddressRule,
+        unix: Mapping[Endpoint, Path],
+        *,
+        says_who: bool,
+        announced_by: TrustedHops,
     ) -> None:
         """Accept from these from now on, and no more from those before; see `__init__` for the rest. Whoever is relayed
         stays."""
         assert self._acceptors is not None, "serves"
-        self._addresses, self._unix, self._says_who = addresses, unix, says_who
+        self._addresses, self._unix, self._says_who, self._announced_by = addresses, unix, says_who, announced_by
         before, self._by_now = self._by_now, trio.CancelScope()
         await self._acceptors.start(self._accept, self._by_now, listeners)
         before.cancel()
@@ -160,33 +172,50 @@ class TcpRelay:
         """One connection, from accept to its ending."""
         client = Connection(socket.socket(fileno=stream.socket.detach()))
         try:
-            address = str(client.sock.getpeername()[0])
+            way = _Way(
+                *[(str(host), int(port)) for host, port, *_ in (client.sock.getpeername(), client.sock.getsockname())]
+            )
         except OSError:
             client.close()
             return
         self.counters["connections"] += 1
         self.open += 1
-        self._clients[address] += 1
         ending = Ending.ABANDONED
         try:
-            if self.open > self._limits.connections_max or (
-                self._clients[address] > self._limits.connections_per_client_max
-            ):
-                ending = Ending.SHED
-            else:
-                ending = await self._relay(client, address, tls)
+            ending = await self._serve(client, way, tls)
         finally:
             self.counters[ending.value] += 1
             if ending is Ending.RELAYED:
                 client.close()
             else:
                 client.abort()
+            self.open -= 1
+
+    async def _serve(self, client: Connection, way: _Way, tls: bool) -> Ending:
+        """Within the limits, and for whoever is behind a balancer."""
+        if self.open > self._limits.connections_max:
+            return Ending.SHED
+        port = way.destination[1]
+        speaks_for_others = way.source[0] in self._announced_by
+        if speaks_for_others:
+            try:
+                header = await client.hear_who(self._limits.hello_timeout_us)
+            except (BadProxyHeaderError, OSError, trio.TooSlowError):
+                return Ending.NOT_ANNOUNCED
+            if header.source is not None and header.destination is not None:
+                way, speaks_for_others = _Way(header.source, header.destination), False
+        address = client_address(way.source[0])
+        if self._clients[address] >= self._limits.connections_per_client_max and not speaks_for_others:
+            return Ending.SHED
+        self._clients[address] += 1
+        try:
+            return await self._relay(client, way, address, port, tls)
+        finally:
             self._clients[address] -= 1
             if not self._clients[address]:
                 del self._clients[address]
-            self.open -= 1
 
-    async def _relay(self, client: Connection, address: str, tls: bool) -> Ending:
+    async def _relay(self, client: Connection, way: _Way, address: str, port: int, tls: bool) -> Ending:
         first, name = b"", ""
         if tls:
             try:
@@ -197,19 +226,16 @@ class TcpRelay:
             except OSError:
                 return Ending.CLIENT_LOST
         try:
-            port = int(client.sock.getsockname()[1])
             with Pipe() as up, Pipe() as down:
                 request = Request(address, name, "/", method="CONNECT", port=port, sni=name)
                 joined = await self._connect(request)
                 if isinstance(joined, Ending):
                     return joined
-                header = self._who(client, address, name) if self._says_who else b""
+                header = way.header(name) if self._says_who else b""
                 return await self._join(client, joined, header, first, up, down)
         except OSError as error:
             if error.errno in EXHAUSTED:
                 return Ending.SHED
-            if error.errno == errno.ENOTCONN:
-                return Ending.CLIENT_LOST
             raise
 
     async def _read_hello(self, client: Connection) -> tuple[bytes, str]:
@@ -276,12 +302,6 @@ class TcpRelay:
             raise ForbiddenAddressError(errno.EACCES, "forbidden address")
         return await connect(*endpoint, timeout_us, Connection)
 
-    def _who(self, client: Connection, address: str, name: str) -> bytes:
-        """Who connected to where, asking for which name. Raises OSError when the client is gone."""
-        there = client.sock.getsockname()
-        source = (address.partition("%")[0], int(client.sock.getpeername()[1]))
-        return proxy_header_v2(source, (str(there[0]).partition("%")[0], int(there[1])), name)
-
     async def _join(self, client: Connection, leg: _Leg, header: bytes, first: bytes, up: Pipe, down: Pipe) -> Ending:
         """Move bytes both ways until both sides have ended, one is lost, or nothing moves."""
         idle_seconds = self._limits.idle_timeout_us / 1e6
@@ -333,6 +353,19 @@ class TcpRelay:
     def _observe(self, attempt: Attempt, outcome: Outcome, began: float) -> None:
         now = trio.current_time()
         self._router.observed(attempt, outcome, round((now - began) * 1e6), now)
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """Who connected to where."""
+
+    source: Endpoint
+    destination: Endpoint
+
+    def header(self, name: str) -> bytes:
+        """By which an endpoint hears of it, and of the name that was asked for."""
+        ends = [(host.partition("%")[0], port) for host, port in (self.source, self.destination)]
+        return proxy_header_v2(ends[0], ends[1], name)
 
 
 @dataclass(frozen=True, slots=True)

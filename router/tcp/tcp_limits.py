@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Final
 
 from lattice.types import SECOND
+from router.traffic.proxy_limits import DESCRIPTORS_BESIDE
+
+DESCRIPTORS_EACH: Final = 6
+"""Of a connection: two sockets and a pipe each way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,7 +17,7 @@ class TcpLimits:
     """Times in microseconds."""
 
     connections_max: int = 4_096
-    """One more is closed at once. A connection costs six descriptors: two sockets and a pipe each way."""
+    """One more is closed at once."""
     connections_per_client_max: int = 512
     """Of one address."""
     attempts_max: int = 8
@@ -24,3 +29,13 @@ class TcpLimits:
     to that region), and 1 s before that is known."""
     idle_timeout_us: int = 600 * SECOND
     """Neither side sends, or takes, a byte. nginx's proxy_timeout; HAProxy's usual tunnel timeout is an hour."""
+
+    def within(self, descriptors: int) -> TcpLimits:
+        """These, as far as a process goes that may open so many files (negative: any number): a sixth of them is TCP
+        mode's, for HTTP's clients have two thirds (`ProxyLimits.within`) and its upstreams what is left. One address
+        has half of that."""
+        if descriptors < 0:
+            return self
+        room = max(1, (descriptors - DESCRIPTORS_BESIDE) // 6 // DESCRIPTORS_EACH)
+        most = min(self.connections_per_client_max, max(1, room // 2))
+        return replace(self, connections_max=min(self.connections_max, room), connections_per_client_max=most)

@@ -24,9 +24,13 @@ import trio
 
 from lattice.types import Endpoint
 from router.traffic.nested_epoll import Member, NestedEpoll, Wake
+from router.traffic.proxy_protocol import BadProxyHeaderError, ProxyHeader, read_proxy_header
 
 RECEIVE_BYTES: Final = 65_536
 """What one read takes: the bound of every buffer between two peers."""
+
+ESTABLISHED: Final = b"\x01"
+"""The first byte of `tcp_info`: `tcpi_state`."""
 
 _NONE: Final = bytes(4)
 _BUSY: Final = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
@@ -165,6 +169,17 @@ class Connection(Member):
             self._early = data
         return data is None
 
+    def has_left(self) -> bool:
+        """The peer has closed its side, or is lost, whatever of its words still lies unread."""
+        if self.sock.family != socket.AF_UNIX:
+            return self.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1) != ESTABLISHED
+        try:
+            return not self.sock.recv(1, socket.MSG_PEEK)
+        except _BUSY:
+            return False
+        except OSError:
+            return True
+
     def look_below(self) -> bytes | None:
         """What has arrived, below TLS, and stays there. As `receive_now`."""
         try:
@@ -177,6 +192,24 @@ class Connection(Member):
         """Drop so much of what `look_below` saw."""
         socket.socket.recv(self.sock, count)
         self.ready = True
+
+    async def hear_who(self, timeout_us: int) -> ProxyHeader:
+        """Take the PROXY protocol header that comes before everything else, and no byte more. Raises
+        `BadProxyHeaderError`."""
+        held = b""
+        deadline = self.time() + timeout_us / 1e6
+        while True:
+            # Below TLS, whose bytes must stay where they are: looked at, and taken only up to the header's end.
+            if seen := self.look_below():
+                header = read_proxy_header(held + seen)
+                self.take_below(len(seen) if header is None else header.size - len(held))
+                if header is not None:
+                    return header
+                held += seen
+            elif seen is not None:
+                raise BadProxyHeaderError("closed")
+            else:
+                await self.readable(max(0, int((deadline - self.time()) * 1e6)))
 
     def begin_tls(self, context: ssl.SSLContext, name: str, session: ssl.SSLSession | None) -> None:
         """From now on speak TLS, as the end that called; `shake` comes next. The peer must be `name`.

@@ -34,6 +34,7 @@ from router.traffic import hedging
 from router.traffic.asking import asked
 from router.traffic.by_cache import answer_stored, serve_by_cache
 from router.traffic.cached import turn_of, with_status
+from router.traffic.concurrency import Share
 from router.traffic.ending import CLIENT_GONE, Ending, Lost
 from router.traffic.forwarded import has_passed
 from router.traffic.http1 import RequestHead, ResponseHead
@@ -42,7 +43,7 @@ from router.traffic.plain_way import plain_way
 from router.traffic.plane import Course, Leg, Plane
 from router.traffic.relaying import relay, relay_upgraded, relayed
 from router.traffic.reply import Reply, refuse
-from router.traffic.request_body import NO_BODY, Client, ClientGoneError, Unheard
+from router.traffic.request_body import NO_BODY, Client, ClientGoneError, Unheard, too_large
 from router.traffic.response_head import hear, receive_head
 from router.traffic.server_tls import name_asked_for
 from router.traffic.steering import Judge, Outcome
@@ -69,9 +70,11 @@ class Exchange(Reply):
     tried: Set[Endpoint] = frozenset()
     ends_at = math.inf  # by the policy's total timeout
     turn: Turn | None = None  # at the cache
+    streams = False  # what comes are events: silence is their nature
     waits_since = -1.0  # when it became the upstream's turn
     # of the attempt under way:
     uploaded = False  # the upstream has the whole request
+    burden: Share | None = None  # of whose window it takes a part
     answered = False  # some byte of a response came
     relaying = False  # the final response's head came
     upload_fault: BadRequestError | ClientGoneError | trio.TooSlowError | None = None
@@ -195,6 +198,8 @@ class Exchange(Reply):
         """As much of the body as can be kept, before anybody is bothered with it."""
         body, head = self.body, self.head
         try:
+            if (head.content_length or 0) > self.limits.body_bytes_max:
+                raise too_large()
             body.absorb()
             small = not head.chunked and (head.content_length or 0) <= self.limits.replay_bytes_max
             if small and not head.expects_continue:
@@ -259,8 +264,9 @@ class Exchange(Reply):
     async def _attempt(self, course: Course, began: float) -> Ending | Lost:
         plane, attempt, share, body = self.plane, course.attempt, course.share, self.body
         now = began
-        burdens = course.burdens
-        share.enter(burdens)
+        if course.burdens:
+            share.enter()
+            self.burden = share
         upstream: Upstream | None = None
         try:
             upstream = plane.pool.take(attempt.endpoint, now)
@@ -280,15 +286,22 @@ class Exchange(Reply):
             self.uploaded = True
             self.waits_since = self.nest.clock()
             self.deadline = min(now + course.first_byte_seconds, self.ends_at)
-            if course.burdens:
+            if course.watches:
                 plane.sent(leg, course.watched, now)
             return await self.receive_response()
         except ClientGoneError:
             return CLIENT_GONE
         finally:
-            share.leave(burdens)
+            if self.burden is not None:
+                self.unburden()
             if upstream is not None:
                 plane.land(self.leg)
+
+    def unburden(self) -> None:
+        """It takes nothing of its region's window any more."""
+        if (burden := self.burden) is not None:
+            self.burden = None
+            burden.leave()
 
     async def refused_while_sending(self) -> Ending | Lost:
         """A response may still lie in the socket (a refusal sent before the reset): reading finds it."""
@@ -363,7 +376,7 @@ class Exchange(Reply):
                 hedge_at = math.inf
                 if wake is None:
                     wake = _READY
-                    if not upstream.ready:
+                    if not (upstream.ready or self.head.fields.may_wait):
                         upstream.read_waiter = fiber
                         if self.terms.hedge_after_us:
                             hedge_at = hedging.hedge_at(self)
@@ -430,7 +443,7 @@ class Exchange(Reply):
     def body_timeout_us(self) -> int:
         """Between two reads of the response's body."""
         limits = self.limits
-        return limits.events_idle_timeout_us if self.head.fields.may_wait else limits.response_body_timeout_us
+        return limits.events_idle_timeout_us if self.streams else limits.response_body_timeout_us
 
     def observe(self, attempt: Attempt, outcome: Outcome, began: float) -> None:
         if outcome is _OK:

@@ -14,6 +14,7 @@ import trio
 
 from router.traffic.nested_epoll import Fiber, Wake
 from router.traffic.plane import Course, Leg
+from router.traffic.request_body import ClientGoneError
 from router.traffic.steering import Outcome
 from router.traffic.upstream_pool import ExhaustedError, Upstream
 
@@ -31,9 +32,11 @@ def hedge_at(exchange: Exchange) -> float:
 async def race(exchange: Exchange, fiber: Fiber, wake: Wake, hedge_at: float) -> bytes:
     """A response's first bytes, from whichever leg has them first; that one is `exchange.leg` from then on.
 
-    `wake` is how the first wait ended. b"" if the last connection is over.
+    `wake` is how the first wait ended. b"" if the last connection is over. Raises `ClientGoneError` when nobody waits
+    any more for what may take minutes.
     """
     rival: Leg | None = None
+    client, patient = exchange.client, exchange.head.fields.may_wait
     try:
         while True:
             leg = exchange.leg
@@ -74,11 +77,15 @@ async def race(exchange: Exchange, fiber: Fiber, wake: Wake, hedge_at: float) ->
                     exchange.leg = rival
                 rival = another or rival
                 continue
+            if patient:
+                if client.has_left():
+                    raise ClientGoneError
+                client.read_waiter = fiber
             leg.upstream.read_waiter = fiber
             if rival is not None:
                 rival.upstream.read_waiter = fiber
             wake = await fiber.park(min(exchange.deadline, hedge_at))
-            leg.upstream.read_waiter = None
+            leg.upstream.read_waiter = client.read_waiter = None
             if rival is not None:
                 rival.upstream.read_waiter = None
     finally:
@@ -129,7 +136,8 @@ async def _hedge(exchange: Exchange, late: Leg) -> Leg | None:
     if left:  # nobody else's turn to be waited for
         plane.pool.release(upstream, began)
         return None
-    plane.sent(leg, course.watched, exchange.nest.time())
+    if course.watches:
+        plane.sent(leg, course.watched, exchange.nest.time())
     return leg
 
 

@@ -121,6 +121,9 @@ class Http2Stream(Client):
             return data
         return b"" if self._ended else None
 
+    def has_left(self) -> bool:
+        return self.gone
+
     async def receive(self, timeout_us: int) -> bytes:
         deadline = self.time() + timeout_us / 1e6
         while (data := self.receive_now()) is None:
@@ -184,3 +187,5 @@ class Http2Stream(Client):
         self.gone = True
         self._arrival.notify()
         self._room.notify()
+        if self.read_waiter is not None:  # it waits for an upstream, and looks after us meanwhile
+            self.read_waiter.nudge()

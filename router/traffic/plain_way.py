@@ -114,11 +114,15 @@ async def _go(
     except ClientGoneError:
         return CLIENT_GONE
     finally:
-        share.leave()
-        if heir is None and not leg.awaited:
-            plane.pool.release(upstream, heard_at)
+        if heir is None:
+            share.leave()
+            if leg.awaited:
+                plane.land(leg)
+            else:
+                plane.pool.release(upstream, heard_at)
         else:
-            plane.land(leg if heir is None else heir.leg)
+            heir.unburden()
+            plane.land(heir.leg)
     return result if isinstance(result, Ending) else await heir.try_each(course.decision, result)
 
 
@@ -135,7 +139,7 @@ def _heir(
 ) -> Exchange:
     """An exchange that has come as far."""
     exchange.began = leg.began
-    exchange.terms, exchange.tried, exchange.leg = course.terms, course.tried, leg
+    exchange.terms, exchange.tried, exchange.leg, exchange.burden = course.terms, course.tried, leg, course.share
     if uploaded:
         exchange.uploaded = True
         exchange.waits_since = waits_since

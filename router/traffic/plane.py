@@ -63,6 +63,7 @@ class Course:
         "tried",
         "until",
         "watched",
+        "watches",
     )
 
     def __init__(
@@ -81,9 +82,11 @@ class Course:
         self.attempt = attempt
         self.terms: Terms = plane.terms.of(decision)
         terms, waits, body = self.terms, head.fields.may_wait, bool(head.chunked or head.content_length)
+        self.watches = self.burdens and not terms.patient
+        """Silence is judged."""
         self.first_byte_seconds = (terms.waiting_timeout_us if waits else terms.first_byte_timeout_us) / 1e6
         self.plain = (
-            head.method == b"GET" and self.burdens and not (body or terms.hedge_after_us or terms.total_timeout_us)
+            head.method == b"GET" and self.watches and not (body or terms.hedge_after_us or terms.total_timeout_us)
         )
         """These change nothing, and are repeated only when somebody fails or hangs."""
         self.steered: Steered = plane.steered(attempt.region, reason)
@@ -146,18 +149,18 @@ class Plane:
         self._forwarders = forwarders
         self.counters: defaultdict[str, int] = defaultdict(int)  # a Counter's items take twice as long to set
         self.draining = False
+        self.tunnels: set[Tunnel] = set()
         self.trial: Judge | None = None
         """Of the policy, if it is on trial."""
         self.watch: HangWatch[Leg] = HangWatch()
-        self.tunnels: set[Tunnel] = set()
         self.terms = TermsBook(limits)
         self.regions: dict[str, Concurrency] = {}
         self._watch_alarm = trio.CancelScope()
         self._watch_due = -math.inf
+        self._listened = Micros(0)
         self.slept = 0.0
         """Seconds in which this process was kept from running, so far. `listened_us` takes them out, as does by itself
         what each request passes, for a call is dearer."""
-        self._listened = Micros(0)
         self._date: tuple[int, bytes] = (0, b"")
         self._steered = lru_cache(maxsize=1024)(partial(Steered, site))
 
@@ -214,9 +217,6 @@ class Plane:
         else:
             self.router.reported(leg.attempt, share_ppm)
 
-    async def keep_watch(self) -> None:
-        """Tell of hangs, and nudge who waits for them or is late."""
-        listened = Micros(0)
     def _listen(self) -> Micros:
         """Until when all that arrived was heard, in the watch's time."""
         self._listened = max(self._listened, self.listened_us(self.nest.heard_until()))
@@ -227,6 +227,8 @@ class Plane:
         endpoint. Who may wait for news is not counted."""
         return self.watch.oldest(self._listen())
 
+    async def keep_watch(self) -> None:
+        """Tell of hangs, and nudge who waits for them or is late."""
         while True:
             due = self.watch.next_due()
             soonest = self.nest.clock() + _WATCH_SECONDS

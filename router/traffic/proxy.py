@@ -33,7 +33,7 @@ from router.traffic.http2 import Http2Connection
 from router.traffic.nested_epoll import NestedEpoll, Wake
 from router.traffic.plane import Plane
 from router.traffic.proxy_limits import ProxyLimits
-from router.traffic.proxy_protocol import BadProxyHeaderError, read_proxy_header
+from router.traffic.proxy_protocol import BadProxyHeaderError
 from router.traffic.reply import refuse
 from router.traffic.request_body import Client
 from router.traffic.server_tls import handshake_fault
@@ -78,10 +78,9 @@ class Proxy:
         """`tls` is for those listeners whose clients speak it; `addresses` says where never to connect, `unix` which
         endpoints are reached by a Unix socket; `announced_by`
         whose connections begin with a PROXY protocol header: nobody else's may; `forwarders` who says in a header for
-        whom it speaks; `cache` is for routes that say so; `limits` are the usual ones, as far as this process may open
-        files. Without `fast`, every connection is a plain trio task:
-        slower, by the very same rules."""
-        limits = ProxyLimits().within(resource.getrlimit(resource.RLIMIT_NOFILE)[0]) if limits is None else limits
+        whom it speaks; `cache` is for routes that say so; `limits` hold as far as this process may open files. Without
+        `fast`, every connection is a plain trio task: slower, by the very same rules."""
+        limits = (limits or ProxyLimits()).within(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
         self._tls = tls
         self._announced_by = announced_by or TrustedHops()
         self._forwarders = forwarders or Forwarders(TrustedHops())
@@ -128,10 +127,10 @@ class Proxy:
         dropped = plane.cache.store.purge(Purge(host, path, plane.wall_ms()))
         plane.cache.counters["purged"] += dropped
         return dropped
+
     def oldest(self) -> dict[tuple[str, Endpoint], int]:
         """See `Plane.oldest`."""
         return self._plane.oldest()
-
 
     @property
     def connections(self) -> int:
@@ -187,9 +186,6 @@ class Proxy:
                 nursery.cancel_scope.cancel()
         self._drained.set()
 
-    # --- accepting
-
-    async def _accept_all(
     async def _send_away(self, grace_us: int) -> None:
         """Tell the clients of WebSockets to go, evenly over the grace: all of them call again at once, elsewhere."""
         tunnels = list(self._plane.tunnels)
@@ -200,6 +196,9 @@ class Proxy:
                 await trio.sleep_until(due)
             tunnel.leave()
 
+    # --- accepting
+
+    async def _accept_all(
         self, listeners: Sequence[trio.SocketListener], tls_listeners: Sequence[trio.SocketListener]
     ) -> None:
         with self._accepting:
@@ -325,21 +324,8 @@ class Proxy:
     async def _hear_who(self, client: Client) -> bool:
         """Take the client's address from the PROXY header before its first byte. False if there is none, or too many
         connections of that client."""
-        held = b""
-        deadline = self._nest.time() + self._limits.handshake_timeout_us / 1e6
         try:
-            while True:
-                # Below TLS, whose bytes must stay where they are: looked at, and taken only up to the header's end.
-                if seen := client.look_below():
-                    header = read_proxy_header(held + seen)
-                    client.take_below(len(seen) if header is None else header.size - len(held))
-                    if header is not None:
-                        break
-                    held += seen
-                elif seen is not None:
-                    raise BadProxyHeaderError("closed")
-                else:
-                    await client.readable(max(0, int((deadline - self._nest.time()) * 1e6)))
+            header = await client.hear_who(self._limits.handshake_timeout_us)
         except (BadProxyHeaderError, OSError, trio.TooSlowError):
             self._plane.counters["accept.no proxy header"] += 1
             return False

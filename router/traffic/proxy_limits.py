@@ -23,6 +23,9 @@ class ProxyLimits:
     """Endpoints tried for one request, never one twice."""
     replay_bytes_max: int = 65_536
     """A request body up to this is kept, so that another endpoint can be tried. nginx buffers 16 KiB, Envoy 64 KiB."""
+    body_bytes_max: int = 1 << 62
+    """Of a request's body; a larger one gets 413. The site file says: nothing of it is held here, so it is the
+    application's to want less. nginx 1 MiB, Envoy and HAProxy none."""
     interim_max: int = 8
     """Interim (1xx) responses to one request; more is a storm. curl gives up on header floods likewise."""
     idle_per_endpoint_max: int = 64
@@ -73,11 +76,11 @@ class ProxyLimits:
     """The same for server-sent events, as for a WebSocket; most applications send a comment every 15 s."""
     tunnel_idle_timeout_us: int = 600 * SECOND
     """A WebSocket on which neither side says anything. nginx 60 s, AWS load balancers 350 s; most applications ping."""
+    tunnel_close_us: int = SECOND
+    """In which the client of a WebSocket answers our Close before a drain ends: some round trips around the world."""
     upstream_idle_timeout_us: int = 4 * SECOND
     """Below the 5 s after which Node, uvicorn and Apache close, so that we close first and never race them."""
 
-    tunnel_close_us: int = SECOND
-    """In which the client of a WebSocket answers our Close before a drain ends: some round trips around the world."""
     collapse_timeout_us: int = 5 * SECOND
     """How long a request waits for who is fetching the same for the cache. nginx's proxy_cache_lock_timeout."""
 
@@ -95,8 +98,10 @@ class ProxyLimits:
 
     def within(self, descriptors: int) -> ProxyLimits:
         """These, as far as a process goes that may open so many files (negative: any number): a third is left for
-        upstreams, of which a client has none while it is idle. With every descriptor a client's, nobody is served."""
+        upstreams, of which a client has none while it is idle, and for TCP mode. With every descriptor a client's,
+        nobody is served; nor with all of them one client's, who has half."""
         if descriptors < 0:
             return self
         room = max(1, (descriptors - DESCRIPTORS_BESIDE) * 2 // 3)
-        return replace(self, connections_max=min(self.connections_max, room))
+        most = min(self.connections_per_client_max, max(1, room // 2))
+        return replace(self, connections_max=min(self.connections_max, room), connections_per_client_max=most)

@@ -10,7 +10,9 @@ from router.traffic.ending import RELAYED, After, Ending
 from router.traffic.forwarded import WEBSOCKET, response_for_client
 from router.traffic.http1 import ResponseHead
 from router.traffic.message_body import FramingError, LengthBody, UntilClose, chunk, last_chunk, response_framing
+from router.traffic.nested_epoll import Wake
 from router.traffic.plane import Leg, Plane, region_counter
+from router.traffic.request_body import ClientGoneError
 from router.traffic.steering import Outcome
 from router.traffic.trailers import passed_on
 from router.traffic.tunnel import Tunnel
@@ -29,6 +31,9 @@ async def relay(exchange: Exchange, leg: Leg, head: ResponseHead, data: bytes) -
     keep = exchange.keeps() and not (unbounded and not chunked)
     out = [exchange.head_for_client(head, leg.steered, chunked=chunked, keep=keep)]
     looked = False
+    if exchange.head.fields.may_wait or _are_events(head):
+        exchange.streams = True
+        exchange.unburden()
     try:
         while True:
             payload, surplus = framing.feed(data)
@@ -45,7 +50,10 @@ async def relay(exchange: Exchange, leg: Leg, head: ResponseHead, data: bytes) -
                 await exchange.respond(b"".join(out))
                 out.clear()
                 await exchange.nest.pause()
-                more = await upstream.receive(exchange.left_us(exchange.body_timeout_us))
+                timeout_us = exchange.left_us(exchange.body_timeout_us)
+                more = await (
+                    _news(exchange, upstream, timeout_us) if exchange.streams else upstream.receive(timeout_us)
+                )
             if not more:
                 if framing.end():
                     break
@@ -66,9 +74,33 @@ async def relay(exchange: Exchange, leg: Leg, head: ResponseHead, data: bytes) -
     return relayed(exchange.plane, leg, head, keep=keep)
 
 
+def _are_events(head: ResponseHead) -> bool:
+    """Whatever the client asked for, these are server-sent events."""
+    return any(
+        key == b"content-type" and value.lower().startswith(b"text/event-stream") for key, _, value in head.fields
+    )
+
+
+async def _news(exchange: Exchange, upstream: Upstream, timeout_us: int) -> bytes:
+    """As `receive`, and `ClientGoneError` when nobody waits for it any more: that could take as long."""
+    client, fiber = exchange.client, exchange.nest.current
+    if fiber is None:
+        return await upstream.receive(timeout_us)
+    deadline = exchange.nest.time() + timeout_us / 1e6
+    while (data := upstream.receive_now()) is None:
+        if client.has_left():
+            raise ClientGoneError
+        upstream.read_waiter = client.read_waiter = fiber
+        wake = await fiber.park(deadline)
+        upstream.read_waiter = client.read_waiter = None
+        if wake is Wake.LATE:
+            raise trio.TooSlowError
+    return data
+
+
 async def relay_upgraded(exchange: Exchange, leg: Leg, head: ResponseHead) -> Ending:
     """The upstream speaks WebSocket from here on."""
-    client, upstream = exchange.client, leg.upstream
+    client, upstream, plane = exchange.client, leg.upstream, exchange.plane
     early, client.reader.rest = client.reader.rest, b""
     late, upstream.reader.rest = upstream.reader.rest, b""
     await exchange.respond(response_for_client(head, leg.steered, WEBSOCKET, b"", b"") + late)

@@ -70,6 +70,9 @@ class Unheard(Client):
         self.course = None
         self.idle_since = None
 
+    def has_left(self) -> bool:
+        return False
+
     def send_now(self, data: bytes | memoryview) -> bytes | memoryview:
         return b""
 
@@ -88,6 +91,7 @@ class RequestBody:
         "_framing",
         "_kept",
         "_limits",
+        "_payload",
         "_received",
         "replayable",
     )
@@ -101,6 +105,7 @@ class RequestBody:
         self._kept = bytearray()
         self._began: float | None = None  # when the first wait for more of it began
         self._received = 0
+        self._payload = 0  # without chunk framing; what goes by unseen is not counted, for its length was judged
         self.replayable = True
         """Everything pulled so far is still kept."""
 
@@ -206,7 +211,14 @@ class RequestBody:
             payload, self._client.reader.rest = self._framing.feed(data)
         except FramingError as error:
             raise BadRequestError(400, str(error)) from None
+        self._payload += len(payload)
+        if self._payload > self._limits.body_bytes_max:
+            raise too_large()
         return payload
+
+
+def too_large() -> BadRequestError:
+    return BadRequestError(413, "body too large")
 
 
 class _NoBody(RequestBody):

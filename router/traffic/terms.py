@@ -29,6 +29,7 @@ class Terms:
         "first_byte_timeout_us",
         "hedge_after_us",
         "hedges",
+        "patient",
         "repeatable",
         "requests",
         "retries",
@@ -57,6 +58,8 @@ class Terms:
         self.first_byte_timeout_us = timeouts.first_byte_us or limits.first_byte_timeout_us
         self.waiting_timeout_us = timeouts.first_byte_us or limits.waiting_timeout_us
         """The same for requests that say they may wait."""
+        self.patient = timeouts.first_byte_us > limits.first_byte_timeout_us
+        """Who gives a first byte longer than is usual says that its requests wait for news: silence is no hang."""
         self.total_timeout_us = timeouts.total_us
         """From the decision to the end of the response; 0 for no limit."""
 

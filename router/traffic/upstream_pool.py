@@ -26,7 +26,7 @@ import trio
 
 from lattice.types import Endpoint
 from router.decision.decide import Attempt
-from router.traffic.connection import Connection, connect, connect_unix
+from router.traffic.connection import ESTABLISHED, Connection, connect, connect_unix
 from router.traffic.http1 import ResponseReader
 from router.traffic.nested_epoll import NestedEpoll
 from router.traffic.proxy_limits import ProxyLimits
@@ -42,8 +42,6 @@ EXPECTED_SECONDS: Final = 60.0
 """How long after its last decision a standby is held ready."""
 
 
-_ESTABLISHED: Final = b"\x01"
-"""The first byte of `tcp_info`: `tcpi_state`."""
 RENEW_SECONDS: Final = 1.5
 """How long before its last moment a connection is not counted on any more, and another made: a pass of `keep_warm` and
 the time to connect."""
@@ -80,7 +78,7 @@ class Upstream(Connection):
         """As of any connection; one whose sockets are watched needs no vain read, which costs twice as much."""
         if self._nest is None or self.ready or self.local:
             return super().is_quiet()
-        return self.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1) == _ESTABLISHED
+        return self.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1) == ESTABLISHED
 
 
 class UpstreamPool:

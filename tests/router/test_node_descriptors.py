@@ -16,7 +16,8 @@ import trio
 
 from lattice.types import SECOND, Endpoint
 from router.site.site_config import BoundEndpoints
-from router.traffic.proxy_limits import ProxyLimits
+from router.tcp.tcp_limits import DESCRIPTORS_EACH, TcpLimits
+from router.traffic.proxy_limits import DESCRIPTORS_BESIDE, ProxyLimits
 from tests.router.test_node import Backend, Site, policy_text, site_config, until
 
 pytestmark = pytest.mark.slow
@@ -102,9 +103,24 @@ async def test_out_of_descriptors(tmp_path: Path) -> None:
         regions.cancel_scope.cancel()
 
 
-@pytest.mark.parametrize(("files_max", "connections_max"), [(-1, 16_384), (1 << 20, 16_384), (1_024, 640), (10, 1)])
-def test_clients_leave_a_third_of_the_descriptors_to_upstreams(files_max: int, connections_max: int) -> None:
-    assert ProxyLimits().within(files_max).connections_max == connections_max
+@pytest.mark.parametrize(
+    ("files_max", "http", "tcp"),
+    [
+        (-1, (16_384, 1_024), (4_096, 512)),
+        (1 << 20, (16_384, 1_024), (4_096, 512)),
+        (4_096, (2_688, 1_024), (112, 56)),
+        (1_024, (640, 320), (26, 13)),
+        (10, (1, 1), (1, 1)),
+    ],
+)
+def test_clients_leave_descriptors_to_upstreams_and_one_leaves_half_to_the_others(
+    files_max: int, http: tuple[int, int], tcp: tuple[int, int]
+) -> None:
+    """Of HTTP two thirds are clients', of TCP mode a sixth, with both sides of each; never are all of them in use."""
+    limits = ProxyLimits().within(files_max), TcpLimits().within(files_max)
+    assert [(each.connections_max, each.connections_per_client_max) for each in limits] == [http, tcp]
+    if files_max > 100:
+        assert http[0] + DESCRIPTORS_EACH * tcp[0] < files_max - DESCRIPTORS_BESIDE
 
 
 async def test_whoever_is_let_in_is_served_where_few_files_may_be_open(tmp_path: Path) -> None:
@@ -116,9 +132,10 @@ async def test_whoever_is_let_in_is_served_where_few_files_may_be_open(tmp_path:
             assert await ams.publish(policy_text(fra)) == 200
             await until(partial(_serves, ams))
             held = []
-            for _ in range(2 * room):
-                stream = await clients.enter_async_context(await trio.open_tcp_stream(*ams.bound.http[0]))
-                held.append(stream)
+            for number in range(2 * room):
+                source = f"127.0.0.{number % 2 + 1}"
+                stream = await trio.open_tcp_stream(*ams.bound.http[0], local_address=source)
+                held.append(await clients.enter_async_context(stream))
             with trio.fail_after(10):
                 for stream in held[room:]:
                     assert (await stream.receive_some()).startswith(b"HTTP/1.1 503 ")

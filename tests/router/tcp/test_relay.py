@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import ipaddress
 import os
 import socket
 import ssl
@@ -23,10 +24,10 @@ from router.decision.request import NO_NEEDS
 from router.tcp.relay import TcpListener, TcpRelay
 from router.tcp.tcp_limits import TcpLimits
 from router.traffic.hang import SAMPLES_MIN, WAITING_MIN
-from router.traffic.proxy_protocol import read_proxy_header
+from router.traffic.proxy_protocol import proxy_header_v2, read_proxy_header
 from router.traffic.steering import Outcome
-from tests.router.traffic.upstreams import deaf
 from router.traffic.trusted_hops import TrustedHops
+from tests.router.traffic.upstreams import deaf
 
 Serve = Callable[[trio.SocketStream], Awaitable[None]]
 
@@ -76,11 +77,12 @@ async def relaying(
     *,
     tls: bool = False,
     says_who: bool = False,
+    announced_by: TrustedHops | None = None,
     host: str = "127.0.0.1",
     unix: Mapping[Endpoint, Path] = MappingProxyType({}),
 ) -> AsyncIterator[tuple[TcpRelay, Endpoint]]:
     (listener,) = await trio.open_tcp_listeners(0, host=host)
-    relay = TcpRelay(node, limits, unix=unix, says_who=says_who)
+    relay = TcpRelay(node, limits, unix=unix, says_who=says_who, announced_by=announced_by)
     async with trio.open_nursery() as nursery:
         await nursery.start(relay.serve, [TcpListener(listener, tls)])
         host, port = listener.socket.getsockname()[:2]
@@ -495,3 +497,70 @@ async def test_an_endpoint_hears_who_the_client_is_before_anything_else(host: st
         assert header.source == client.socket.getsockname()[:2]
         assert header.destination == at
         assert data[header.size :] == b"hello"
+
+
+# --- behind a balancer that says who the client is
+
+BALANCERS = TrustedHops([ipaddress.ip_network("127.0.0.1/32")])
+USER, ASKED = ("203.0.113.9", 40_001), ("198.51.100.7", 443)
+
+
+@pytest.mark.parametrize("header", [b"PROXY TCP4 203.0.113.9 198.51.100.7 40001 443\r\n", proxy_header_v2(USER, ASKED)])
+async def test_a_balancer_says_who_the_client_is(header: bytes) -> None:
+    """To the decision, and to an endpoint that hears it: it never sees the balancer."""
+    async with upstream(echo) as endpoint:
+        node = ScriptedNode(endpoint)
+        async with relaying(node, says_who=True, announced_by=BALANCERS) as (relay, at):
+            client = await dial(at)
+            await client.send_all(header[:7])
+            await trio.sleep(0.01)
+            await client.send_all(header[7:] + b"hello")
+            await client.send_eof()
+            told = await everything(client)
+            await settled(relay)
+    heard = read_proxy_header(told)
+    assert heard is not None
+    assert (heard.source, heard.destination, told[heard.size :]) == (USER, ASKED, b"hello")
+    assert node.asked == [Request(USER[0], "", "/", method="CONNECT", port=at[1])]
+
+
+async def test_a_balancer_s_header_comes_before_the_hello() -> None:
+    server, trusting = contexts("shop.example.com")
+
+    async def serve(stream: trio.SocketStream) -> None:
+        tls = trio.SSLStream(stream, server, server_side=True)
+        await tls.send_all(b"over TLS: " + await tls.receive_some())
+        await tls.aclose()
+
+    async with upstream(serve) as endpoint:
+        node = ScriptedNode(endpoint)
+        async with relaying(node, tls=True, announced_by=BALANCERS) as (relay, at):
+            plain = await dial(at)
+            await plain.send_all(proxy_header_v2(USER, ASKED))
+            tls = trio.SSLStream(plain, trusting, server_hostname="shop.example.com", https_compatible=True)
+            await tls.send_all(b"hello")
+            assert await tls.receive_some() == b"over TLS: hello"
+            await tls.aclose()
+            await settled(relay)
+    assert [(asked.client, asked.sni) for asked in node.asked] == [(USER[0], "shop.example.com")]
+
+
+async def test_a_balancer_that_does_not_say_is_reset_and_the_limit_is_on_who_is_behind_it() -> None:
+    limits = TcpLimits(connections_per_client_max=1, hello_timeout_us=100 * MILLISECOND)
+    async with upstream(echo) as endpoint:
+        node = ScriptedNode(endpoint)
+        async with relaying(node, limits, announced_by=BALANCERS) as (relay, at):
+            for first in (b"GET / HTTP/1.1\r\n\r\n", b"PROXY TCP4"):
+                client = await dial(at)
+                await client.send_all(first)
+                assert await everything_or_reset(client) == b""
+            served = []
+            for address in ("192.0.2.1", "192.0.2.2", "192.0.2.1"):
+                client = await dial(at)
+                await client.send_all(proxy_header_v2((address, 1), ASKED) + b"hello")
+                try:
+                    served.append(await client.receive_some())
+                except trio.BrokenResourceError:
+                    served.append(b"")
+    assert served == [b"hello", b"hello", b""]
+    assert (relay.counters["no proxy header"], relay.counters["shed"]) == (2, 1)

@@ -200,6 +200,29 @@ async def test_the_first_byte_is_awaited_only_after_the_last_was_sent(clock: tri
         assert (await wire.ask(b"0\r\n\r\n")).status == 200
 
 
+@pytest.mark.parametrize("length", [b"Content-Length: 100001", b"Transfer-Encoding: chunked"])
+async def test_a_body_larger_than_the_site_takes_is_413(length: bytes) -> None:
+    """At once where it says so itself, else as soon as it is; and what is just as large is taken."""
+    limits = replace(LIMITS, body_bytes_max=100_000)
+
+    async def reading(wire: Wire) -> None:
+        if (request := await wire.request()) is not None and request.whole:
+            await wire.send(answer(b"%d" % len(request.body)))
+
+    async with staged(reading, limits=limits) as stage:
+        wire = await stage.client()
+        await wire.send(b"POST / HTTP/1.1\r\nHost: h\r\n" + length + b"\r\n\r\n")
+        if b"chunked" in length:
+            await wire.send(chunk(b"x" * 100_000) + chunk(b"x"))
+        response = await wire.response()
+        assert (response.status, response.one(b"Connection")) == (413, b"close")
+        assert stage.proxy.counters["reason.body too large"] == 1
+        just = post(b"x" * 100_000) if b"chunked" not in length else (
+            b"POST / HTTP/1.1\r\nHost: h\r\n" + length + b"\r\n\r\n" + chunk(b"x" * 100_000) + LAST_CHUNK
+        )  # fmt: skip
+        assert (await stage.ask(just)).body == b"100000"
+
+
 async def test_a_body_that_only_trickles_is_408(clock: trio.testing.MockClock) -> None:
     async with staged(serving(answer()), limits=RATED) as stage:
         wire = await stage.client()
