@@ -28,19 +28,16 @@ class LocalHealth:
 
     def __init__(self, aware: bool) -> None:
         self._aware = aware
-        self._score = 0
-
-    @property
-    def score(self) -> int:
-        return self._score
+        self.score = 0
+        """For others to read."""
 
     def better(self) -> None:
-        self._score = max(0, self._score - 1)
+        self.score = max(0, self.score - 1)
 
     def worse(self, points: int = 1) -> None:
         if self._aware:
-            self._score = min(HEALTH_MAX, self._score + points)
+            self.score = min(HEALTH_MAX, self.score + points)
 
     def stretch(self, duration_us: int) -> int:
         """A duration as it is to be with our present health."""
-        return duration_us * (self._score + 1)
+        return duration_us * (self.score + 1)

@@ -50,8 +50,10 @@ class Probe:
     """One of our own."""
 
     target: NodeId
+    nonce: int
+    """Of the first ping, and of those that helpers send."""
     sent: dict[int, Micros]
-    """When each nonce was sent to the target itself; helpers get the first."""
+    """When each nonce was sent to the target itself, the first one's first."""
     due: Micros
     """When to ping again, or to give up."""
     ends: Micros
@@ -60,10 +62,6 @@ class Probe:
     helpers: tuple[NodeId, ...] | None = None
     """Whom we asked; None while the first answer is awaited."""
     nacked: tuple[NodeId, ...] = ()
-
-    @property
-    def nonce(self) -> int:
-        return next(iter(self.sent))
 
     @property
     def listened_until(self) -> int:
@@ -107,7 +105,7 @@ class ProbeCycle:
         """Probe this member: its first answer is due after `ack_us`, and all is over after `probe_us`."""
         nonce = self._prng.token()
         due, ends, step_us = Micros(now + ack_us), Micros(now + probe_us), max(ack_us, -(-probe_us // PINGS_MAX))
-        probe = self._probes[target] = Probe(target, {nonce: now}, due, ends, step_us)
+        probe = self._probes[target] = Probe(target, nonce, {nonce: now}, due, ends, step_us)
         self._nonces[nonce] = target
         return probe
 

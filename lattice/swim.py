@@ -24,6 +24,7 @@ buddy system of Lifeguard).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Final
 
 from lattice import canonical
 from lattice.awareness import LocalHealth
@@ -56,6 +57,8 @@ TELLINGS = 5
 """How often an accuser tells the accused within the shortest suspicion: a link that loses a quarter of all datagrams
 loses so many in a row once in a thousand times."""
 CONFLICT_TOLD_US = 60 * SECOND
+_ALIVE: Final = MemberState.ALIVE
+"""To ask the class for it takes many times as long, and every ping and ack asks whether its receiver is."""
 
 
 def incarnation_at(now: Micros) -> int:
@@ -511,10 +514,10 @@ class Swim:
         """What rides along: first of all what is wrongly said of the peer itself (`member`, where it is one), so that
         it can refute it."""
         news: tuple[MemberUpdate, ...] = ()
-        if self._piggyback:
+        if not self._piggyback.is_empty():
             limit = retransmits(self._out.config.retransmit_mult, len(self.members) + 1)
             news = self._piggyback.take(self._out.config.updates_per_frame_max, limit)
-        if member is not None and member.state != MemberState.ALIVE:
+        if member is not None and member.state is not _ALIVE:
             news = (self._claim(member), *(update for update in news if update.node != peer))
         return news
 
@@ -526,4 +529,5 @@ def _lifts(row: Row) -> int:
 
 def _unscoped(endpoint: Endpoint) -> Endpoint:
     """As another machine may read it: a link-local address's scope is ours."""
-    return (endpoint[0].partition("%")[0], endpoint[1])
+    host, port = endpoint
+    return (host.partition("%")[0], port) if "%" in host else endpoint
