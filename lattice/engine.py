@@ -365,22 +365,39 @@ class Engine:
     def _on_frame(self, data: bytes, source: Endpoint, streamed: bool) -> None:
         try:
             sender, body = self._seal.open(data)
-            message = wire.decode(body, self._config.frame_bytes_max)
-            if sender == self.node:
-                self._swim.on_own_frame(source, self._seal.closed(counter_in(data)))
-                return
-            self._out.received[type(message)] += 1
-            if streamed:
-                if sender in self._swim.members:
-                    source = self._swim.endpoint_of(sender)  # a stream's port is not where its sender listens
-                self._on_message(message, sender, source, streamed)
-                return
-            self._on_message(message, sender, source)
             member = self._swim.members.get(sender)
+            if streamed or sender == self.node or not self._on_bare(body, sender, member, source):
+                message = wire.decode(body, self._config.frame_bytes_max)
+                if sender == self.node:
+                    self._swim.on_own_frame(source, self._seal.closed(counter_in(data)))
+                    return
+                self._out.received[type(message)] += 1
+                if streamed:
+                    if member is not None:
+                        source = member.endpoint  # a stream's port is not where its sender listens
+                    self._on_message(message, sender, source, streamed)
+                    return
+                self._on_message(message, sender, source)
+                member = self._swim.members.get(sender)  # another one now, perhaps
             if (member is None or member.endpoint != source) and not self._grants.is_revoked(sender):
                 self._swim.meet_sender(sender, source, counter_in(data))
         except LatticeError as error:
             self._out.reject("frame" if streamed else "datagram", error, source)
+
+    def _on_bare(self, body: bytes, sender: NodeId, member: Member | None, source: Endpoint) -> bool:
+        """Whether it is a ping or an ack without news, as most are; then it is done with, as `_on_message` would."""
+        if (ping := wire.bare_ping(body)) is not None:
+            nonce, root = ping
+            self._out.received[Ping] += 1
+            self._reconciliation.compare(sender, root)
+            self._swim.on_ping(nonce, member, source)
+            return True
+        if (ack := wire.bare_ack(body)) is not None:
+            nonce, subject, root, seen_as = ack
+            self._out.received[Ack] += 1
+            self._on_ack(nonce, subject, root, seen_as, (), sender, source)
+            return True
+        return False
 
     def _on_message(self, message: Message, sender: NodeId, source: Endpoint, streamed: bool = False) -> None:
         if isinstance(message, IHave):  # the frequent first
@@ -396,21 +413,14 @@ class Engine:
                 source = self._swim.endpoint_of(sender)  # it has just introduced itself
             doubted = bool(message.updates) and self._swim.hear(message.updates, sender)
             self._reconciliation.compare(sender, message.root)
-            self._swim.on_ping(message, sender, source)
+            self._swim.on_ping(message.nonce, self._swim.members.get(sender), source, bool(message.cells))
             if doubted and not message.cells:  # else the answer has our row
                 self._out.send(Rumour(self._health.our_row()), source)
             return
         if isinstance(message, Ack):
             if message.cells:
                 self._take_cells(message.cells, sender, source, push=False)
-            if not self._own_address.told:
-                self._learn_own_endpoint(sender, message.seen_as)
-            if message.updates and self._swim.hear(message.updates, sender):
-                self._out.send(Rumour(self._health.our_row()), source)  # it held us as gone: the proof that we are not
-            self._swim.on_ack(message, sender)
-            if sender == message.subject:
-                self._reconciliation.compare(sender, message.root)
-                self._reconciliation.soon(sender)
+            self._on_ack(message.nonce, message.subject, message.root, message.seen_as, message.updates, sender, source)
             return
         match message:
             case Heal(cells):
@@ -443,6 +453,25 @@ class Engine:
                     self._reconciliation.brought(sender, left)
             case Leave(incarnation):
                 self._swim.hear((MemberUpdate(sender, MemberState.LEFT, incarnation, sender),), sender)
+
+    def _on_ack(
+        self,
+        nonce: int,
+        subject: NodeId,
+        root: bytes,
+        seen_as: Endpoint,
+        updates: tuple[MemberUpdate, ...],
+        sender: NodeId,
+        source: Endpoint,
+    ) -> None:
+        if not self._own_address.told:
+            self._learn_own_endpoint(sender, seen_as)
+        if updates and self._swim.hear(updates, sender):
+            self._out.send(Rumour(self._health.our_row()), source)  # it held us as gone: the proof that we are not
+        self._swim.on_ack(nonce, subject, root, self._swim.members.get(sender))
+        if sender == subject:
+            self._reconciliation.compare(sender, root)
+            self._reconciliation.soon(sender)
 
     def _is_one_way(self, ping: Ping, sender: NodeId) -> bool:
         """Whether it only shows that we hear whom we held as gone. When our answer has been heard, its row comes again;

@@ -68,13 +68,22 @@ class Outbox:
         if len(reachable) < len(targets):
             self.count("sends without an address", len(targets) - len(reachable))
         if reachable:
-            frame = self._seal.close(self.node, wire.encode(message), self.now)
-            send = SendDatagram if len(frame) <= self.config.datagram_bytes_max else SendStream
-            cells = bool(getattr(message, "cells", ()))
-            for target in reachable:
-                self._effects.append(send(frame, target, cells))
-            self._sent[type(message)] += len(reachable)
-            self._bytes_out += len(reachable) * len(frame)
+            self._send(type(message), wire.encode(message), bool(getattr(message, "cells", ())), reachable)
+
+    def send_body(self, kind: type[Message], body: bytes, cells: bool, target: Endpoint) -> None:
+        """As `send`, of a message that is encoded already: of which kind it is, and whether it carries cells."""
+        if target[0]:
+            self._send(kind, body, cells, (target,))
+        else:
+            self.count("sends without an address")
+
+    def _send(self, kind: type[Message], body: bytes, cells: bool, targets: tuple[Endpoint, ...]) -> None:
+        frame = self._seal.close(self.node, body, self.now)
+        send = SendDatagram if len(frame) <= self.config.datagram_bytes_max else SendStream
+        for target in targets:
+            self._effects.append(send(frame, target, cells))
+        self._sent[kind] += len(targets)
+        self._bytes_out += len(targets) * len(frame)
 
     def persist(self, table: str, key: bytes, value: bytes | None, holds: Holds = Holds.NOTHING) -> None:
         self._effects.append(Persist(table, key, value, holds))

@@ -26,7 +26,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
-from lattice import canonical
+from lattice import canonical, wire
 from lattice.awareness import LocalHealth
 from lattice.calling import Calls
 from lattice.errors import WireError
@@ -131,24 +131,36 @@ class Swim:
 
     # --- messages
 
-    def on_ping(self, ping: Ping, sender: NodeId, source: Endpoint) -> None:
-        ours = self._our_row() if ping.cells else ()  # an introduction is answered with one
-        news = self._news_for(sender, self.members.get(sender))
-        self._out.send(Ack(ping.nonce, self._out.node, self._root(), _unscoped(source), news, ours), source)
+    def on_ping(self, nonce: int, sender: Member | None, source: Endpoint, introduced: bool = False) -> None:
+        """`sender` is None where it is no member; who has just introduced itself is answered with our row."""
+        self._ack(nonce, self._out.node, self._root(), source, self._news_for(sender), introduced)
 
-    def on_ack(self, ack: Ack, sender: NodeId) -> None:
-        probe = self._probe.acked(ack.nonce, ack.subject)
+    def on_ack(self, nonce: int, subject: NodeId, root: bytes, sender: Member | None) -> None:
+        """`sender` is None where it is no member."""
+        probe = self._probe.acked(nonce, subject)
         if probe is not None:
             if self.health.score:
                 self._recover()
-            member = self.members.get(sender) if sender == ack.subject else None  # a detour measures nothing
-            if member is not None:
-                self._rtt.observe(sender, member.area, self._out.now - probe.sent[ack.nonce])
+            if sender is not None and sender.node == subject:  # a detour measures nothing
+                self._rtt.observe(subject, sender.area, self._out.now - probe.sent[nonce])
             self._arm_probe(self._out.now)
             return
-        relay = self._probe.acked_for(ack.nonce, ack.subject)
+        relay = self._probe.acked_for(nonce, subject)
         if relay is not None:
-            self._out.send(Ack(relay.nonce, ack.subject, ack.root, _unscoped(relay.asked_by)), relay.asked_by)
+            self._ack(relay.nonce, subject, root, relay.asked_by)
+
+    def _ack(
+        self,
+        nonce: int,
+        subject: NodeId,
+        root: bytes,
+        target: Endpoint,
+        news: tuple[MemberUpdate, ...] = (),
+        introduced: bool = False,
+    ) -> None:
+        ours = self._our_row() if introduced else ()
+        body = wire.ack_body(nonce, subject, root, _unscoped(target), news, ours)
+        self._out.send_body(Ack, body, bool(ours), target)
 
     def on_ping_req(self, request: PingReq, source: Endpoint) -> None:
         """Probe in somebody's stead. Raises `WireError` when too many probes are carried already."""
@@ -160,7 +172,7 @@ class Swim:
         carried = self._probe.carry(Relay(source, request.nonce, request.subject, due, ends))
         if carried is None:
             raise WireError("too many relays", "more probes are carried for others than we can keep in mind")
-        ping = Ping(carried, self._root(), self._news_for(request.subject, subject))
+        ping = Ping(carried, self._root(), self._news_for(subject))
         # Whoever asks hears the subject on a network that we may not be on, and the other way round.
         for target in dict.fromkeys((request.target, *(subject.addresses if subject is not None else ()))):
             if target[0]:
@@ -343,7 +355,8 @@ class Swim:
             self._out.timers.set("tell", self._out.after(self._out.config.suspicion_us // TELLINGS))
 
     def _ping(self, member: Member, nonce: int, address: Endpoint | None = None) -> None:
-        self._out.send(Ping(nonce, self._root(), self._news_for(member.node, member)), address or member.endpoint)
+        body = wire.ping_body(nonce, self._root(), self._news_for(member))
+        self._out.send_body(Ping, body, False, address or member.endpoint)
 
     def _ack_us(self, node: NodeId, member: Member | None) -> int:
         return self._rtt.timeout_us(node, member.area if member is not None else "")
@@ -510,15 +523,15 @@ class Swim:
         by = suspicion.accusers[0] if suspicion is not None and member.state == MemberState.SUSPECT else self._out.node
         return MemberUpdate(member.node, member.state, member.incarnation, by, member.seq)
 
-    def _news_for(self, peer: NodeId, member: Member | None) -> tuple[MemberUpdate, ...]:
-        """What rides along: first of all what is wrongly said of the peer itself (`member`, where it is one), so that
+    def _news_for(self, peer: Member | None) -> tuple[MemberUpdate, ...]:
+        """What rides along: first of all what is wrongly said of the peer itself (None where it is no member), so that
         it can refute it."""
         news: tuple[MemberUpdate, ...] = ()
         if not self._piggyback.is_empty():
             limit = retransmits(self._out.config.retransmit_mult, len(self.members) + 1)
             news = self._piggyback.take(self._out.config.updates_per_frame_max, limit)
-        if member is not None and member.state is not _ALIVE:
-            news = (self._claim(member), *(update for update in news if update.node != peer))
+        if peer is not None and peer.state is not _ALIVE:
+            news = (self._claim(peer), *(update for update in news if update.node != peer.node))
         return news
 
 

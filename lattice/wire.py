@@ -22,7 +22,8 @@ else.
 An idle cluster sends nothing but pings and acks without news, a busy one mostly announcements and rumours of one cell.
 What msgpack makes of these differs in the fields alone, so they are written and read by their layout, for a fifth of
 the instructions (a rumour is only read so, for half); whatever is spelt otherwise goes the general way, and a law says
-that both agree.
+that both agree. Pings and acks are written from their fields, and bare ones are read as such (`bare_ping`, `bare_ack`):
+as values they would be made for one reader, who takes them apart.
 """
 
 from __future__ import annotations
@@ -181,17 +182,36 @@ _NONCE_MIN: Final = 2**32
 
 def encode(message: Message) -> bytes:
     """The body of a frame."""
-    if isinstance(message, Ping):
-        if message.updates or message.cells or message.nonce < _NONCE_MIN:
-            return _encode(message)
-        return _PING.pack(_PING_BEGINS, message.nonce, _ID, message.root, _NOTHING)
-    if isinstance(message, Ack):
-        if message.updates or message.cells or message.nonce < _NONCE_MIN:
-            return _encode(message)
-        return _ACK.pack(_ACK_BEGINS, message.nonce, _ID, message.subject, _ID, message.root) + _ends(message.seen_as)
     if isinstance(message, IHave) and len(message.ids) == 1:
         return _IHAVE + message.ids[0]
+    if isinstance(message, Ping):
+        return ping_body(message.nonce, message.root, message.updates, message.cells)
+    if isinstance(message, Ack):
+        return ack_body(message.nonce, message.subject, message.root, message.seen_as, message.updates, message.cells)
     return _encode(message)
+
+
+def ping_body(
+    nonce: int, root: bytes, updates: tuple[MemberUpdate, ...] = (), cells: tuple[WireCell, ...] = ()
+) -> bytes:
+    """As `encode` of a `Ping` with these fields."""
+    if updates or cells or nonce < _NONCE_MIN:
+        return _encode(Ping(nonce, root, updates, cells))
+    return _PING.pack(_PING_BEGINS, nonce, _ID, root, _NOTHING)
+
+
+def ack_body(
+    nonce: int,
+    subject: NodeId,
+    root: bytes,
+    seen_as: Endpoint,
+    updates: tuple[MemberUpdate, ...] = (),
+    cells: tuple[WireCell, ...] = (),
+) -> bytes:
+    """As `encode` of an `Ack` with these fields."""
+    if updates or cells or nonce < _NONCE_MIN:
+        return _encode(Ack(nonce, subject, root, seen_as, updates, cells))
+    return _ACK.pack(_ACK_BEGINS, nonce, _ID, subject, _ID, root) + _ends(seen_as)
 
 
 @lru_cache(maxsize=16_384)
@@ -245,17 +265,28 @@ def decode(body: bytes, bytes_max: int) -> Message:
         return IHave((CellId(body[len(_IHAVE) :]),))
     if body.startswith(_RUMOUR) and _RUMOUR_BYTES_MIN <= size <= bytes_max:
         return _rumour(body) or _decode(body, bytes_max)
-    if body.endswith(_NOTHING) and size <= bytes_max:
-        if size == _PING.size:
-            begins, nonce, bin_root, root, _ = _PING.unpack(body)
-            if begins == _PING_BEGINS and bin_root == _ID and nonce <= canonical.INTEGER_MAX:
-                return Ping(nonce, root)
-        elif size > _ACK.size and body.startswith(_ACK_BEGINS):
-            _, nonce, bin_subject, subject, bin_root, root = _ACK.unpack_from(body)
-            seen_as = _seen_as(body[_ACK.size : -len(_NOTHING)])
-            if seen_as is not None and bin_subject == bin_root == _ID and nonce <= canonical.INTEGER_MAX:
-                return Ack(nonce, subject, root, seen_as)
     return _decode(body, bytes_max)
+
+
+def bare_ping(body: bytes) -> tuple[int, bytes] | None:
+    """(nonce, root) of a ping without news, or None if it is spelt otherwise than `ping_body` spells such a one."""
+    if len(body) != _PING.size:
+        return None
+    begins, nonce, bin_root, root, ends = _PING.unpack(body)
+    if begins == _PING_BEGINS and bin_root == _ID and ends == _NOTHING and nonce <= canonical.INTEGER_MAX:
+        return nonce, root
+    return None
+
+
+def bare_ack(body: bytes) -> tuple[int, NodeId, bytes, Endpoint] | None:
+    """(nonce, subject, root, seen as) of an ack without news, or None as of a ping."""
+    if not body.startswith(_ACK_BEGINS) or not body.endswith(_NOTHING) or len(body) <= _ACK.size:
+        return None
+    _, nonce, bin_subject, subject, bin_root, root = _ACK.unpack_from(body)
+    seen_as = _seen_as(body[_ACK.size : -len(_NOTHING)])
+    if seen_as is not None and bin_subject == bin_root == _ID and nonce <= canonical.INTEGER_MAX:
+        return nonce, subject, root, seen_as
+    return None
 
 
 def _rumour(body: bytes) -> Rumour | None:

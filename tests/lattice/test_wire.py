@@ -69,14 +69,39 @@ def read(decoding: Callable[[bytes, int], Message], body: bytes) -> Message | st
         return str(error)
 
 
-@given(briefest, st.data())
-def test_the_briefest_messages_are_read_as_all_others(message: Message, data: st.DataObject) -> None:
-    """Damaged ones too: a byte altered, or put in, or left out."""
-    body = encode(message)
+def damaged(body: bytes, data: st.DataObject) -> bytes:
+    """A byte altered, or put in, or left out, or none."""
     places = st.integers(0, len(body) - 1) | st.integers(0, min(8, len(body) - 1)).map(lambda end: len(body) - 1 - end)
     at, width = data.draw(places | st.integers(0, 8)), data.draw(st.integers(0, 2))
-    body = body[:at] + data.draw(st.binary(max_size=2)) + body[at + width :]
+    return body[:at] + data.draw(st.binary(max_size=2)) + body[at + width :]
+
+
+@given(briefest, st.data())
+def test_the_briefest_messages_are_read_as_all_others(message: Message, data: st.DataObject) -> None:
+    body = damaged(encode(message), data)
     assert read(decode, body) == read(wire._decode, body)
+
+
+def bare(body: bytes) -> Message | None:
+    """What an engine reads of a frame before it has the message made."""
+    ping, ack = wire.bare_ping(body), wire.bare_ack(body)
+    assert ping is None or ack is None
+    return Ping(*ping) if ping else Ack(*ack) if ack else None
+
+
+long_nonces = st.integers(2**32, 2**63 - 1)
+
+
+@given(st.builds(Ping, long_nonces, ids) | st.builds(Ack, long_nonces, nodes, ids, endpoints))
+def test_what_carries_nothing_is_read_as_such(message: Message) -> None:
+    assert bare(encode(message)) == message
+
+
+@given(messages | briefest, st.data())
+def test_what_is_read_as_carrying_nothing_is_that_message(message: Message, data: st.DataObject) -> None:
+    body = damaged(encode(message), data)
+    found = bare(body)
+    assert found is None or found == read(wire._decode, body)
 
 
 @given(messages, st.data())
