@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from lattice import canonical
 from lattice.dialing import DialBook, Standing
 from lattice.membership import Member, Membership
 from lattice.outbox import Outbox
@@ -28,7 +29,7 @@ class Calls:
         self._members = members
         self._call = call
         self.book = DialBook(config.redial_us, config.redial_max_us, config.dials_max, config.forget_us)
-        self._restored: tuple[NodeId, ...] = ()
+        self._restored: dict[NodeId, Endpoint] = {}
 
     def try_at(self, endpoint: Endpoint) -> bool:
         """Somebody may be there. False, and nothing changed, when there is no room."""
@@ -43,7 +44,7 @@ class Calls:
 
     def redial(self, peers: Mapping[NodeId, Endpoint]) -> None:
         """Peers of an earlier life: a few at once, the others spread, for a whole fleet may be restarting with us."""
-        self._restored = tuple(sorted(peers))
+        self._restored = dict(sorted(peers.items()))
         for place, endpoint in enumerate(self._out.prng.shuffled(sorted(set(peers.values())))):
             wait_us = 0 if place < REDIALS_AT_ONCE else self._out.prng.below(self._out.config.redial_max_us)
             if not self.book.add(endpoint, self._out.now, wait_us, Standing.KNOWN):
@@ -54,10 +55,17 @@ class Calls:
 
     def on_stale_peers(self) -> None:
         """Peers of an earlier life that were not met in this one: their records go."""
-        for node in self._restored:
-            if node not in self._members:
-                self._out.persist("peer", node, None)
-        self._restored = ()
+        for node, _ in self._not_met():
+            self._out.persist("peer", node, None)
+        self._restored = {}
+
+    def persist_all(self) -> None:
+        """Write down again where those of them are who may still be met."""
+        for node, endpoint in self._not_met():
+            self._out.persist("peer", node, canonical.pack(endpoint))
+
+    def _not_met(self) -> list[tuple[NodeId, Endpoint]]:
+        return [(node, endpoint) for node, endpoint in self._restored.items() if node not in self._members]
 
     def lost(self, member: Member) -> None:
         """It is down: call it until it answers, wherever it was."""

@@ -88,6 +88,10 @@ class Config:
     """What a node pushes in the long run, of all that it passes on: 10 Mbit/s."""
     rumour_bytes_burst: int = 1_800_000
     """And at once. With a second's worth, and one cell that cost more than there was, in no second 4 MB."""
+    answer_bytes_per_s: int = 1_800_000
+    """What all peers may have of a node for the asking in the long run, and any one of them half of it (`answers`)."""
+    answer_bytes_burst: int = 1_800_000
+    """And at once. So in no second 4 MB, whoever asks."""
     rumours_waiting_max: int = 4_096
     """Cells that stand in line for that; what finds no place there is left to anti-entropy."""
     reconcile_delay_us: int = 30 * MILLISECOND

@@ -18,9 +18,11 @@ them, and keeps the contract that the trio driver, the simulator and the tests r
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 from lattice import wire
 from lattice.admission import Admission, cell_id_of
+from lattice.answers import Answers
 from lattice.cells import Cell, CellIndex, CellKind
 from lattice.config import Config
 from lattice.dissemination import Strategy, Tree
@@ -83,6 +85,10 @@ from lattice.wire import (
     Rumour,
     WireCell,
 )
+
+_QUESTIONS: Final = (PingReq, Graft, Compare, Digest)
+"""What is answered with more than it is, or by asking a third. Whoever we do not know, or whose key was taken back, may
+hold the cluster's keys and no more: its pings are answered, and it is told of that revocation, and that is all."""
 
 
 class Engine:
@@ -154,6 +160,7 @@ class Engine:
             ),
         )
         self._presence = Presence(self._out, self._swim.members)
+        answers = Answers(config, self._out.count)
         self._spreading = Spreading(
             self._out,
             self._cells,
@@ -162,6 +169,7 @@ class Engine:
             self._swim.endpoint_of,
             self._health.age_ms,
             lambda cell: self._policy.waits(OpId(cell)),
+            answers,
         )
         self._reconciliation = Reconciliation(
             self._out,
@@ -169,6 +177,7 @@ class Engine:
             self._swim,
             self._presence.is_other_side,
             lambda: map(CellId, self._policy.waiting_ops()),
+            answers,
         )
         self._admission = Admission(
             self._out,
@@ -422,6 +431,9 @@ class Engine:
                 self._take_cells(message.cells, sender, source, push=False)
             self._on_ack(message.nonce, message.subject, message.root, message.seen_as, message.updates, sender, source)
             return
+        if isinstance(message, _QUESTIONS) and sender not in self._swim.members:
+            self._refuse(sender, source)
+            return
         match message:
             case Heal(cells):
                 fresh = self._take_cells(cells, sender, source, push=False)
@@ -435,13 +447,13 @@ class Engine:
             case News(updates):
                 self._swim.hear(updates, sender)
             case Graft():
-                self._spreading.on_graft(message, source)
+                self._spreading.on_graft(message, sender, source)
             case Compare():
                 self._reconciliation.compared(message, sender, source)
             case Digest():
-                missing = self._presence.not_theirs(self._reconciliation.digested(message, sender, source), sender)
-                missing = self._spreading.not_in_line(missing)
-                self._spreading.send_delta(self._reconciliation.afford(sender, missing, message.shards), source)
+                missing, asked_at = self._reconciliation.digested(message, sender)
+                missing = self._spreading.not_in_line(self._presence.not_theirs(missing, sender))
+                self._spreading.send_delta(self._reconciliation.afford(sender, missing, message.shards), asked_at)
             case Delta(root, cells, left):
                 fresh = self._take_cells(cells, sender, source, push=False)
                 if fresh and self._presence.is_other_side(sender):
@@ -472,6 +484,12 @@ class Engine:
         if sender == subject:
             self._reconciliation.compare(sender, root)
             self._reconciliation.soon(sender)
+
+    def _refuse(self, sender: NodeId, source: Endpoint) -> None:
+        """No member has asked. One whose key was taken back shall know that, and has nobody else to tell it."""
+        self._out.count("questions refused: not of a member")
+        if (revocation := self._grants.revocation(sender)) is not None:
+            self._out.send(Rumour((WireCell(CellKind.REVOCATION, revocation.data),)), source)
 
     def _is_one_way(self, ping: Ping, sender: NodeId) -> bool:
         """Whether it only shows that we hear whom we held as gone. When our answer has been heard, its row comes again;
@@ -533,17 +551,25 @@ class Engine:
 
     def _view_members(self) -> tuple[MemberView, ...]:
         ours = tuple(sorted(self._us.applied.items()))
+        row = self._row_of(self.node)
         us = MemberView(
-            self.node, self._us.site, self._us.endpoint, "alive", self._swim.incarnation, ours, self._us.at_e6
+            self.node,
+            self._us.site,
+            self._us.endpoint,
+            "alive",
+            self._swim.incarnation,
+            ours,
+            self._us.at_e6,
+            row.reports if row is not None else (),
         )
         others = [self._view_member(member, self._row_of(member.node)) for member in self._swim.members.all()]
         return tuple(sorted([us, *others], key=lambda member: (member.site, member.node)))
 
     @staticmethod
     def _view_member(member: Member, row: Row | None) -> MemberView:
-        applied, at_e6 = (row.applied, row.at_e6) if row is not None else ((), None)
+        applied, at_e6, reports = (row.applied, row.at_e6, row.reports) if row is not None else ((), None, ())
         state = STATE_NAMES[member.state]
-        return MemberView(member.node, member.site, member.endpoint, state, member.incarnation, applied, at_e6)
+        return MemberView(member.node, member.site, member.endpoint, state, member.incarnation, applied, at_e6, reports)
 
 
 def _node(argument: str) -> NodeId:

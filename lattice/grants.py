@@ -212,6 +212,10 @@ class Grants:
         """Whether the CA has taken this node's or author's key back."""
         return key in self._revoked
 
+    def revocation(self, key: bytes) -> Revocation | None:
+        """The CA's word that takes this key back, if there is one."""
+        return self._revoked.get(key)
+
     def revocations(self) -> list[Revocation]:
         """By key."""
         return [self._revoked[key] for key in sorted(self._revoked)]

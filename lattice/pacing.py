@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
+from lattice.answers import Answers
 from lattice.cells import Cell, Shards
 from lattice.config import Config
 from lattice.types import CellId, Micros, NodeId
@@ -34,8 +35,9 @@ class _Pace:
 class Pacing:
     """The deltas of one node, by peer."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, answers: Answers) -> None:
         self._config = config
+        self._answers = answers
         self._paces: dict[NodeId, _Pace] = {}
 
     def lost_until(self, peer: NodeId) -> Micros:
@@ -55,8 +57,9 @@ class Pacing:
         self._paces[peer] = pace
         if pace.sent and not self._has_arrived(peer, {cell.id for cell in missing}, shards, now):
             return []
-        chosen = affordable(missing, pace.bytes_max)
-        pace.sent, pace.at = tuple([cell.id for cell in chosen]), now
+        chosen = self._answers.afford(peer, affordable(missing, pace.bytes_max), now)
+        if chosen:
+            pace.sent, pace.at = tuple([cell.id for cell in chosen]), now
         return chosen
 
     def _has_arrived(self, peer: NodeId, missing: Collection[CellId], shards: Shards, now: Micros) -> bool:

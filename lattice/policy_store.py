@@ -46,7 +46,7 @@ from lattice.policy_ops import GENESIS, NAMESPACE, Op, OpId, SignedOp, client_id
 from lattice.rollout_book import RolloutBook, still_counts
 from lattice.rollouts import ROOT as ROLLOUTS
 from lattice.rollouts import Rollout, RolloutId, Start, is_start, parse_entry, parse_start
-from lattice.types import AuthorId, VersionId
+from lattice.types import CLOCK_UNSET_BEFORE_US, AuthorId, VersionId
 from lattice.view import ForkView, PolicyView
 from lattice.yrs_gate import ROOTS, Write, walk
 
@@ -57,8 +57,6 @@ CHECKPOINT_OPS_MAX = 2_048
 AHEAD_MS_MAX = 5 * 60_000
 """How far an op's date may be ahead of ours: what Kerberos allows (RFC 4120: 5 minutes), and what a certificate of ours
 is dated back. Every later timestamp must be above it, so it is also how far one author can drag everybody's clock."""
-CLOCK_UNSET_BEFORE_MS = 1_704_067_200_000
-"""2024-01-01: a clock that says less was never set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -515,7 +513,7 @@ def _check_date(signed: SignedOp, now_ms: int, others_now_ms: Callable[[], int])
 
     A machine whose clock was never set judges nothing: it would refuse every op there is.
     """
-    if now_ms < CLOCK_UNSET_BEFORE_MS or hlc_ms(signed.op.hlc) - now_ms <= AHEAD_MS_MAX:
+    if now_ms * 1_000 < CLOCK_UNSET_BEFORE_US or hlc_ms(signed.op.hlc) - now_ms <= AHEAD_MS_MAX:
         return
     ahead_ms = hlc_ms(signed.op.hlc) - max(now_ms, others_now_ms())
     if ahead_ms > AHEAD_MS_MAX:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from lattice.answers import Answers
 from lattice.antientropy import Reconciler
 from lattice.cells import Cell, CellIndex, Shards
 from lattice.outbox import Outbox
@@ -36,6 +37,7 @@ class Reconciliation:
         swim: Swim,
         is_other_side: Callable[[NodeId], bool],
         waiting: Callable[[], Iterable[CellId]],
+        answers: Answers,
     ) -> None:
         """`is_other_side` says whether a member was away lately (`reunion`); `waiting` is as of a `Reconciler`."""
         self._out = out
@@ -43,7 +45,7 @@ class Reconciliation:
         self._swim = swim
         self._is_other_side = is_other_side
         self._reconciler = Reconciler(cells, out.prng, waiting)
-        self._pacing = Pacing(out.config)
+        self._pacing = Pacing(out.config, answers)
         self._roots: dict[NodeId, bytes] = {}
         self._waiting_since: dict[NodeId, Micros] = {}
         self._last_part: tuple[NodeId, Micros] | None = None
@@ -101,7 +103,7 @@ class Reconciliation:
             self._out.count("reconciliations begun")
             self._pair_with(peer)
             self._last_part = None
-            self._out.send(self._reconciler.open(peer, now), member.endpoint)
+            self._out.send(self._reconciler.open(peer, now, member.endpoint), member.endpoint)
 
     def _not_before(self, peer: NodeId) -> Micros:
         """Until when it would do harm, whatever else waits."""
@@ -135,17 +137,19 @@ class Reconciliation:
         if taken and yields:
             self._out.count("reconciliations put off")
             return
-        answer = self._reconciler.compared(sender, compare, now)
+        answer = self._reconciler.compared(sender, compare, now, source)
         if answer is not None:
             self._pair_with(sender)
             self._out.send(answer, source)
 
-    def digested(self, digest: Digest, sender: NodeId, source: Endpoint) -> list[Cell]:
-        """The cells that the sender lacks, most urgent first. Raises `WireError` for a filter we did not ask for."""
+    def digested(self, digest: Digest, sender: NodeId) -> tuple[list[Cell], Endpoint]:
+        """The cells that the sender lacks, most urgent first, and where they are to go: to where we asked. Raises
+        `WireError` for a filter we did not ask for."""
+        asked_at = self._reconciler.asked_at(digest.salt)
         missing, answer = self._reconciler.digested(sender, digest, self._out.now)
         if answer is not None:
-            self._out.send(answer, source)
-        return missing
+            self._out.send(answer, asked_at)
+        return missing, asked_at
 
     def afford(self, peer: NodeId, missing: list[Cell], shards: Shards) -> list[Cell]:
         """What of these, which a peer's filter over these shards lacks, is to be sent now."""

@@ -24,6 +24,7 @@ from hashlib import blake2b
 from itertools import groupby
 from typing import Final
 
+from lattice.answers import Answers
 from lattice.antientropy import most_urgent_first
 from lattice.cells import Cell, CellIndex, CellKind
 from lattice.dissemination import Strategy
@@ -43,6 +44,8 @@ _CELL_OVERHEAD_BYTES = 12
 _MESSAGE_OVERHEAD_BYTES = 32
 WRITERS_MAX = 4_096
 WANTED_MAX = 4_096
+HOLDERS_MAX = 16
+"""Of one cell that is wanted: a node hears of it in four trees."""
 LEARNED_MAX = 4_096
 LEARNED_US = 2 * SECOND
 """A rumour that has not come by then comes no more."""
@@ -62,6 +65,7 @@ class Spreading:
         endpoint_of: Callable[[NodeId], Endpoint],
         age_ms: Callable[[Cell], int],
         waits: Callable[[CellId], bool],
+        answers: Answers,
     ) -> None:
         """`age_ms` tells how old our copy of a cell is, which its lease at the receiver needs; `waits`, whether a cell
         that we do not hold came and waits for another (an op for its predecessor)."""
@@ -72,6 +76,7 @@ class Spreading:
         self._endpoint_of = endpoint_of
         self._age_ms = age_ms
         self._waits = waits
+        self._answers = answers
         config = out.config
         self._rows = TokenBuckets[bytes](config.rumours_per_s, config.rumours_burst, WRITERS_MAX)
         self._ops = TokenBuckets[bytes](config.rumours_per_s, config.ops_burst, WRITERS_MAX)
@@ -199,6 +204,8 @@ class Spreading:
         for cell in cells:
             if self._cells.holds(cell):
                 continue
+            if sender not in self._roster().index:
+                return  # nobody would ask it
             wanted = self._wanted.get(cell)
             if wanted is None:
                 if len(self._wanted) >= WANTED_MAX:
@@ -206,7 +213,7 @@ class Spreading:
                     return
                 wanted = self._wanted[cell] = _Wanted(self._out.after(delay_us))
                 self._out.timers.set_earlier("graft", wanted.due)
-            if sender not in wanted.holders:
+            if sender not in wanted.holders and len(wanted.holders) < HOLDERS_MAX:
                 wanted.holders.append(sender)
 
     def on_graft_due(self) -> None:
@@ -228,9 +235,9 @@ class Spreading:
         if self._wanted:
             self._out.timers.set("graft", min(wanted.due for wanted in self._wanted.values()))
 
-    def on_graft(self, graft: Graft, source: Endpoint) -> None:
-        held = most_urgent_first(self._cells.get(cell) for cell in graft.ids if cell in self._cells)
-        answer = affordable(held, self._out.config.delta_bytes_max)
+    def on_graft(self, graft: Graft, sender: NodeId, source: Endpoint) -> None:
+        held = most_urgent_first(self._cells.get(cell) for cell in dict.fromkeys(graft.ids) if cell in self._cells)
+        answer = self._answers.afford(sender, affordable(held, self._out.config.delta_bytes_max), self._out.now)
         self._line.spend(sum(len(cell.data) for cell in answer), self._out.now)
         for batch in self.batches(answer):
             self._out.send(Rumour(batch), source)

@@ -40,14 +40,12 @@ from lattice.rtt import RttTable
 from lattice.suspicion import Suspicion
 from lattice.token_bucket import TokenBuckets
 from lattice.twins import Moves, OwnTwin
-from lattice.types import MILLISECOND, SECOND, Endpoint, Micros, NodeId
+from lattice.types import CLOCK_UNSET_BEFORE_US, MILLISECOND, SECOND, Endpoint, Micros, NodeId
 from lattice.wire import Ack, Leave, Nack, News, Ping, PingReq, WireCell
 
 INCARNATION_LEAP_MAX = 2**32
 """How far ahead a claim about us may be: a node that lost its disk was not started so often, and one unsigned word
 must not use up the numbers that a row may carry."""
-CLOCK_UNSET_BEFORE_US = 1_704_067_200 * SECOND
-"""2024-01-01: a clock that says less was never set."""
 NACK_PERCENT = 80
 """A nack is sent no later than this share of the time that whoever asks will wait (the paper's 80 %)."""
 GREETING_PACE_US = 200 * MILLISECOND
@@ -123,6 +121,7 @@ class Swim:
         self._out.persist("self", b"incarnation", canonical.pack(self.incarnation), Holds.CELLS)
         for member in self.members.all():
             self._out.persist("peer", member.node, canonical.pack(member.endpoint))
+        self.calls.persist_all()
 
     def endpoint_of(self, node: NodeId) -> Endpoint:
         member = self.members.get(node)
@@ -133,7 +132,8 @@ class Swim:
 
     def on_ping(self, nonce: int, sender: Member | None, source: Endpoint, introduced: bool = False) -> None:
         """`sender` is None where it is no member; who has just introduced itself is answered with our row."""
-        self._ack(nonce, self._out.node, self._root(), source, self._news_for(sender), introduced)
+        news = self._news_for(sender) if sender is not None else ()  # each claim rides on a few frames only
+        self._ack(nonce, self._out.node, self._root(), source, news, introduced)
 
     def on_ack(self, nonce: int, subject: NodeId, root: bytes, sender: Member | None) -> None:
         """`sender` is None where it is no member."""

@@ -38,6 +38,8 @@ Endpoint: TypeAlias = tuple[str, int]
 
 MILLISECOND = 1_000
 SECOND = 1_000_000
+CLOCK_UNSET_BEFORE_US = 1_704_067_200 * SECOND
+"""2024-01-01: a clock that says less was never set."""
 
 
 class Level(IntEnum):

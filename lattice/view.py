@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lattice.health import Report
 from lattice.record import record
 from lattice.rollouts import Entry, RolloutId, Served, Start, Word
 from lattice.types import AuthorId, CellId, Endpoint, Level, Micros, NodeId, VersionId
@@ -57,6 +58,8 @@ class MemberView:
     """Which version of each policy the node says is in force there, by its own signed row."""
     at_e6: tuple[int, int] | None = None
     """Where its site is, in millionths of a degree; None when it does not say."""
+    reports: tuple[Report, ...] = ()
+    """How it sees each region, as its row says: by region."""
 
 
 @record

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
+from lattice.health import Report
 from lattice.identity import Grant
 from lattice.policy_ops import OpId
 from lattice.policy_store import ChainHead
-from lattice.types import AuthorId, VersionId
-from lattice.view import LatticeView, MemberView, RegionView
+from lattice.quantise import lower_edge
+from lattice.types import AuthorId, NodeId, VersionId
+from lattice.view import LatticeView, MemberView, RegionView, Witness
 from router.control.body import (
     AttemptBody,
     DecisionBody,
@@ -66,7 +68,7 @@ def view_body(target: ControlTarget, own_counters: dict[str, int]) -> ViewBody:
         root=view.root.hex(),
         cells=view.cells,
         members=[_member(member) for member in view.members],
-        regions=[_region(region) for region in view.regions],
+        regions=_regions(view),
         policies=[
             policy_body(each, view, target.applied_ms(each.policy), target.in_force(each.policy))
             for each in view.policies
@@ -259,7 +261,12 @@ def _member(member: MemberView) -> MemberBody:
     )
 
 
-def _region(region: RegionView) -> RegionBody:
+def _regions(view: LatticeView) -> list[RegionBody]:
+    reports = {(member.node, report.region): report for member in view.members for report in member.reports}
+    return [_region(region, reports) for region in view.regions]
+
+
+def _region(region: RegionView, reports: Mapping[tuple[NodeId, str], Report]) -> RegionBody:
     return RegionBody(
         region=region.region,
         effective=region.effective.name,
@@ -267,10 +274,19 @@ def _region(region: RegionView) -> RegionBody:
         own=region.own.name,
         reason=region.reason,
         since_ms=region.since // 1_000,
-        witnesses=[
-            WitnessBody(witness.site, witness.node.hex(), witness.level.name, witness.since_ms)
-            for witness in region.witnesses
-        ],
+        witnesses=[_witness(witness, reports.get((witness.node, region.region))) for witness in region.witnesses],
+    )
+
+
+def _witness(witness: Witness, report: Report | None) -> WitnessBody:
+    return WitnessBody(
+        site=witness.site,
+        node=witness.node.hex(),
+        level=witness.level.name,
+        since_ms=witness.since_ms,
+        latency_us=0 if report is None else lower_edge(report.latency_bucket),
+        errors_ppm=0 if report is None else lower_edge(report.errors_bucket),
+        evidence=0 if report is None else lower_edge(report.evidence_bucket),
     )
 
 

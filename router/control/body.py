@@ -27,6 +27,10 @@ class WitnessBody(msgspec.Struct, frozen=True):
     node: str
     level: str
     since_ms: int
+    latency_us: int = 0
+    errors_ppm: int = 0
+    evidence: int = 0
+    """How many samples stand behind the level. Of all three the least of the bucket that the row carries."""
 
 
 class RegionBody(msgspec.Struct, frozen=True):

@@ -11,6 +11,7 @@ from lattice.config import Config
 from lattice.events import HealthObserved, LocalUpdate, PolicyApplied, RegionChanged, RegionDoubted
 from lattice.health import Observation
 from lattice.health_table import lease_ms_for
+from lattice.quantise import lower_edge
 from lattice.types import MILLISECOND, SECOND, Level, VersionId
 from tests.lattice.cluster import Cluster, cut, reliable
 
@@ -72,6 +73,17 @@ def test_a_change_of_metrics_alone_waits() -> None:
 
 
 # --- verdict, own evidence, and when they part
+
+
+def test_everybody_sees_what_stands_behind_a_voice() -> None:
+    cluster = settled(3)
+    observation = Observation("fra", Level.DOWN, 20_000, 500_000, 0, cluster.now // 1_000, 40)
+    cluster.give(0, LocalUpdate(HealthObserved((observation, replace(observation, region="iad", level=Level.HEALTHY)))))
+    cluster.run(SECOND)
+    for engine in cluster.engines:
+        (reports,) = [member.reports for member in engine.view().members if member.site == "site-0"]
+        seen = [(report.region, report.level, lower_edge(report.evidence_bucket)) for report in reports]
+        assert seen == [("fra", Level.DOWN, 40), ("iad", Level.HEALTHY, 40)]
 
 
 def test_a_lone_voice_degrades_a_region_and_no_more() -> None:

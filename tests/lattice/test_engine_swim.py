@@ -5,7 +5,15 @@ from __future__ import annotations
 import pytest
 
 from lattice.config import Config
-from lattice.events import LocalUpdate, MemberChanged, PeerDiscovered, Restored, SeedsResolved, TimerFired
+from lattice.events import (
+    LocalUpdate,
+    MemberChanged,
+    PeerDiscovered,
+    RecordsLost,
+    Restored,
+    SeedsResolved,
+    TimerFired,
+)
 from lattice.own_address import OwnAddress
 from lattice.prng import Prng
 from lattice.swim import incarnation_at
@@ -134,6 +142,23 @@ def test_peers_of_an_earlier_life_that_never_answer_leave_the_disk() -> None:
     )
     cluster.run(60 * SECOND)
     assert [key for table, key in cluster.disks[0] if table == "peer"] == [cluster.engines[1].node]
+
+
+def test_peers_that_were_not_met_yet_are_called_again_though_the_disk_had_lost_all_it_held() -> None:
+    cluster = settled(2)
+    for index in range(2):
+        cluster.crash(index)
+    cluster.run(3_600 * SECOND)
+    cluster.restart(0)
+    cluster.run(5 * SECOND)
+    assert len(cluster.engines[0].view().members) == 1, "no row outlived that: all that is left is an address"
+    cluster.disks[0].clear()
+    cluster.give(0, LocalUpdate(RecordsLost()))
+    cluster.restart(0)
+    cluster.restart(1, disk_lost=True)
+    cluster.run(2 * Config().redial_max_us)
+    assert cluster.all_know_all()
+    assert len(cluster.engines[0].view().members) == 2
 
 
 def test_finding_oneself_or_nobody_does_no_harm() -> None:

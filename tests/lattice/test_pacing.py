@@ -5,6 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lattice.answers import Answers
 from lattice.cells import Cell, CellKind, Shards, Urgency
 from lattice.config import Config
 from lattice.pacing import PEERS_MAX, Pacing, affordable
@@ -24,12 +25,18 @@ def cells(count: int) -> list[Cell]:
     ]
 
 
+def new_pacing(answer_bytes_per_s: int = 10**12) -> Pacing:
+    """Whose answers little bounds but the pace."""
+    config = Config(answer_bytes_per_s=answer_bytes_per_s, answer_bytes_burst=2 * answer_bytes_per_s)
+    return Pacing(CONFIG, Answers(config, lambda _: None))
+
+
 def size(sent: list[Cell]) -> int:
     return sum(len(cell.data) for cell in sent)
 
 
 def test_where_everything_arrives_nobody_waits_and_nothing_is_smaller() -> None:
-    pacing, left, now, rounds = Pacing(CONFIG), cells(1_000), Micros(SECOND), 0
+    pacing, left, now, rounds = new_pacing(), cells(1_000), Micros(SECOND), 0
     while left:
         sent = pacing.afford(PEER, left, ALL, now)
         assert size(sent) > CONFIG.delta_bytes_max - CELL_BYTES or sent == left
@@ -39,7 +46,7 @@ def test_where_everything_arrives_nobody_waits_and_nothing_is_smaller() -> None:
 
 
 def test_what_was_just_sent_is_not_sent_again_before_it_can_have_arrived() -> None:
-    pacing, left, now = Pacing(CONFIG), cells(200), Micros(SECOND)
+    pacing, left, now = new_pacing(), cells(200), Micros(SECOND)
     sent = pacing.afford(PEER, left, ALL, now)
     for wait in (0, 100_000, CONFIG.delta_wait_us - 1):
         assert pacing.afford(PEER, left, ALL, Micros(now + wait)) == []
@@ -52,7 +59,7 @@ def test_what_was_just_sent_is_not_sent_again_before_it_can_have_arrived() -> No
 
 
 def test_a_filter_over_other_shards_says_nothing_of_the_last_delta() -> None:
-    pacing, left, now = Pacing(CONFIG), cells(200), Micros(SECOND)
+    pacing, left, now = new_pacing(), cells(200), Micros(SECOND)
     pacing.afford(PEER, [cell for cell in left if cell.id in Shards(16, (0,))], ALL, now)
     elsewhere = [cell for cell in left if cell.id in Shards(16, (1,))]
     assert pacing.afford(PEER, elsewhere, Shards(16, (1,)), now) == elsewhere
@@ -66,7 +73,7 @@ def test_a_filter_over_other_shards_says_nothing_of_the_last_delta() -> None:
 @given(st.integers(4_000, 400_000), st.integers(1, 400))
 def test_over_any_link_everything_arrives_and_little_is_sent_in_vain(bytes_per_s: int, count: int) -> None:
     """A link that carries what it can and drops the rest; the peer asks again 30 ms after the last part."""
-    pacing, left, now, sent_bytes = Pacing(CONFIG), cells(count), Micros(SECOND), 0
+    pacing, left, now, sent_bytes = new_pacing(), cells(count), Micros(SECOND), 0
     free_at = now
     while left:
         sent = pacing.afford(PEER, left, ALL, now)
@@ -86,7 +93,7 @@ def test_over_any_link_everything_arrives_and_little_is_sent_in_vain(bytes_per_s
 
 
 def test_the_memory_of_peers_is_bounded_and_the_longest_silent_is_forgotten() -> None:
-    pacing, left = Pacing(CONFIG), cells(200)
+    pacing, left = new_pacing(), cells(200)
     peers = [NodeId(number.to_bytes(16, "big")) for number in range(PEERS_MAX + 1)]
     for peer in peers:
         pacing.afford(peer, left, ALL, Micros(SECOND))
@@ -99,3 +106,13 @@ def test_one_cell_at_least_however_large() -> None:
     assert affordable(cells(3), 1) == cells(1)
     assert affordable(cells(3), 2 * CELL_BYTES) == cells(2)
     assert affordable([], 1) == []
+
+
+def test_what_may_not_be_sent_now_is_not_taken_for_sent() -> None:
+    pacing, left = new_pacing(answer_bytes_per_s=2_000), cells(200)
+    sent = pacing.afford(PEER, left, ALL, Micros(SECOND))
+    assert size(sent) == 1_800, "a share of what there is"
+    left = left[len(sent) :]
+    assert pacing.afford(PEER, left, ALL, Micros(SECOND)) == []
+    again = pacing.afford(PEER, left, ALL, Micros(2 * SECOND))
+    assert again == left[: len(again)] != []

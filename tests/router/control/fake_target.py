@@ -7,6 +7,7 @@ from collections.abc import Set as AbstractSet
 
 from lattice.authoring import compose
 from lattice.errors import LatticeError, UntrustedError
+from lattice.health import Observation, Report, report_of
 from lattice.identity import Ed25519Signer, Ed25519Verifier, author_id_of, node_id_of
 from lattice.key_ring import KeyId
 from lattice.policy_store import PolicyStore
@@ -59,8 +60,11 @@ route everything for "*" path "/**" {
 """
 
 
-def member(node: NodeId, site: str, port: int) -> MemberView:
-    return MemberView(node, site, ("127.0.0.1", port), "alive", 1, (("default", VERSION),))
+SEEN = report_of(Observation("fra", Level.FAILING, 21_000, 250_000, 0, NOW_MS - 1_900, 40), None, overrules=False)
+
+
+def member(node: NodeId, site: str, port: int, *reports: Report) -> MemberView:
+    return MemberView(node, site, ("127.0.0.1", port), "alive", 1, (("default", VERSION),), None, reports)
 
 
 def fake_view() -> LatticeView:
@@ -69,7 +73,7 @@ def fake_view() -> LatticeView:
         site="ams",
         now=NOW,
         isolated=False,
-        members=(member(AMS, "ams", 7946), member(FRA, "fra", 7947)),
+        members=(member(AMS, "ams", 7946), member(FRA, "fra", 7947, SEEN)),
         regions=(
             RegionView("ams", Level.HEALTHY, Level.HEALTHY, Level.HEALTHY, "verdict", Micros(NOW - 90 * SECOND), ()),
             RegionView(

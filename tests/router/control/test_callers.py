@@ -56,7 +56,7 @@ class Cluster:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.ca = CaDir.create(directory / "ca", "test", now())
+        self.ca = CaDir.create(directory / "ca", "test", Micros(now() - 30 * 86_400 * SECOND))
         self.revoked: set[NodeId] = set()
         self.app: Gate = control_app(FakeTarget(AUTHOR_KEY))
 

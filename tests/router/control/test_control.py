@@ -115,6 +115,8 @@ async def test_the_view_has_everything_and_reads_back(app: Gate) -> None:
         ("ams", "DOWN"),
         ("fra", "FAILING"),
     ]
+    said = [(witness.latency_us, witness.errors_ppm, witness.evidence) for witness in view.regions[1].witnesses]
+    assert said == [(0, 0, 0), (20_480, 229_376, 40)], "of whom there is no row, nothing; else the least of its bucket"
     assert view.members[1].address == "127.0.0.1:7947"
     assert view.policies[0].applied_ms == NOW_MS - 60_950
     assert view.ejected == ["127.1.0.2:9001", "[::1]:9001"]
