@@ -333,7 +333,7 @@ class HealthPlane:
         for region in sorted(regions):
             outlook, tally = self._outlook(region), self.table.tally(region)
             verdict = outlook.verdict
-            if outlook.hear(tally.verdict(), now):
+            if outlook.hear(tally.verdict(), now, tally.is_agreed()):
                 self._out.notify(VerdictChanged(region, verdict, outlook.verdict))
             overruled = outlook.reason == "overruled"
             before = outlook.conclude(self.isolated, overrule_us, now)

@@ -31,7 +31,7 @@ class Outlook:
     verdict: Level = Level.UNKNOWN
     verdict_since: Micros = NEVER
     last_verdict: Level = Level.UNKNOWN
-    """The last that anybody voted for."""
+    """The last that those who voted had agreed on, and not only come to for others' silence."""
     effective: Level = Level.UNKNOWN
     effective_since: Micros = NEVER
     reason: str = "no evidence"
@@ -43,12 +43,13 @@ class Outlook:
         self.own, self.own_since = own, now
         return True
 
-    def hear(self, verdict: Level, now: Micros) -> bool:
-        """The lattice's verdict; whether it changed."""
+    def hear(self, verdict: Level, now: Micros, agreed: bool = True) -> bool:
+        """The lattice's verdict, and whether those who vote agree on it (`Tally.is_agreed`); whether it changed."""
+        if agreed:
+            self.last_verdict = verdict or self.last_verdict
         if verdict == self.verdict:
             return False
         self.verdict, self.verdict_since = verdict, now
-        self.last_verdict = verdict or self.last_verdict
         return True
 
     def overrules_at(self, after_us: int) -> Micros | None:

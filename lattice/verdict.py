@@ -48,7 +48,13 @@ def _conclude(counts: Sequence[int], isolated: int) -> Level:
         if isolated >= voters:
             return Level.UNKNOWN
         if degraded + failing + down + isolated >= quorum(voters + isolated):
-            return max(Level.DEGRADED, _conclude(counts, 0))
+            return max(Level.DEGRADED, _by_votes(counts))
+    return _by_votes(counts)
+
+
+def _by_votes(counts: Sequence[int]) -> Level:
+    _, healthy, degraded, failing, down = counts
+    voters = healthy + degraded + failing + down
     if voters >= SITES_MIN:
         needed = quorum(voters)
         if down >= needed:
@@ -121,6 +127,10 @@ class Tally:
     def verdict(self) -> Level:
         """A site that has a voice is not isolated."""
         return _conclude(self._counts, len(set(self._isolated.values()) - self._sites.keys()) if self._isolated else 0)
+
+    def is_agreed(self) -> bool:
+        """Whether those who vote say what the verdict is, be it that nobody is isolated, or that it matters not."""
+        return not self._isolated or self.verdict() == _by_votes(self._counts)
 
     def witnesses(self) -> tuple[Witness, ...]:
         """Every voice, worst first, then by site and node."""

@@ -43,6 +43,17 @@ def test_who_suspects_itself_follows_the_others(own: Level, verdict: Level) -> N
     assert (outlook.effective, outlook.reason) == (verdict, "isolated")
 
 
+def test_who_suspects_itself_goes_by_the_last_that_was_agreed_on_while_nobody_knows() -> None:
+    outlook = Outlook()
+    outlook.hear(Level.DOWN, Micros(1))
+    outlook.hear(Level.DEGRADED, Micros(2), agreed=False)
+    outlook.conclude(isolated=True, overrule_us=OVERRULE_US, now=Micros(2))
+    assert outlook.effective == Level.DEGRADED, "as long as it stands, it is the verdict"
+    outlook.hear(Level.UNKNOWN, Micros(3), agreed=False)
+    outlook.conclude(isolated=True, overrule_us=OVERRULE_US, now=Micros(3))
+    assert (outlook.effective, outlook.reason) == (Level.DOWN, "isolated")
+
+
 def test_a_worse_verdict_while_overruled_starts_the_wait_anew() -> None:
     outlook = Outlook()
     outlook.observe(Level.HEALTHY, Micros(0))

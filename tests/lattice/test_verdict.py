@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from itertools import pairwise, permutations, product
 
 from hypothesis import given
@@ -41,6 +42,7 @@ def test_the_tally_kept_is_the_verdict_defined(moves: list[tuple[Witness, str]])
         heard = [witness for witness in voices.values() if witness.level != Level.UNKNOWN]
         isolated = set(doubting.values()) - {witness.site for witness in heard}
         assert tally.verdict() == verdict_of(votes_of(voices), len(isolated))
+        assert tally.is_agreed() == (tally.verdict() == verdict_of(votes_of(voices)))
     assert sorted(heard if moves else [], key=lambda w: (-w.level, w.site, w.node)) == list(tally.witnesses())
     assert len(tally) == len(tally.witnesses()) + len(doubting)
 
@@ -74,20 +76,48 @@ def test_a_lone_voice_is_never_worse_than_degraded(level: Level) -> None:
     assert verdict_of([level]) == min(level, Level.DEGRADED)
 
 
+def found_lost(lost_last: Sequence[bool], order: Sequence[int]) -> Iterator[tuple[Level, bool]]:
+    """Every site loses all of its regions, each at its turns in `order`: verdict after verdict on one of them, and
+    whether those who vote agree on it. `lost_last` says by site whether this region is the one that it loses last."""
+    votes: dict[int, Level | None] = dict.fromkeys(range(len(lost_last)), Level.HEALTHY)
+    yield Level.HEALTHY, True
+    for site in order:
+        votes[site] = Level.DOWN if votes[site] is Level.HEALTHY and not lost_last[site] else None
+        voting = [vote for vote in votes.values() if vote is not None]
+        verdict = verdict_of(voting, len(votes) - len(voting))
+        yield verdict, verdict is verdict_of(voting)
+
+
+def turns(lost_last: Sequence[bool]) -> list[int]:
+    return [site for site, last in enumerate(lost_last) for _ in range(1 if last else 2)]
+
+
+def check_nothing_gets_well(verdicts: Sequence[Level]) -> None:
+    assert verdicts[-1] is Level.UNKNOWN
+    assert all(now is Level.UNKNOWN for was, now in pairwise(verdicts) if was is Level.UNKNOWN)
+    better = [(was, now) for was, now in pairwise(verdicts) if Level.UNKNOWN < now < was]
+    assert all(now is Level.DEGRADED for _, now in better), "nothing that nobody sees well is made well"
+    assert len(better) <= len(verdicts) // 4, "and between two that agreed on DOWN there is one who takes it back"
+
+
 def test_what_fails_everywhere_is_voted_worse_until_nobody_knows_and_never_well_again() -> None:
     """Three sites, two regions; whoever has lost both is isolated. Each order in which they can be found lost."""
-    for lost_last in product([False, True], repeat=3):  # by site: whether this region is the one it loses last
-        steps = [site for site, last in enumerate(lost_last) for _ in range(1 if last else 2)]
-        for order in set(permutations(steps)):
-            votes: dict[int, Level | None] = dict.fromkeys(range(3), Level.HEALTHY)
-            verdicts = [Level.HEALTHY]
-            for site in order:
-                votes[site] = Level.DOWN if votes[site] is Level.HEALTHY and not lost_last[site] else None
-                voting = [vote for vote in votes.values() if vote is not None]
-                verdicts.append(verdict_of(voting, 3 - len(voting)))
-            assert verdicts[-1] is Level.UNKNOWN
-            assert all(now is Level.UNKNOWN for was, now in pairwise(verdicts) if was is Level.UNKNOWN)
-            assert all(now is not Level.HEALTHY for was, now in pairwise(verdicts) if was is not Level.HEALTHY)
+    lasts, dips = set(), 0
+    for lost_last in product([False, True], repeat=3):
+        for order in set(permutations(turns(lost_last))):
+            verdicts, agreed = zip(*found_lost(lost_last, order), strict=True)
+            check_nothing_gets_well(verdicts)
+            changes = [now for was, now in pairwise(verdicts) if was is not now]
+            dips += changes[:3] == [Level.DOWN, Level.DEGRADED, Level.DOWN]
+            lasts.add([verdict for verdict, held in zip(verdicts, agreed, strict=True) if verdict and held][-1])
+    assert lasts == {Level.HEALTHY, Level.DOWN}, "what isolated sites go by was said, not come to by silence"
+    assert dips == 24, "decision 41 says why they are left"
+
+
+@given(st.lists(st.booleans(), min_size=2, max_size=7), st.data())
+def test_nor_does_anything_get_well_where_more_sites_lose_all(lost_last: list[bool], data: st.DataObject) -> None:
+    order = data.draw(st.permutations(turns(lost_last)))
+    check_nothing_gets_well([verdict for verdict, _ in found_lost(lost_last, order)])
 
 
 def test_an_isolated_minority_neither_votes_nor_makes_anything_well() -> None:
