@@ -46,10 +46,11 @@ class Store:
         self._fresh = path.with_name(path.name + ".new")
         self.replaced: str | None = None
         """That this file took the place of a damaged one, in words."""
+        self._inode = 0
         if self._fresh.exists() and not path.exists():  # we died while putting it in the place of a damaged one
             self._fresh.rename(path)
         try:
-            self._database = _open(path)
+            self._begin(_open(path))
             try:
                 damage = _damage(self._database)
             except sqlite3.Error:
@@ -64,6 +65,10 @@ class Store:
                 self._database.close()
                 self._replace(damage)
 
+    def _begin(self, database: sqlite3.Connection) -> None:
+        self._database = database
+        self._inode = self.path.stat().st_ino
+
     def read(self) -> tuple[Record, ...]:
         """Every record, for `Restored`."""
         return tuple(self._database.execute("SELECT kind, key, value FROM records ORDER BY kind, key"))
@@ -75,9 +80,12 @@ class Store:
     def damage(self) -> str | None:
         """Read the whole file again, from the disk and not from any cache; what is wrong with it, in words.
 
-        It reads by a connection of its own, so another thread may write meanwhile. Raises OSError or
+        A file that somebody removed, or put another in the place of, is no better: what is written goes nowhere. It
+        reads by a connection of its own, so another thread may write meanwhile. Raises OSError or
         sqlite3.OperationalError when the file cannot be read at all.
         """
+        if (taken := self._taken_away()) is not None:
+            return taken
         with self.path.open("rb") as file:  # what the kernel has cached may be better than what the disk has
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         try:
@@ -89,22 +97,32 @@ class Store:
                 raise
             return str(error)
 
+    def _taken_away(self) -> str | None:
+        """That what stands there is not the file that is open, in words."""
+        try:
+            return None if self.path.stat().st_ino == self._inode else "another file is in its place"
+        except FileNotFoundError:
+            return "it was removed"
+
     def renew(self, why: str) -> str:
         """Move the file aside and begin a new one with what can be rescued; what was done, in words. Raises OSError or
         sqlite3.Error: then the old one is where it was, nothing can be written, and it is to be tried again."""
         self._database.close()
+        if self._taken_away():
+            _drop_log(self.path)  # it is of the file that was there
         return self._replace(why)
 
     def _replace(self, why: str) -> str:
-        rescued = [Persist(*record) for record in _rescue(self.path)]
-        for suffix in ("", "-wal", "-shm"):
-            self._fresh.with_name(self._fresh.name + suffix).unlink(missing_ok=True)
+        there = self.path.exists()
+        rescued = [Persist(*record) for record in _rescue(self.path)] if there else []
+        self._fresh.unlink(missing_ok=True)
+        _drop_log(self._fresh)
         with closing(_open(self._fresh)) as database:
             _write(database, rescued)
-        aside = _move_aside(self.path)
+        aside = f"moved to {_move_aside(self.path).name}, " if there else ""
         self._fresh.rename(self.path)
-        self._database = _open(self.path)
-        self.replaced = f"{self.path} is damaged ({why}): moved to {aside.name}, {len(rescued)} records rescued"
+        self._begin(_open(self.path))
+        self.replaced = f"{self.path} is damaged ({why}): {aside}{len(rescued)} records rescued"
         return self.replaced
 
     def close(self) -> None:
@@ -216,6 +234,11 @@ def _move_aside(path: Path) -> Path:
     while (aside := path.with_name(f"{path.name}.damaged-{number}")).exists() and number <= DAMAGED_MAX:
         number += 1
     path.replace(aside)
+    _drop_log(path)
+    return aside
+
+
+def _drop_log(path: Path) -> None:
+    """What sqlite keeps beside a file: it would be read into whatever file is there next."""
     for suffix in ("-wal", "-shm"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
-    return aside

@@ -155,6 +155,31 @@ def test_no_flipped_bit_and_no_cut_gives_a_record_that_was_never_written(data: s
         store.close()
 
 
+@pytest.mark.parametrize("what", ["removed", "replaced", "directory removed"])
+def test_a_file_that_somebody_took_away_is_begun_anew_and_not_written_to_unseen(what: str, tmp_path: Path) -> None:
+    """What is open goes on taking writes, and they are gone with it."""
+    path = tmp_path / "node.state" / "state.sqlite"
+    store = Store(path)
+    store.write([Persist("op", b"a", b"1")])
+    assert store.damage() is None
+    if what == "directory removed":
+        shutil.rmtree(path.parent)
+    elif what == "replaced":
+        other = Store(tmp_path / "backup.sqlite")
+        other.write([Persist("op", b"old", b"0")])
+        other.close()
+        (tmp_path / "backup.sqlite").replace(path)
+    else:
+        path.unlink()
+    why = store.damage()
+    assert why == ("another file is in its place" if what == "replaced" else "it was removed")
+    assert ("moved to state.sqlite.damaged-1" in store.renew(why)) == (what == "replaced")
+    store.write([Persist("op", b"b", b"2")])
+    assert store.damage() is None
+    store.close()
+    assert [key for _, key, _ in reopened(path)] == ([b"b", b"old"] if what == "replaced" else [b"b"])
+
+
 def killed_after(folder: Path, writes: int) -> tuple[Path, bytearray]:
     """The file of a process that was killed after so many writes, and its log."""
     path = folder / "dead" / "state.sqlite"
