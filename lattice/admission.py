@@ -172,7 +172,7 @@ class Admission:
                 elif table == ROLLOUT_TABLE:
                     self._rollouts.restore(key, value)
                 elif table == "peer":
-                    peers[NodeId(key)] = _endpoint_here(value)
+                    peers[NodeId(key)] = peer_record(value)
             except LatticeError as error:
                 self._out.count(f"restore: {error.reason}")
         self._swim.calls.redial(peers)
@@ -341,7 +341,7 @@ def _op_cell(signed: SignedOp) -> Cell:
     return Cell(signed.cell, CellKind.OP, signed.data, Urgency.POLICY, (op.author, op.seq), hlc_moment(op.hlc))
 
 
-def _endpoint_here(data: bytes) -> Endpoint:
+def peer_record(data: bytes) -> Endpoint:
     """Where a peer was, as it was written down on this machine: unlike what comes from others it may have a scope."""
     host, port = canonical.array(canonical.unpack(data, 128), "peer", length=2)
     address, _, scope = canonical.text(host, "peer", 64).partition("%")

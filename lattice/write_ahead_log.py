@@ -26,7 +26,7 @@ def damage_of_log(log: bytes, frames_read: int) -> str | None:
     if len(log) < HEAD_BYTES or not any(log[:HEAD_BYTES]):
         return None
     order = _ORDERS.get(int.from_bytes(log[:4], "big"))
-    if order is None or _checksum(order, log[:24]) != struct.unpack(">2I", log[24:HEAD_BYTES]):
+    if order is None or checksum(order, log[:24]) != struct.unpack(">2I", log[24:HEAD_BYTES]):
         return "the head of its log is not what was written"
     salts, size = log[16:24], FRAME_HEAD_BYTES + int.from_bytes(log[8:12], "big")
     heads = [log[at : at + FRAME_HEAD_BYTES] for at in range(HEAD_BYTES, len(log) - size + 1, size)]
@@ -36,7 +36,7 @@ def damage_of_log(log: bytes, frames_read: int) -> str | None:
     return None
 
 
-def _checksum(order: str, content: bytes) -> tuple[int, int]:
+def checksum(order: str, content: bytes) -> tuple[int, int]:
     first = second = 0
     for low, high in struct.iter_unpack(f"{order}2I", content):
         first = (first + low + second) & 0xFFFFFFFF

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(include=["lattice", "router.traffic"]):
+with atheris.instrument_imports(include=["lattice", "router"]):
     from tests.fuzz.targets import TARGETS
 
 

@@ -6,26 +6,39 @@ decoder that is added here is fuzzed both ways.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from lattice import canonical, wire
+from lattice import canonical, wire, write_ahead_log
+from lattice.admission import peer_record
 from lattice.authoring import compose, encode_update
 from lattice.cells import CellKind, Shards
+from lattice.certificates import (
+    Authority,
+    CertificateError,
+    issue,
+    make_authority,
+    make_request,
+    read_certificate,
+    read_request,
+)
 from lattice.checkpoint import compose_checkpoint, compose_deletion
 from lattice.digest import BLOCK_BYTES, Bloom
 from lattice.equivocation import open_proof, prove
 from lattice.errors import LatticeError
-from lattice.grants import Grants, sign_revocation
+from lattice.grants import Grants, Role, sign_revocation
 from lattice.health import open_row
 from lattice.identity import Ed25519Verifier, author_id_of
+from lattice.key_ring import KeyRing, KeyRingError, parse_ring, ring_text
 from lattice.membership import MemberState, MemberUpdate
 from lattice.policy_content import Manifest, block_write, head_key, parse_head, parse_manifest, version_write
 from lattice.policy_ops import GENESIS, open_op
 from lattice.policy_store import ChainHead, PolicyStore
 from lattice.purges import open_purge, sign_purge
 from lattice.rollouts import Entry, Start, parse_entry, parse_start
-from lattice.seal import Plain
+from lattice.row_records import restored_row
+from lattice.seal import Plain, Sealed
 from lattice.types import CellId, Micros, NodeId, VersionId
 from lattice.wire import (
     Ack,
@@ -33,6 +46,7 @@ from lattice.wire import (
     Delta,
     Digest,
     Graft,
+    Heal,
     IHave,
     Leave,
     Message,
@@ -44,6 +58,13 @@ from lattice.wire import (
     WireCell,
 )
 from lattice.yrs_gate import walk
+from router.cache.cache_control import read_cache_control, seconds
+from router.cache.http_date import read_http_date
+from router.policy.errors import PolicyError
+from router.policy.parser import parse
+from router.site.bundle import Bundle, bundle_text, parse_bundle
+from router.site.config_reader import ConfigError
+from router.tcp.client_hello import NotTlsError, read_client_hello
 from router.traffic.forwarded import Steered, request_for_upstream
 from router.traffic.http1 import RequestReader, ResponseReader, parse_request
 from router.traffic.http2_head import request_head as http2_request_head
@@ -51,7 +72,7 @@ from router.traffic.message_body import ChunkedBody, FramingError, last_chunk
 from router.traffic.proxy_protocol import BadProxyHeaderError, proxy_header_v2, read_proxy_header
 from router.traffic.strict import BadRequestError, BadResponseError
 from router.traffic.trailers import passed_on, trailer_list
-from tests.lattice.cluster import CLUSTER, OPERATOR
+from tests.lattice.cluster import CLUSTER, EPOCH, OPERATOR, signer_of
 from tests.lattice.strategies import signed_row
 from tests.lattice.yrs_bytes import HAZARDS
 from tests.router.traffic.bad_requests import BAD_BODIES, BAD_HEADS, get
@@ -97,6 +118,7 @@ def _messages() -> tuple[bytes, ...]:
         Nack(1, NODE),
         News(update),
         Rumour(cells),
+        Heal(cells),
         IHave(ids),
         Graft(ids),
         Compare(1, (bytes(4),) * 32),
@@ -125,6 +147,37 @@ def _admit(data: bytes) -> object:
         assert not store.ops(), "a refused op leaves nothing behind"
         assert store.waiting() == 0
         raise
+
+
+def _log() -> bytes:
+    """sqlite's write-ahead log of two transactions, a frame each, with pages of 512 bytes."""
+    salts = b"saltSALT"
+    head = struct.pack(">4I", 0x377F0682, 3_007_000, 512, 0) + salts
+    head += struct.pack(">2I", *write_ahead_log.checksum("<", head))
+    return head + b"".join(struct.pack(">2I", page, 2) + salts + bytes(8) + bytes(512) for page in (1, 2))
+
+
+def _damage_of_log(data: bytes) -> object:
+    """However much of it sqlite has read: what is behind that is damage at most as long as something is."""
+    said = [write_ahead_log.damage_of_log(data, frames) for frames in (0, 1, 1 << 20)]
+    assert said[2] is None or "head" in said[2]
+    return said
+
+
+def _hello(name: bytes) -> bytes:
+    """A ClientHello that asks for this name and offers one cipher suite."""
+    host = b"\0" + len(name).to_bytes(2, "big") + name
+    listed = len(host).to_bytes(2, "big") + host
+    extension = bytes(2) + len(listed).to_bytes(2, "big") + listed
+    body = b"\3\3" + bytes(32) + b"\0" + b"\0\2\x13\1" + b"\1\0" + len(extension).to_bytes(2, "big") + extension
+    handshake = b"\1" + len(body).to_bytes(3, "big") + body
+    return b"\x16\3\1" + len(handshake).to_bytes(2, "big") + handshake
+
+
+def _cache_control(data: bytes) -> object:
+    directives = read_cache_control(data.split(b"\n"))
+    assert all(name == name.lower() for name in directives)
+    return seconds(directives, b"max-age")
 
 
 def _request_head(data: bytes) -> object:
@@ -191,8 +244,49 @@ _HEAD = canonical.pack((1, bytes(16), NOW_MS, (head_key("p", WHO, 1),)))
 _START = Start("p", VersionId(bytes(16)), VersionId(bytes(15) + b"b"), (1, 100), ("ams",), WHO, NOW_MS)
 _ENTRY = Entry(_START.id, 1, WHO, 2, NOW_MS, "p", NOW_MS, "why")
 
+_RING = KeyRing.of(bytes(32)).add(b"k" * 32, "next")
+_CA_KEY, _NODE_KEY = bytes(31) + b"c", bytes(31) + b"n"
+_AUTHORITY = make_authority(_CA_KEY, CLUSTER, EPOCH)
+_CERTIFICATE = issue(
+    _AUTHORITY, _CA_KEY, public_key=signer_of("node").public_key, role=Role.NODE, name="ams", serial=7, now=EPOCH
+)
+_BUNDLE = Bundle(CLUSTER, _RING, (bytes(32),), (("192.0.2.1", 7946), ("::1", 1)), _AUTHORITY.pem)
+_POLICY = b"""edition 1
+region fra { at 50.11 8.68 endpoint 127.0.0.1:9001 }
+route shop for "*" path "/**" { primary nearest }
+"""
+_HELLO = _hello(b"shop.test")
+
 TARGETS: dict[str, Target] = {
     "seal.open": Target(Plain(CLUSTER).open, (Plain(CLUSTER).close(NODE, b"body", Micros(1)),)),
+    "Sealed.open": Target(
+        lambda data: Sealed(CLUSTER, _RING).open(data), (Sealed(CLUSTER, _RING).close(NODE, b"body", Micros(1)),)
+    ),
+    "read_certificate": Target(
+        read_certificate, (_CERTIFICATE.der, _CERTIFICATE.pem, _AUTHORITY.pem), (CertificateError,)
+    ),
+    "Authority.judge": Target(lambda data: _AUTHORITY.judge(data, None, EPOCH), (_CERTIFICATE.der,)),
+    "Authority": Target(Authority, (_AUTHORITY.pem, _CERTIFICATE.pem), (CertificateError,)),
+    "read_request": Target(read_request, (make_request(_NODE_KEY, "ams"),), (CertificateError,)),
+    "parse_ring": Target(
+        lambda data: parse_ring(data.decode("latin-1")),
+        (ring_text(_RING, CLUSTER).encode(), b"00" * 32),
+        (KeyRingError,),
+    ),
+    "parse_bundle": Target(
+        lambda data: parse_bundle("it", data.decode("latin-1")), (bundle_text(_BUNDLE).encode(),), (ConfigError,)
+    ),
+    "damage_of_log": Target(_damage_of_log, (_log(), _log()[:-1], bytes(600)), ()),
+    "restored_row": Target(lambda data: restored_row(data, EPOCH), (canonical.pack((int(EPOCH) - 1, b"row")),)),
+    "peer_record": Target(peer_record, (canonical.pack(("192.0.2.1", 7946)), canonical.pack(("fe80::1%eth0", 7946)))),
+    "policy text": Target(lambda data: parse(data.decode("latin-1")), (_POLICY,), (PolicyError,)),
+    "ClientHello": Target(read_client_hello, (_HELLO, _HELLO[:50]), (NotTlsError,)),
+    "Cache-Control": Target(_cache_control, (b'max-age=5, private="a, b"', b"no-store\nmax-age = 7"), ()),
+    "HTTP date": Target(
+        lambda data: read_http_date(data, NOW_MS),
+        (b"Sun, 06 Nov 1994 08:49:37 GMT", b"Sunday, 06-Nov-94 08:49:37 GMT", b"Sun Nov  6 08:49:37 1994"),
+        (),
+    ),
     "wire.decode": Target(lambda data: wire.decode(data, FRAME_BYTES_MAX), _messages()),
     "open_row": Target(lambda data: open_row(data, HoldsAll()), tuple(row.data for row in _ROWS)),
     "open_proof": Target(lambda data: open_proof(data, HoldsAll()), (prove(*_ROWS).data,)),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import re
 import tracemalloc
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -77,3 +80,53 @@ def test_bombs_cost_next_to_nothing(name: str) -> None:
     finally:
         tracemalloc.stop()
     assert peak < MEMORY_BYTES_MAX
+
+
+ROOT = Path(__file__).parents[2]
+READS = re.compile(r"(open|read|parse|decode|unpack|walk|judge|admit|from|restored|damage_of)(_\w+)?|\w+_record")
+COVERED = {
+    "admission.admit_op": "PolicyStore.admit",
+    "admission.peer_record": "peer_record",
+    "canonical.unpack": "canonical.unpack",
+    "canonical.unpack_canonical": "canonical.unpack",
+    "certificates.judge": "Authority.judge",
+    "certificates.read_certificate": "read_certificate",
+    "certificates.read_request": "read_request",
+    "digest.from_bytes": "Bloom.from_bytes",
+    "equivocation.open_proof": "open_proof",
+    "grants.open_revocation": "open_revocation",
+    "grants.read_grant": "open_row",
+    "health.open_row": "open_row",
+    "key_ring.parse_ring": "parse_ring",
+    "policy_content.parse_head": "parse_head",
+    "policy_content.parse_manifest": "parse_manifest",
+    "policy_ops.open_op": "open_op",
+    "policy_store.admit": "PolicyStore.admit",
+    "purges.open_purge": "open_purge",
+    "rollouts.parse_entry": "parse_entry",
+    "rollouts.parse_start": "parse_start",
+    "row_records.restored_row": "restored_row",
+    "seal.open": "Sealed.open",
+    "wire.decode": "wire.decode",
+    "write_ahead_log.damage_of_log": "damage_of_log",
+    "yrs_gate.walk": "yrs_gate.walk",
+}
+"""Whatever reads bytes (or text, or what came out of them) that this process did not make, and what feeds it here."""
+
+
+def decoders() -> set[str]:
+    """By module and name: functions that read what they are given, and raise something of their own about it."""
+    found = set()
+    for path in sorted([*(ROOT / "lattice").glob("*.py")]):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef) and READS.fullmatch(node.name):
+                given = [argument for argument in node.args.args if argument.arg != "self"]
+                hints = {ast.unparse(argument.annotation) for argument in given if argument.annotation}
+                if hints & {"bytes", "str", "object"}:
+                    found.add(f"{path.stem}.{node.name}")
+    return found
+
+
+def test_every_decoder_of_the_lattice_is_fuzzed() -> None:
+    assert decoders() == COVERED.keys()
+    assert set(COVERED.values()) <= TARGETS.keys()
