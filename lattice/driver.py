@@ -129,6 +129,8 @@ class Driver:
     def counters(self) -> dict[str, int]:
         """The engine's counters and the transport's."""
         counters = Counter(self._engine.counters()) + self._counters + self._watch.counters
+        if dropped := self._transport.datagrams_dropped:
+            counters["datagrams dropped: the socket's buffer was full"] = dropped
         if self._writer is not None:
             counters += self._writer.counters
             counters["store: records waiting"] = self._writer.waiting

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket as stdlib_socket
+import struct
 import time
 from contextlib import suppress
 
@@ -14,6 +15,10 @@ SEGMENT_BYTES_MAX = 1_220
 """What every IPv6 link carries (1,280 bytes: RFC 8200, 5) beside two headers, as our datagrams do. A path that is
 narrower than its ends and says nothing (a tunnel whose ICMP is filtered) would let these pass, and no large frame."""
 
+
+SO_MEMINFO = 55
+MEMINFO = struct.Struct("9I")
+"""Linux's account of a socket's memory (socket(7) has no word of it; `sock_diag.h`, SK_MEMINFO_DROPS is the ninth)."""
 
 MAPPED = "::ffff:"
 ALL_OF_BOTH = "::"
@@ -65,6 +70,15 @@ class Transport:
         """The address that is bound; its host may be a wildcard."""
         host, port = self.udp.getsockname()[:2]
         return host, port
+
+    @property
+    def datagrams_dropped(self) -> int:
+        """How many the kernel had no room for, because they were not read in time; 0 where it does not say."""
+        try:
+            told = self.udp.getsockopt(stdlib_socket.SOL_SOCKET, SO_MEMINFO, MEMINFO.size)
+            return int(MEMINFO.unpack(told)[-1])
+        except (OSError, struct.error):
+            return 0
 
     def close(self) -> None:
         self.udp.close()

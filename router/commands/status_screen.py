@@ -16,7 +16,7 @@ EVENTS_SHOWN = 8
 LOSSES_SHOWN = 12
 _LOSS = re.compile(
     r"^(?!probe |void ops)(?=.*(reject|drop|refus|not (sent|read)|\bfull\b|\bover\b|beyond|too many|fail|shed"
-    r"|without an address|^restore: ))"
+    r"|without an address|^restore: |^seeds |^mdns: (?!peers heard)))"
 )
 """What a counter's name says when something was lost or kept out; probes fail as a matter of course."""
 ID_CHARS = 8

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import struct
 from dataclasses import replace
 
 import ifaddr
@@ -15,7 +16,7 @@ from lattice.discovery import ADDRESSES_MAX, HINTS_BURST, SERVICE_TYPE, Discover
 from lattice.seal import cluster_tag
 from lattice.types import Endpoint, NodeId
 
-AMS, FRA = NodeId(b"a" * 16), NodeId(b"f" * 16)
+AMS, FRA, GRU = NodeId(b"a" * 16), NodeId(b"f" * 16), NodeId(b"g" * 16)
 LOOPBACK = ["127.0.0.1"]
 LO = Interface(1, "lo", ("127.0.0.1",), ("127.0.0.1",))
 ETH = Interface(2, "eth0", ("10.0.0.1",), ("10.0.0.1",))
@@ -274,6 +275,65 @@ async def test_a_strangers_record_ends_nothing() -> None:
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(stranger.close)
         nursery.cancel_scope.cancel()
+
+
+def said(*records: bytes) -> bytes:
+    """A response of these records, whatever they are."""
+    return struct.pack(">6H", 0, 0x8400, 0, len(records), 0, 0) + b"".join(records)
+
+
+def labels(name: str) -> bytes:
+    return b"".join(bytes([len(label)]) + label.encode() for label in name.rstrip(".").split(".")) + b"\0"
+
+
+def pointer_record(alias: str, ttl_s: int) -> bytes:
+    data = labels(alias)
+    return labels(SERVICE_TYPE) + struct.pack(">HHIH", 12, 1, ttl_s, len(data)) + data
+
+
+AT = 12
+"""Where the first record of a message begins."""
+BAD_PACKETS = {
+    "a chain of 3 kB of pointers": said(b"".join(struct.pack(">H", 0xC000 | at + 2) for at in range(AT, 3_000, 2))),
+    "a name that points to itself": said(struct.pack(">H", 0xC000 | AT) + bytes(10)),
+    "a pointer past the end": said(b"\xff\xff" + bytes(10)),
+    "60,000 records promised": struct.pack(">6H", 0, 0x8400, 0, 60_000, 0, 0),
+    "a record cut short": said(pointer_record(f"x.{SERVICE_TYPE}", 120))[:-9],
+    "labels without an end": said(b"\x3f" + b"a" * 63) * 40,
+    "text that is no UTF-8": said(pointer_record("x", 120).replace(b"x", b"\xff")),
+    "nothing": b"",
+    "a long nothing": bytes(8_000),
+}
+
+
+@pytest.mark.slow
+async def test_packets_that_are_none_and_goodbyes_in_others_names_keep_nobody_from_being_found() -> None:
+    ams = Found()
+    ghosts = [f"{node.hex()[:16]}-{socket.if_nametoindex('lo')}.{SERVICE_TYPE}" for node in (AMS, FRA, GRU)]
+    goodbyes = [said(*(pointer_record(ghost, ttl_s) for ghost in ghosts)) for ttl_s in (0, 1, 2**32 - 1, 0)]
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
+        stranger.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        stranger.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        stranger.bind(("127.0.0.1", 5_353))
+        stranger.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton("127.0.0.1"))
+
+        async def annoy() -> None:
+            while True:
+                for packet in (*BAD_PACKETS.values(), *goodbyes):
+                    stranger.sendto(packet, ("224.0.0.251", 5_353))
+                await trio.sleep(0.1)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(discovery(AMS, 1001, ams).run)
+            nursery.start_soon(annoy)
+            await trio.sleep(1)
+            for node, port in ((FRA, 1002), (GRU, 1003)):
+                nursery.start_soon(discovery(node, port, Found()).run)
+                with trio.fail_after(20):
+                    while ("127.0.0.1", port) not in ams.endpoints:  # noqa: ASYNC110  (what was found tells of no event)
+                        await trio.sleep(0.05)
+            nursery.cancel_scope.cancel()
+    assert set(ams.endpoints) == {("127.0.0.1", 1002), ("127.0.0.1", 1003)}
 
 
 @pytest.mark.slow

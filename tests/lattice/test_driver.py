@@ -28,13 +28,13 @@ from lattice.events import (
     Rejected,
 )
 from lattice.health import Observation
-from lattice.identity import Ed25519Verifier, author_id_of
+from lattice.identity import Ed25519Verifier, author_id_of, node_id_of
 from lattice.key_ring import KeyRing
 from lattice.prng import Prng
-from lattice.seal import Sealed
+from lattice.seal import Plain, Sealed
 from lattice.store import Store
 from lattice.transport import SEGMENT_BYTES_MAX, Clock, Transport, bind, came_from
-from lattice.types import MILLISECOND, Level
+from lattice.types import MILLISECOND, Endpoint, Level
 from lattice.writer import CHECK_INTERVAL_S, RecordStore
 from tests.lattice.cluster import CLUSTER, OPERATOR, signer_of
 from tests.lattice.test_writer import FULL, MoodyStore
@@ -307,6 +307,59 @@ async def test_a_stranger_with_another_secret_is_not_heard() -> None:
                 stranger.recv(65_536)  # and gets no answer to tell whether anybody is there
 
 
+def fra_says(secret: bytes = SECRET, cluster: str = CLUSTER, body: bytes = bytes(40)) -> bytes:
+    return Sealed(cluster, KeyRing.of(secret)).close(node_id_of(signer_of("fra").public_key), body, Clock().now())
+
+
+STRANGERS: dict[str, Callable[[], bytes]] = {
+    "plain frame": lambda: Plain(CLUSTER).close(node_id_of(signer_of("fra").public_key), bytes(40), Clock().now()),
+    "unknown key": lambda: fra_says(bytes(32)),
+    "wrong cluster": lambda: fra_says(cluster="another"),
+    "wrong version": lambda: bytes([fra_says()[0] - 1]) + fra_says()[1:],
+    "wrong key": lambda: fra_says()[:-1] + bytes([fra_says()[-1] ^ 1]),
+    "truncated": lambda: fra_says()[:40],
+}
+
+
+async def test_whatever_a_stranger_sends_is_counted_by_reason_and_answered_with_nothing() -> None:
+    """Captured frames too, and after a restart: on real sockets, by real processes' ways."""
+    store, captured = MoodyStore(), list[bytes]()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
+        stranger.bind(("127.0.0.1", 0))
+        stranger.setblocking(False)
+        async with running("ams", store) as ams, running("fra") as fra:
+            send = fra.driver._send_datagram
+
+            async def tapped(data: bytes, target: Endpoint) -> None:
+                captured.append(data)
+                await send(data, target)
+
+            fra.driver._send_datagram = tapped  # type: ignore[method-assign]  # somebody on the wire
+            await ams.meets(fra)
+            await until(lambda: len(captured) > 20 and ams.driver.view().root == fra.driver.view().root)
+            fra.driver._send_datagram = send  # type: ignore[method-assign]
+            await trio.sleep(0.1)
+            before = ams.driver.view()
+            for reason, make in STRANGERS.items():
+                stranger.sendto(make(), ams.transport.endpoint)
+                await until(lambda: ams.driver.counters().get(f"datagram rejected: {reason}", 0) == 1)  # noqa: B023
+            for frame in captured:
+                stranger.sendto(frame, ams.transport.endpoint)
+            await until(lambda: ams.driver.counters().get("datagram rejected: replayed", 0) == len(captured))
+            after = ams.driver.view()
+            assert (after.root, after.members) == (before.root, before.members), "fra is not where the stranger is"
+            with pytest.raises(BlockingIOError):
+                stranger.recv(65_536)
+            await ams.driver.submit(LeaveRequested())
+            await until(lambda: ams.driver.counters()["store: records waiting"] == 0)
+        async with running("ams", store) as ams:
+            for frame in captured:
+                stranger.sendto(frame, ams.transport.endpoint)
+            await until(lambda: ams.driver.counters().get("datagram rejected: replayed", 0) == len(captured))
+            with pytest.raises(BlockingIOError):
+                stranger.recv(65_536)
+
+
 async def test_virtual_time_drives_it_too(autojump_clock: trio.testing.MockClock) -> None:
     """Nothing in the driver reads another clock than trio's: a lone node passes an hour in no time."""
     async with running("ams") as ams:
@@ -341,6 +394,18 @@ async def test_one_source_that_floods_takes_no_others_share_of_the_inbox() -> No
     assert all(driver._may_pass(quiet, 1) for _ in range(100))
     transport.udp.close()
     await transport.tcp.aclose()
+
+
+async def test_what_the_kernel_drops_is_counted_too() -> None:
+    """Nobody reads for a while: the socket's buffer holds a few hundred datagrams, and the rest is lost unseen."""
+    async with running("ams") as ams:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+            for _ in range(3_000):  # in one go: trio has no turn
+                other.sendto(bytes(1_200), ams.transport.endpoint)
+        name = "datagram rejected: wrong cluster"
+        await until(lambda: name in ams.driver.counters())
+        lost = ams.driver.counters()["datagrams dropped: the socket's buffer was full"]
+        assert 0 < lost < 3_000
 
 
 def test_where_something_came_from_by_ipv6_is_where_one_can_send() -> None:
