@@ -85,6 +85,7 @@ class Authority:
         if not _signed_by(self._key, certificate.signature, certificate.tbs_certificate_bytes):
             raise CertificateError("a CA's certificate that its own key did not sign")
         self.cluster = _one(certificate.subject, NameOID.ORGANIZATION_NAME)
+        self.not_before = _micros(certificate.not_valid_before_utc)
         self.not_after = _micros(certificate.not_valid_after_utc)
         self.pem = certificate.public_bytes(Encoding.PEM)
         self.public_key = _raw(self._key)

@@ -37,6 +37,7 @@ KEYS_MAX: Final = 8
 LABEL: Final = re.compile(r"[A-Za-z0-9._-]{1,32}")
 
 _HEADING: Final = "# edgelattice cluster {cluster}: keys, the same on every site. use: seals and opens; hold: opens\n"
+_HEADED: Final = re.compile(r"# edgelattice cluster (\S{1,64}): keys,")
 _SECRET: Final = re.compile(rf"[0-9A-Fa-f]{{{2 * SECRET_BYTES}}}")
 
 
@@ -114,6 +115,12 @@ def ring_text(ring: KeyRing, cluster: str) -> str:
         f"{'use ' if key is ring.used else 'hold'} {key.id.hex()} {key.label} {key.secret.hex()}\n" for key in ring.keys
     ]
     return _HEADING.format(cluster=cluster) + "".join(lines)
+
+
+def cluster_named(text: str) -> str | None:
+    """Whose keys these are, by the heading of the file; None when it says nothing."""
+    found = _HEADED.match(text)
+    return None if found is None else found[1]
 
 
 def parse_ring(text: str) -> KeyRing:

@@ -10,7 +10,7 @@ from typing import Any
 import click
 import msgspec
 
-from lattice.key_ring import KeyRing, KeyRingError, key_id
+from lattice.key_ring import KeyRing, KeyRingError, cluster_named, key_id
 from router.commands.failing import EXIT_USAGE, CommandError, complain
 from router.commands.shared import client_for, control_option, load_site
 from router.commands.status_screen import console, keys_screen
@@ -66,7 +66,7 @@ def add(site: Path, label: str | None, other: Path | None) -> None:
         added = [ring.keys[-1]]
     else:
         assert other is not None
-        added = [key for key in _other_ring(other).keys if key not in ring.keys]
+        added = [key for key in _other_ring(other, config.cluster.name).keys if key not in ring.keys]
         for key in added:
             ring = _changed(ring.add, key.secret, key.label)
     _write(config, ring)
@@ -185,13 +185,21 @@ def _ring(site: Path) -> tuple[SiteConfig, KeyRing]:
     return config, config.cluster.keys
 
 
-def _other_ring(other: Path) -> KeyRing:
+def _other_ring(other: Path, cluster: str) -> KeyRing:
     if other.is_dir() or other.suffix == ".toml":
-        return _ring(other)[1]
+        config, ring = _ring(other)
+        if config.cluster.name != cluster:
+            raise CommandError(
+                f"{config.path}: of cluster {config.cluster.name!r}, and this site is of {cluster!r}", EXIT_USAGE
+            )
+        return ring
     try:
         content, _ = read_private(other, "cluster key")
         if not content.startswith("#") or "\nuse " not in content:
             raise KeyFileError(f"{other}: a bare key may be anybody's; name the site, or its cluster.keys")
+        named = cluster_named(content)
+        if named not in {None, cluster}:
+            raise KeyFileError(f"{other}: the keys of cluster {named!r}, and this site is of {cluster!r}")
         return read_key_ring(other)[0]
     except KeyFileError as error:
         raise CommandError(str(error), EXIT_USAGE) from None

@@ -28,7 +28,7 @@ from lattice.certificates import (
 from lattice.errors import LatticeError, MalformedError
 from lattice.grants import Grants, Revocation, Role, sign_revocation
 from lattice.identity import Ed25519Signer, Ed25519Verifier, node_id_of, private_key_from
-from lattice.types import Micros
+from lattice.types import CLOCK_UNSET_BEFORE_US, Micros
 from router.site.key_file import KeyFileError, read_secret, replace_file, write_secret
 
 CA_KEY_FILE = "ca.key"
@@ -76,6 +76,8 @@ class CaDir:
         for name in (CA_KEY_FILE, CA_CERTIFICATE_FILE):
             if (directory / name).exists():
                 raise CaError(f"{directory / name} exists, and nothing is replaced; choose another directory")
+        if now < CLOCK_UNSET_BEFORE_US:
+            raise CaError(f"this machine's clock says {date_text(now)}: set it first")
         key = private_key_from(entropy(64))
         try:
             directory.mkdir(parents=True, exist_ok=True)
@@ -98,7 +100,13 @@ class CaDir:
         days: int = ISSUED_DAYS,
         entropy: Callable[[int], bytes] = os.urandom,
     ) -> Certificate:
-        """Certify a key, and note that it was. Raises `CaError`; a key that was taken back is never certified again."""
+        """Certify a key, and note that it was. Raises `CaError`; a key that was taken back is never certified again.
+
+        By a clock that is behind the CA's beginning none is: it would be over before it is carried to its site.
+        """
+        if now < self.authority.not_before:
+            made = date_text(self.authority.not_before)
+            raise CaError(f"this machine's clock says {date_text(now)}, and the CA was made on {made}: set it first")
         if node_id_of(public_key) in self.revoked():
             raise CaError(f"the key of {name!r} was revoked for good: make a new one (a site's is NAME.state/node.key)")
         serial = int.from_bytes(entropy(SERIAL_BYTES), "big") >> 1 or 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -111,7 +112,8 @@ def init_site(
     The first site makes the cluster: its keys, its CA and an operator's key. One that joins takes the cluster's name,
     keys, CA certificate and authors from `joined`, never anybody's private key; it is certified at once if the CA's
     key is at hand, else a request is written. `port_offset` moves all ports, for several sites on one machine. Raises
-    `InitError` before anything is written when a file is there already.
+    `InitError` before anything is written when a file is there already; of what it wrote before another mistake showed
+    nothing is left but the node's key, so that it can simply be tried again.
     """
     bundle = joined.bundle if joined else None
     sealed = bundle is None or bundle.keys is not None
@@ -152,10 +154,12 @@ def init_site(
         text = _site_toml(bundle, site, port_offset, control)
         with files[SITE_FILE].open("x", encoding="utf-8") as file:
             file.write(text)
-    except OSError as error:
-        raise InitError(f"cannot write into {directory}: {error.strerror}") from None
-    except (CaError, KeyFileError) as error:
-        raise InitError(str(error)) from None
+    except (OSError, CaError, KeyFileError) as error:
+        for made in files.values():  # none of them was there before
+            with suppress(OSError):
+                made.unlink(missing_ok=True)
+        said = f"cannot write into {directory}: {error.strerror}" if isinstance(error, OSError) else str(error)
+        raise InitError(said) from None
     return WrittenSite(
         tuple(files.values()), control, files.get(OPERATOR_KEY_FILE), files.get(CA_KEY_FILE), files.get(REQUEST_FILE)
     )

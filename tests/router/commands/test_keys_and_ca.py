@@ -147,6 +147,17 @@ def test_keys_asked_for_wrongly(ams: Path, capsys: pytest.CaptureFixture[str], a
     assert (ams / "cluster.keys").read_bytes() == before
 
 
+@pytest.mark.parametrize("other", ["shop", "shop/site.toml", "shop/cluster.keys"])
+def test_another_cluster_s_keys_are_not_mixed_in(
+    ams: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], other: str
+) -> None:
+    assert main(["init", "--site", "ams", "--dir", str(tmp_path / "shop"), "--cluster", "shop"]) == 0
+    before = ring_of(ams)
+    assert main(["keys", "add", str(ams), "--from", str(tmp_path / other)]) == 2
+    assert "'shop', and this site is of 'edge'" in capsys.readouterr().err
+    assert ring_of(ams) == before
+
+
 def test_an_old_key_file_becomes_a_ring(ams: Path) -> None:
     (ams / "cluster.keys").unlink()
     write_secret(ams / "cluster.keys", b"\x07" * 32, "one key, as it used to be")
@@ -283,6 +294,34 @@ def test_the_ca_asked_wrongly(
 ) -> None:
     assert main(["ca", *(argument.format(ams=ams, tmp=tmp_path) for argument in arguments)]) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("joins", [False, True])
+def test_a_clock_that_was_never_set_certifies_nobody(
+    ams: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, joins: bool
+) -> None:
+    """Its certificates would be over before they are carried anywhere."""
+    new = ["init", "--site", "fra", "--dir", str(tmp_path / "fra"), *(["--join", str(ams)] if joins else [])]
+    issue = ["ca", "issue", "--ca", str(ams), "--role", "viewer", "--name", "eva", "--out", str(tmp_path / "eva.crt")]
+    with monkeypatch.context() as patch:
+        patch.setattr("time.time_ns", lambda: 86_400 * 10**9)
+        for command in (new, issue):
+            assert main(command) == 2
+            assert "this machine's clock says 1970-01-02 00:00 UTC" in capsys.readouterr().err
+    assert main(new) == 0, "nothing that was half made is in the way"
+
+
+def test_what_failed_half_way_can_simply_be_tried_again(
+    ams: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key = (ams / "ca.key").read_bytes()
+    (ams / "ca.key").write_text("no key")
+    new = ["init", "--site", "fra", "--dir", str(tmp_path / "fra"), "--join", str(ams)]
+    assert main(new) == 2
+    assert "ca.key: expected the CA's key" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "fra").iterdir()] == ["fra.state"]
+    (ams / "ca.key").write_bytes(key)
+    assert main(new) == 0
 
 
 @pytest.mark.parametrize(
