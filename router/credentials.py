@@ -44,6 +44,8 @@ log = logging.getLogger("edgelattice.credentials")
 WATCH_INTERVAL_US = SECOND
 """How often the files' times are looked at: two or four stat calls."""
 WARN_AGAIN_US = 24 * 3_600 * SECOND
+TRY_AGAIN_US = 60 * SECOND
+"""After so long a new certificate that could not be used is looked at again: it may only begin later by our clock."""
 
 
 class CredentialError(Exception):
@@ -59,6 +61,9 @@ class Credentials:
         self._node_key = node_key
         self._now = now
         self._warned: Micros | None = None
+        self._try_again_at: Micros | None = None
+        self._complained = ""
+        """Of the certificate's files, last."""
         self._security: StreamSecurity | None = None
         cluster = config.cluster
         self.seal: Plain = Plain(cluster.name) if cluster.keys is None else Sealed(cluster.name, cluster.keys)
@@ -118,7 +123,8 @@ class Credentials:
             if self._config.cluster.key_file in changed:
                 self._take_keys(journal)
             files = self._config.cluster.certificates
-            if files is not None and changed & {files.ca, files.certificate}:
+            again = self._try_again_at is not None and self._now() >= self._try_again_at
+            if files is not None and (again or changed & {files.ca, files.certificate}):
                 self._take_certificate(files, secure, journal)
                 if self.grant is not None:
                     await submit(Certified(self.grant))
@@ -247,8 +253,12 @@ class Credentials:
             if security.authority.public_key != self._security.authority.public_key:
                 raise CredentialError(f"{files.ca}: another CA's; a node takes up a new CA when it starts")
         except CredentialError as error:
-            self._complain(journal, "certificate", str(error))
+            self._try_again_at = Micros(self._now() + TRY_AGAIN_US)
+            if str(error) != self._complained:
+                self._complained = str(error)
+                self._complain(journal, "certificate", str(error))
             return
+        self._try_again_at, self._complained = None, ""
         self._security = security
         secure(security)
         text = f"certificate until {date_text(security.certificate.not_after)}"

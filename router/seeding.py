@@ -3,7 +3,8 @@
 A seed's host may be a DNS name, and a name may come to mean other addresses: names are resolved again and again, off
 the loop and side by side, so that one whose server does not answer delays no other. A look-up that fails is counted and
 changes nothing: what the name meant last goes on being called. Both address families are asked for; what the gossip
-socket can not reach is left out (an IPv6 one reaches IPv4 by mapped addresses, RFC 4291, 2.5.5.2).
+socket can not reach is left out (one on all addresses, `[::]`, reaches both). Addresses are written as members' are
+(`transport.came_from`), or nobody would see that a seed is somebody who is there, and it would be called for ever.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ RESOLVE_INTERVAL_US = 30 * SECOND
 RESOLVE_TIMEOUT_US = 10 * SECOND
 """glibc gives a server 5 s and asks twice."""
 RESOLVED_AT_ONCE = 8
+ALL_OF_BOTH = "::"
+"""A socket on this reaches IPv4, too."""
 ADDRESSES_MAX = 16
 """Of one name: a headless service of a whole cluster need not be called whole."""
 
@@ -40,7 +43,8 @@ class Seeding:
     ) -> None:
         """`bound` is the address that gossip listens on."""
         self._seeds = tuple(seeds)
-        self._sees_v6 = ipaddress.ip_address(bound).version == 6
+        listens = ipaddress.ip_address(bound)
+        self._versions = {4, 6} if listens == ipaddress.ip_address(ALL_OF_BOTH) else {listens.version}
         self._submit = submit
         self._last: dict[Endpoint, tuple[Endpoint, ...]] = {}
         self._failing: set[Endpoint] = set()
@@ -96,11 +100,8 @@ class Seeding:
         """Those that our socket reaches, as it names them, each once."""
         reached: dict[str, None] = {}
         for host in hosts:
-            address = ipaddress.ip_address(host.partition("%")[0])
-            if address.version == 6 and self._sees_v6:
+            if ipaddress.ip_address(host.partition("%")[0]).version in self._versions:
                 reached[host] = None
-            elif address.version == 4:
-                reached[f"::ffff:{host}" if self._sees_v6 else host] = None
             else:
                 self.counters["seeds of another address family"] += 1
         return list(reached)[:ADDRESSES_MAX]

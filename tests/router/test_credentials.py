@@ -245,6 +245,36 @@ async def test_the_end_of_a_certificate_is_announced_14_days_before(
         nursery.cancel_scope.cancel()
 
 
+async def test_a_certificate_that_begins_later_by_our_clock_is_taken_up_then(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    """The CA's machine is ten minutes ahead of us; nobody copies the file a second time."""
+    ca = CaDir.create(tmp_path / "ca", "test", now())
+    config = certified(tmp_path / "ams", ca, "ams")
+    key, begun = node_key_in(config.site.state_dir), now()
+    clock = [begun]
+    credentials = Credentials(config, key, lambda: clock[0])
+    journal = Journal(lambda: clock[0])
+
+    async def submit(change: LocalChange) -> None:
+        del change
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(credentials.keep, lambda _: None, submit, lambda _: None, journal)
+        await trio.sleep(2)
+        renewed = ca.issue(public_key_of(key), Role.NODE, "ams", Micros(begun + 600 * SECOND))
+        replace_file(tmp_path / "ams" / "node.crt", renewed.pem, 0o644)
+        for minutes in range(10):
+            clock[0] = Micros(begun + minutes * 60 * SECOND)
+            await trio.sleep(2)
+            assert credentials.security_now().certificate.serial == renewed.serial or minutes < 6
+        texts = [event.text for event in journal.events() if event.kind == "certificate"]
+        assert len(texts) == 2, "told once, and taken up"
+        assert "certificate not yet valid" in texts[0]
+        assert texts[1].startswith("certificate until ")
+        nursery.cancel_scope.cancel()
+
+
 async def test_endpoints_are_connected_to_anew_for_what_they_are_shown_alone(
     tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:

@@ -115,7 +115,10 @@ async def test_both_families_are_taken_as_far_as_the_socket_reaches(autojump_clo
     assert told[-1] == (("10.0.0.7", 7946),)
     assert v4.counters["seeds of another address family"] == 2
     _, told = await told_within(1, [NAME, NUMERIC], resolver, bound="::")
-    assert told[-1] == (("::ffff:10.0.0.1", 7946), ("::ffff:10.0.0.7", 7946), ("fd00::7", 7946))
+    assert told[-1] == (("10.0.0.1", 7946), ("10.0.0.7", 7946), ("fd00::7", 7946)), "as members' addresses are written"
+    v6, told = await told_within(1, [NAME, NUMERIC], resolver, bound="fd00::1")
+    assert told[-1] == (("fd00::7", 7946),), "a socket on one IPv6 address has no way to IPv4"
+    assert v6.counters["seeds of another address family"] == 2
 
 
 async def test_one_name_gives_only_so_many_addresses(autojump_clock: trio.testing.MockClock) -> None:
