@@ -9,6 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs/reference/hostile-input.md"
+RUNS = "".join((ROOT / f"tests/sim/test_{name}.py").read_text() for name in ("runs", "canaries"))
 ROWS = [
     [cell.strip() for cell in line.strip("| ").split("|")]
     for line in PAGE.read_text().splitlines()
@@ -34,6 +35,7 @@ def test_what_is_said_to_hold_a_case_exists(case: str, held_by: str) -> None:
             names = re.findall(r"`([\w-]+)`", part)
             assert names
             assert [name for name in names if not (ROOT / f"sim/scenarios/{name}.toml").exists()] == []
+            assert [name for name in names if f'"{name}"' not in RUNS] == [], "no test runs it"
             continue
         named = re.match(r"`([\w/.]+)`(?:: )?(.*)", part)
         phrase = named[2] if named else part

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from lattice.health import SignedRow
 from lattice.health_table import HealthTable, Placement
-from lattice.join import delta, join, leq
 from lattice.membership import Member, Membership, MemberState, MemberUpdate
 from lattice.types import Endpoint, Micros, NodeId
+from tests.lattice.join import delta, join, leq
 from tests.lattice.strategies import claims, row_maps, signed_rows
 
 Rows: TypeAlias = "dict[NodeId, SignedRow]"

@@ -19,10 +19,16 @@ def experiment(name: str, *sets: str, seed: str = "0") -> Experiment:
 @pytest.mark.parametrize(
     "name",
     ["smoke", "halves", "one-way", "bridge", "pause", "torn-disk", "clocks", "poison-policy", "equivocation",
-     "rolling-restart", "crash-loop", "hold-then-burst", "narrow-link", "cold-boot", "liars"],
+     "rolling-restart", "crash-loop", "hold-then-burst", "narrow-link", "cold-boot", "liars", "lossy", "mass-restart",
+     "contagious-update", "stale-writer", "version-mix", "version-break", "invented-sites", "key-rotation"],
 )  # fmt: skip
 def test_a_shipped_scenario_holds(name: str) -> None:
     result = experiment(name, "topology.nodes=8").run()
+    assert result.verdict == "held", result.violations
+
+
+def test_a_join_storm_holds() -> None:
+    result = experiment("join-storm", "topology.nodes=24", "topology.late=20").run()
     assert result.verdict == "held", result.violations
 
 

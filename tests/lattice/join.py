@@ -1,4 +1,4 @@
-"""The lattice laws, and the one shape of state they are used with here.
+"""The lattice laws, and the one shape of state they are used with: what `HealthTable` is held against.
 
 A join semilattice has a `leq` and a `join` that is associative, commutative and idempotent, and gives the least value
 above both (Shapiro et al., 2011). So replicas may receive updates in any order, any number of times, over any path,
