@@ -83,7 +83,7 @@ def test_bombs_cost_next_to_nothing(name: str) -> None:
 
 
 ROOT = Path(__file__).parents[2]
-READS = re.compile(r"(open|read|parse|decode|unpack|walk|judge|admit|from|restored|damage_of)(_\w+)?|\w+_record")
+READS = re.compile(r"(open|read|parse|decode|unpack|walk|judge|admit|from|restored|damage_of|bare)(_\w+)?|\w+_record")
 COVERED = {
     "admission.admit_op": "PolicyStore.admit",
     "admission.peer_record": "peer_record",
@@ -107,6 +107,8 @@ COVERED = {
     "rollouts.parse_start": "parse_start",
     "row_records.restored_row": "restored_row",
     "seal.open": "Sealed.open",
+    "wire.bare_ack": "bare",
+    "wire.bare_ping": "bare",
     "wire.decode": "wire.decode",
     "write_ahead_log.damage_of_log": "damage_of_log",
     "yrs_gate.walk": "yrs_gate.walk",
