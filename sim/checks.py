@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lattice.engine import Engine
-from lattice.events import Effect, Input, Notification
+from lattice.events import Effect, Input, Notification, Persist
 from lattice.health import SignedRow
 from lattice.view import LatticeView
 from router.decision.decide import Decision
@@ -45,15 +45,13 @@ class Check:
     promise = ""
     liveness = False
     """Whether it is judged only at the end, when all faults are healed."""
-    inputs: tuple[type, ...] | None = None
+    inputs: tuple[type[Input], ...] | None = None
     """After which inputs `stepped` is to look; None is every one."""
     when_told = False
     """Whether `stepped` is to look only where the engine notified of something."""
     of_view = True
     """Whether what `looked` sees changes only with the view or the root: then it is not called again before they do.
     A check of which that is not so gets no rows."""
-    effects: tuple[type, ...] = ()
-    """Which effects `performed` is to see."""
 
     def __init__(self, stage: Stage, start: int) -> None:
         self.stage = stage
@@ -62,8 +60,8 @@ class Check:
     def stepped(self, host: Host, event: Input, effects: Sequence[Effect]) -> None:
         """After every step of every host that took one of `inputs`: must be cheap."""
 
-    def performed(self, host: Host, effect: Effect) -> None:
-        """Every effect of one of the types in `effects`, in order, before `stepped`: must be cheap."""
+    def kept(self, host: Host, record: Persist) -> None:
+        """When an engine writes something down, or removes it."""
 
     def heard(self, host: Host, notification: Notification) -> None:
         """When an engine notifies."""

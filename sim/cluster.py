@@ -1,14 +1,15 @@
 """N hosts, a wire between them, and the loop that lets time pass. No protocol logic lives here.
 
-Whoever wants to see what happens (metrics, checkers, users) is a watcher: it hears of every step, or only of what
-engines notify of, which is far less.
+Whoever wants to see what happens (metrics, checkers, users) is told of what it asks for: steps by what was taken, or
+only what engines notify of, write down or send, which is far less.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol, TypeAlias
+from heapq import heappop
+from typing import Final, Protocol, TypeAlias, get_args
 
 from lattice.engine import Engine
 from lattice.events import (
@@ -33,16 +34,10 @@ from sim.host import INBOX_MAX, RIGHT, STREAM_PORT, Host, Maker, endpoint_of
 from sim.journal import Journal
 from sim.network import Network
 from sim.scheduler import ANY_LIFE, EPOCH, Act, Scheduler
-from sim.signing import MESSAGES
+from sim.signing import KINDS
 from sim.topology import Place
 
 TIMER: Final = TimerFired()
-
-
-class Watcher(Protocol):
-    """Sees every step of every host."""
-
-    def stepped(self, host: Host, event: Input, effects: Sequence[Effect]) -> None: ...
 
 
 class Listener(Protocol):
@@ -51,8 +46,10 @@ class Listener(Protocol):
     def heard(self, host: Host, notification: Notification) -> None: ...
 
 
+Stepped: TypeAlias = Callable[[Host, Input, Sequence[Effect]], None]
 Sniffer: TypeAlias = Callable[[Host, bytes], None]
-"""Sees every frame of some kinds that is sent."""
+Carrier: TypeAlias = Callable[[Host, int, bytes], None]
+INPUTS: Final[tuple[type[Input], ...]] = get_args(Input)
 
 
 class Cluster:
@@ -63,16 +60,27 @@ class Cluster:
         self.network = network
         self.scheduler = Scheduler()
         self.journal = journal or Journal(EPOCH)
+        self._take = self.journal.taken.append
         self.hosts: list[Host] = []
         self.by_node: dict[NodeId, Host] = {}
-        self.watchers: list[Watcher] = []
+        self.watchers: dict[type[Input], list[Stepped]] = {kind: [] for kind in INPUTS}
+        """By what a host took, who is told of the step when its effects are performed."""
+        self.watchers_told: dict[type[Input], list[Stepped]] = {kind: [] for kind in INPUTS}
+        """And who before them, if the engine notified of something."""
+        self._every = self._until_look = 0
+        """How many steps lie between two looks at whole hosts, and are left; below 0, nobody looks."""
+        self._look: Callable[[Host], object] = lambda _: None
         self.listeners: list[Listener] = []
+        self.keepers: list[Callable[[Host, Persist], object]] = []
+        """Told of whatever an engine writes down, or removes, once it is."""
         self.restarts: list[Callable[[Host, Engine], None]] = []
         """Told of each process that follows another, before it is given anything, and of that one's engine."""
-        self.sniffers: list[list[Sniffer]] = [[] for _ in MESSAGES]
-        self.frames = [0] * len(MESSAGES)
-        self.frame_bytes = [0] * len(MESSAGES)
-        """What was sent; all three by the message's number on the wire, 0 if it is none."""
+        self.sniffers: list[list[Sniffer]] = [[] for _ in range(KINDS)]
+        """Told of every frame that is sent, by its kind: the message's number on the wire, 0 if it is none."""
+        self.carriers: list[Carrier] = []
+        """Told of every frame that is sent with cells in it."""
+        self.frames = [0] * KINDS
+        """How many were sent, by their kind; `Host.sent` has their bytes."""
         self.dropped: Counter[str] = Counter()
         self.deaths: list[tuple[int, int]] = []
         """(when, host) of every crash."""
@@ -88,6 +96,11 @@ class Cluster:
     @property
     def now(self) -> int:
         return self.scheduler.now
+
+    def look_every(self, steps: int, look: Callable[[Host], object]) -> None:
+        """After every so many steps, have this look at the host that just stepped."""
+        self._every = self._until_look = steps
+        self._look = look
 
     def living(self) -> list[Host]:
         return [host for host in self.hosts if host.alive]
@@ -120,13 +133,9 @@ class Cluster:
         """The host's engine was started elsewhere, with these effects: keep what it wrote; nothing is sent."""
         host.life += 1
         host.alive = True
-        for ordinal, effect in enumerate(effects):
+        for effect in effects:
             if isinstance(effect, Persist):
-                self._perform(host, ordinal, effect)
-
-    def arm(self, host: Host, timer: SetTimer) -> None:
-        """Set the timer of a host whose engine was prepared elsewhere."""
-        self._perform(host, 0, timer)
+                _keep(host, effect)
 
     def crash(self, host: Host) -> None:
         """The process is gone, without a word."""
@@ -150,13 +159,16 @@ class Cluster:
 
     def run_until(self, until: int) -> None:
         """Let time pass. Whatever a watcher raises stops it, between two steps."""
-        hosts, give = self.hosts, self.give
-        for at, _, index, life, event in self.scheduler.due(until):
+        hosts, give, scheduler = self.hosts, self.give, self.scheduler
+        queue = scheduler.queue
+        while queue and queue[0][0] <= until:
+            at, _, index, life, event = heappop(queue)
+            scheduler.now = at
             if isinstance(event, Act):
                 event.do()
                 continue
             host = hosts[index]
-            if not host.alive or (life != host.life and life != ANY_LIFE):
+            if not host.alive or (life != ANY_LIFE and life != host.life):
                 continue
             if event is TIMER and host.deadline != at:
                 continue
@@ -164,6 +176,8 @@ class Cluster:
                 self._queue(host, event, at)
             else:
                 give(host, event)
+        scheduler.now = max(scheduler.now, until)
+        self.journal.flush()
 
     def _queue(self, host: Host, event: Input, at: int) -> None:
         if host.paused or host.busy_until > at:
@@ -206,45 +220,58 @@ class Cluster:
     def give(self, host: Host, event: Input) -> None:
         """Hand one input to one engine, now, and perform what it asks for."""
         at = self.scheduler.now
-        self.journal.record(at, host.index, event)
+        self._take((at, host.index, event))
         now = at if host.clock is RIGHT else host.read_clock(at)
         effects: Sequence[Effect] = host.engine.handle(event, now)  # type: ignore[arg-type]  # a call the less
-        if host.distort is not None:
-            effects = host.distort(effects)
+        told = False
         for ordinal, effect in enumerate(effects):
-            self._perform(host, ordinal, effect)
-        for watcher in self.watchers:
-            watcher.stepped(host, event, effects)
+            if isinstance(effect, SendDatagram):  # the frequent first
+                self._send(host, ordinal, effect.data, effect.target, False, effect.cells)
+            elif isinstance(effect, SetTimer):
+                self.arm(host, effect.deadline)
+            elif isinstance(effect, Notify):
+                told = True
+                for listener in self.listeners:
+                    listener.heard(host, effect.notification)
+            elif isinstance(effect, SendStream):
+                self._send(host, ordinal, effect.data, effect.target, True, effect.cells)
+            else:
+                _keep(host, effect)
+                for kept in self.keepers:
+                    kept(host, effect)
+        kind = type(event)
+        if told:
+            for look in self.watchers_told[kind]:
+                look(host, event, effects)
+        for look in self.watchers[kind]:
+            look(host, event, effects)
+        self._until_look -= 1
+        if not self._until_look:
+            self._until_look = self._every
+            self._look(host)
 
-    def _perform(self, host: Host, ordinal: int, effect: Effect) -> None:
-        if isinstance(effect, SendDatagram):
-            self._send(host, ordinal, effect.data, effect.target, False)
-        elif isinstance(effect, SetTimer):
-            deadline: int | None = effect.deadline
-            if deadline is not None:
-                scheduler = self.scheduler
-                deadline = max(deadline if host.clock is RIGHT else host.clock.when(deadline), scheduler.now)
-                scheduler.give(deadline, host.index, host.life, TIMER)
-            host.deadline = deadline
-        elif isinstance(effect, Notify):
-            for listener in self.listeners:
-                listener.heard(host, effect.notification)
-        elif isinstance(effect, SendStream):
-            self._send(host, ordinal, effect.data, effect.target, True)
-        elif effect.value is None:
-            host.disk.pop((effect.table, effect.key), None)
-        else:
-            host.disk[effect.table, effect.key] = effect.value
+    def arm(self, host: Host, deadline: Micros | None) -> None:
+        """The host's timer, by its own clock, is this from now on; None is never."""
+        if deadline is None:
+            host.deadline = None
+            return
+        at, scheduler = deadline if host.clock is RIGHT else host.clock.when(deadline), self.scheduler
+        if at < scheduler.now:
+            at = scheduler.now
+        host.deadline = at
+        scheduler.give(at, host.index, host.life, TIMER)
 
     def inject(self, host: Host, target: Host, frame: bytes) -> None:
         """Send a frame of the simulation's own making as if the host had."""
-        self._send(host, 1_000, frame, target.endpoint, False)
+        self._send(host, 1_000, frame, target.endpoint, stream=False, cells=True)
 
-    def _send(self, host: Host, ordinal: int, data: bytes, target: Endpoint, stream: bool) -> None:
-        kind, size = self.maker.seal.sent(data), len(data)
+    def _send(self, host: Host, ordinal: int, data: bytes, target: Endpoint, stream: bool, cells: bool) -> None:
+        kind = self.maker.seal.sent(data)
         self.frames[kind] += 1
-        self.frame_bytes[kind] += size
-        host.bytes_out += size
+        host.sent[kind] += len(data)
+        if cells:
+            for carry in self.carriers:
+                carry(host, kind, data)
         for sniff in self.sniffers[kind]:
             sniff(host, data)
         index = self._by_endpoint.get(target)
@@ -254,9 +281,16 @@ class Cluster:
         scheduler = self.scheduler
         at = scheduler.now
         for delay_us, copy in self.network.send(host.index, index, data, stream, at, ordinal):
-            event: Input
-            if stream:
-                event = StreamFrameReceived(copy, (host.endpoint[0], STREAM_PORT))
-            else:
-                event = DatagramReceived(copy, host.endpoint)
+            event = (
+                StreamFrameReceived(copy, (host.endpoint[0], STREAM_PORT))
+                if stream
+                else DatagramReceived(copy, host.endpoint)
+            )
             scheduler.give(at + delay_us, index, ANY_LIFE, event)
+
+
+def _keep(host: Host, record: Persist) -> None:
+    if record.value is None:
+        host.disk.pop((record.table, record.key), None)
+    else:
+        host.disk[record.table, record.key] = record.value

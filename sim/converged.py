@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from lattice.events import HealthObserved, LocalUpdate, PeerDiscovered, SetTimer, TimerFired
+from lattice.events import HealthObserved, LocalUpdate, PeerDiscovered, TimerFired
 from lattice.health import Observation
 from lattice.prng import Prng
 from lattice.types import Micros
@@ -50,7 +50,7 @@ def start_converged(cluster: Cluster, hosts: Sequence[Host], observing: Observin
         spread = Prng.seeded(f"{seed}/start/{host.index}").below(refresh_us) + 1
         inside.graft(host.engine, base, Micros(host.read_clock(now) + spread))
         crowd.gather(host.engine)
-        cluster.arm(host, SetTimer(inside.earliest_timer(host.engine)))
+        cluster.arm(host, inside.earliest_timer(host.engine))
     cluster.journal.note(now, f"{len(hosts)} hosts started converged")
 
 

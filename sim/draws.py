@@ -15,12 +15,11 @@ from typing import Final
 from mmh3 import hash64
 
 PPM: Final = 1_000_000
-_NAME = Struct("<IIQI").pack
-_EXPONENTIAL_BITS: Final = 10
-_EXPONENTIAL_ONE: Final = 1_000
-_EXPONENTIAL: Final = tuple(
-    round(-_EXPONENTIAL_ONE * math.log((index + 0.5) / 2**_EXPONENTIAL_BITS)) for index in range(2**_EXPONENTIAL_BITS)
-)
+packet_name = Struct("<IIQI").pack
+_BITS: Final = 10
+QUANTILE_BITS: Final = 2**_BITS - 1
+QUANTILE_ONE: Final = 1_000
+QUANTILES: Final = tuple(round(-QUANTILE_ONE * math.log((index + 0.5) / 2**_BITS)) for index in range(2**_BITS))
 """Quantiles of the exponential distribution of mean 1,000. Rounded, so that libraries that differ in the last bit of a
 logarithm agree."""
 
@@ -32,7 +31,7 @@ def seed32(name: str) -> int:
 
 def luck(seed: int, source: int, target: int, at: int, ordinal: int) -> tuple[int, int]:
     """Two numbers of 64 bits, the same for the same packet for ever."""
-    return hash64(_NAME(source, target, at, ordinal), seed, signed=False)
+    return hash64(packet_name(source, target, at, ordinal), seed, signed=False)
 
 
 def happens(bits: int, chance_ppm: int) -> bool:
@@ -42,4 +41,4 @@ def happens(bits: int, chance_ppm: int) -> bool:
 
 def exponential(bits: int, mean: int) -> int:
     """A waiting time of that mean, at most 7.6 times it; uses the low 10 bits."""
-    return _EXPONENTIAL[bits & (2**_EXPONENTIAL_BITS - 1)] * mean // _EXPONENTIAL_ONE
+    return QUANTILES[bits & QUANTILE_BITS] * mean // QUANTILE_ONE

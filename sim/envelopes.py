@@ -8,15 +8,11 @@ envelope, which nobody of this one opens.
 from __future__ import annotations
 
 from hashlib import blake2b
-from typing import Final
 
 from lattice.key_ring import KeyRing
-from lattice.seal import HEADER_BYTES, VERSION, Seal, Sealed
+from lattice.seal import VERSION, Seal, Sealed
 from lattice.types import Micros, NodeId
-from sim.signing import CLUSTER, MESSAGES, TaggedSeal
-
-_KIND_AT: Final = HEADER_BYTES + 1
-"""In a frame that is not sealed: a body is an array that begins with its type."""
+from sim.signing import CLUSTER, KIND_AT, KINDS, TaggedSeal
 
 
 def cluster_secret(name: str) -> bytes:
@@ -68,5 +64,5 @@ class Seals:
     def sent(self, frame: bytes) -> int:
         """A frame is on its way: the number of the message in it, 0 when it is none. Of a sealed one nobody may ask
         again."""
-        kind = self._kinds.pop(frame, 0) if self.sealed else frame[_KIND_AT] if len(frame) > _KIND_AT else 0
-        return kind if kind < len(MESSAGES) else 0
+        kind = self._kinds.pop(frame, 0) if self.sealed else frame[KIND_AT] if len(frame) > KIND_AT else 0
+        return kind if kind < KINDS else 0

@@ -13,22 +13,21 @@ from __future__ import annotations
 
 import gc
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import get_args
 
 from lattice.dissemination import Flood, RandomFanout, Strategy, Tree
 from lattice.engine import Engine
-from lattice.events import Effect, Input, Notification
+from lattice.events import Notification
 from lattice.identity import author_id_of
 from lattice.types import MILLISECOND, SECOND
 from lattice.view import LatticeView
 from sim import canaries, inside
 from sim.changes import OPERATOR, publish
 from sim.checks import BrokenError, Check, Violation
-from sim.cluster import Cluster
+from sim.cluster import INPUTS, Cluster
 from sim.converged import start_cold, start_converged
 from sim.envelopes import Seals
 from sim.faults import KINDS
@@ -56,7 +55,6 @@ ACQUAINTED_US = 5 * SECOND
 
 Progress = Callable[[int, int, int], None]
 """(virtual microseconds done, of how many at most, events)."""
-Stepped = Callable[[Host, Input, Sequence[Effect]], None]
 ALWAYS: tuple[type[Check], ...] = (*SAFETY, *LAWS, *FRUGALITY, Contained)
 AT_LAST: tuple[type[Check], ...] = (*LIVENESS, RolloutsEnd)
 ALL_CHECKS: tuple[type[Check], ...] = (*ALWAYS, *AT_LAST)
@@ -106,17 +104,9 @@ def uncollected() -> Iterator[None]:
 
 
 class Looker:
-    """Runs the safety checks: cheap looks at every step, whole looks every so many."""
+    """Has the checks look at whole nodes, and tells them of what engines notify."""
 
-    def __init__(self, checks: Sequence[Check], every: int) -> None:
-        stepping = [check for check in checks if type(check).stepped is not Check.stepped]
-        self._stepping = _by_input(check for check in stepping if not check.when_told)
-        self._stepping_told = _by_input(stepping)
-        self._told = False
-        """Whether the step that goes on just now notified of something."""
-        self._performing = {
-            kind: [check.performed for check in checks if kind in check.effects] for kind in get_args(Effect)
-        }
+    def __init__(self, checks: Sequence[Check]) -> None:
         self._hearing = [check for check in checks if type(check).heard is not Check.heard]
         self._restarting = [check for check in checks if type(check).restarted is not Check.restarted]
         self._pacing = [check for check in checks if type(check).elapsed is not Check.elapsed]
@@ -125,21 +115,8 @@ class Looker:
         self._anyhow = [check.looked for check in looking if not check.of_view]
         self._seen: dict[int, LatticeView] = {}
         """By host, the view that was last looked at."""
-        self._every = self._until_look = every
 
-    def stepped(self, host: Host, event: Input, effects: Sequence[Effect]) -> None:
-        for effect in effects:
-            for notice in self._performing[type(effect)]:
-                notice(host, effect)
-        for look in (self._stepping_told if self._told else self._stepping)[type(event)]:
-            look(host, event, effects)
-        self._told = False
-        self._until_look -= 1
-        if not self._until_look:
-            self._until_look = self._every
-            self._look(host)
-
-    def _look(self, host: Host) -> None:
+    def look(self, host: Host) -> None:
         view = host.engine.view()
         if self._seen.get(host.index) is view and view.root == inside.root_of(host.engine):
             for see in self._anyhow:
@@ -151,7 +128,6 @@ class Looker:
                 see(host, view, rows)
 
     def heard(self, host: Host, notification: Notification) -> None:
-        self._told = True
         for check in self._hearing:
             check.heard(host, notification)
 
@@ -162,12 +138,6 @@ class Looker:
     def elapsed(self) -> None:
         for check in self._pacing:
             check.elapsed()
-
-
-def _by_input(checks: Iterable[Check]) -> dict[type[Input], list[Stepped]]:
-    """What is to look at each kind of input."""
-    kinds, looks = get_args(Input), list(checks)
-    return {kind: [one.stepped for one in looks if one.inputs is None or kind in one.inputs] for kind in kinds}
 
 
 class Experiment:
@@ -211,9 +181,15 @@ class Experiment:
         self.safety: list[Check] = [check(self.stage, EPOCH) for check in ALWAYS if check.name not in off]
         self.liveness: list[Check] = [check(self.stage, EPOCH) for check in AT_LAST if check.name not in off]
         self.every = scenario.checks.every or _every(count)
-        looker = self.looker = Looker([*self.safety, *self.liveness], self.every)
+        looker = self.looker = Looker([*self.safety, *self.liveness])
         self.stage.routed += [check.routed for check in self.safety if type(check).routed is not Check.routed]
-        self.cluster.watchers.append(looker)
+        for check in self.safety:
+            if type(check).stepped is not Check.stepped:
+                watchers = self.cluster.watchers_told if check.when_told else self.cluster.watchers
+                for kind in check.inputs or INPUTS:
+                    watchers[kind].append(check.stepped)
+        self.cluster.look_every(self.every, looker.look)
+        self.cluster.keepers += [check.kept for check in self.safety if type(check).kept is not Check.kept]
         self.cluster.restarts.append(looker.restarted)
         self.cluster.listeners += [looker, Doubts(self.cluster, self.world)]
         self.acts: list[list[object]] = []

@@ -14,7 +14,7 @@ from typing import Final, Protocol
 from lattice.config import Config
 from lattice.dissemination import Strategy
 from lattice.engine import Engine
-from lattice.events import Effect, Input
+from lattice.events import Input
 from lattice.identity import Signer, Verifier
 from lattice.prng import Prng
 from lattice.seal import Seal
@@ -22,7 +22,7 @@ from lattice.types import AuthorId, Endpoint, Micros, NodeId
 from sim.draws import PPM
 from sim.envelopes import Seals
 from sim.scheduler import EPOCH
-from sim.signing import CA, KeyedSigner, KeyedVerifier
+from sim.signing import CA, KINDS, KeyedSigner, KeyedVerifier
 from sim.topology import Place
 
 PORT: Final = 7_946
@@ -33,8 +33,6 @@ INBOX_MAX: Final = 2_048
 default (`rmem_default` 212,992), servers are set to hold ten times that."""
 
 Disk = dict[tuple[str, bytes], bytes]
-Distort = Callable[[Sequence[Effect]], Sequence[Effect]]
-"""What a liar makes of its engine's effects."""
 
 
 class EngineMaker(Protocol):
@@ -101,7 +99,6 @@ class Host:
     """Which process this is: one more at each start."""
     deadline: int | None = None
     """Virtual time of the armed timer."""
-    distort: Distort | None = None
     paused: bool = False
     cost_us: int = 0
     """How long this machine works on one input; 0 is not at all."""
@@ -110,8 +107,8 @@ class Host:
     """What waits while the process is stopped or busy."""
     last_read: int = 0
     """What its clock showed when it was last asked; one that is right shows the time, and need not be."""
-    bytes_out: int = 0
-    """What it has sent since the run began."""
+    sent: list[int] = field(default_factory=lambda: [0] * KINDS)
+    """The bytes of all that it has sent since the run began, by the message's number on the wire."""
     disk_whole: bool = True
     """Whether the disk is what the last process left, rather than damaged since."""
     began_whole: bool = True
@@ -122,10 +119,6 @@ class Host:
         """What the process's clock shows; never less than before."""
         self.last_read = at if self.clock is RIGHT else max(self.last_read, self.clock.read(at))
         return Micros(self.last_read)
-
-    @property
-    def honest(self) -> bool:
-        return self.distort is None
 
 
 def endpoint_of(index: int) -> Endpoint:

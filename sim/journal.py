@@ -40,26 +40,24 @@ class Journal:
         self._start = start
         self._lines = lines
         self._hash = blake2b(digest_size=16, person=b"sim journal")
-        self._when: list[int] = []
-        self._who: list[int] = []
-        self._what: list[Input] = []
-        """Inputs that are not in the digest yet: many at a time cost a third."""
-        self.events = 0
+        self._digested = 0
+        self.taken: list[tuple[int, int, Input]] = []
+        """(when, host, input): whoever takes one appends it here, before it is handled, and calls `flush` now and then.
+        Many at a time cost a third of what one at a time does."""
 
-    def record(self, at: int, host: int, event: Input) -> None:
-        """Note one input, before it is handled."""
-        self.events += 1
-        self._when.append(at)
-        self._who.append(host)
-        self._what.append(event)
-        if len(self._what) >= _BATCH:
-            self._flush()
-        if self._lines is not None:
-            self._lines.write(json.dumps(self._line(at, host, event)) + "\n")
+    @property
+    def events(self) -> int:
+        """How many inputs were taken."""
+        return self._digested + len(self.taken)
+
+    def flush(self) -> None:
+        """Digest what was taken, in whole batches: how many make one is part of what the digest says."""
+        while len(self.taken) >= _BATCH:
+            self._put(_BATCH)
 
     def note(self, at: int, what: str) -> None:
         """Note an act of the simulation itself: a fault, a change."""
-        self._flush()
+        self.finish()
         self._hash.update(_ACT(at, -1, 5) + what.encode())
         if self._lines is not None:
             self._lines.write(json.dumps({"at_us": at - self._start, "act": what}) + "\n")
@@ -67,17 +65,28 @@ class Journal:
     @property
     def digest(self) -> str:
         """32 hexadecimal digits over everything so far."""
-        self._flush()
+        self.finish()
         return self._hash.hexdigest()
 
-    def _flush(self) -> None:
-        """When, who, of which kind and how long, for all of them; then what."""
-        events = self._what
+    def finish(self) -> None:
+        """The same, and what is left."""
+        self.flush()
+        if self.taken:
+            self._put(len(self.taken))
+
+    def _put(self, count: int) -> None:
+        """When, who, of which kind and how long, for so many; then what."""
+        batch = self.taken[:count]
+        del self.taken[:count]
+        self._digested += count
+        when, who, events = zip(*batch, strict=True)
         said = [event.data if isinstance(event, _FRAMES) else _said(event) for event in events]
-        count, kinds = len(events), [KINDS[type(event)] for event in events]
-        self._hash.update(pack(f"<{count}Q{count}i{count}B{count}I", *self._when, *self._who, *kinds, *map(len, said)))
+        kinds = [KINDS[type(event)] for event in events]
+        self._hash.update(pack(f"<{count}Q{count}i{count}B{count}I", *when, *who, *kinds, *map(len, said)))
         self._hash.update(b"".join(said))
-        self._when, self._who, self._what = [], [], []
+        if self._lines is not None:
+            for one in batch:
+                self._lines.write(json.dumps(self._line(*one)) + "\n")
 
     def _line(self, at: int, host: int, event: Input) -> dict[str, object]:
         line: dict[str, object] = {"at_us": at - self._start, "host": host}

@@ -174,9 +174,11 @@ class Replayer:
 
     def __init__(self) -> None:
         self._caught: dict[int, list[bytes]] = {}
+        self._watches = False
 
-    def stepped(self, host: Host, event: Input, effects: object) -> None:
-        if host.index in self._caught and isinstance(event, DatagramReceived):
+    def _stepped(self, host: Host, event: Input, effects: object) -> None:
+        assert isinstance(event, DatagramReceived)
+        if host.index in self._caught:
             kept = self._caught[host.index]
             if len(kept) < CAUGHT_MAX:
                 kept.append(event.data)
@@ -184,8 +186,9 @@ class Replayer:
     def __call__(self, stage: Stage, host: Host, prng: Prng) -> list[Message | bytes]:
         if host.index not in self._caught:
             self._caught[host.index] = []
-            if self not in stage.cluster.watchers:
-                stage.cluster.watchers.append(self)
+            if not self._watches:
+                self._watches = True
+                stage.cluster.watchers[DatagramReceived].append(self._stepped)
             return []
         kept = self._caught[host.index]
         return [kept[prng.below(len(kept))]] if kept else []

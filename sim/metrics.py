@@ -16,7 +16,7 @@ from sim.stage import Stage
 
 N = TypeVar("N", int, float)
 CARRIERS = (1, 2, 4, 7)
-"""Message types that carry cells: Ping, Ack, Rumour, Delta."""
+"""Message types that spread cells: Ping, Ack, Rumour, Delta."""
 SPREADING = ("Rumour", "IHave", "Graft", "Delta")
 CARRIED_MAX = 4
 """Copies are counted of so many of the latest changes; each costs a search of every frame."""
@@ -44,13 +44,12 @@ class Metrics:
         self.idle_until: int | None = None
         self._idle_bytes: int | None = None
         stage.cluster.listeners.append(self)
-        for kind in CARRIERS:
-            stage.cluster.sniffers[kind].append(self._carried)
+        stage.cluster.carriers.append(self._carried)
 
     # --- as it happens
 
-    def _carried(self, host: Host, frame: bytes) -> None:
-        if not self._stage.changes:
+    def _carried(self, host: Host, kind: int, frame: bytes) -> None:
+        if kind not in CARRIERS:
             return
         for change in self._stage.changes[-CARRIED_MAX:]:
             if not change.needle and change.region:
@@ -116,10 +115,11 @@ class Metrics:
     @property
     def bytes(self) -> dict[str, int]:
         """The same in bytes."""
-        return {name: count for name, count in zip(MESSAGES, self._stage.cluster.frame_bytes, strict=True) if count}
+        sent = map(sum, zip(*(host.sent for host in self._stage.cluster.hosts), strict=True))
+        return {name: count for name, count in zip(MESSAGES, sent, strict=True) if count}
 
     def total_bytes(self) -> int:
-        return sum(self._stage.cluster.frame_bytes)
+        return sum(sum(host.sent) for host in self._stage.cluster.hosts)
 
     def spreading_bytes(self) -> int:
         """What rumours, announcements and repairs cost: all but pings, acks and the comparisons that ride on them."""

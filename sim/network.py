@@ -11,9 +11,11 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
+from mmh3 import hash64
+
 from lattice.record import record
 from lattice.types import MILLISECOND
-from sim.draws import PPM, exponential, happens, luck, seed32
+from sim.draws import PPM, QUANTILE_BITS, QUANTILE_ONE, QUANTILES, exponential, happens, luck, packet_name, seed32
 from sim.topology import Topology
 
 
@@ -95,6 +97,7 @@ class Network:
         self.dropped: Counter[str] = Counter()
         self.rules: list[Rule] = []
         self._seed = seed32(f"{seed}/link")
+        self._jitter_us, self._jitter_ppm = settings.jitter_us, settings.jitter_ppm
         self._bursts: dict[tuple[int, int], tuple[bool, int]] = {}
         self._uplink_free: dict[int, int] = {}
         self._calm = not (settings.duplicate_ppm or settings.reorder_ppm or settings.corrupt_ppm)
@@ -105,12 +108,14 @@ class Network:
         self, source: int, target: int, data: bytes, stream: bool, at: int, ordinal: int
     ) -> list[tuple[int, bytes]]:
         """(delay, bytes) of each copy that arrives, none when it is lost. `ordinal`: which send of this instant."""
-        settings = self.settings
         base_us = self.topology.delay_us(source, target)
-        one, other = luck(self._seed, source, target, at, ordinal)
-        delay_us = base_us + exponential(one, settings.jitter_us + base_us * settings.jitter_ppm // PPM)
+        # `luck` and `exponential`, once for every packet
+        one, other = hash64(packet_name(source, target, at, ordinal), self._seed, signed=False)
+        jitter_us = self._jitter_us + base_us * self._jitter_ppm // PPM
+        delay_us = base_us + QUANTILES[one & QUANTILE_BITS] * jitter_us // QUANTILE_ONE
         if self._good and not stream and not self.rules:  # as most are
             return [(delay_us, data)]
+        settings = self.settings
         queued_us = 0
         if settings.bandwidth_bit_s:
             waited = self._queue(source, len(data), at)

@@ -37,38 +37,37 @@ SPIN_MAX = 200
 """Timers of one host in one microsecond: more is an engine that never lets time pass."""
 
 
-def is_incarnation(effect: Effect) -> bool:
+def is_incarnation(record: Persist) -> bool:
     """Whether an engine writes down its incarnation: it does so whenever it takes another."""
-    return isinstance(effect, Persist) and (effect.table, effect.key) == ("self", b"incarnation")
+    return (record.table, record.key) == ("self", b"incarnation")
 
 
 class Contract(Check):
     name = "contract"
     promise = "at most one SetTimer a call and only when the deadline changed; frames within their limits"
-    inputs = ()
-    effects = (SetTimer, SendDatagram, SendStream)
 
     def __init__(self, stage: Stage, start: int) -> None:
         super().__init__(stage, start)
-        self._armed: dict[int, tuple[int, int, int | None]] = {}
-        """By host: in which life, at which event, and to when."""
+        self._armed: dict[int, tuple[int, int | None]] = {}
+        """By host: in which life, and to when."""
         config = stage.cluster.maker.config
         self._datagram_bytes_max, self._frame_bytes_max = config.datagram_bytes_max, config.frame_bytes_max
 
-    def performed(self, host: Host, effect: Effect) -> None:
-        if isinstance(effect, SendDatagram):
-            if len(effect.data) > self._datagram_bytes_max:
-                raise self.broken(host, f"a datagram of {len(effect.data)} bytes")
-        elif isinstance(effect, SetTimer):
-            number = self.stage.cluster.journal.events
-            life, when, deadline = self._armed.get(host.index, (-1, -1, None))
-            if life == host.life and when == number:
-                raise self.broken(host, "more than one SetTimer out of one call")
-            if life == host.life and deadline == effect.deadline:
-                raise self.broken(host, "SetTimer although the deadline is the one before")
-            self._armed[host.index] = (host.life, number, effect.deadline)
-        elif isinstance(effect, SendStream) and len(effect.data) > self._frame_bytes_max:
-            raise self.broken(host, f"a stream frame of {len(effect.data)} bytes")
+    def stepped(self, host: Host, event: Input, effects: Sequence[Effect]) -> None:
+        armed = False
+        for effect in effects:
+            if isinstance(effect, SendDatagram):
+                if len(effect.data) > self._datagram_bytes_max:
+                    raise self.broken(host, f"a datagram of {len(effect.data)} bytes")
+            elif isinstance(effect, SetTimer):
+                if armed:
+                    raise self.broken(host, "more than one SetTimer out of one call")
+                armed, now = True, (host.life, effect.deadline)
+                if self._armed.get(host.index) == now:
+                    raise self.broken(host, "SetTimer although the deadline is the one before")
+                self._armed[host.index] = now
+            elif isinstance(effect, SendStream) and len(effect.data) > self._frame_bytes_max:
+                raise self.broken(host, f"a stream frame of {len(effect.data)} bytes")
 
 
 class NoSpin(Check):
@@ -85,9 +84,9 @@ class NoSpin(Check):
 
     def stepped(self, host: Host, event: Input, effects: Sequence[Effect]) -> None:
         now = self._scheduler.now
-        if now != self._now:
-            self._now = now
-            self._fired.clear()
+        if now != self._now:  # as nearly always
+            self._now, self._fired = now, {host.index: 1}
+            return
         count = self._fired[host.index] = self._fired.get(host.index, 0) + 1
         if count > SPIN_MAX:
             raise self.broken(host, f"{count} timers at one instant")
@@ -96,14 +95,13 @@ class NoSpin(Check):
 class Incarnations(Check):
     name = "incarnation-rises"
     promise = "a node's incarnation only rises, across restarts on its own disk too"
-    effects = (Persist,)
 
     def __init__(self, stage: Stage, start: int) -> None:
         super().__init__(stage, start)
         self._last: dict[int, tuple[int, int]] = {}
 
-    def performed(self, host: Host, effect: Effect) -> None:
-        if not is_incarnation(effect):
+    def kept(self, host: Host, record: Persist) -> None:
+        if not is_incarnation(record):
             return
         incarnation = inside.incarnation_of(host.engine)
         life, last = self._last.get(host.index, (1, 1 if host.life > 1 else 0))  # a converged start showed nobody its 1
@@ -139,38 +137,44 @@ class RowsRise(Check):
 
     def __init__(self, stage: Stage, start: int) -> None:
         super().__init__(stage, start)
-        self._held: dict[tuple[int, int], dict[NodeId, tuple[int, int, bytes]]] = {}
+        self._held: dict[tuple[int, int], dict[NodeId, SignedRow]] = {}
         """By host and life."""
 
     def looked(self, host: Host, view: LatticeView, rows: Sequence[SignedRow]) -> None:
         held = self._held.setdefault((host.index, host.life), {})
         for signed in rows:
             before = held.get(signed.observer)
-            if before is not None and signed.order < before:
-                raise self.broken(host, f"the row of {signed.row.site} went from {before[:2]} to {signed.order[:2]}")
-            held[signed.observer] = signed.order
+            if before is signed:
+                continue
+            if before is not None and signed.order < before.order:
+                went = f"from {before.order[:2]} to {signed.order[:2]}"
+                raise self.broken(host, f"the row of {signed.row.site} went {went}")
+            held[signed.observer] = signed
 
 
 class Incarnated(Check):
     name = "incarnation-by-owner"
     promise = "nobody is known in an incarnation that it never had: only a node itself raises its own"
-    effects = (Persist,)
 
     def __init__(self, stage: Stage, start: int) -> None:
         super().__init__(stage, start)
-        self._greatest: dict[int, int] = {}
+        self._greatest: dict[NodeId, int] = {}
+        """That each node ever had, as far as was asked."""
 
-    def performed(self, host: Host, effect: Effect) -> None:
-        incarnation = inside.incarnation_of(host.engine) if is_incarnation(effect) else 0
-        if incarnation > self._greatest.get(host.index, 1):
-            self._greatest[host.index] = incarnation
+    def kept(self, host: Host, record: Persist) -> None:
+        incarnation = inside.incarnation_of(host.engine) if is_incarnation(record) else 0
+        if incarnation > self._greatest.get(host.node, 1):
+            self._greatest[host.node] = incarnation
 
     def looked(self, host: Host, view: LatticeView, rows: Sequence[SignedRow]) -> None:
         for member in view.members:
+            if member.incarnation <= self._greatest.get(member.node, -1):
+                continue
             subject = self.stage.cluster.by_node.get(member.node)
             if subject is None:
                 raise self.broken(host, f"a member {member.site} that is no node of this run")
-            greatest = max(self._greatest.get(subject.index, 1), inside.incarnation_of(subject.engine))
+            greatest = max(self._greatest.get(subject.node, 1), inside.incarnation_of(subject.engine))
+            self._greatest[subject.node] = greatest
             if member.incarnation > greatest:
                 raise self.broken(
                     host, f"{member.site} is known in incarnation {member.incarnation}, it had {greatest}"
@@ -188,32 +192,32 @@ class MembersRise(Check):
 
     def __init__(self, stage: Stage, start: int) -> None:
         super().__init__(stage, start)
-        self._believed: dict[tuple[int, int, NodeId], tuple[int, int]] = {}
+        self._believed: dict[tuple[int, int], dict[NodeId, tuple[int, str]]] = {}
+        """By host and life, of each member its incarnation and state."""
         self._buried_with: dict[tuple[int, int, NodeId], int] = {}
         """The last row held of a member when it was found to be down."""
 
     def looked(self, host: Host, view: LatticeView, rows: Sequence[SignedRow]) -> None:
+        believed = self._believed.setdefault((host.index, host.life), {})
         for member in view.members:
-            if member.node == host.node:
+            now = (member.incarnation, member.state)
+            before = believed.get(member.node)
+            if now == before or member.node == host.node:
                 continue
-            key = (host.index, host.life, member.node)
-            now = (member.incarnation, self.STATES.index(member.state))
-            before = self._believed.get(key, now)
             row = inside.held_row(host.engine, member.node)
             seq = row.seq if row is not None and row.incarnation == member.incarnation else 0
-            if member.state == "down" and (now != before or key not in self._buried_with):
+            key = (host.index, host.life, member.node)
+            if before is not None and self._order(now) < self._order(before):
+                answered = before == (now[0], "down") and row is not None and not row.isolated
+                if not answered or seq <= self._buried_with[key]:
+                    was = f"{before[1]}({before[0]})"
+                    raise self.broken(host, f"{member.site} went from {was} to {member.state}({member.incarnation})")
+            if member.state == "down":
                 self._buried_with[key] = seq
-            answered = (
-                now[0] == before[0]
-                and self.STATES[before[1]] == "down"
-                and row is not None
-                and not row.isolated
-                and seq > self._buried_with[key]
-            )
-            if now < before and not answered:
-                was = f"{self.STATES[before[1]]}({before[0]})"
-                raise self.broken(host, f"{member.site} went from {was} to {member.state}({member.incarnation})")
-            self._believed[key] = now
+            believed[member.node] = now
+
+    def _order(self, belief: tuple[int, str]) -> tuple[int, int]:
+        return belief[0], self.STATES.index(belief[1])
 
 
 class Witnesses(Check):
@@ -397,7 +401,7 @@ class OwnView(Check):
         order = [(member.site, member.node) for member in view.members]
         if names != sorted(set(names)) or order != sorted(set(order)):
             raise self.broken(host, "members or regions are not sorted, or twice there")
-        if sum(member.node == host.node for member in view.members) != 1:
+        if [node for _, node in order].count(host.node) != 1:
             raise self.broken(host, "the node itself is not there exactly once")
 
 

@@ -5,9 +5,9 @@ Two things due in the same microsecond happen in the order in which they were sc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from heapq import heappop, heappush
+from heapq import heappush
 from typing import Final, TypeAlias
 
 from lattice.events import Input
@@ -34,11 +34,13 @@ Entry: TypeAlias = tuple[int, int, int, int, Input | Act]
 
 
 class Scheduler:
-    """The queue and the clock. `now` only moves when something is taken out."""
+    """The queue and the clock."""
 
     def __init__(self, start: Micros = EPOCH) -> None:
         self.now: int = start
         self.queue: list[Entry] = []
+        """A heap; whoever takes out its first moves `now` to when that is due. Nothing in it is in the past: `give` and
+        `call` see to that."""
         self._seq = 0
 
     def give(self, at: int, host: int, life: int, event: Input) -> None:
@@ -51,15 +53,6 @@ class Scheduler:
         """Have the simulation itself do something at that time; never earlier than now."""
         self._seq += 1
         heappush(self.queue, (max(at, self.now), self._seq, NOBODY, ANY_LIFE, Act(do)))
-
-    def due(self, until: int) -> Iterator[Entry]:
-        """Whatever is due by `until`, what is scheduled meanwhile too, each as time comes to it; then it is `until`."""
-        queue = self.queue
-        while queue and queue[0][0] <= until:
-            entry = heappop(queue)  # never in the past: `give` and `call` see to that
-            self.now = entry[0]
-            yield entry
-        self.now = max(self.now, until)
 
     def __len__(self) -> int:
         return len(self.queue)

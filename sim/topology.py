@@ -144,6 +144,7 @@ class Globe(Topology):
     def __init__(self, places: Sequence[Place], settings: PathSettings, seed: str) -> None:
         super().__init__(places)
         self._units = [_unit(place.latitude_e6, place.longitude_e6) for place in places]
+        self._points = [tuple(map(float, unit)) for unit in self._units]
         self._access_us = [
             settings.access_us // 2 + Prng.seeded(f"{seed}/topology/access/{index}").below(settings.access_us + 1)
             for index in range(len(places))
@@ -151,8 +152,8 @@ class Globe(Topology):
         self._table = _delays(settings.fibre_factor_ppm)
 
     def delay_us(self, source: int, target: int) -> int:
-        units, access_us = self._units, self._access_us
-        step = int(dist(units[source], units[target]) + _ROUNDED) >> _CHORD_SHIFT  # `_chord`, once for every packet
+        points, access_us = self._points, self._access_us
+        step = int(dist(points[source], points[target]) + _ROUNDED) >> _CHORD_SHIFT  # `_chord`, once for every packet
         return self._table[step] + access_us[source] + access_us[target]
 
     def delay_to_us(self, source: int, latitude_e6: int, longitude_e6: int) -> int:

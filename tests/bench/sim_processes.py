@@ -107,7 +107,7 @@ def simulated(changes: int, seed: str) -> tuple[Story, Script, list[list[int]], 
     """The story in the simulator; with its script, the delays between the sites in microseconds, and who they are."""
     experiment = Experiment(from_table("processes", scenario(changes)), seed)
     script = Script(experiment.cluster.scheduler)
-    experiment.cluster.watchers.append(script)
+    experiment.cluster.watchers[LocalUpdate].append(script.stepped)
     result = experiment.run()
     assert result.verdict == "held", result.violations
     topology = experiment.cluster.network.topology

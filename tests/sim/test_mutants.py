@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import pytest
 
 from lattice.engine import Engine
-from lattice.events import Effect, Input
 from sim.checks import Check
 from sim.experiment import ALL_CHECKS, Looker
 from sim.host import Host
@@ -105,13 +104,13 @@ LOOKING = {check.name for check in ALL_CHECKS if check.of_view and check.looked 
 def test_a_look_that_is_left_out_would_have_shown_nothing(planted: Planted, monkeypatch: pytest.MonkeyPatch) -> None:
     """Most looks are spared where neither view nor root changed: with every one of them the mistake shows no sooner."""
     spared = run_only(planted.check, planted.scenario, planted.engine)
-    stepped = Looker.stepped
+    look = Looker.look
 
-    def every_look(looker: Looker, host: Host, event: Input, effects: Sequence[Effect]) -> None:
+    def every_look(looker: Looker, host: Host) -> None:
         looker._seen.clear()
-        stepped(looker, host, event, effects)
+        look(looker, host)
 
-    monkeypatch.setattr(Looker, "stepped", every_look)
+    monkeypatch.setattr(Looker, "look", every_look)
     assert run_only(planted.check, planted.scenario, planted.engine).violations == spared.violations
 
 
