@@ -53,6 +53,9 @@ LOOK_SMALL = 10
 ACQUAINTED_US = 5 * SECOND
 """After the last node of a cold start has begun, its acquaintance is upkeep: no part of what idle nodes cost."""
 
+LEFT_NODES = 256
+"""From so many nodes on an experiment leaves itself to the next one to be freed."""
+
 Progress = Callable[[int, int, int], None]
 """(virtual microseconds done, of how many at most, events)."""
 ALWAYS: tuple[type[Check], ...] = (*SAFETY, *LAWS, *FRUGALITY, Contained)
@@ -91,15 +94,22 @@ class Result:
 
 
 @contextmanager
-def uncollected() -> Iterator[None]:
+def uncollected(nodes: int) -> Iterator[None]:
     """No search for cycles meanwhile. A run makes hardly any (its memory is the same), and what it holds grows all the
-    time, so each search goes through more: a quarter of the time of thousands of nodes."""
+    time, so each search goes through more: a quarter of the time of thousands of nodes.
+
+    The first search afterwards is due at once, and would go through all that was made. Of many nodes that counts as old
+    instead, and the next experiment of so many frees it (`LEFT_NODES`).
+    """
     was = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
         if was:
+            if nodes >= LEFT_NODES:
+                gc.freeze()
+                gc.unfreeze()
             gc.enable()
 
 
@@ -107,6 +117,7 @@ class Looker:
     """Has the checks look at whole nodes, and tells them of what engines notify."""
 
     def __init__(self, checks: Sequence[Check]) -> None:
+        self._checks = checks
         self._hearing = [check for check in checks if type(check).heard is not Check.heard]
         self._restarting = [check for check in checks if type(check).restarted is not Check.restarted]
         self._pacing = [check for check in checks if type(check).elapsed is not Check.elapsed]
@@ -116,7 +127,21 @@ class Looker:
         self._seen: dict[int, LatticeView] = {}
         """By host, the view that was last looked at."""
 
+    def join(self, cluster: Cluster, every: int) -> None:
+        """Have this cluster tell, each check what it asked for; a whole node is looked at every so many steps."""
+        for check in self._checks:
+            if type(check).stepped is not Check.stepped:
+                watchers = cluster.watchers_told if check.when_told else cluster.watchers
+                for kind in check.inputs or INPUTS:
+                    watchers[kind].append(check.stepped)
+            if type(check).kept is not Check.kept:
+                cluster.keepers.append(check.kept)
+        cluster.look_every(every, self.look)
+        cluster.restarts.append(self.restarted)
+        cluster.listeners.append(self)
+
     def look(self, host: Host) -> None:
+        """At a whole node; whatever shows only in the view, if it or the root changed since the last time."""
         view = host.engine.view()
         if self._seen.get(host.index) is view and view.root == inside.root_of(host.engine):
             for see in self._anyhow:
@@ -143,7 +168,6 @@ class Looker:
 class Experiment:
     """A run that can be watched while it goes."""
 
-    @uncollected()
     def __init__(
         self,
         scenario: Scenario,
@@ -157,7 +181,13 @@ class Experiment:
         self.scenario = scenario
         self.seed = seed
         self._progress = progress
-        name = f"{seed}"
+        if scenario.topology.nodes >= LEFT_NODES:
+            gc.collect()  # what an earlier one left
+        with uncollected(scenario.topology.nodes):
+            self._build(engine_type, lines, strategy or _strategy(scenario))
+
+    def _build(self, engine_type: EngineMaker, lines: Lines | None, strategy: Callable[[], Strategy] | None) -> None:
+        scenario, name = self.scenario, self.seed
         topology = scenario.build_topology(name)
         maker = Maker(
             config=scenario.config,
@@ -166,7 +196,7 @@ class Experiment:
             engine_type=engine_type,
             seal=Seals(scenario.seal == "sealed"),
             certified=scenario.certified,
-            strategy=strategy or _strategy(scenario),
+            strategy=strategy,
         )
         network = Network(topology, scenario.link, name)
         self.cluster = Cluster(maker, network, Journal(EPOCH, lines))
@@ -183,23 +213,19 @@ class Experiment:
         self.every = scenario.checks.every or _every(count)
         looker = self.looker = Looker([*self.safety, *self.liveness])
         self.stage.routed += [check.routed for check in self.safety if type(check).routed is not Check.routed]
-        for check in self.safety:
-            if type(check).stepped is not Check.stepped:
-                watchers = self.cluster.watchers_told if check.when_told else self.cluster.watchers
-                for kind in check.inputs or INPUTS:
-                    watchers[kind].append(check.stepped)
-        self.cluster.look_every(self.every, looker.look)
-        self.cluster.keepers += [check.kept for check in self.safety if type(check).kept is not Check.kept]
-        self.cluster.restarts.append(looker.restarted)
-        self.cluster.listeners += [looker, Doubts(self.cluster, self.world)]
+        looker.join(self.cluster, self.every)
+        self.cluster.listeners.append(Doubts(self.cluster, self.world))
         self.acts: list[list[object]] = []
         self._running: list[tuple[Step, list[object]]] = []
         self.users: Users | None = None
 
     def run(self) -> Result:
         """Run to the end, or to the first broken promise."""
-        with uncollected():
-            return self._run()
+        with uncollected(len(self.cluster.hosts)):
+            try:
+                return self._run()
+            finally:
+                self.cluster.journal.finish()  # should it be interrupted: its last line is where
 
     def _run(self) -> Result:
         scenario, cluster = self.scenario, self.cluster
