@@ -293,7 +293,8 @@ class Exchange(Reply):
             return CLIENT_GONE
         finally:
             if self.burden is not None:
-                self.unburden()
+                self.burden = None
+                share.leave()
             if upstream is not None:
                 plane.land(self.leg)
 

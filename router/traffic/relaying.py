@@ -105,6 +105,7 @@ async def relay_upgraded(exchange: Exchange, leg: Leg, head: ResponseHead) -> En
     late, upstream.reader.rest = upstream.reader.rest, b""
     await exchange.respond(response_for_client(head, leg.steered, WEBSOCKET, b"", b"") + late)
     plane.counters[region_counter(leg.attempt.region)] += 1
+    upstream.outlive_cuts()
     tunnel = Tunnel(client, upstream, exchange.nest, exchange.limits)
     plane.tunnels.add(tunnel)
     if plane.draining:

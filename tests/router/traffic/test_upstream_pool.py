@@ -16,9 +16,10 @@ from router.decision.decide import Attempt
 from router.traffic.connection import Connection, connect
 from router.traffic.nested_epoll import NestedEpoll
 from router.traffic.proxy_limits import ProxyLimits
-from router.traffic.upstream_pool import EXPECTED_SECONDS, ExhaustedError, Upstream, UpstreamPool
+from router.traffic.upstream_pool import EXPECTED_SECONDS, RTO_MAX_MS, ExhaustedError, Upstream, UpstreamPool
 from tests.router.traffic.upstreams import Wire, deaf, hanging, listen, refusing
 
+RTO_MAX = 44
 LIMITS = ProxyLimits(idle_per_endpoint_max=2, upstream_idle_timeout_us=4 * SECOND)
 
 
@@ -54,6 +55,21 @@ async def test_a_connection_is_not_reused_unless_it_says_so(pool: UpstreamPool, 
     pool.release(upstream, trio.current_time())  # reusable was taken back on the way out
     assert pool.idle == 0
     assert upstream.sock.fileno() == -1
+
+
+async def test_what_is_lost_is_sent_again_soon_unless_more_than_a_request_is_at_stake(
+    pool: UpstreamPool, nursery: trio.Nursery
+) -> None:
+    """Else who waits when a cut network heals waits as long again: the kernel doubles the time."""
+    upstream = await pool.acquire((await listen(nursery, hanging)).endpoint)
+    try:
+        before = upstream.sock.getsockopt(socket.IPPROTO_TCP, RTO_MAX)
+    except OSError:
+        pytest.skip("Linux 6.15 and later can")
+    assert before == RTO_MAX_MS
+    upstream.outlive_cuts()
+    assert upstream.sock.getsockopt(socket.IPPROTO_TCP, RTO_MAX) == 120_000
+    upstream.close()
 
 
 @pytest.mark.parametrize("farewell", [b"", b"HTTP/1.1 408 Request Timeout\r\n\r\n"])
