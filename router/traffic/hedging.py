@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from router.traffic.nested_epoll import Fiber, Wake
+from router.traffic.nested_epoll import Fiber, NestedEpoll, Wake
 from router.traffic.plane import Course, Leg
 from router.traffic.request_body import ClientGoneError
 from router.traffic.steering import Outcome
-from router.traffic.upstream_pool import ExhaustedError, Upstream
+from router.traffic.upstream_pool import ExhaustedError, Upstream, UpstreamPool
 
 if TYPE_CHECKING:
     from router.traffic.exchange import Exchange
@@ -29,6 +29,41 @@ def hedge_at(exchange: Exchange) -> float:
     return exchange.nest.time() + exchange.terms.hedge_after_us / 1e6
 
 
+class _Asking:
+    """A connection to one more endpoint, being made by a fiber of its own, for the first may answer meanwhile."""
+
+    def __init__(self, course: Course, began: float, waiter: Fiber) -> None:
+        self.course = course
+        self.began = began
+        self.waiter: Fiber | None = waiter
+        """None: nobody asks any more."""
+        self.over = False
+        self.upstream: Upstream | None = None
+        self.lost: Outcome | None = None
+
+    async def connect(self, pool: UpstreamPool, nest: NestedEpoll, timeout_us: int) -> None:
+        try:
+            self.upstream = await pool.open(self.course.attempt.endpoint, timeout_us)
+        except OSError:
+            self.lost = Outcome.REFUSED
+        except trio.TooSlowError:
+            self.lost = Outcome.TIMEOUT
+        except ExhaustedError:
+            pass
+        self.over = True
+        if self.waiter is not None:
+            self.waiter.nudge()
+        else:
+            self.leave(pool, nest.time())
+
+    def leave(self, pool: UpstreamPool, now: float) -> None:
+        """Nobody will ask it: one connection more stands ready, now or once it is made."""
+        self.waiter = None
+        if self.upstream is not None:
+            self.upstream.reusable = True
+            pool.release(self.upstream, now)
+
+
 async def race(exchange: Exchange, fiber: Fiber, wake: Wake, hedge_at: float) -> bytes:
     """A response's first bytes, from whichever leg has them first; that one is `exchange.leg` from then on.
 
@@ -36,6 +71,7 @@ async def race(exchange: Exchange, fiber: Fiber, wake: Wake, hedge_at: float) ->
     any more for what may take minutes.
     """
     rival: Leg | None = None
+    asking: _Asking | None = None
     client, patient = exchange.client, exchange.head.fields.may_wait
     try:
         while True:
@@ -61,6 +97,11 @@ async def race(exchange: Exchange, fiber: Fiber, wake: Wake, hedge_at: float) ->
                     exchange.lose_leg(rival, Outcome.RESET)
                     exchange.plane.land(rival)
                     rival = None
+            another: Leg | None = None
+            if asking is not None and asking.over:
+                another = _ask(exchange, asking)
+                asking = None
+                wake = Wake.READY if another is not None else wake
             due = wake is Wake.LATE and hedge_at < exchange.deadline
             if wake is Wake.LATE and not due:
                 raise trio.TooSlowError
@@ -68,15 +109,16 @@ async def race(exchange: Exchange, fiber: Fiber, wake: Wake, hedge_at: float) ->
                 hedge_at = math.inf
             # Who is late by the region's p99 is hedged then, unless the policy says when.
             late = due or (nudged and not exchange.terms.hedge_after_us)
-            if (late and rival is None) or (nudged and leg.hung):
-                another = await _hedge(exchange, leg)
+            if another is None and asking is None and ((late and rival is None) or (nudged and leg.hung)):
+                asking = _begin(exchange, leg, fiber)
                 wake = Wake.READY
-                if another is not None and rival is not None:  # two legs are enough: the one that hangs goes
-                    exchange.observe(leg.attempt, Outcome.OUTRUN, leg.began)
-                    exchange.plane.land(leg)
-                    exchange.leg = rival
-                rival = another or rival
-                continue
+                if asking is not None and asking.over:
+                    continue
+            if another is not None and rival is not None:  # two legs are enough: the one that hangs goes
+                exchange.observe(leg.attempt, Outcome.OUTRUN, leg.began)
+                exchange.plane.land(leg)
+                exchange.leg = leg = rival
+            rival = another or rival
             if patient:
                 if client.has_left():
                     raise ClientGoneError
@@ -89,13 +131,16 @@ async def race(exchange: Exchange, fiber: Fiber, wake: Wake, hedge_at: float) ->
             if rival is not None:
                 rival.upstream.read_waiter = None
     finally:
+        if asking is not None:
+            exchange.tried -= {asking.course.attempt.endpoint}  # nothing was asked of it
+            asking.leave(exchange.plane.pool, exchange.nest.time())
         if rival is not None:
             exchange.observe(rival.attempt, Outcome.OUTRUN, rival.began)
             exchange.plane.land(rival)
 
 
-async def _hedge(exchange: Exchange, late: Leg) -> Leg | None:
-    """Ask one more endpoint, if the request may be repeated and the budget allows it."""
+def _begin(exchange: Exchange, late: Leg, fiber: Fiber) -> _Asking | None:
+    """Connect to one more endpoint, if the request may be repeated and the budget allows it."""
     plane, limits = exchange.plane, exchange.limits
     # A hedge that the policy asks for is beside its retries; any other repeat is one of them.
     asked_for = exchange.terms.hedge_after_us and not late.hung
@@ -114,27 +159,31 @@ async def _hedge(exchange: Exchange, late: Leg) -> Leg | None:
         return None
     exchange.tried |= {attempt.endpoint}
     plane.counters["hedges"] += 1
-    began = exchange.nest.time()
     reason = f"{attempt.tier}: {late.attempt.region} {'HUNG' if late.hung else 'LATE'}"
     course = Course(plane, exchange.head, exchange.client, decision, attempt, reason)
-    try:
-        upstream = await plane.pool.acquire(attempt.endpoint, limits.hedge_connect_timeout_us)
-    except OSError:
-        exchange.lose(attempt, Outcome.REFUSED, began, None)
+    asking = _Asking(course, exchange.nest.time(), fiber)
+    asking.upstream = plane.pool.take(attempt.endpoint, asking.began)
+    asking.over = asking.upstream is not None
+    if not asking.over:
+        exchange.nest.start(asking.connect(plane.pool, exchange.nest, limits.hedge_connect_timeout_us))
+    return asking
+
+
+def _ask(exchange: Exchange, asking: _Asking) -> Leg | None:
+    """Send the request by a connection that was made. None if it was not, or does not take all of it at once."""
+    plane, course, upstream = exchange.plane, asking.course, asking.upstream
+    if upstream is None:
+        if asking.lost is not None:
+            exchange.lose(course.attempt, asking.lost, asking.began, None)
         return None
-    except trio.TooSlowError:
-        exchange.lose(attempt, Outcome.TIMEOUT, began, None)
-        return None
-    except ExhaustedError:
-        return None
-    leg = Leg(attempt, course.steered, began, upstream)
+    leg = Leg(course.attempt, course.steered, asking.began, upstream)
     try:
         left = upstream.send_now(course.request + exchange.body.in_hand())
     except OSError:
         exchange.lose_leg(leg, Outcome.RESET)
         left = b"all"
     if left:  # nobody else's turn to be waited for
-        plane.pool.release(upstream, began)
+        plane.pool.release(upstream, asking.began)
         return None
     if course.watches:
         plane.sent(leg, course.watched, exchange.nest.time())

@@ -50,7 +50,7 @@ the time to connect."""
 
 RTO_MAX_MS: Final = 2_000
 """Between two times that the kernel sends again what nobody acknowledged. By itself it doubles the time up to two
-minutes: whoever waits when a cut network heals would wait as long again as the cut was. It gives up after fifteen, 27 s."""
+minutes: whoever waits when a cut network heals would wait as long again as the cut was. It gives up after 27 s."""
 _RTO_MAX_USUAL_MS: Final = 120_000
 _TCP_RTO_MAX_MS: Final = 44
 """Of Linux 6.15 and later; Python has no name for it."""

@@ -50,15 +50,15 @@ def hanging_after(count: int) -> Script:
     return script
 
 
-def late_after(count: int) -> Script:
-    """Answers so many requests of all connections, then each after five seconds."""
+def late_after(count: int, late_seconds: float = 5) -> Script:
+    """Answers so many requests of all connections, then each after so many seconds."""
     left = [count]
 
     async def script(wire: Wire) -> None:
         while await wire.request() is not None:
             left[0] -= 1
             if left[0] < 0:
-                await trio.sleep(5)
+                await trio.sleep(late_seconds)
             await wire.send(answer(b"first"))
 
     return script
@@ -129,6 +129,51 @@ async def test_the_one_that_was_asked_first_may_still_win(autojump_clock: trio.t
                 stage.router.told[SAMPLES_MIN:] == [("region1", Outcome.OUTRUN), ("region0", Outcome.OK)]
             )
             assert (await wire.ask(GET)).status == 200, "in step"
+        nursery.cancel_scope.cancel()
+
+
+async def test_who_is_being_connected_to_keeps_nobody_from_hearing_the_first(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Its answer lay there until the connect had failed: a quarter of a second more for who was 30 ms late."""
+    autojump_clock.autojump_threshold = 0.02
+    async with trio.open_nursery() as nursery:
+        first = await listen(nursery, late_after(SAMPLES_MIN, 0.1))
+        with deaf() as second:
+            async with proxied(FixedRouter(first.endpoint, second)) as stage:
+                await warm(stage)
+                began = trio.current_time()
+                wire = await stage.client()
+                assert (await wire.ask(GET)).body == b"first"
+                assert trio.current_time() - began < 0.15
+                assert stage.proxy.counters["hedges"] == 1
+                assert (await wire.ask(GET)).body == b"first", "in step"
+        nursery.cancel_scope.cancel()
+
+
+async def test_who_was_being_connected_to_when_the_first_was_lost_was_not_asked_yet(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    autojump_clock.autojump_threshold = 0.02
+
+    async def script(wire: Wire) -> None:
+        for _ in range(SAMPLES_MIN):
+            if await wire.request() is not None:
+                await wire.send(answer(b"first"))
+        await wire.request()
+        await trio.sleep(0.1)
+        wire.reset()
+
+    async with trio.open_nursery() as nursery:
+        first = await listen(nursery, script)
+        with deaf() as second:
+            async with proxied(FixedRouter(first.endpoint, second)) as stage:
+                wire = await stage.client()
+                for _ in range(SAMPLES_MIN):
+                    assert (await wire.ask(GET)).body == b"first"
+                assert (await wire.ask(GET)).status == 504
+                told = stage.router.told[SAMPLES_MIN:]
+                assert told == [("region0", Outcome.RESET), ("region1", Outcome.TIMEOUT)]
         nursery.cancel_scope.cancel()
 
 
