@@ -282,7 +282,7 @@ class Exchange(Reply):
             except OSError:
                 return await self.refused_while_sending()
             if left or not body.complete:
-                return await converse(self, leg, left)
+                return await converse(self, leg, course, left)
             self.uploaded = True
             self.waits_since = self.nest.clock()
             self.deadline = min(now + course.first_byte_seconds, self.ends_at)

@@ -110,7 +110,7 @@ async def _go(
             result = heir.lose_by(error) if heir.uploaded else await heir.refused_while_sending()
         else:
             heir = _heir(exchange(plane, client, head), course, leg, not left, waits_since, heard_at)
-            result = await (converse(heir, leg, left) if left else heir.receive_response(wake, response))
+            result = await (converse(heir, leg, course, left) if left else heir.receive_response(wake, response))
     except ClientGoneError:
         return CLIENT_GONE
     finally:

@@ -24,8 +24,8 @@ def hear(exchange: Exchange, data: bytes | None, now: float) -> ResponseHead | N
     if not data:
         raise ConnectionResetError("closed before the first byte")
     leg = exchange.leg
+    leg.awaited = False
     if leg.watched is not None:
-        leg.awaited = False
         leg.watched.heard(leg, exchange.plane.listened_us(now))
     if now > exchange.waits_since:
         exchange.waited += now - exchange.waits_since
@@ -49,6 +49,10 @@ async def receive_head(exchange: Exchange, head: ResponseHead | None) -> Respons
             data = await _within_deadline(exchange, upstream)
             if not data:
                 raise ConnectionResetError("closed before the end of the head")
+            if (leg := exchange.leg).awaited:  # by a task, which does not come by `hear`
+                leg.awaited = False
+                if leg.watched is not None:
+                    leg.watched.heard(leg, exchange.plane.listened_us(exchange.nest.time()))
             exchange.answered = True
             head = reader.feed(data)
         elif head.status >= 200 or (head.status == 101 and exchange.head.websocket and _is_websocket(head)):

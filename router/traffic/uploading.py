@@ -15,7 +15,7 @@ import trio
 
 from router.tcp.splice import Pipe
 from router.traffic.ending import CLIENT_GONE, Ending, Lost
-from router.traffic.plane import Leg
+from router.traffic.plane import Course, Leg
 from router.traffic.reply import refuse
 from router.traffic.request_body import ClientGoneError
 from router.traffic.steering import Outcome
@@ -31,7 +31,7 @@ PIPE_BYTES: Final = 262_144
 """What one upload holds in the kernel at most."""
 
 
-async def converse(exchange: Exchange, leg: Leg, left: bytes | memoryview) -> Ending | Lost:
+async def converse(exchange: Exchange, leg: Leg, course: Course, left: bytes | memoryview) -> Ending | Lost:
     """Listen while the rest of the request is sent; what the exchange makes of it."""
     upstream, attempt = leg.upstream, leg.attempt
     if exchange.head.expects_continue:
@@ -40,7 +40,7 @@ async def converse(exchange: Exchange, leg: Leg, left: bytes | memoryview) -> En
     gone: ClientGoneError | None = None
     await exchange.nest.become_task()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_upload, exchange, upstream, left, nursery.cancel_scope)
+        nursery.start_soon(_upload, exchange, leg, course, left, nursery.cancel_scope)
         try:
             result = await exchange.receive_response()
         except ClientGoneError as error:  # carried out by hand: a nursery would wrap it
@@ -57,8 +57,11 @@ async def converse(exchange: Exchange, leg: Leg, left: bytes | memoryview) -> En
     return await refuse(exchange.plane, exchange.client, fault)
 
 
-async def _upload(exchange: Exchange, upstream: Upstream, left: bytes | memoryview, both: trio.CancelScope) -> None:
+async def _upload(
+    exchange: Exchange, leg: Leg, course: Course, left: bytes | memoryview, both: trio.CancelScope
+) -> None:
     """Send the rest of the request as it arrives. Cancels `both` if nothing good can come of it any more."""
+    upstream = leg.upstream
     try:
         await upstream.send(left, exchange.limits.upstream_write_timeout_us)
         timeout_us = exchange.limits.body_timeout_us
@@ -74,6 +77,8 @@ async def _upload(exchange: Exchange, upstream: Upstream, left: bytes | memoryvi
             if not exchange.body.complete:
                 await exchange.nest.pause()  # both ends may be faster than we are
         exchange.uploaded = True
+        if course.watches and leg.awaited:
+            exchange.plane.sent(leg, course.watched, exchange.nest.time())
     except OSError:
         pass  # the upstream wants no more; its response, or the loss, is met by the reader
     except (BadRequestError, ClientGoneError, trio.TooSlowError) as fault:

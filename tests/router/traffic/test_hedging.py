@@ -10,6 +10,7 @@ from lattice.types import MILLISECOND
 from router.decision.decide import Decision, Request
 from router.policy.settings import Hedge, Settings
 from router.traffic.hang import SAMPLES_MIN, UNKNOWN_US, WAITING_MIN
+from router.traffic.message_body import LAST_CHUNK, chunk
 from router.traffic.proxy import Outcome, ProxyLimits
 from router.traffic.upstream_pool import Upstream
 from tests.router.traffic.upstreams import (
@@ -307,6 +308,26 @@ async def test_what_may_not_happen_twice_is_never_hedged(autojump_clock: trio.te
             assert second.wires == []
             keyed = post(b"x", "Idempotency-Key: 7")
             assert (await stage.ask(keyed, "POST")).body == b"second"
+        nursery.cancel_scope.cancel()
+
+
+async def test_uploads_that_wait_for_an_answer_are_heard_of_too(autojump_clock: trio.testing.MockClock) -> None:
+    """What is too long to be kept cannot be rescued; that its region hangs is known by it, and also that it answers."""
+    autojump_clock.autojump_threshold = 0.02
+    upload = b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n" + chunk(bytes(100_000)) + LAST_CHUNK
+    async with trio.open_nursery() as nursery:
+        first = await listen(nursery, hanging_after(SAMPLES_MIN))
+        second = await listen(nursery, serving(answer(b"second")))
+        async with proxied(FixedRouter(first.endpoint, second.endpoint)) as stage:
+            wire = await stage.client()
+            for _ in range(SAMPLES_MIN):
+                assert (await wire.ask(upload)).body == b"first"
+            for _ in range(WAITING_MIN):
+                await (await stage.client()).send(upload)
+            began = trio.current_time()
+            while not stage.proxy.counters["hang.region0"]:  # noqa: ASYNC110 - no event tells of it
+                await trio.sleep(0.01)
+            assert trio.current_time() - began < UNKNOWN_US / 1e6, "by the p99 of what was answered before"
         nursery.cancel_scope.cancel()
 
 
