@@ -32,6 +32,7 @@ from router.traffic.proxy import Outcome, ProxyLimits
 from router.traffic.server_tls import ServerTls
 from tests.router.traffic.test_server_tls import write
 from tests.router.traffic.upstreams import (
+    DRIVER,
     Stage,
     Wire,
     answer,
@@ -550,6 +551,41 @@ async def test_a_client_that_vanishes_takes_its_streams_along(tls: ssl.SSLContex
         while stage.proxy.counters["requests"] < 4:
             await trio.testing.wait_all_tasks_blocked()
         assert stage.proxy.counters["client_gone"] == 4
+
+
+async def test_an_event_stream_that_is_reset_lets_its_upstream_go(tls: ssl.SSLContext) -> None:
+    """Also before its first byte, and while nothing comes; the others of its connection go on."""
+    if DRIVER.get() != "fibers":
+        pytest.skip("a plain task waits for one socket")
+    left = 0
+
+    async def script(wire: Wire) -> None:
+        nonlocal left
+        request = await wire.request()
+        if request is not None and request.first.startswith(b"GET /talks"):
+            await wire.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: hello\n\n")
+        await hanging(wire)
+        left += 1
+
+    async with staged(script, tls=tls) as stage:
+        client = await connect(stage)
+        numbers = [
+            await client.begin("GET", path, (b"accept", b"text/event-stream"))
+            for path in ("/talks", "/silent", "/stays")
+        ]
+        while not client.answers[numbers[0]].body:
+            assert await client.more()
+        while len(stage.router.asked) < len(numbers):
+            await trio.testing.wait_all_tasks_blocked()
+        for number in numbers[:2]:
+            client.h2.reset_stream(number)
+        await client.flush()
+        with trio.fail_after(5):
+            while left < 2:
+                await trio.testing.wait_all_tasks_blocked()
+        assert stage.proxy.counters["client_gone"] == 2
+        assert left == 2
+        client.close()
 
 
 # --- real clients
