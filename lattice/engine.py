@@ -211,11 +211,11 @@ class Engine:
             if self._deadline is not None and now - self._deadline > self._stall_us:
                 self._notice_stall()
         if isinstance(event, DatagramReceived):
-            self._on_frame(event.data, event.source, streamed=False)
+            self._on_frame(event.data, event.source, False)
         elif isinstance(event, TimerFired):
             self._on_timer()
         elif isinstance(event, StreamFrameReceived):
-            self._on_frame(event.data, event.source, streamed=True)
+            self._on_frame(event.data, event.source, True)
         elif isinstance(event, LocalUpdate):
             self._on_local(event.change)
         else:
@@ -290,12 +290,13 @@ class Engine:
             self._swim.start()
             self._health.start()
         while (name := self._out.timers.pop_due(self._out.now)) is not None:
+            if name == "swim":  # as mostly
+                self._swim.on_interval()
+                continue
             kind, _, argument = name.partition(" ")
             match kind:
-                case "announce":  # the frequent first
+                case "announce":
                     self._spreading.on_announce(name)
-                case "swim":
-                    self._swim.on_interval()
                 case "probe":
                     self._swim.on_probe_due()
                 case "reconcile":
@@ -372,41 +373,53 @@ class Engine:
         self._admission.persist_all()
 
     def _on_frame(self, data: bytes, source: Endpoint, streamed: bool) -> None:
+        """Pings and acks that carry nothing are most of what comes: from their fields follows what `_on_message` would
+        do with such a message, and it is not made."""
         try:
             sender, body = self._seal.open(data)
+            fields = None if streamed or sender == self.node else wire.bare(body)
+            if fields is None:
+                self._on_body(body, sender, source, streamed, data)
+                return
             member = self._swim.members.get(sender)
-            if streamed or sender == self.node or not self._on_bare(body, sender, member, source):
-                message = wire.decode(body, self._config.frame_bytes_max)
-                if sender == self.node:
-                    self._swim.on_own_frame(source, self._seal.closed(counter_in(data)))
-                    return
-                self._out.received[type(message)] += 1
-                if streamed:
-                    if member is not None:
-                        source = member.endpoint  # a stream's port is not where its sender listens
-                    self._on_message(message, sender, source, streamed)
-                    return
-                self._on_message(message, sender, source)
-                member = self._swim.members.get(sender)  # another one now, perhaps
-            if (member is None or member.endpoint != source) and not self._grants.is_revoked(sender):
-                self._swim.meet_sender(sender, source, counter_in(data))
+            if len(fields) == 2:
+                nonce, root = fields
+                self._out.received[Ping] += 1
+                self._reconciliation.compare(sender, root)
+                self._swim.on_ping(nonce, member, source)
+            else:
+                nonce, subject, root, seen_as = fields
+                self._out.received[Ack] += 1
+                if not self._own_address.told:
+                    self._learn_own_endpoint(sender, seen_as)
+                self._swim.on_ack(nonce, subject, root, member)
+                if sender == subject:
+                    self._reconciliation.compare(sender, root)
+                    self._reconciliation.soon(sender)
+            if member is None or member.endpoint != source:
+                self._meet_sender(sender, source, data)
         except LatticeError as error:
             self._out.reject("frame" if streamed else "datagram", error, source)
 
-    def _on_bare(self, body: bytes, sender: NodeId, member: Member | None, source: Endpoint) -> bool:
-        """Whether it is a ping or an ack without news, as most are; then it is done with, as `_on_message` would."""
-        if (ping := wire.bare_ping(body)) is not None:
-            nonce, root = ping
-            self._out.received[Ping] += 1
-            self._reconciliation.compare(sender, root)
-            self._swim.on_ping(nonce, member, source)
-            return True
-        if (ack := wire.bare_ack(body)) is not None:
-            nonce, subject, root, seen_as = ack
-            self._out.received[Ack] += 1
-            self._on_ack(nonce, subject, root, seen_as, (), sender, source)
-            return True
-        return False
+    def _on_body(self, body: bytes, sender: NodeId, source: Endpoint, streamed: bool, data: bytes) -> None:
+        message = wire.decode(body, self._config.frame_bytes_max)
+        if sender == self.node:
+            self._swim.on_own_frame(source, self._seal.closed(counter_in(data)))
+            return
+        self._out.received[type(message)] += 1
+        if streamed:
+            if sender in self._swim.members:
+                source = self._swim.endpoint_of(sender)  # a stream's port is not where its sender listens
+            self._on_message(message, sender, source, streamed)
+            return
+        self._on_message(message, sender, source)
+        member = self._swim.members.get(sender)
+        if member is None or member.endpoint != source:
+            self._meet_sender(sender, source, data)
+
+    def _meet_sender(self, sender: NodeId, source: Endpoint, data: bytes) -> None:
+        if not self._grants.is_revoked(sender):
+            self._swim.meet_sender(sender, source, counter_in(data))
 
     def _on_message(self, message: Message, sender: NodeId, source: Endpoint, streamed: bool = False) -> None:
         if isinstance(message, IHave):  # the frequent first
@@ -429,7 +442,14 @@ class Engine:
         if isinstance(message, Ack):
             if message.cells:
                 self._take_cells(message.cells, sender, source, push=False)
-            self._on_ack(message.nonce, message.subject, message.root, message.seen_as, message.updates, sender, source)
+            if not self._own_address.told:
+                self._learn_own_endpoint(sender, message.seen_as)
+            if message.updates and self._swim.hear(message.updates, sender):
+                self._out.send(Rumour(self._health.our_row()), source)  # it held us as gone: the proof that we are not
+            self._swim.on_ack(message.nonce, message.subject, message.root, self._swim.members.get(sender))
+            if sender == message.subject:
+                self._reconciliation.compare(sender, message.root)
+                self._reconciliation.soon(sender)
             return
         if isinstance(message, _QUESTIONS) and sender not in self._swim.members:
             self._refuse(sender, source)
@@ -465,25 +485,6 @@ class Engine:
                     self._reconciliation.brought(sender, left)
             case Leave(incarnation):
                 self._swim.hear((MemberUpdate(sender, MemberState.LEFT, incarnation, sender),), sender)
-
-    def _on_ack(
-        self,
-        nonce: int,
-        subject: NodeId,
-        root: bytes,
-        seen_as: Endpoint,
-        updates: tuple[MemberUpdate, ...],
-        sender: NodeId,
-        source: Endpoint,
-    ) -> None:
-        if not self._own_address.told:
-            self._learn_own_endpoint(sender, seen_as)
-        if updates and self._swim.hear(updates, sender):
-            self._out.send(Rumour(self._health.our_row()), source)  # it held us as gone: the proof that we are not
-        self._swim.on_ack(nonce, subject, root, self._swim.members.get(sender))
-        if sender == subject:
-            self._reconciliation.compare(sender, root)
-            self._reconciliation.soon(sender)
 
     def _refuse(self, sender: NodeId, source: Endpoint) -> None:
         """No member has asked. One whose key was taken back shall know that, and has nobody else to tell it."""

@@ -39,6 +39,7 @@ class Outbox:
         self.stale_view = True
         """Something that the view shows has changed."""
         self._seal = seal
+        self._datagram_bytes_max = config.datagram_bytes_max
         self._effects: list[Effect] = []
 
     def begin(self, now: Micros) -> list[Effect]:
@@ -68,22 +69,26 @@ class Outbox:
         if len(reachable) < len(targets):
             self.count("sends without an address", len(targets) - len(reachable))
         if reachable:
-            self._send(type(message), wire.encode(message), bool(getattr(message, "cells", ())), reachable)
+            frame = self._seal.close(self.node, wire.encode(message), self.now)
+            send = SendDatagram if len(frame) <= self._datagram_bytes_max else SendStream
+            cells = bool(getattr(message, "cells", ()))
+            for target in reachable:
+                self._effects.append(send(frame, target, cells))
+            self._sent[type(message)] += len(reachable)
+            self._bytes_out += len(reachable) * len(frame)
 
     def send_body(self, kind: type[Message], body: bytes, cells: bool, target: Endpoint) -> None:
-        """As `send`, of a message that is encoded already: of which kind it is, and whether it carries cells."""
-        if target[0]:
-            self._send(kind, body, cells, (target,))
-        else:
+        """As `send` to one target, of a message that is encoded already: of which kind it is, and whether it carries
+        cells."""
+        if not target[0]:
             self.count("sends without an address")
-
-    def _send(self, kind: type[Message], body: bytes, cells: bool, targets: tuple[Endpoint, ...]) -> None:
+            return
         frame = self._seal.close(self.node, body, self.now)
-        send = SendDatagram if len(frame) <= self.config.datagram_bytes_max else SendStream
-        for target in targets:
-            self._effects.append(send(frame, target, cells))
-        self._sent[kind] += len(targets)
-        self._bytes_out += len(targets) * len(frame)
+        size = len(frame)
+        send = SendDatagram if size <= self._datagram_bytes_max else SendStream
+        self._effects.append(send(frame, target, cells))
+        self._sent[kind] += 1
+        self._bytes_out += size
 
     def persist(self, table: str, key: bytes, value: bytes | None, holds: Holds = Holds.NOTHING) -> None:
         self._effects.append(Persist(table, key, value, holds))

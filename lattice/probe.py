@@ -57,11 +57,16 @@ class Probe:
     due: Micros
     """When to ping again, or to give up."""
     ends: Micros
-    step_us: int
-    """How long each further ping is waited for."""
+    ack_us: int
+    """How long the first answer was waited for."""
     helpers: tuple[NodeId, ...] | None = None
     """Whom we asked; None while the first answer is awaited."""
     nacked: tuple[NodeId, ...] = ()
+
+    @property
+    def step_us(self) -> int:
+        """How long each further ping is waited for."""
+        return max(self.ack_us, -(-(self.ends - self.sent[self.nonce]) // PINGS_MAX))
 
     @property
     def listened_until(self) -> int:
@@ -76,8 +81,9 @@ class ProbeCycle:
         self._us = us
         self._prng = prng
         self._round: Iterator[NodeId] = iter(())
+        self._of: Sequence[NodeId] = ()
+        """Whom the round was drawn of."""
         self._probes: dict[NodeId, Probe] = {}
-        self._nonces: dict[int, NodeId] = {}
         self._relays: dict[int, Relay] = {}
         self._failed: dict[NodeId, Probe] = {}
 
@@ -89,7 +95,9 @@ class ProbeCycle:
             return None
         while True:
             for candidate in self._round:
-                if candidate not in busy and is_present(candidate):
+                if candidate in busy or candidate == self._us:
+                    continue
+                if everybody is self._of or is_present(candidate):
                     return candidate
             self.begin_round(everybody)
 
@@ -99,14 +107,14 @@ class ProbeCycle:
         while gcd(step := prng.below(count) + 1, count) != 1:  # six in ten are coprime
             pass
         start = prng.below(count)
+        self._of = everybody
         self._round = (everybody[(start + turn * step) % count] for turn in range(count))
 
     def begin(self, target: NodeId, now: Micros, ack_us: int, probe_us: int) -> Probe:
         """Probe this member: its first answer is due after `ack_us`, and all is over after `probe_us`."""
         nonce = self._prng.token()
-        due, ends, step_us = Micros(now + ack_us), Micros(now + probe_us), max(ack_us, -(-probe_us // PINGS_MAX))
-        probe = self._probes[target] = Probe(target, nonce, {nonce: now}, due, ends, step_us)
-        self._nonces[nonce] = target
+        due, ends = Micros(now + ack_us), Micros(now + probe_us)
+        probe = self._probes[target] = Probe(target, nonce, {nonce: now}, due, ends, ack_us)
         return probe
 
     def again(self, probe: Probe, now: Micros) -> int:
@@ -114,9 +122,9 @@ class ProbeCycle:
         step later, unless less than another is left then."""
         nonce = self._prng.token()
         probe.sent[nonce] = now
-        self._nonces[nonce] = probe.target
-        following = Micros(now + probe.step_us)
-        probe.due = following if following + probe.step_us <= probe.ends else probe.ends
+        step_us = probe.step_us
+        following = Micros(now + step_us)
+        probe.due = following if following + step_us <= probe.ends else probe.ends
         return nonce
 
     def ask(
@@ -130,8 +138,6 @@ class ProbeCycle:
 
     def end(self, probe: Probe) -> None:
         del self._probes[probe.target]
-        for nonce in probe.sent:
-            del self._nonces[nonce]
 
     def carry(self, relay: Relay) -> int | None:
         """Take on somebody's probe: the nonce of the ping to send, or None when too many are carried already."""
@@ -143,10 +149,10 @@ class ProbeCycle:
 
     def acked(self, nonce: int, subject: NodeId) -> Probe | None:
         """An ack came, from the subject itself or passed on: the probe that it ends."""
-        if self._nonces.get(nonce) != subject:
+        probe = self._probes.get(subject)
+        if probe is None or nonce not in probe.sent:
             return None
-        probe = self._probes[subject]
-        self.end(probe)
+        del self._probes[subject]
         return probe
 
     def acked_for(self, nonce: int, subject: NodeId) -> Relay | None:
@@ -177,11 +183,12 @@ class ProbeCycle:
 
     def earliest(self) -> Micros | None:
         """When something is due next."""
-        if not self._relays and len(self._probes) < 2:
-            for probe in self._probes.values():
+        probes, relays = self._probes, self._relays
+        if not relays and len(probes) < 2:
+            for probe in probes.values():
                 return probe.due
             return None
-        return min([probe.due for probe in self._probes.values()] + [relay.due for relay in self._relays.values()])
+        return min([probe.due for probe in probes.values()] + [relay.due for relay in relays.values()])
 
     def due(self, now: Micros) -> list[Probe]:
         """Probes whose last answer is late, and those that failed, which are over (`ends`); by target."""
@@ -210,6 +217,5 @@ class ProbeCycle:
     def forget_all(self) -> None:
         """We were not listening: answers may have come and gone, so nothing follows from their absence."""
         self._probes.clear()
-        self._nonces.clear()
         self._relays.clear()
         self._failed.clear()

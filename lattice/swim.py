@@ -132,8 +132,10 @@ class Swim:
 
     def on_ping(self, nonce: int, sender: Member | None, source: Endpoint, introduced: bool = False) -> None:
         """`sender` is None where it is no member; who has just introduced itself is answered with our row."""
+        ours = self._our_row() if introduced else ()
         news = self._news_for(sender) if sender is not None else ()  # each claim rides on a few frames only
-        self._ack(nonce, self._out.node, self._root(), source, news, introduced)
+        body = wire.ack_body(nonce, self._out.node, self._root(), _unscoped(source), news, ours)
+        self._out.send_body(Ack, body, bool(ours), source)
 
     def on_ack(self, nonce: int, subject: NodeId, root: bytes, sender: Member | None) -> None:
         """`sender` is None where it is no member."""
@@ -147,20 +149,7 @@ class Swim:
             return
         relay = self._probe.acked_for(nonce, subject)
         if relay is not None:
-            self._ack(relay.nonce, subject, root, relay.asked_by)
-
-    def _ack(
-        self,
-        nonce: int,
-        subject: NodeId,
-        root: bytes,
-        target: Endpoint,
-        news: tuple[MemberUpdate, ...] = (),
-        introduced: bool = False,
-    ) -> None:
-        ours = self._our_row() if introduced else ()
-        body = wire.ack_body(nonce, subject, root, _unscoped(target), news, ours)
-        self._out.send_body(Ack, body, bool(ours), target)
+            self._out.send(Ack(relay.nonce, subject, root, _unscoped(relay.asked_by)), relay.asked_by)
 
     def on_ping_req(self, request: PingReq, source: Endpoint) -> None:
         """Probe in somebody's stead. Raises `WireError` when too many probes are carried already."""
@@ -293,16 +282,16 @@ class Swim:
     # --- probing
 
     def on_interval(self) -> None:
-        config = self._out.config
+        out, stretch = self._out, self.health.stretch(1)
         target = self._probe.pick(self.members.everybody.nodes, self.members.is_present)
         if target is not None:
-            member = self._known(target)
-            ack_us = self.health.stretch(self._ack_us(target, member))
-            probe_us = max(self.health.stretch(config.probe_us), ack_us)
-            probe = self._probe.begin(target, self._out.now, ack_us, probe_us)
+            member = self.members.get(target)
+            assert member is not None, "only who is present is picked"
+            ack_us = self._rtt.timeout_us(target, member.area) * stretch
+            probe = self._probe.begin(target, out.now, ack_us, max(out.config.probe_us * stretch, ack_us))
             self._ping(member, probe.nonce)
-            self._arm_probe(self._out.now)
-        self._out.timers.set("swim", self._out.after(self.health.stretch(config.swim_interval_us)))
+            self._arm_probe(out.now)
+        out.timers.set("swim", out.after(out.config.swim_interval_us * stretch))
 
     def on_probe_due(self) -> None:
         """First answers that are late, probes that failed, and those that we carry."""
@@ -526,8 +515,9 @@ class Swim:
     def _news_for(self, peer: Member | None) -> tuple[MemberUpdate, ...]:
         """What rides along: first of all what is wrongly said of the peer itself (None where it is no member), so that
         it can refute it."""
-        news: tuple[MemberUpdate, ...] = ()
-        if not self._piggyback.is_empty():
+        if self._piggyback.is_empty():
+            news: tuple[MemberUpdate, ...] = ()
+        else:
             limit = retransmits(self._out.config.retransmit_mult, len(self.members) + 1)
             news = self._piggyback.take(self._out.config.updates_per_frame_max, limit)
         if peer is not None and peer.state is not _ALIVE:

@@ -22,8 +22,8 @@ else.
 An idle cluster sends nothing but pings and acks without news, a busy one mostly announcements and rumours of one cell.
 What msgpack makes of these differs in the fields alone, so they are written and read by their layout, for a fifth of
 the instructions (a rumour is only read so, for half); whatever is spelt otherwise goes the general way, and a law says
-that both agree. Pings and acks are written from their fields, and bare ones are read as such (`bare_ping`, `bare_ack`):
-as values they would be made for one reader, who takes them apart.
+that both agree. Pings and acks are written from their fields, and those that carry
+nothing are read as fields (`bare`): as values they would be made for one reader, who takes them apart.
 """
 
 from __future__ import annotations
@@ -176,8 +176,11 @@ _PING_BEGINS: Final = b"\x95\x01\xcf"
 _ACK: Final = Struct(">3sQ2s16s2s16s")
 """As far as `seen_as`."""
 _ACK_BEGINS: Final = b"\x97\x02\xcf"
+_PING_BYTES: Final = _PING.size
+_ACK_BYTES: Final = _ACK.size
 _NONCE_MIN: Final = 2**32
 """msgpack spells lesser ones shorter."""
+_NONCE_MAX: Final = canonical.INTEGER_MAX
 
 
 def encode(message: Message) -> bytes:
@@ -268,24 +271,19 @@ def decode(body: bytes, bytes_max: int) -> Message:
     return _decode(body, bytes_max)
 
 
-def bare_ping(body: bytes) -> tuple[int, bytes] | None:
-    """(nonce, root) of a ping without news, or None if it is spelt otherwise than `ping_body` spells such a one."""
-    if len(body) != _PING.size:
-        return None
-    begins, nonce, bin_root, root, ends = _PING.unpack(body)
-    if begins == _PING_BEGINS and bin_root == _ID and ends == _NOTHING and nonce <= canonical.INTEGER_MAX:
-        return nonce, root
-    return None
-
-
-def bare_ack(body: bytes) -> tuple[int, NodeId, bytes, Endpoint] | None:
-    """(nonce, subject, root, seen as) of an ack without news, or None as of a ping."""
-    if not body.startswith(_ACK_BEGINS) or not body.endswith(_NOTHING) or len(body) <= _ACK.size:
-        return None
-    _, nonce, bin_subject, subject, bin_root, root = _ACK.unpack_from(body)
-    seen_as = _seen_as(body[_ACK.size : -len(_NOTHING)])
-    if seen_as is not None and bin_subject == bin_root == _ID and nonce <= canonical.INTEGER_MAX:
-        return nonce, subject, root, seen_as
+def bare(body: bytes) -> tuple[int, bytes] | tuple[int, NodeId, bytes, Endpoint] | None:
+    """(nonce, root) of a ping that carries nothing, (nonce, subject, root, seen as) of such an ack. None of all else,
+    and of whatever is spelt otherwise than `encode` spells these two."""
+    size = len(body)
+    if size == _PING_BYTES:
+        begins, nonce, bin_root, root, ends = _PING.unpack(body)
+        if begins == _PING_BEGINS and bin_root == _ID and ends == _NOTHING and nonce <= _NONCE_MAX:
+            return nonce, root
+    elif size > _ACK_BYTES and body[1] == _ACK_BEGINS[1]:
+        begins, nonce, bin_subject, subject, bin_root, root = _ACK.unpack_from(body)
+        seen_as = _ended(body[_ACK_BYTES:])
+        if begins == _ACK_BEGINS and bin_subject == bin_root == _ID and nonce <= _NONCE_MAX and seen_as is not None:
+            return nonce, subject, root, seen_as
     return None
 
 
@@ -313,8 +311,11 @@ def _rumour(body: bytes) -> Rumour | None:
 
 
 @lru_cache(maxsize=16_384)
-def _seen_as(data: bytes) -> Endpoint | None:
-    """What an ack without news says before it ends; None if it is no such thing. It is mostly the same."""
+def _ended(ends: bytes) -> Endpoint | None:
+    """What an ack that ends so was seen as; None if it is no end of one that carries nothing. It is mostly the same."""
+    if not ends.endswith(_NOTHING):
+        return None
+    data = ends[: -len(_NOTHING)]
     try:
         return canonical.endpoint(canonical.unpack(data, len(data)), "seen as")
     except MalformedError:

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Callable
 
 from lattice.dissemination import Flood, Strategy, Tree
-from lattice.engine import Engine
 from lattice.prng import Prng
 from lattice.roster import Roster
 from lattice.types import SECOND, CellId, Level, NodeId
@@ -25,9 +24,9 @@ class HashOrdered(Flood):
         return list({*roster.nodes} - {roster.us})[:3]
 
 
-def scenario(strategy: Callable[[], Strategy] = Tree, engine_type: type[Engine] = Engine) -> str:
+def scenario(strategy: Callable[[], Strategy] = Tree) -> str:
     """Six nodes on a bad wire: a region dies, two policies, a crash, a restart without disk. The journal's digest."""
-    cluster = Cluster(6, seed="scripted", judge=lossy, strategy=strategy, engine_type=engine_type)
+    cluster = Cluster(6, seed="scripted", judge=lossy, strategy=strategy)
     cluster.introduce_all()
     cluster.run_until(cluster.all_know_all, 30 * SECOND)
     for index in range(6):
