@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import trio
 
+from lattice.types import SECOND
 from router.site.config_reader import endpoint_text
 from router.site.site_file import load_site_config
-from tests.router.test_node import Backend, Site, _is, level, running, site_config, until
+from tests.router.test_node import Backend, Site, _is, exchange, level, running, site_config, until
 
 
 async def forgetful(stream: trio.SocketStream) -> None:
@@ -25,6 +26,10 @@ async def forgetful(stream: trio.SocketStream) -> None:
 
 async def ejected(site: Site) -> bool:
     return bool((await site.view())["ejected"])
+
+
+async def half_open(site: Site) -> bool:
+    return bool((await site.view())["counters"]["ejections half opened"])
 
 
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
@@ -56,8 +61,11 @@ async def test_a_request_that_stays_unanswered_degrades_its_region_before_anythi
         regions.cancel_scope.cancel()
 
 
-async def test_a_route_with_nobody_else_is_served_by_who_is_only_suspected(tmp_path: Path) -> None:
+async def test_a_route_with_nobody_else_is_served_by_who_is_only_suspected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Three requests wait, and the region is left by all that have another. It answers, and so is back."""
+    monkeypatch.setattr("router.health.ejection.TRIAL_WAIT_US", 60 * SECOND)
     iad = Backend("iad")
     async with trio.open_nursery() as regions:
         await regions.start(iad.run)
@@ -78,6 +86,11 @@ async def test_a_route_with_nobody_else_is_served_by_who_is_only_suspected(tmp_p
                     await client.send_all(b"POST /stuck HTTP/1.1\r\nHost: only.test\r\nContent-Length: 0\r\n\r\n")
                 await until(partial(ejected, ams))
                 assert await ams.region_served() == "iad"
+                await until(partial(half_open, ams))
+                posted = await exchange(ams.bound.http[0], "POST / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+                assert posted[1]["x-edge-region"] == "iad", "a trial is for whoever can be rescued from it"
+                assert await ams.region_served() == "fra"
+                await until(partial(ejected, ams))
                 status, headers, _ = await ams.get(host="only.test")
                 assert (status, headers["x-edge-region"]) == (200, "fra")
                 assert await ams.region_served() == "fra"

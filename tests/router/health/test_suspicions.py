@@ -8,6 +8,7 @@ from lattice.types import SECOND, Endpoint, Level, Micros
 from router.control.target import RegionSignal
 from router.decision.decide import Attempt
 from router.decision.program import compile_policy
+from router.health.ejection import TRIAL_WAIT_US
 from router.health.grade import SIGNAL_LEASE_US, Sample
 from router.health.regional_health import RegionalHealth
 from router.policy import parse
@@ -71,6 +72,40 @@ def test_a_suspicion_never_takes_the_last_resort_away(health: RegionalHealth) ->
     assert not tell(health, Outcome.HUNG)
     assert not tell(health, Outcome.SILENT)
     assert tell(health, Outcome.REFUSED), "what is certain still counts"
+
+
+def test_who_could_not_be_rescued_is_kept_from_a_trial_for_a_while(health: RegionalHealth) -> None:
+    tell(health, Outcome.SILENT)
+    assert health.kept_from("POST", NOW) == health.kept_from("GET", NOW) == {FIRST}
+    later = Micros(NOW + SECOND)
+    assert health.expire(later) == (FIRST,)
+    assert [bool(health.kept_from(method, later)) for method in ("GET", "HEAD", "CONNECT", "POST", "PUT")] == [
+        False,
+        False,
+        False,
+        True,
+        True,
+    ]
+    assert not health.kept_from("POST", Micros(later + TRIAL_WAIT_US)), "nobody else came"
+
+
+def test_what_is_only_suspected_is_known_apart_from_what_is_certain(health: RegionalHealth) -> None:
+    other = Attempt("iad", "secondary", Level.HEALTHY, ("127.0.0.1", 9003))
+    assert health.suspected() == set()
+    tell(health, Outcome.HUNG)
+    assert health.suspected() == {FIRST, SECOND_ONE}
+    assert health.answered(other, Outcome.REFUSED, 0, NOW)
+    assert health.suspected() == {FIRST, SECOND_ONE}
+    later = Micros(NOW + SECOND)
+    health.expire(later)
+    health.admit(FIRST, later)
+    tell(health, Outcome.LATE, later)
+    assert FIRST in health.suspected(), "late on trial"
+    worker = RegionalHealth()
+    worker.configure(compile_policy(parse(POLICY)))
+    worker.follow(set(health.mask.out_of_use), set(), later, health.suspected())
+    assert worker.suspected() == health.suspected()
+    assert ("127.0.0.1", 9003) in worker.ejected
 
 
 WELL, LATE = Sample(True, 1_000), Sample(False, 0)

@@ -828,6 +828,39 @@ async def test_every_good_answer_widens_a_window_that_is_in_use(monkeypatch: pyt
         assert let_in == 3
 
 
+@pytest.mark.parametrize(
+    "other",
+    [
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+        answer(b"no", "500 Internal Server Error"),
+        b"HTTP/1.1 200 OK\r\nContent-Le",
+        b"nonsense\r\n\r\n",
+        b"",
+    ],
+)
+async def test_whatever_becomes_of_a_request_its_place_in_the_window_is_free_again(
+    monkeypatch: pytest.MonkeyPatch, other: bytes
+) -> None:
+    """Also when it began as the usual one."""
+    monkeypatch.setattr("router.traffic.concurrency.LIMIT_START", 1)
+    monkeypatch.setattr("router.traffic.concurrency.LIMIT_MIN", 1)
+    monkeypatch.setattr("router.traffic.concurrency.LIMIT_MAX", 1)
+
+    async def upstream(wire: Wire) -> None:
+        await wire.request()
+        await wire.send(answer())
+        await wire.request()
+        await wire.send(other)
+
+    async with staged(upstream) as stage:
+        for _ in range(3):
+            wire = await stage.client()
+            assert (await wire.ask(GET)).status == 200
+            await wire.ask(GET)
+            await wire.stream.aclose()
+        assert stage.proxy.counters["shed_503"] == 0
+
+
 async def test_a_flood_on_one_route_does_not_starve_another(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("router.traffic.concurrency.LIMIT_START", 18)
 
