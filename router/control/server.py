@@ -6,16 +6,14 @@ reads would keep the node from stopping. Here an exception ends its connection a
 socket still open is closed after a grace.
 
 Behind TLS whoever calls has a place before it has shown who it is, for as long as a handshake may take. So that
-strangers cannot hold all places, one more caller is never refused for them: the oldest of those who have not shown it,
-of the address that has most of them, goes.
+strangers cannot hold all places, the oldest of those who have not shown it gives way to one more caller, if its address
+has more of them (`router.traffic.origins`).
 """
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import socket
-from collections import Counter
 from functools import partial
 from typing import cast
 
@@ -32,6 +30,7 @@ from lattice.stream_security import TlsStream
 from router.control.callers import CALLER, Caller
 from router.control.door import Door
 from router.control.gate import Gate
+from router.traffic.origins import origin_of, who_gives_way
 
 GRACE_SECONDS = 1.0
 """How long an answer may still take at the stop: handlers take microseconds, so this is for a slow reader."""
@@ -92,22 +91,20 @@ class ControlServer:
             stream.socket.close()
             scope.cancel()
 
-    def _has_room(self) -> bool:
+    def _has_room(self, stream: trio.SocketStream) -> bool:
         """Whether there is a place for one more caller, or is now."""
         if len(self._open) < CONNECTIONS_MAX:
             return True
-        callers = Counter(self._knocking.values())
-        most = max(callers.values(), default=0)
-        for stream, origin in self._knocking.items():
-            if callers[origin] == most:
-                del self._knocking[stream]
-                self._open.pop(stream).cancel()
-                self.counters["control handshakes given up"] += 1
-                return True
-        return False
+        other = who_gives_way(self._knocking, _origin(stream))
+        if other is None:
+            return False
+        del self._knocking[other]
+        self._open.pop(other).cancel()
+        self.counters["control handshakes given up"] += 1
+        return True
 
     async def _serve_one(self, stream: trio.SocketStream) -> None:
-        if not self._has_room():
+        if not self._has_room(stream):
             self.counters["control connections beyond the limit"] += 1
             await stream.aclose()
             return
@@ -140,12 +137,10 @@ class ControlServer:
 
 
 def _origin(stream: trio.SocketStream) -> str:
-    """An address, of IPv6 the 64 bits that one host has to itself."""
     try:
-        address = ipaddress.ip_address(stream.socket.getpeername()[0].partition("%")[0])
+        return origin_of(stream.socket.getpeername()[0])
     except OSError:  # gone already
         return ""
-    return str(address) if address.version == 4 else str(ipaddress.ip_network((address, 64), strict=False))
 
 
 async def _called(app: ASGIApp, caller: Caller, scope: Scope, receive: Receive, send: Send) -> None:

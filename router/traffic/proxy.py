@@ -7,6 +7,7 @@ brought at least one byte.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -31,6 +32,7 @@ from router.traffic.forwarded import Steered, client_address, own_response
 from router.traffic.http1 import RequestHead
 from router.traffic.http2 import Http2Connection
 from router.traffic.nested_epoll import NestedEpoll, Wake
+from router.traffic.origins import origin_of, who_gives_way
 from router.traffic.plane import Plane
 from router.traffic.proxy_limits import ProxyLimits
 from router.traffic.proxy_protocol import BadProxyHeaderError
@@ -84,7 +86,7 @@ class Proxy:
         self._tls = tls
         self._announced_by = announced_by or TrustedHops()
         self._forwarders = forwarders or Forwarders(TrustedHops())
-        self._handshakes = 0  # under way
+        self._shaking: dict[Client, str] = {}  # whose handshakes are under way, by their origins
         self._limits = limits
         self._nest = NestedEpoll()
         pool = UpstreamPool(limits, self._nest, addresses, unix)
@@ -248,7 +250,7 @@ class Proxy:
                 and client.address not in self._announced_by  # who is behind it counts
                 and client.address not in self._forwarders
             )
-            or (client.secure and self._handshakes >= self._limits.handshakes_max)
+            or (client.secure and not self._may_shake(client))
         ):
             self._shed(client)
         else:
@@ -256,6 +258,18 @@ class Proxy:
             self._open.add(client)
             start = self._nest.start if self._plane.fast else self._nest.start_task
             start(self._serve_connection(client))
+
+    def _may_shake(self, client: Client) -> bool:
+        """Whether there is a place for one more handshake, or is now: who does not end its own keeps no others out."""
+        if len(self._shaking) < self._limits.handshakes_max:
+            return True
+        other = who_gives_way(self._shaking, origin_of(client.address))
+        if other is None:
+            return False
+        del self._shaking[other]
+        with contextlib.suppress(OSError):
+            socket.socket.shutdown(other.sock, socket.SHUT_RDWR)  # below TLS: whoever drives it meets the end
+        return True
 
     async def _survive(self, error: OSError) -> None:
         """A failed accept is never the end, and never a reason to spin: the listener stays readable meanwhile."""
@@ -397,19 +411,20 @@ class Proxy:
 
     async def _shake(self, client: Client) -> bool:
         """The TLS handshake; who fails it is counted by why."""
-        self._handshakes += 1
+        self._shaking[client] = origin_of(client.address)
         try:
             await client.shake(self._limits.handshake_timeout_us)
         except trio.TooSlowError:
             self._plane.counters["tls.timeout"] += 1
         except OSError as error:
-            self._plane.counters[f"tls.{handshake_fault(error)}"] += 1
+            fault = handshake_fault(error) if client in self._shaking else "given up"
+            self._plane.counters[f"tls.{fault}"] += 1
         else:
             assert isinstance(client.sock, ssl.SSLSocket)
             self._plane.counters["tls.resumed" if client.sock.session_reused else "tls.full"] += 1
             return True
         finally:
-            self._handshakes -= 1
+            self._shaking.pop(client, None)
         return False
 
     async def _next_head(self, client: Client, *, roused: bool) -> RequestHead | None:

@@ -34,7 +34,8 @@ class ProxyLimits:
     """Connections held ready to every standby that was decided lately, so that a failover costs no handshake."""
 
     handshakes_max: int = 512
-    """TLS handshakes under way; one more is closed. Each costs some 50 KiB and a signature."""
+    """TLS handshakes under way; one more is closed, or the oldest of an address that has more of them. Each costs some
+    50 KiB and a signature."""
 
     handshake_timeout_us: int = 5 * SECOND
     """From accept to the end of the TLS handshake. Two round trips around the world and a lost packet; nginx 60 s."""

@@ -226,6 +226,25 @@ async def test_a_handshake_has_a_time_and_all_of_them_a_number(tls: ServerTls) -
         assert (await wire.ask(GET)).status == 200
 
 
+async def test_one_address_does_not_keep_others_from_shaking_hands(tls: ServerTls) -> None:
+    """It had to say nothing, from one address, to be all there were for five seconds."""
+    limits = ProxyLimits(handshakes_max=3)
+    async with staged(serving(answer()), limits=limits, tls=tls.context) as stage:
+        assert stage.tls_endpoint is not None
+        silent = [await trio.open_tcp_stream(*stage.tls_endpoint, local_address="127.0.0.9") for _ in range(3)]
+        while stage.proxy.counters["connections"] < 3:
+            await trio.testing.wait_all_tasks_blocked()
+        one_more = await trio.open_tcp_stream(*stage.tls_endpoint, local_address="127.0.0.9")
+        with pytest.raises(trio.BrokenResourceError):
+            await one_more.receive_some()
+        wire = await stage.tls_client(client_context(), "shop.test")
+        assert (await wire.ask(GET)).status == 200
+        assert await silent[0].receive_some() == b""
+        assert stage.proxy.counters["accept.shed"] == stage.proxy.counters["tls.given up"] == 1
+        for stream in (*silent, one_more):
+            await stream.aclose()
+
+
 async def test_the_end_is_said_before_the_connection_closes(tls: ServerTls) -> None:
     """Without close_notify a client could not tell an end from a cut (RFC 9112, 9.8)."""
     async with staged(serving(answer()), tls=tls.context) as stage:
