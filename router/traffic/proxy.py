@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import math
 import os
 import resource
 import socket
@@ -53,6 +54,10 @@ UNKNOWN: Final = "unknown"
 _ACCEPTS_MAX: Final = 8
 """Connections taken at one look; then others have their turn, also processes that share the queue."""
 _SWEEP_SECONDS: Final = 1.0
+_IDLEST_MAX: Final = 256
+"""Idle clients that are found at one look over all, and may each give way to one more."""
+_LOOK_SECONDS: Final = 1e-5
+"""Between two such looks, for each client that is open: one over all there may be takes milliseconds."""
 _WANTED_SECONDS: Final = 0.01
 _FORGET_US: Final = 600 * SECOND
 _KEEP: Final = After.KEEP
@@ -92,7 +97,11 @@ class Proxy:
         pool = UpstreamPool(limits, self._nest, addresses, unix)
         self._plane = Plane(router, site, limits, pool, self._nest, fast=fast, cache=cache, forwarders=forwarders)
         self._open: set[Client] = set()
-        self._http2: set[Http2Connection] = set()
+        self._http2: dict[Client, Http2Connection] = {}
+        self._idlest: list[
+            tuple[float, Client]
+        ] = []  # those idle for longest when it was last looked, the longest last
+        self._looked_at = -math.inf
         self._by_address: Counter[str] = Counter()
         self._accepting = trio.CancelScope()
         self._accepted = trio.Event()
@@ -175,7 +184,7 @@ class Proxy:
         for client in self._open:
             if client.idle_since is not None:
                 _rouse(client)
-        for connection in self._http2:
+        for connection in self._http2.values():
             connection.go_away()
         with trio.move_on_after(grace_us / 1e6):
             async with trio.open_nursery() as nursery:
@@ -243,7 +252,7 @@ class Proxy:
         self._plane.counters["connections"] += 1
         of_this_client = self._by_address[client.address]
         if (
-            len(self._open) >= self._limits.connections_max
+            (len(self._open) >= self._limits.connections_max and not self._makes_room())
             or (
                 of_this_client >= self._limits.connections_per_client_max
                 and client.address != UNKNOWN
@@ -258,6 +267,22 @@ class Proxy:
             self._open.add(client)
             start = self._nest.start if self._plane.fast else self._nest.start_task
             start(self._serve_connection(client))
+
+    def _makes_room(self) -> bool:
+        """Whether somebody idle goes, so that another may come: who has been so for longest."""
+        if not self._idlest and self._nest.time() >= self._looked_at + _LOOK_SECONDS * len(self._open):
+            self._looked_at = self._nest.time()
+            idle = [(each.idle_since, each) for each in self._open if each.idle_since is not None]
+            self._idlest = sorted(idle, key=lambda one: -one[0])[-_IDLEST_MAX:]
+        while self._idlest:
+            since, client = self._idlest.pop()
+            if client.idle_since == since and client in self._open:
+                self._plane.counters["accept.idle_closed"] += 1
+                if (connection := self._http2.get(client)) is not None:
+                    connection.go_away()
+                _rouse(client)
+                return True
+        return False
 
     def _may_shake(self, client: Client) -> bool:
         """Whether there is a place for one more handshake, or is now: who does not end its own keeps no others out."""
@@ -280,10 +305,7 @@ class Proxy:
         self._plane.counters["accept.failed"] += 1
         if error.errno in EXHAUSTED:
             self._plane.pool.close_idle()
-            idle = [client for client in self._open if client.idle_since is not None]
-            if idle:
-                self._plane.counters["accept.idle_closed"] += 1
-                _rouse(min(idle, key=lambda client: client.idle_since or 0.0))
+            self._makes_room()
         await trio.sleep(self._limits.accept_pause_us / 1e6)
 
     def _shed(self, client: Client) -> None:
@@ -355,11 +377,11 @@ class Proxy:
 
     async def _serve_http2(self, client: Client) -> After:
         connection = Http2Connection(self._plane, client)
-        self._http2.add(connection)
+        self._http2[client] = connection
         try:
             return await connection.run()
         finally:
-            self._http2.discard(connection)
+            del self._http2[client]
 
     async def _serve_http1(self, client: Client) -> After | None:
         """Serve requests in turn, and count the one ending of each. None if nothing more can come of this client: it

@@ -16,7 +16,8 @@ class ProxyLimits:
     """Times in microseconds."""
 
     connections_max: int = 16_384
-    """Client connections; one more gets 503. A connection costs two descriptors at most."""
+    """Client connections; for one more whoever is idle for longest goes, or it gets 503. A connection costs two
+    descriptors at most."""
     connections_per_client_max: int = 1_024
     """Of one address; one more gets 503. Generous, for a whole office or carrier may share an address."""
     attempts_max: int = 8

@@ -731,16 +731,35 @@ async def test_a_silent_websocket_ends(autojump_clock: trio.testing.MockClock) -
 async def test_one_connection_too_many_is_shed() -> None:
     async with staged(serving(answer()), limits=ProxyLimits(connections_max=2)) as stage:
         first, second = await stage.client(), await stage.client()
-        assert (await first.ask(GET)).status == 200
-        assert (await second.ask(GET)).status == 200
+        for wire in (first, second):  # busy: who is idle would give way
+            await wire.send(GET[:-2])
+        while stage.proxy.connections < 2:
+            await trio.testing.wait_all_tasks_blocked()
+        await trio.testing.wait_all_tasks_blocked()
         third = await stage.client()
         response = await third.response()
         assert (response.status, response.one(b"Retry-After")) == (503, b"1")
-        assert (await first.ask(GET)).status == 200
-        await first.stream.aclose()
-        await second.stream.aclose()
+        for wire in (first, second):
+            assert (await wire.ask(GET[-2:])).status == 200
+            await wire.stream.aclose()
         await stage.emptied()
         assert (await stage.ask(GET)).status == 200
+
+
+async def test_for_one_connection_too_many_who_is_idle_for_longest_goes() -> None:
+    """Else those who only might ask again kept everybody else out for a minute."""
+    async with staged(serving(answer()), limits=ProxyLimits(connections_max=2)) as stage:
+        wires = []
+        for _ in range(5):
+            wires.append(await stage.client())
+            assert (await wires[-1].ask(GET)).status == 200
+            await trio.testing.wait_all_tasks_blocked(0.01)
+        for gone in wires[:3]:
+            assert await gone.rest() == b""
+        for kept in wires[3:]:
+            assert (await kept.ask(GET)).status == 200
+        assert stage.proxy.counters["accept.idle_closed"] == 3
+        assert stage.proxy.counters["accept.shed"] == 0
 
 
 async def test_one_address_may_not_take_all_connections() -> None:

@@ -537,6 +537,20 @@ async def test_an_idle_client_is_let_go(tls: ssl.SSLContext) -> None:
         assert client.gone == 0
 
 
+async def test_an_idle_client_gives_way_to_one_connection_too_many(tls: ssl.SSLContext) -> None:
+    """It was roused, looked whether its time was over, and stayed."""
+    async with staged(serving(answer()), limits=ProxyLimits(connections_max=1), tls=tls) as stage:
+        client = await connect(stage)
+        await client.ask()
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        other = await connect(stage)
+        assert (await other.ask()).status == 200
+        await client.rest()
+        assert client.gone == 0
+        assert stage.proxy.counters["accept.idle_closed"] == 1
+        other.close()
+
+
 async def test_a_client_that_vanishes_takes_its_streams_along(tls: ssl.SSLContext) -> None:
     async with staged(hanging, limits=ProxyLimits(first_byte_timeout_us=200 * MILLISECOND), tls=tls) as stage:
         client = await connect(stage)
