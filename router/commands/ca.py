@@ -101,6 +101,11 @@ def issue_command(
     """
     if request is not None and key is not None:
         raise CommandError("--request and --key: a certificate is for one key; drop one", EXIT_USAGE)
+    if request is not None and role != Role.NODE:
+        raise CommandError(
+            f"--request is a node's, whose key stays there: --role node; whoever is {role} has a key of their own",
+            EXIT_USAGE,
+        )
     if role == Role.NODE and request is None and key is None:
         raise CommandError("--role node: a node has its key already; give its --request (node.csr)", EXIT_USAGE)
     try:

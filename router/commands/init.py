@@ -71,6 +71,8 @@ def init(
             raise CommandError("--cluster: a site that joins takes the name of its cluster; drop one", EXIT_USAGE)
         _check_name("--cluster", cluster)
     try:
+        if bundle is not None:
+            _check_bundle(bundle)
         joined = None if join is None else _joined(join, port_offset)
         written = init_site(directory, site, cluster or "edge", joined, port_offset, Micros(time.time_ns() // 1_000))
         if bundle is not None:
@@ -93,13 +95,19 @@ def _joined(join: Path, port_offset: int) -> Joined:
 
 def write_bundle(site_file: Path, out: Path) -> None:
     """Write a site's bundle for its owner alone. Never replaces a file."""
-    if out.exists():
-        raise InitError(f"{out} exists, and nothing is replaced; choose another name or remove it")
+    _check_bundle(out)
     bundle = bundle_of(load_site(site_file))
     try:
         replace_file(out, bundle_text(bundle).encode(), 0o600)
     except OSError as error:
         raise InitError(f"cannot write {out}: {error.strerror}") from None
+
+
+def _check_bundle(out: Path) -> None:
+    if out.exists():
+        raise InitError(f"{out} exists, and nothing is replaced; choose another name or remove it")
+    if not out.parent.is_dir():
+        raise InitError(f"cannot write {out}: there is no directory {out.parent}")
 
 
 def _check_name(option: str, name: str) -> None:

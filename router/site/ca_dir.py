@@ -109,6 +109,8 @@ class CaDir:
             raise CaError(f"this machine's clock says {date_text(now)}, and the CA was made on {made}: set it first")
         if node_id_of(public_key) in self.revoked():
             raise CaError(f"the key of {name!r} was revoked for good: make a new one (a site's is NAME.state/node.key)")
+        if public_key == self.authority.public_key:
+            raise CaError(f"{name!r} would have the CA's own key, which signs certificates and nothing else")
         serial = int.from_bytes(entropy(SERIAL_BYTES), "big") >> 1 or 1
         try:
             certificate = issue(

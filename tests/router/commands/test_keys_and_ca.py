@@ -284,6 +284,11 @@ def test_what_stands_beside_an_operator_s_key_is_looked_at(
         (["issue", "--ca", "{tmp}", "--role", "viewer", "--name", "x"], "ca.crt: no such file"),
         (["issue", "--ca", "{ams}", "--role", "node", "--request", "{ams}/site.toml"], "no certificate request"),
         (["issue", "--ca", "{ams}", "--role", "node", "--request", "{ams}/none"], "none: no such file or directory"),
+        (
+            ["issue", "--ca", "{ams}", "--role", "operator", "--request", "{ams}/x.csr"],
+            "whoever is operator has a key of their own",
+        ),
+        (["issue", "--ca", "{ams}", "--role", "viewer", "--name", "x", "--key", "{ams}/ca.key"], "the CA's own key"),
         (["init", "--cluster", "edge", "--dir", "{ams}"], "exists, and nothing is replaced"),
         (["show", "{ams}/site.toml"], "site.toml: no certificate"),
         (["bundle", "{ams}", "--out", "{ams}/site.toml"], "exists, and nothing is replaced"),
@@ -294,6 +299,16 @@ def test_the_ca_asked_wrongly(
 ) -> None:
     assert main(["ca", *(argument.format(ams=ams, tmp=tmp_path) for argument in arguments)]) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("out", ["edge.bundle", "nowhere/new.bundle"])
+def test_where_the_bundle_cannot_go_no_site_is_made(
+    ams: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], out: str
+) -> None:
+    new = ["init", "--site", "fra", "--dir", str(tmp_path / "fra"), "--join", str(ams), "--bundle", str(tmp_path / out)]
+    assert main(new) == 2
+    assert str(tmp_path / out) in capsys.readouterr().err
+    assert not (tmp_path / "fra").exists()
 
 
 @pytest.mark.parametrize("joins", [False, True])
