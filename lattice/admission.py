@@ -244,6 +244,10 @@ class Admission:
 
     def admit_op(self, data: bytes, own: bool = False) -> list[Cell]:
         """`own` is what was submitted here. As `_admit`."""
+        cell = CellId(op_id_of(data))
+        if not own and self._cells.holds(cell) and self._cells.get(cell).data == data:
+            self._out.count("ops known")
+            return []
         before = self._serving()
         now_ms = self._out.now // 1_000 if not self.restoring else None
         accepted = self._policy.admit(data, own, now_ms, self._health.majority_clock_ms)

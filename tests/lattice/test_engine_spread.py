@@ -6,12 +6,14 @@ from collections import Counter
 
 import pytest
 
-from lattice import policy_chains
+from lattice import policy_chains, wire
 from lattice.authoring import compose
+from lattice.cells import CellKind
 from lattice.config import Config
 from lattice.dissemination import Flood
 from lattice.engine import Engine
 from lattice.events import (
+    DatagramReceived,
     LocalUpdate,
     Notify,
     OpAccepted,
@@ -22,9 +24,11 @@ from lattice.events import (
     Restored,
     TimerFired,
 )
-from lattice.identity import author_id_of
+from lattice.identity import Ed25519Verifier, author_id_of
+from lattice.seal import Plain
 from lattice.types import MILLISECOND, SECOND, Endpoint, Level
-from tests.lattice.cluster import OPERATOR, Cluster, cut, lossy, reliable, signer_of
+from lattice.wire import Delta, Rumour, WireCell
+from tests.lattice.cluster import CLUSTER, OPERATOR, Cluster, cut, lossy, reliable, signer_of
 
 
 def settled(count: int) -> Cluster:
@@ -242,3 +246,32 @@ def test_ops_that_one_node_refuses_do_not_starve_the_others_it_lacks() -> None:
     before = cluster.bytes
     cluster.run(30 * SECOND)
     assert cluster.bytes - before < 30 * 2 * 3_000, "what is refused is not sent again and again"
+
+
+def test_the_signature_of_a_cell_that_is_held_is_not_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long ago it was, and whoever sends it: what a verifier remembers is bounded."""
+    cluster = Cluster(3)
+    cluster.introduce_all()
+    cluster.run(2 * SECOND)
+    cluster.publish(0, "route a {}\n")
+    cluster.run(2 * SECOND)
+    engine, asked = cluster.engines[1], list[bytes]()
+    held = [WireCell(cell.kind, cell.data) for cell in engine._cells._cells.values()]
+    assert {cell.kind for cell in held} == {CellKind.ROW, CellKind.OP}
+    verify = Ed25519Verifier.verify
+
+    def counting(self: Ed25519Verifier, public_key: bytes, purpose: bytes, payload: bytes, signature: bytes) -> bool:
+        asked.append(purpose)
+        return verify(self, public_key, purpose, payload, signature)
+
+    monkeypatch.setattr(Ed25519Verifier, "verify", counting)
+    for message in (Rumour(tuple(held)), Delta(bytes(16), tuple(held))):
+        frame = Plain(CLUSTER).close(cluster.engines[2].node, wire.encode(message), cluster.now)
+        cluster.give(1, DatagramReceived(frame, cluster.endpoint(2)))
+    assert asked == []
+    op = next(cell.data for cell in held if cell.kind is CellKind.OP)
+    altered = WireCell(CellKind.OP, op[:-1] + bytes([op[-1] ^ 1]))
+    frame = Plain(CLUSTER).close(cluster.engines[2].node, wire.encode(Rumour((altered,))), cluster.now)
+    cluster.give(1, DatagramReceived(frame, cluster.endpoint(2)))
+    assert len(asked) == 1, "one that is not the same to the last byte is"
+    assert engine.counters()["op rejected: bad op signature"] == 1
