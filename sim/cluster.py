@@ -34,7 +34,7 @@ from sim.host import INBOX_MAX, RIGHT, STREAM_PORT, Host, Maker, endpoint_of
 from sim.journal import Journal
 from sim.network import Network
 from sim.scheduler import ANY_LIFE, EPOCH, Act, Scheduler
-from sim.signing import KINDS
+from sim.signing import KIND_AT, KINDS
 from sim.topology import Place
 
 TIMER: Final = TimerFired()
@@ -168,9 +168,9 @@ class Cluster:
                 event.do()
                 continue
             host = hosts[index]
-            if not host.alive or (life != ANY_LIFE and life != host.life):
+            if not host.alive:
                 continue
-            if event is TIMER and host.deadline != at:
+            if life != ANY_LIFE and (life != host.life or (event is TIMER and host.deadline != at)):
                 continue
             if host.paused or host.cost_us:
                 self._queue(host, event, at)
@@ -266,7 +266,10 @@ class Cluster:
         self._send(host, 1_000, frame, target.endpoint, stream=False, cells=True)
 
     def _send(self, host: Host, ordinal: int, data: bytes, target: Endpoint, stream: bool, cells: bool) -> None:
-        kind = self.maker.seal.sent(data)
+        seals = self.maker.seal
+        kind = seals.sent(data) if seals.sealed else data[KIND_AT] if len(data) > KIND_AT else 0
+        if kind >= KINDS:
+            kind = 0
         self.frames[kind] += 1
         host.sent[kind] += len(data)
         if cells:
@@ -278,15 +281,18 @@ class Cluster:
         if index is None:
             self.dropped["no such address"] += 1
             return
-        scheduler = self.scheduler
+        scheduler, network = self.scheduler, self.network
         at = scheduler.now
-        for delay_us, copy in self.network.send(host.index, index, data, stream, at, ordinal):
-            event = (
-                StreamFrameReceived(copy, (host.endpoint[0], STREAM_PORT))
-                if stream
-                else DatagramReceived(copy, host.endpoint)
-            )
-            scheduler.give(at + delay_us, index, ANY_LIFE, event)
+        if stream:
+            for delay_us, copy in network.send(host.index, index, data, True, at, ordinal):
+                frame = StreamFrameReceived(copy, (host.endpoint[0], STREAM_PORT))
+                scheduler.give(at + delay_us, index, ANY_LIFE, frame)
+        elif network.faultless and not network.rules:  # as most are
+            delay_us = network.delay_us(host.index, index, at, ordinal)
+            scheduler.give(at + delay_us, index, ANY_LIFE, DatagramReceived(data, host.endpoint))
+        else:
+            for delay_us, copy in network.send(host.index, index, data, False, at, ordinal):
+                scheduler.give(at + delay_us, index, ANY_LIFE, DatagramReceived(copy, host.endpoint))
 
 
 def _keep(host: Host, record: Persist) -> None:

@@ -12,7 +12,7 @@ from hashlib import blake2b
 from lattice.key_ring import KeyRing
 from lattice.seal import VERSION, Seal, Sealed
 from lattice.types import Micros, NodeId
-from sim.signing import CLUSTER, KIND_AT, KINDS, TaggedSeal
+from sim.signing import CLUSTER, TaggedSeal
 
 
 def cluster_secret(name: str) -> bytes:
@@ -62,7 +62,5 @@ class Seals:
         return self.rings.get(index, self.first)
 
     def sent(self, frame: bytes) -> int:
-        """A frame is on its way: the number of the message in it, 0 when it is none. Of a sealed one nobody may ask
-        again."""
-        kind = self._kinds.pop(frame, 0) if self.sealed else frame[KIND_AT] if len(frame) > KIND_AT else 0
-        return kind if kind < KINDS else 0
+        """A sealed frame is on its way: the number of the message in it, 0 when it is none. Nobody may ask again."""
+        return self._kinds.pop(frame, 0)

@@ -81,7 +81,7 @@ class Journal:
         self._digested += count
         when, who, events = zip(*batch, strict=True)
         said = [event.data if isinstance(event, _FRAMES) else _said(event) for event in events]
-        kinds = [KINDS[type(event)] for event in events]
+        kinds = map(KINDS.__getitem__, map(type, events))
         self._hash.update(pack(f"<{count}Q{count}i{count}B{count}I", *when, *who, *kinds, *map(len, said)))
         self._hash.update(b"".join(said))
         if self._lines is not None:

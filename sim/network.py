@@ -102,20 +102,25 @@ class Network:
         self._uplink_free: dict[int, int] = {}
         self._calm = not (settings.duplicate_ppm or settings.reorder_ppm or settings.corrupt_ppm)
         lossy = settings.loss_ppm or settings.burst_loss_ppm
-        self._good = self._calm and not lossy and not settings.bandwidth_bit_s
+        self.faultless = self._calm and not lossy and not settings.bandwidth_bit_s
+        """Whether nothing befalls a packet but its delay, unless a rule says so."""
+
+    def delay_us(self, source: int, target: int, at: int, ordinal: int) -> int:
+        """How long a datagram takes that nothing else befalls. `ordinal`: which send of this instant."""
+        base_us = self.topology.delay_us(source, target)
+        # `luck` and `exponential`, once for every packet
+        one, _ = hash64(packet_name(source, target, at, ordinal), self._seed, signed=False)
+        jitter_us = self._jitter_us + base_us * self._jitter_ppm // PPM
+        return base_us + QUANTILES[one & QUANTILE_BITS] * jitter_us // QUANTILE_ONE
 
     def send(
         self, source: int, target: int, data: bytes, stream: bool, at: int, ordinal: int
     ) -> list[tuple[int, bytes]]:
         """(delay, bytes) of each copy that arrives, none when it is lost. `ordinal`: which send of this instant."""
-        base_us = self.topology.delay_us(source, target)
-        # `luck` and `exponential`, once for every packet
-        one, other = hash64(packet_name(source, target, at, ordinal), self._seed, signed=False)
-        jitter_us = self._jitter_us + base_us * self._jitter_ppm // PPM
-        delay_us = base_us + QUANTILES[one & QUANTILE_BITS] * jitter_us // QUANTILE_ONE
-        if self._good and not stream and not self.rules:  # as most are
-            return [(delay_us, data)]
         settings = self.settings
+        base_us = self.topology.delay_us(source, target)
+        one, other = luck(self._seed, source, target, at, ordinal)
+        delay_us = base_us + exponential(one, settings.jitter_us + base_us * settings.jitter_ppm // PPM)
         queued_us = 0
         if settings.bandwidth_bit_s:
             waited = self._queue(source, len(data), at)

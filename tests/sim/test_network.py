@@ -34,6 +34,16 @@ def test_loss_is_as_asked_for(percent: int) -> None:
     assert abs(lost / MANY - percent / 100) < 0.01
 
 
+def test_where_nothing_befalls_a_packet_its_delay_is_known_without_sending_it() -> None:
+    wire = network(LinkSettings())
+    assert wire.faultless
+    for at in range(200):
+        ((delay_us, data),) = wire.send(0, 1, b"x", False, at, at % 3)
+        assert (delay_us, data) == (wire.delay_us(0, 1, at, at % 3), b"x")
+    for worse in (LinkSettings(loss_ppm=1), LinkSettings(corrupt_ppm=1), LinkSettings(bandwidth_bit_s=1_000_000)):
+        assert not network(worse).faultless
+
+
 def test_bursts_lose_half_of_what_comes_in_their_time() -> None:
     wire = network(LinkSettings(burst_loss_ppm=200_000, burst_us=100 * MILLISECOND))
     fates = [bool(copies) for copies in arrivals(wire)]
