@@ -1114,16 +1114,20 @@ async def test_a_load_report_of_nobody_in_particular_is_counted_and_goes_no_furt
 
 
 async def test_the_edges_share_is_without_the_upstreams(autojump_clock: trio.testing.MockClock) -> None:
+    """Also of an answer that does not come as the usual one."""
     autojump_clock.autojump_threshold = 0.02
+    chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunk(b"hello") + LAST_CHUNK
+    error = answer(b"no", "500 Internal Server Error")
 
     async def slow(wire: Wire) -> None:
-        while await wire.request() is not None:
+        for reply in (answer(), answer(), answer(), answer(), chunked, error):
+            await wire.request()
             await trio.sleep(0.8)
-            await wire.send(answer())
+            await wire.send(reply)
 
     async with staged(slow) as stage:
         wire = await stage.client()
-        for request in (GET, post(b"hello"), GET, GET):
+        for request in (GET, post(b"hello"), GET, GET, GET, GET):
             response = await wire.ask(request)
             share = response.one(b"Server-Timing")
             assert share is not None
