@@ -377,7 +377,7 @@ class Exchange(Reply):
                 hedge_at = math.inf
                 if wake is None:
                     wake = _READY
-                    if not (upstream.ready or self.head.fields.may_wait):
+                    if not upstream.ready and (self.leg.watched is not None or not self.head.fields.may_wait):
                         upstream.read_waiter = fiber
                         if self.terms.hedge_after_us:
                             hedge_at = hedging.hedge_at(self)
