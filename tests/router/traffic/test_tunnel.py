@@ -135,6 +135,20 @@ async def test_who_does_not_answer_is_left_in_order_and_who_could_not_be_told_is
             assert stage.proxy.counters["abandoned"] == 1
 
 
+async def test_what_is_over_is_told_nothing(clock: trio.testing.MockClock) -> None:
+    async with staged(chatting()) as stage:
+        gone, stays = await upgraded(stage), await upgraded(stage)
+        await gone.stream.aclose()
+        while stage.proxy.connections > 1:
+            await trio.testing.wait_all_tasks_blocked()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stage.proxy.drain, GRACE)
+            assert await stays.exactly(4) == GOING_AWAY
+            await stays.send(CLIENTS_CLOSE)
+            await stays.rest_or_reset()
+            await stays.stream.aclose()
+
+
 async def test_many_are_told_one_after_the_other_and_who_comes_late_at_once(clock: trio.testing.MockClock) -> None:
     """Or all of them would call again at one moment. The last second is for their answers."""
     gone: list[float] = []
