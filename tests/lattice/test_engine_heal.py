@@ -7,11 +7,17 @@ from collections import Counter
 import pytest
 
 from lattice import swim
+from lattice.checkpoint import compose_deletion
 from lattice.config import Config
-from lattice.events import EquivocationProven, LocalUpdate, PeerDiscovered
+from lattice.events import EquivocationProven, LocalUpdate, OpsSubmitted, PeerDiscovered
+from lattice.health import open_row
+from lattice.identity import Ed25519Verifier, author_id_of
 from lattice.swim import incarnation_at
 from lattice.types import MILLISECOND, SECOND, Level, Micros
-from tests.lattice.cluster import EPOCH, Cluster, cut, reliable
+from tests.lattice.cluster import CLUSTER, EPOCH, Cluster, cut, reliable, signer_of
+
+EDITORS = (signer_of("one side's operator"), signer_of("the other side's"))
+VERIFIER = Ed25519Verifier(CLUSTER)
 
 
 def counted(cluster: Cluster) -> Counter[str]:
@@ -43,6 +49,67 @@ def test_halves_that_meet_again_are_equal_within_a_second_of_the_first_contact()
     assert took <= SECOND, "who returns is told on, is called by others, and is told that it was held as gone"
     assert len(set(cluster.serving())) == 1
     assert set(cluster.verdicts("fra")) == {Level.HEALTHY}, "ten sites of twenty are no majority"
+
+
+def edit(cluster: Cluster, count: int) -> None:
+    """Rows change on both sides, an author of each publishes, and what one of them deletes the other still holds."""
+    half = len(cluster.engines) // 2
+    for turn in range(count):
+        cluster.observe(turn % (2 * half), fra=Level.DOWN if turn % 3 else Level.HEALTHY, iad=Level.HEALTHY)
+        if turn % 25 == 0:
+            side = turn // 25 % 2
+            cluster.publish(side * half, f"version {turn} {{}}\n", policy=f"p{side}", operator=EDITORS[side])
+        cluster.run(60 * SECOND // count)
+    store = cluster.engines[0].policy
+    chain, now_ms = store.chain(author_id_of(EDITORS[0].public_key)), cluster.now // 1_000
+    gone = compose_deletion(EDITORS[0], chain, "gone", store.context("gone"), now_ms)
+    cluster.give(0, LocalUpdate(OpsSubmitted((gone.data,))))
+
+
+def test_a_thousand_edits_in_a_minute_apart_are_one_content_soon_and_nothing_comes_back() -> None:
+    """Row 1: within (log2 N + 5) gossip intervals and two round trips of the first contact; nothing lost."""
+    count = 16
+    authors = [author_id_of(each.public_key) for each in EDITORS]
+    cluster = Cluster(count, authors=dict.fromkeys(range(count), authors))
+    cluster.introduce_all()
+    cluster.publish(0, "what is deleted meanwhile\n", policy="gone", operator=EDITORS[0])
+    cluster.run_until(lambda: cluster.all_know_all() and cluster.equal(), 10 * SECOND)
+    cluster.judge = cut((range(count // 2), range(count // 2, count)))
+    edit(cluster, 1_000)
+    last = {engine.node: engine._health.our_row() for engine in cluster.engines}
+    known = {op for engine in cluster.engines for op in engine.policy.ops()}
+    assert len(known) > 40
+    apart = {engine.view().root for engine in cluster.engines}
+    cluster.judge = reliable
+    cluster.run_until(lambda: not {engine.view().root for engine in cluster.engines} <= apart, 35 * SECOND)
+    took = cluster.run_until(lambda: cluster.all_know_all() and cluster.equal(), 20 * SECOND)
+    assert took <= (4 + 5) * Config().swim_interval_us + 4 * MILLISECOND
+    for engine in cluster.engines:
+        assert {*engine.policy.ops()} == known, "none lost, none made up"
+        assert [policy.policy for policy in engine.view().policies] == ["p0", "p1"], "what was deleted stays so"
+        rows = {signed.observer: signed.order[:2] for signed in engine._health.table.rows()}
+        assert all(rows[node] >= open_row(row.data, VERIFIER).order[:2] for node, (row,) in last.items())
+
+
+def test_whoever_bridges_two_halves_carries_no_more_than_four_times_what_others_do() -> None:
+    """Row 3."""
+    count, bridge = 15, 7
+    cluster = Cluster(count, judge=cut((range(bridge), range(bridge + 1, count))))
+    for index in range(count):
+        if index != bridge:
+            cluster.give(index, LocalUpdate(PeerDiscovered(cluster.endpoint(bridge))))
+    cluster.run(30 * SECOND)
+    before = [engine.counters()["bytes out"] for engine in cluster.engines]
+    for turn in range(30):
+        level = Level.DOWN if turn % 2 else Level.HEALTHY
+        for index in range(count):
+            cluster.observe(index, fra=level, iad=Level.HEALTHY)
+        version = cluster.publish(0, f"version {turn} {{}}\n", f"{'x' * 500} {{}}\n")
+        cluster.run(2 * SECOND)
+    cluster.run(5 * SECOND)
+    assert set(cluster.serving()) == {version}, "what one half learns crosses over it"
+    sent = [engine.counters()["bytes out"] - then for engine, then in zip(cluster.engines, before, strict=True)]
+    assert sent[bridge] <= 4 * sorted(sent)[count // 2]
 
 
 def test_a_greeting_is_paced() -> None:
