@@ -12,6 +12,7 @@ from collections.abc import Sequence, Set
 from heapq import heapify
 from typing import Final
 
+from lattice.answers import PEERS_MAX
 from lattice.antientropy import SALTS_MAX
 from lattice.cells import CellIndex, Shards
 from lattice.config import Config
@@ -139,7 +140,7 @@ def queue_lengths(engine: Engine) -> tuple[int, ...]:
         len(reconciliation._roots),
         len(spreading._wanted),
         len(spreading._learned),
-        len(spreading._rows) + len(spreading._ops),
+        len(spreading._rows) + len(spreading._ops) + len(spreading._answers._each),
         len(spreading._line),
         sum(map(len, engine._policy._chains._shares.values())),
         len(table._rows),
@@ -158,7 +159,7 @@ def queue_limits(config: Config, members: int) -> tuple[int, ...]:
         members + 1,
         WANTED_MAX,
         LEARNED_MAX,
-        2 * WRITERS_MAX,
+        2 * WRITERS_MAX + PEERS_MAX,
         config.rumours_waiting_max,
         OPS_WAITING_MAX,
         config.members_max + 1,
