@@ -291,14 +291,12 @@ class Engine:
             self._health.start()
         while (name := self._out.timers.pop_due(self._out.now)) is not None:
             if name == "swim":  # as mostly
-                self._swim.on_interval()
+                self._swim.on_due()
                 continue
             kind, _, argument = name.partition(" ")
             match kind:
                 case "announce":
                     self._spreading.on_announce(name)
-                case "probe":
-                    self._swim.on_probe_due()
                 case "reconcile":
                     self._reconciliation.begin(_node(argument))
                 case "tell":

@@ -103,6 +103,8 @@ class Swim:
         self.calls = Calls(out, self.members, self._call)
         self._twin = OwnTwin()
         self._moves = Moves()
+        self._next_at = Micros(0)
+        """When the next member is probed."""
         self._leaving = False
         self._stalled: Micros | None = None
         self._greets_at = Micros(0)
@@ -110,7 +112,8 @@ class Swim:
     def start(self) -> None:
         """Take the next incarnation and begin to probe."""
         self.raise_incarnation(max(self.incarnation + 1, incarnation_at(self._out.now)))
-        self._out.timers.set("swim", self._out.after(self._out.prng.below(self._out.config.swim_interval_us) + 1))
+        self._next_at = self._out.after(self._out.prng.below(self._out.config.swim_interval_us) + 1)
+        self._arm()
 
     def raise_incarnation(self, incarnation: int) -> None:
         self.incarnation = incarnation
@@ -145,7 +148,7 @@ class Swim:
                 self._recover()
             if sender is not None and sender.node == subject:  # a detour measures nothing
                 self._rtt.observe(subject, sender.area, self._out.now - probe.sent[nonce])
-            self._arm_probe(self._out.now)
+            self._arm()
             return
         relay = self._probe.acked_for(nonce, subject)
         if relay is not None:
@@ -166,7 +169,7 @@ class Swim:
         for target in dict.fromkeys((request.target, *(subject.addresses if subject is not None else ()))):
             if target[0]:
                 self._out.send(ping, target)
-        self._arm_probe(now)
+        self._arm()
 
     def on_nack(self, nack: Nack, sender: NodeId) -> None:
         probe = self._probe.nacked(nack.nonce, nack.subject, sender)
@@ -281,7 +284,16 @@ class Swim:
 
     # --- probing
 
-    def on_interval(self) -> None:
+    def on_due(self) -> None:
+        """What the timer was set for: probes that want something, or the next one."""
+        due, now = self._probe.earliest(), self._out.now
+        if due is not None and due <= min(now, self._next_at):
+            self._look_after_probes()
+        elif self._next_at <= now:
+            self._probe_next()
+        self._arm()
+
+    def _probe_next(self) -> None:
         out, stretch = self._out, self.health.stretch(1)
         target = self._probe.pick(self.members.everybody.nodes, self.members.is_present)
         if target is not None:
@@ -290,10 +302,9 @@ class Swim:
             ack_us = self._rtt.timeout_us(target, member.area) * stretch
             probe = self._probe.begin(target, out.now, ack_us, max(out.config.probe_us * stretch, ack_us))
             self._ping(member, probe.nonce)
-            self._arm_probe(out.now)
-        out.timers.set("swim", out.after(out.config.swim_interval_us * stretch))
+        self._next_at = out.after(out.config.swim_interval_us * stretch)
 
-    def on_probe_due(self) -> None:
+    def _look_after_probes(self) -> None:
         """First answers that are late, probes that failed, and those that we carry."""
         now, config = self._out.now, self._out.config
         for relay in self._probe.relays_due(now):
@@ -318,7 +329,6 @@ class Swim:
                     self._ping(member, self._probe.again(probe, now), address)
             else:
                 probe.due = probe.ends
-        self._arm_probe(now)
 
     def _failed(self, probe: Probe) -> None:
         """Nobody got an answer."""
@@ -350,12 +360,11 @@ class Swim:
     def _ack_us(self, node: NodeId, member: Member | None) -> int:
         return self._rtt.timeout_us(node, member.area if member is not None else "")
 
-    def _arm_probe(self, now: Micros) -> None:
+    def _arm(self) -> None:
         due = self._probe.earliest()
-        if due is not None:
-            self._out.timers.set("probe", max(due, now))
-        else:
-            self._out.timers.cancel("probe")
+        if due is None or due > self._next_at:
+            due = self._next_at
+        self._out.timers.set("swim", due)
 
     # --- suspecting
 
