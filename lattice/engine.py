@@ -199,11 +199,15 @@ class Engine:
 
     def handle(self, event: Input, now: Micros) -> list[Effect]:
         """Take one input; the effects to perform, in order."""
-        effects = self._out.begin(now)
+        out = self._out
+        assert now >= out.now, f"now went back by {out.now - now} us"
+        out.now = now
+        effects: list[Effect] = []
+        out.effects = effects
         if self._started:
             if now >= self._records_due:
-                self._records_due = self._out.after(SAVE_INTERVAL_US)
-                heard = sum(self._out.received.values())
+                self._records_due = out.after(SAVE_INTERVAL_US)
+                heard = sum(self._out.received)
                 self._seal_records.hear(heard > self._heard or not len(self._swim.members), now)
                 self._heard = heard
                 self._seal_records.save(self._out.now)
@@ -220,7 +224,7 @@ class Engine:
             self._on_local(event.change)
         else:
             self._on_restored(event.records)
-        timers = self._out.timers
+        timers = out.timers
         if timers.moved:
             timers.moved = False
             earliest = timers.earliest()
@@ -382,12 +386,12 @@ class Engine:
             member = self._swim.members.get(sender)
             if len(fields) == 2:
                 nonce, root = fields
-                self._out.received[Ping] += 1
+                self._out.received[wire.PING] += 1
                 self._reconciliation.compare(sender, root)
                 self._swim.on_ping(nonce, member, source)
             else:
                 nonce, subject, root, seen_as = fields
-                self._out.received[Ack] += 1
+                self._out.received[wire.ACK] += 1
                 if not self._own_address.told:
                     self._learn_own_endpoint(sender, seen_as)
                 self._swim.on_ack(nonce, subject, root, member)
@@ -404,7 +408,7 @@ class Engine:
         if sender == self.node:
             self._swim.on_own_frame(source, self._seal.closed(counter_in(data)))
             return
-        self._out.received[type(message)] += 1
+        self._out.received[wire.NUMBERS[type(message)]] += 1
         if streamed:
             if sender in self._swim.members:
                 source = self._swim.endpoint_of(sender)  # a stream's port is not where its sender listens

@@ -7,7 +7,7 @@ timers, send, persist, notify and count, all of it through here, so that every e
 from __future__ import annotations
 
 from operator import itemgetter
-from typing import Final, get_args
+from typing import Final
 
 from lattice import wire
 from lattice.config import Config
@@ -20,7 +20,6 @@ from lattice.types import Endpoint, Micros, NodeId
 from lattice.wire import Message
 
 _HOST: Final = itemgetter(0)
-_KINDS: Final[tuple[type[Message], ...]] = get_args(Message)
 
 
 class Outbox:
@@ -32,27 +31,22 @@ class Outbox:
         self.prng = prng
         self.now = now
         self.timers = TimerQueue()
-        self.received: dict[type[Message], int] = dict.fromkeys(_KINDS, 0)
-        self._sent: dict[type[Message], int] = dict.fromkeys(_KINDS, 0)
+        self.received, self._sent = [0] * (1 + len(wire.KINDS)), [0] * (1 + len(wire.KINDS))
+        """By the message's number on the wire: a place in a list is found at once, and every frame is counted."""
         self._bytes_out = 0
         self._counts: dict[str, int] = {}
         self.stale_view = True
         """Something that the view shows has changed."""
         self._seal = seal
         self._datagram_bytes_max = config.datagram_bytes_max
-        self._effects: list[Effect] = []
-
-    def begin(self, now: Micros) -> list[Effect]:
-        """The next input's moment; its effects, in order, as they come."""
-        assert now >= self.now, f"now went back by {self.now - now} us"
-        self.now = now
-        self._effects = []
-        return self._effects
+        self.effects: list[Effect] = []
+        """Of the input that is being handled, in order, as they come."""
 
     def counters(self) -> dict[str, int]:
         """What was sent, received, refused and dropped."""
-        counters = {f"in {kind.__name__}": count for kind, count in self.received.items() if count}
-        counters |= {f"out {kind.__name__}": count for kind, count in self._sent.items() if count}
+        counters = {f"in {kind.__name__}": self.received[number] for kind, number in wire.NUMBERS.items()}
+        counters |= {f"out {kind.__name__}": self._sent[number] for kind, number in wire.NUMBERS.items()}
+        counters = {what: count for what, count in counters.items() if count}
         if self._bytes_out:
             counters["bytes out"] = self._bytes_out
         return counters | self._counts
@@ -69,32 +63,32 @@ class Outbox:
         if len(reachable) < len(targets):
             self.count("sends without an address", len(targets) - len(reachable))
         if reachable:
-            frame = self._seal.close(self.node, wire.encode(message), self.now)
+            body = wire.encode(message)
+            frame = self._seal.close(self.node, body, self.now)
             send = SendDatagram if len(frame) <= self._datagram_bytes_max else SendStream
             cells = bool(getattr(message, "cells", ()))
             for target in reachable:
-                self._effects.append(send(frame, target, cells))
-            self._sent[type(message)] += len(reachable)
+                self.effects.append(send(frame, target, cells))
+            self._sent[body[1]] += len(reachable)
             self._bytes_out += len(reachable) * len(frame)
 
-    def send_body(self, kind: type[Message], body: bytes, cells: bool, target: Endpoint) -> None:
-        """As `send` to one target, of a message that is encoded already: of which kind it is, and whether it carries
-        cells."""
+    def send_body(self, body: bytes, cells: bool, target: Endpoint) -> None:
+        """As `send` to one target, of a message that is encoded already, and whether it carries cells."""
         if not target[0]:
             self.count("sends without an address")
             return
         frame = self._seal.close(self.node, body, self.now)
         size = len(frame)
         send = SendDatagram if size <= self._datagram_bytes_max else SendStream
-        self._effects.append(send(frame, target, cells))
-        self._sent[kind] += 1
+        self.effects.append(send(frame, target, cells))
+        self._sent[body[1]] += 1
         self._bytes_out += size
 
     def persist(self, table: str, key: bytes, value: bytes | None, holds: Holds = Holds.NOTHING) -> None:
-        self._effects.append(Persist(table, key, value, holds))
+        self.effects.append(Persist(table, key, value, holds))
 
     def notify(self, notification: Notification) -> None:
-        self._effects.append(Notify(notification))
+        self.effects.append(Notify(notification))
 
     def reject(self, what: str, error: LatticeError, source: Endpoint | None) -> None:
         """Count a refusal, and say so."""

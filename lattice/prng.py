@@ -8,6 +8,7 @@ system's, so that no peer can guess a salt.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import floor
 from random import Random
 from typing import TypeVar
 
@@ -28,7 +29,7 @@ class Prng:
     def below(self, bound: int) -> int:
         """A whole number in 0..bound-1."""
         assert bound > 0, f"no number is below {bound}"
-        drawn = int(self._uniform() * bound)
+        drawn = floor(self._uniform() * bound)
         return drawn if drawn < bound else bound - 1
 
     def jitter(self, value: int) -> int:
@@ -51,4 +52,4 @@ class Prng:
     def token(self) -> int:
         """62 bits, which a peer cannot guess if the stream is secret."""
         uniform = self._uniform
-        return int(uniform() * 2**31) << 31 | int(uniform() * 2**31)  # as of `below`; exact, so never beyond
+        return floor(uniform() * 2.0**31) << 31 | floor(uniform() * 2.0**31)  # as of `below`; exact, so never beyond

@@ -184,10 +184,11 @@ class ProbeCycle:
     def earliest(self) -> Micros | None:
         """When something is due next."""
         probes, relays = self._probes, self._relays
-        if not relays and len(probes) < 2:
+        if not probes and not relays:
+            return None
+        if not relays and len(probes) == 1:
             for probe in probes.values():
                 return probe.due
-            return None
         return min([probe.due for probe in probes.values()] + [relay.due for relay in relays.values()])
 
     def due(self, now: Micros) -> list[Probe]:

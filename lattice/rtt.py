@@ -25,10 +25,11 @@ class Rtt:
         self.samples = 1
 
     def observe(self, sample_us: int) -> None:
-        error = sample_us - (self._srtt_8 >> 3)
+        srtt_8 = self._srtt_8
+        error = sample_us - (srtt_8 >> 3)
         self.samples += 1
-        self._srtt_8 += error
-        self._var_4 += abs(error) - (self._var_4 >> 2)
+        self._srtt_8 = srtt_8 + error
+        self._var_4 += (error if error >= 0 else -error) - (self._var_4 >> 2)
 
     @property
     def timeout_us(self) -> int:

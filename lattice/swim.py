@@ -138,7 +138,7 @@ class Swim:
         ours = self._our_row() if introduced else ()
         news = self._news_for(sender) if sender is not None else ()  # each claim rides on a few frames only
         body = wire.ack_body(nonce, self._out.node, self._root(), _unscoped(source), news, ours)
-        self._out.send_body(Ack, body, bool(ours), source)
+        self._out.send_body(body, bool(ours), source)
 
     def on_ack(self, nonce: int, subject: NodeId, root: bytes, sender: Member | None) -> None:
         """`sender` is None where it is no member."""
@@ -156,7 +156,7 @@ class Swim:
 
     def on_ping_req(self, request: PingReq, source: Endpoint) -> None:
         """Probe in somebody's stead. Raises `WireError` when too many probes are carried already."""
-        now, config = self._out.now, self._out.config
+        config = self._out.config
         left_us = max(0, config.probe_us - config.ack_timeout_us)  # of whoever asks, at the least
         subject = self.members.get(request.subject)
         due = self._out.after(min(self._ack_us(request.subject, subject), left_us * NACK_PERCENT // 100))
@@ -355,7 +355,7 @@ class Swim:
 
     def _ping(self, member: Member, nonce: int, address: Endpoint | None = None) -> None:
         body = wire.ping_body(nonce, self._root(), self._news_for(member))
-        self._out.send_body(Ping, body, False, address or member.endpoint)
+        self._out.send_body(body, False, address or member.endpoint)
 
     def _ack_us(self, node: NodeId, member: Member | None) -> int:
         return self._rtt.timeout_us(node, member.area if member is not None else "")

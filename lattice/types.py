@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     """
 else:
     # At run time a `NewType` is a function of Python's own that returns its argument, and every frame calls some. These
-    # return it too, bytes and whole numbers as they are, in a tenth of the time.
+    # return it too, the bytes of bytes and the whole part of a whole number, in a fraction of the time.
     NodeId = AuthorId = VersionId = CellId = bytes.__bytes__
-    Micros = int
+    Micros = int.__trunc__
 
 NEVER = Micros(0)
 

@@ -157,6 +157,26 @@ Message: TypeAlias = (
 )
 
 
+KINDS: Final[tuple[type[Message], ...]] = (
+    Ping,
+    Ack,
+    PingReq,
+    Rumour,
+    Compare,
+    Digest,
+    Delta,
+    Leave,
+    IHave,
+    Graft,
+    Nack,
+    News,
+    Heal,
+)
+NUMBERS: Final = {kind: number for number, kind in enumerate(KINDS, start=1)}
+"""What each begins with: in a body of ours the second byte."""
+PING: Final = NUMBERS[Ping]
+ACK: Final = NUMBERS[Ack]
+
 _ID: Final = b"\xc4\x10"
 """What stands before 16 bytes."""
 _NOTHING: Final = b"\x90\x90"

@@ -63,9 +63,9 @@ def test_nobody_is_down_on_one_members_word() -> None:
 def accuse(cluster: Cluster, of: int, by: int) -> None:
     """As when a probe has failed."""
     engine = cluster.engines[by]
-    effects = engine._out.begin(cluster.now)
+    engine._out.now, engine._out.effects = cluster.now, []
     engine._swim.hear((accusation(cluster, of, by),), None)
-    for effect in effects:
+    for effect in engine._out.effects:
         cluster._perform(by, effect)
 
 

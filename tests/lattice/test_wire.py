@@ -203,6 +203,10 @@ SPOKEN = {7: "78e986e0dcd68168"}
 and put the new pair in place of this one. (What a cell holds is not in it: 7 is 6 with what rows say of rollouts.)"""
 
 
+def test_a_body_begins_with_its_kinds_number() -> None:
+    assert [encode(sample)[1] for sample in SAMPLES] == [wire.NUMBERS[type(sample)] for sample in SAMPLES]
+
+
 def test_another_spelling_is_another_version() -> None:
     assert {type(sample) for sample in SAMPLES} == set(get_args(Message)), "there is a sample of each message"
     said = canonical.pack([encode(sample) for sample in SAMPLES])
