@@ -16,6 +16,7 @@ import h2.config
 import h2.connection
 import h2.events
 import h2.exceptions
+import h2.settings
 import pytest
 import trio
 import trio.testing
@@ -388,6 +389,81 @@ async def test_a_client_that_never_reads_is_let_go(tls: ssl.SSLContext) -> None:
         assert stage.proxy.counters["client_gone"] == 1
 
 
+async def test_a_client_that_only_trickles_is_let_go(tls: ssl.SSLContext) -> None:
+    """Ten bytes of window at a time: never silent for long, and never done."""
+    limits = ProxyLimits(client_write_timeout_us=200 * MILLISECOND, rate_bytes_per_second_min=100_000)
+    async with staged(serving(answer(b"x" * 4_000_000)), limits=limits, tls=tls) as stage:
+        client = await connect(stage)
+        client.acknowledges = False
+        number = await client.begin()
+        answered = client.answers[number]
+        with trio.fail_after(5):
+            while answered.reset is None:
+                client.h2.increment_flow_control_window(10)
+                client.h2.increment_flow_control_window(10, number)
+                await client.flush()
+                assert await client.more()
+                await trio.sleep(0.05)
+        assert stage.proxy.counters["client_gone"] == 1
+        client.close()
+
+
+async def test_however_wide_its_window_a_client_that_does_not_read_is_waited_for(tls: ssl.SSLContext) -> None:
+    """What it does not take waits in the kernel, and at its upstream; not here."""
+    piece, passed = bytes(1 << 16), 0
+
+    async def endless(wire: Wire) -> None:
+        nonlocal passed
+        await wire.request()
+        await wire.send(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n")
+        while True:
+            await wire.send(piece)
+            passed += len(piece)
+
+    async with staged(endless, tls=tls) as stage:
+        client = await connect(stage)
+        client.h2.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: (1 << 31) - 1})
+        client.h2.increment_flow_control_window((1 << 31) - 1 - 65_535)
+        await client.begin()
+        while True:
+            before = passed
+            await trio.sleep(0.2)
+            if before == passed > 0:
+                break
+            assert passed < 64 << 20
+        client.close()
+
+
+async def test_uploads_that_nobody_takes_give_their_window_back(tls: ssl.SSLContext) -> None:
+    """Else a connection's own window was used up by those that were refused, and the next body waited for ever."""
+
+    async def refusing_bodies(wire: Wire) -> None:
+        while (head := await wire.head()) is not None:
+            if head[0].startswith(b"POST /big"):
+                await wire.send(answer(b"no", "413 Content Too Large", "Connection: close"))
+                return
+            await wire.exactly(100_000)
+            await wire.send(answer(b"taken"))
+
+    async with staged(refusing_bodies, tls=tls) as stage:
+        client = await connect(stage)
+        for _ in range(24):
+            number = await client.begin("POST", "/big", (b"content-length", b"100000"), end=False)
+            client.h2.send_data(number, bytes(16_000))
+            client.h2.send_data(number, bytes(16_000))
+            client.h2.send_data(number, bytes(16_000))
+            client.h2.send_data(number, bytes(16_000))
+            await client.flush()
+            while client.answers[number].reset is None:
+                assert await client.more()
+            assert client.answers[number].status == 413
+        number = await client.begin("POST", "/small", (b"content-length", b"100000"), end=False)
+        with trio.fail_after(10):
+            await client.send(number, bytes(100_000))
+            assert (await client.answer(number)).body == b"taken"
+        client.close()
+
+
 # --- abuse
 
 
@@ -517,7 +593,8 @@ async def test_a_drain_says_goaway_finishes_what_is_under_way_and_begins_nothing
         while not stage.router.asked:
             await trio.testing.wait_all_tasks_blocked()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(stage.proxy.drain, 5 * SECOND)
+            began = trio.current_time()
+            nursery.start_soon(stage.proxy.drain, 30 * SECOND)
             while client.gone is None:
                 assert await client.more()
             assert client.gone == 0
@@ -527,6 +604,7 @@ async def test_a_drain_says_goaway_finishes_what_is_under_way_and_begins_nothing
             answered = await client.answer(number)
             assert (answered.status, answered.body) == (200, b"at last")
             await client.rest()
+        assert trio.current_time() - began < 15, "with the last stream the connection ends, not with the grace"
 
 
 async def test_an_idle_client_is_let_go(tls: ssl.SSLContext) -> None:

@@ -114,6 +114,35 @@ async def test_it_is_told_between_two_frames_and_nothing_follows(clock: trio.tes
             await wire.stream.aclose()
 
 
+@pytest.mark.parametrize("size", [16 << 20, 4_096])
+async def test_who_has_not_read_yet_is_told_behind_what_it_was_sent(clock: trio.testing.MockClock, size: int) -> None:
+    """Part of a frame, or of a read that ends with one, waits to be taken: in its middle is no place for another."""
+    one = frame(bytes(size - (10 if size > 65_536 else 4)))
+    count = (16 << 20) // size
+
+    async def script(wire: Wire) -> None:
+        await wire.request()
+        await wire.send(SWITCHING)
+        await trio.sleep(0.1)  # so that reads begin with a frame
+        await wire.send(one * count)
+        while await wire.more():
+            pass
+
+    async with staged(script) as stage:
+        wire = await upgraded(stage)
+        await trio.sleep(1)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stage.proxy.drain, GRACE)
+            await trio.sleep(1)
+            while not wire.buffer.endswith(GOING_AWAY):
+                assert await wire.more()
+            whole, rest = divmod(len(wire.buffer) - len(GOING_AWAY), size)
+            assert (whole <= count, rest, wire.buffer[:-4]) == (True, 0, one * whole)
+            await wire.send(CLIENTS_CLOSE)
+            await wire.rest_or_reset()
+            await wire.stream.aclose()
+
+
 async def test_who_does_not_answer_is_left_in_order_and_who_could_not_be_told_is_cut_off(
     clock: trio.testing.MockClock,
 ) -> None:
@@ -144,6 +173,7 @@ async def test_what_is_over_is_told_nothing(clock: trio.testing.MockClock) -> No
         async with trio.open_nursery() as nursery:
             nursery.start_soon(stage.proxy.drain, GRACE)
             assert await stays.exactly(4) == GOING_AWAY
+            await trio.sleep(2.5)  # both would have had their turn
             await stays.send(CLIENTS_CLOSE)
             await stays.rest_or_reset()
             await stays.stream.aclose()
