@@ -23,7 +23,9 @@ from lattice.record import record
 from lattice.rollouts import ID_BYTES, STAGES_MAX, RolloutId, Saying, Word
 from lattice.types import LEVELS, CellId, Endpoint, Level, NodeId, VersionId
 
-ROW_BYTES_MAX = 16_384
+ROW_BYTES_MAX = 28 * 1024
+"""The largest that the limits below allow (`tests/lattice/test_health.py` makes it), and less than half of a frame, for
+evidence is two rows. A policy may name so many regions by so long names, and no node may be unable to speak of them."""
 REGIONS_MAX = 256
 POLICIES_MAX = 64
 SAYINGS_MAX = 16

@@ -7,9 +7,16 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 
-from lattice import canonical
+from lattice import canonical, wire
+from lattice.cells import CellKind
+from lattice.config import Config
+from lattice.equivocation import open_proof, prove
 from lattice.errors import LatticeError, MalformedError, UntrustedError
+from lattice.events import HealthObserved, LocalUpdate
 from lattice.health import (
+    LEASE_MS_MAX,
+    NAME_LENGTH_MAX,
+    POLICIES_MAX,
     REGIONS_MAX,
     ROW_BYTES_MAX,
     SAYINGS_MAX,
@@ -20,9 +27,11 @@ from lattice.health import (
     report_of,
     sign_row,
 )
-from lattice.identity import Ed25519Signer, Ed25519Verifier
-from lattice.types import Level
-from tests.lattice.cluster import CLUSTER, signer_of
+from lattice.identity import Ed25519Signer, Ed25519Verifier, Grant
+from lattice.rollouts import ID_BYTES, STAGES_MAX, RolloutId, Saying, Word
+from lattice.seal import OVERHEAD_BYTES
+from lattice.types import SECOND, Level, VersionId
+from tests.lattice.cluster import CLUSTER, Cluster, signer_of
 from tests.lattice.strategies import OBSERVERS, rows, signed_row
 
 VERIFIER = Ed25519Verifier(CLUSTER)
@@ -120,3 +129,54 @@ def test_a_report_keeps_what_was_published_while_nothing_decides_otherwise() -> 
     assert (worse.level, worse.since_ms, worse.overrules) == (Level.DOWN, 9, True)
     assert worse.latency_bucket > first.latency_bucket
     assert isinstance(worse, Report)
+
+
+def the_largest() -> Row:
+    """Everything as many, as long and as large as a row may say it."""
+    most = canonical.INTEGER_MAX
+    return Row(
+        public_key=SIGNER.public_key,
+        incarnation=most,
+        seq=most,
+        issued_ms=most,
+        lease_ms=LEASE_MS_MAX,
+        site="s" * NAME_LENGTH_MAX,
+        endpoint=("ffff:ffff:ffff:ffff:ffff:ffff:255.255.255.255", 65_535),
+        isolated=False,
+        reports=tuple(
+            Report(f"{number:064}", Level.DOWN, 255, 255, 255, most, 255, overrules=True)
+            for number in range(REGIONS_MAX)
+        ),
+        applied=tuple((f"{number:064}", VersionId(bytes(16))) for number in range(POLICIES_MAX)),
+        area="a" * NAME_LENGTH_MAX,
+        grant=Grant("s" * NAME_LENGTH_MAX, most, bytes(64)),
+        sayings=tuple(
+            Saying(RolloutId(bytes([number]) * ID_BYTES), STAGES_MAX - 1, Word.CONDEMNED)
+            for number in range(SAYINGS_MAX)
+        ),
+    )
+
+
+def test_whatever_a_policy_names_fits_a_row_and_two_rows_a_frame() -> None:
+    """A policy of 256 regions with names of 63 letters holds; its nodes could not sign what they saw, and stopped."""
+    row = the_largest()
+    one, two = sign_row(row, SIGNER), sign_row(replace(row, isolated=True), SIGNER)
+    assert open_row(one.data, VERIFIER).row == row
+    assert ROW_BYTES_MAX - 1_024 < len(one.data) - 64 <= ROW_BYTES_MAX, "the limit says what the limits below it say"
+    proof = prove(one, two).data
+    assert open_proof(proof, VERIFIER).observer == one.observer
+    rumour = wire.Rumour((wire.WireCell(CellKind.EVIDENCE, proof),))
+    assert len(wire.encode(rumour)) + OVERHEAD_BYTES <= Config().frame_bytes_max
+    assert wire.decode(wire.encode(rumour), Config().frame_bytes_max) == rumour
+
+
+def test_nodes_that_see_as_many_regions_by_as_long_names_as_may_be_hear_each_other() -> None:
+    cluster = Cluster(3)
+    cluster.introduce_all()
+    cluster.run(2 * SECOND)
+    seen = tuple(Observation(f"{number:064}", Level.HEALTHY, 20_000, evidence=9) for number in range(REGIONS_MAX))
+    for index in range(3):
+        cluster.give(index, LocalUpdate(HealthObserved(seen)))
+    cluster.run(10 * SECOND)
+    assert cluster.equal()
+    assert cluster.verdicts(seen[-1].region) == [Level.HEALTHY] * 3
