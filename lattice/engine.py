@@ -212,7 +212,7 @@ class Engine:
                 self._heard = heard
                 self._seal_records.save(self._out.now)
                 self._health.records.save()
-            if self._deadline is not None and now - self._deadline > self._stall_us:
+            if (deadline := self._deadline) is not None and now - deadline > self._stall_us:
                 self._notice_stall()
         if isinstance(event, DatagramReceived):
             self._on_frame(event.data, event.source, False)
@@ -395,8 +395,7 @@ class Engine:
                 if not self._own_address.told:
                     self._learn_own_endpoint(sender, seen_as)
                 self._swim.on_ack(nonce, subject, root, member)
-                if sender == subject:
-                    self._reconciliation.compare(sender, root)
+                if sender == subject and self._reconciliation.compare(sender, root):
                     self._reconciliation.soon(sender)
             if member is None or member.endpoint != source:
                 self._meet_sender(sender, source, data)
@@ -449,8 +448,7 @@ class Engine:
             if message.updates and self._swim.hear(message.updates, sender):
                 self._out.send(Rumour(self._health.our_row()), source)  # it held us as gone: the proof that we are not
             self._swim.on_ack(message.nonce, message.subject, message.root, self._swim.members.get(sender))
-            if sender == message.subject:
-                self._reconciliation.compare(sender, message.root)
+            if sender == message.subject and self._reconciliation.compare(sender, message.root):
                 self._reconciliation.soon(sender)
             return
         if isinstance(message, _QUESTIONS) and sender not in self._swim.members:

@@ -73,13 +73,15 @@ class Reconciliation:
         early = slots - prng.below(1 << slots).bit_length()  # 0 for every other, 1 for every fourth, …
         return (slots - early) * slot_us + prng.below(slot_us)
 
-    def compare(self, peer: NodeId, root: bytes) -> None:
-        """A member's root, as it just said."""
+    def compare(self, peer: NodeId, root: bytes) -> bool:
+        """A member's root, as it just said. Whether it differs from ours."""
         if root == self._cells.root():
             if peer in self._roots:
                 self.forget(peer)
-        elif peer in self._swim.members:
+            return False
+        if peer in self._swim.members:
             self._roots[peer] = root
+        return True
 
     def soon(self, peer: NodeId) -> None:
         """Begin in a moment, if the roots still differ then."""

@@ -524,9 +524,8 @@ class Swim:
     def _news_for(self, peer: Member | None) -> tuple[MemberUpdate, ...]:
         """What rides along: first of all what is wrongly said of the peer itself (None where it is no member), so that
         it can refute it."""
-        if self._piggyback.is_empty():
-            news: tuple[MemberUpdate, ...] = ()
-        else:
+        news: tuple[MemberUpdate, ...] = ()
+        if self._piggyback.waiting:
             limit = retransmits(self._out.config.retransmit_mult, len(self.members) + 1)
             news = self._piggyback.take(self._out.config.updates_per_frame_max, limit)
         if peer is not None and peer.state is not _ALIVE:

@@ -139,13 +139,13 @@ def test_a_stranger_s_ping_is_answered_with_no_more_than_that_we_are_here() -> N
     peer = cluster.engines[1].node
     claim = MemberUpdate(cluster.engines[2].node, MemberState.SUSPECT, cluster.engines[2]._swim.incarnation, peer)
     ask(cluster, Ping(1, bytes(16), (claim,)), peer, cluster.endpoint(1))
-    waiting = dict(cluster.engines[0]._swim._piggyback._sent)
+    waiting = dict(cluster.engines[0]._swim._piggyback.waiting)
     assert waiting, "there is something to tell"
     for number in range(50):
         (ack,) = messages(ask(cluster, Ping(number, bytes(16)), STRANGER, ELSEWHERE))
         assert isinstance(ack, Ack)
         assert (ack.updates, ack.cells) == ((), ())
-    assert cluster.engines[0]._swim._piggyback._sent == waiting, "or strangers use up what is to be told to members"
+    assert cluster.engines[0]._swim._piggyback.waiting == waiting, "or strangers use up what is to be told to members"
 
 
 @pytest.mark.parametrize("question", QUESTIONS)
