@@ -23,7 +23,7 @@ from lattice.outlook import Outlook, is_isolated
 from lattice.quantise import bucket_of
 from lattice.rollouts import Saying, Word
 from lattice.row_records import RowRecords
-from lattice.types import Endpoint, Level, NodeId, VersionId
+from lattice.types import SECOND, Endpoint, Level, NodeId, VersionId
 from lattice.view import QuarantineView, RegionView
 from lattice.wire import WireCell
 
@@ -154,9 +154,17 @@ class HealthPlane:
             self._out.timers.set_earlier("row", self._out.after(wait_us))
 
     def issue(self) -> None:
-        """Sign what we assert now, under the next version, and push it."""
-        config = self._out.config
+        """Sign what we assert now, under the next version, and push it.
+
+        Not once our right to speak has ended, here no more than elsewhere: equal rows give equal verdicts. A new
+        certificate has us speak at once; until then we go by our own evidence.
+        """
+        config, grant = self._out.config, self._us.grant
         refresh_us = config.row_refresh_for(self._members() + 1)
+        if grant is not None and grant.until_s * SECOND <= self._out.now:
+            self._out.count("rows not sent: our certificate has ended")
+            self._out.timers.set("row", self._out.after(self._out.prng.jitter(refresh_us)))
+            return
         published = self._published()
         reports = [self._report(region, published.get(region)) for region in sorted(self._observations)]
         self._seq += 1
@@ -172,7 +180,7 @@ class HealthPlane:
             reports=tuple(report for report in reports if report is not None),
             applied=tuple(sorted(self._us.applied.items())),
             area=self._us.area if self._us.at_e6 is None else "{}@{},{}".format(self._us.area, *self._us.at_e6),
-            grant=self._us.grant,
+            grant=grant,
             sayings=self._us.sayings,
         )
         placed = self.place(sign_row(row, self._signer), 0, None)

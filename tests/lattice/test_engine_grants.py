@@ -142,6 +142,30 @@ def test_a_vote_ends_with_the_grant_and_a_new_certificate_brings_it_back() -> No
     assert cluster.equal()
 
 
+@pytest.mark.parametrize("ends_after_s", [20, -20])
+def test_a_node_whose_certificate_has_ended_goes_on_by_its_own_evidence(ends_after_s: int) -> None:
+    """Whatever it sees then, its next refresh, and a start with it: each of these ended the node."""
+    short = sign_grant(CA, signer_of("node 0").public_key, Role.NODE, "site-0", EPOCH // SECOND + ends_after_s)
+    cluster = certified(3, grants={0: short}) if ends_after_s > 0 else Cluster(3, ca=CA, grants={0: short})
+    cluster.introduce_all()
+    cluster.run(30 * SECOND)
+    for index in range(3):
+        cluster.observe(index, fra=Level.DOWN if index == 0 else Level.HEALTHY, iad=Level.HEALTHY)
+    cluster.run(5 * SECOND)
+    assert cluster.effective("fra")[0] == Level.DOWN, "it goes by what it sees"
+    assert cluster.effective("fra")[1:] == [Level.HEALTHY] * 2, "and has no voice elsewhere"
+    cluster.run(300 * SECOND)
+    ours = cluster.engines[0]
+    assert ours.counters()["rows not sent: our certificate has ended"] > 1
+    assert {member.state for member in ours.view().members} == {"alive"} or ends_after_s < 0
+    renewed = sign_grant(CA, signer_of("node 0").public_key, Role.NODE, "site-0", EPOCH // SECOND + 90 * DAY_S)
+    cluster.give(0, LocalUpdate(Certified(renewed)))
+    cluster.run(60 * SECOND)
+    assert cluster.all_know_all()
+    assert cluster.equal()
+    assert {w.site for w in cluster.engines[1].view().regions[0].witnesses} == {"site-0", "site-1", "site-2"}
+
+
 def test_a_revoked_node_is_put_out_everywhere_and_stays_out() -> None:
     cluster = certified(5)
     for index in range(5):

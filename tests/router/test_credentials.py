@@ -245,6 +245,32 @@ async def test_the_end_of_a_certificate_is_announced_14_days_before(
         nursery.cancel_scope.cancel()
 
 
+@pytest.mark.slow
+async def test_a_node_outlives_its_certificate_and_starts_without_one_that_holds(tmp_path: Path) -> None:
+    """It is alone then, and says so; users are served."""
+    ca = CaDir.create(tmp_path / "ca", "test", Micros(now() - 30 * DAY))
+    config = certified(tmp_path / "ams", ca, "ams")
+    key = public_key_of(node_key_in(config.site.state_dir))
+    ending = ca.issue(key, Role.NODE, "ams", Micros(now() - DAY + 3 * SECOND), 1)
+    replace_file(tmp_path / "ams" / "node.crt", ending.pem, 0o644)
+    counted = "rows not sent: our certificate has ended"
+
+    async def alone(site: Site) -> bool:
+        view = await site.view()
+        return view["counters"].get(counted, 0) > 0 and any("expired on" in told for told in view["warnings"])
+
+    async with running(config) as ams:
+        assert counted not in (await ams.view())["counters"]
+        await trio.sleep(max(0, (ending.not_after - now()) / SECOND) + 0.5)
+        assert (await ams.view())["site"] == "ams"
+    async with running(config) as ams:
+        await until(lambda: alone(ams))
+        renewed = ca.issue(key, Role.NODE, "ams", now())
+        replace_file(tmp_path / "ams" / "node.crt", renewed.pem, 0o644)
+        await until(lambda: said(ams, "certificate", "certificate until "))
+        assert not [told for told in (await ams.view())["warnings"] if "expired on" in told]
+
+
 async def test_a_certificate_that_begins_later_by_our_clock_is_taken_up_then(
     tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
