@@ -46,7 +46,7 @@ async def test_a_request_that_stays_unanswered_degrades_its_region_before_anythi
             'edition 1\nhealth default { probe "/" every 100ms timeout 80ms oldest above 300ms recover after 300ms }\n'
             f"region fra {{ at 50 8 endpoint {endpoint_text(fra.socket.getsockname()[:2])} }}\n"
             f"region iad {{ at 40 8 endpoint {endpoint_text(iad.endpoint)} }}\n"
-            'route all for "*" { primary fra secondary iad }\n'
+            'route all for "*" { primary fra secondary iad timeout first-byte 3s }\n'
         )
         async with running(load_site_config(config.path)) as ams:
             assert await ams.publish(text) == 200
@@ -58,6 +58,8 @@ async def test_a_request_that_stays_unanswered_degrades_its_region_before_anythi
                 assert seen["reason"].startswith("a request unanswered for "), seen
                 assert (await ams.view())["ejected"] == []
                 await until(lambda: _is(ams.region_served, "iad"))
+                assert (await client.receive_some()).startswith(b"HTTP/1.1 504 ")
+                await until(lambda: _is(ams.region_served, "fra"))
         regions.cancel_scope.cancel()
 
 

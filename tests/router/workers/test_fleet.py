@@ -21,13 +21,13 @@ from router.workers.fleet import GRACE_US, Fleet, FleetError
 
 FAKE = """
 import json, socket, sys, time
-from router.workers.messages import Deframer, Ready, decode_to_worker, encode
+from router.workers.messages import Deframer, Ready, Waiting, decode_to_worker, encode
 role, heard, number = sys.argv[1], open(sys.argv[2], "w"), int(sys.argv[3])
 if role == "dies":
     sys.exit(3)
 link, deframer = socket.socket(fileno=number), Deframer()
 if role == "stays":
-    link.sendall(encode(Ready(0)))
+    link.sendall(encode(Ready(0)) + encode(Waiting([("fra", ("127.0.0.1", 1), 5_000_000)])))
 if role in ("hangs", "stays"):
     time.sleep(60)
 link.sendall(encode(Ready(0)) if role == "serves" else b"\\0\\0\\0\\x04what")
@@ -200,3 +200,16 @@ async def test_one_in_place_of_a_dead_one_that_does_not_serve_is_replaced_itself
         monkeypatch.setattr(fleet_module, "START_SECONDS", 0.5)
         os.kill(fleet.pids[0], signal.SIGKILL)
         await until(lambda: any("does not serve after 0.5 s; killed" in each.text for each in said.events()))
+
+
+async def test_who_says_nothing_any_more_knows_nothing_of_who_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the region where its last request was stuck would stay as bad as it was then."""
+    monkeypatch.setattr(trio.lowlevel, "open_process", Fakes(tmp_path, "stays").start)
+    async with running(journal()) as fleet:
+        await fleet.replace(1, (), ())
+        await until(fleet.oldest)
+        assert fleet.oldest() == {("fra", ("127.0.0.1", 1)): 5_000_000}
+        monkeypatch.setattr(fleet_module, "WAITING_SECONDS", 0)
+        assert fleet.oldest() == {}

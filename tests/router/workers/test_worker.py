@@ -13,7 +13,7 @@ import trio.testing
 
 from lattice.types import SECOND, Endpoint
 from router.site.config_reader import endpoint_text
-from router.workers.messages import Configure, Drain, Planned, encode
+from router.workers.messages import Configure, Drain, Masked, Planned, encode
 from router.workers.worker import Worker
 from tests.router.test_node import exchange, site_config
 
@@ -26,6 +26,9 @@ class Slow:
         self.release = trio.Event()
         self.answer: bytes | None = None
         """None: cut off."""
+        self.where: Endpoint = ("", 0)
+        """Whom its users ask."""
+        self.backend: Endpoint = ("", 0)
 
     async def serve(self, stream: trio.SocketStream) -> None:
         async with stream:
@@ -47,6 +50,7 @@ async def serving(directory: Path, node: socket.socket, link: socket.socket) -> 
     where = listener.socket.getsockname()[:2]
     async with trio.open_nursery() as nursery:
         (backend,) = await nursery.start(partial(trio.serve_tcp, slow.serve, 0, host="127.0.0.1"))
+        slow.where, slow.backend = where, backend.socket.getsockname()[:2]
         region = f"region fra {{\n  at 50 8\n  endpoint {endpoint_text(backend.socket.getsockname()[:2])}\n}}\n"
         text = f'edition 1\n{region}route a for "*" path "/**" {{\n  primary any\n}}\n'
         node.sendall(encode(Configure(text)) + encode(Planned({}, {}, {}, 0)))
@@ -79,3 +83,20 @@ async def test_who_drains_hears_that_there_is_less_time(tmp_path: Path) -> None:
             await trio.testing.wait_all_tasks_blocked(0.05)
             ours.sendall(encode(Drain(SECOND // 10)))
         assert slow.answer is None
+
+
+async def test_who_is_suspected_elsewhere_serves_where_there_is_nobody_else(tmp_path: Path) -> None:
+    """And whom another process met in a certain fault does not."""
+    ours, theirs = socket.socketpair()
+    with ours:
+        async with serving(tmp_path, ours, theirs) as slow:
+            slow.release.set()
+            for suspected, begins in (([slow.backend], b"slow"), ([], b"503 ")):
+                ours.sendall(encode(Masked([slow.backend], 99, suspected)))
+                await trio.testing.wait_all_tasks_blocked(0.05)
+                await slow.ask(slow.where)
+                assert slow.answer is not None
+                assert slow.answer.startswith(begins)
+                ours.sendall(encode(Masked([], 99)))
+                await trio.testing.wait_all_tasks_blocked(0.05)
+            ours.sendall(encode(Drain(SECOND // 10)))
