@@ -58,7 +58,8 @@ async def test_events_are_known_by_the_answer_whatever_was_asked_for(
     clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch, request_: bytes
 ) -> None:
     """They have their own time, and no place in their region's window: there would be none for anybody else."""
-    monkeypatch.setattr("router.traffic.concurrency.LIMIT_START", 1)
+    for limit in ("LIMIT_START", "LIMIT_MAX"):
+        monkeypatch.setattr(f"router.traffic.concurrency.{limit}", 1)
     limits = ProxyLimits(response_body_timeout_us=SECOND, events_idle_timeout_us=10 * SECOND)
     async with staged(telling(5, 5), limits=limits) as stage:
         wire = await stage.client()
