@@ -455,6 +455,8 @@ class PolicyStore:
 
     def _view(self) -> tuple[PolicyView, ...]:
         known = {view.policy: view for view in self._policies}
+        for gone in self._outcomes.keys() - self._heads.keys():
+            del self._outcomes[gone]  # all that was said of it is void
         views = []
         for policy in sorted(self._heads):
             outcome = self._elect(policy)

@@ -262,6 +262,17 @@ def test_the_thief_would_have_won_without_the_revocation() -> None:
     assert [policy.blocks for policy in store.policies()] != [("three\n",)]
 
 
+def test_a_policy_of_which_all_is_withdrawn_has_no_head() -> None:
+    store = store_of()
+    for op in HONEST:
+        store.admit(op.data)
+    assert store.head("default") is not None
+    store.revoke(EVA_ID, 0, GENESIS)
+    assert store.policies() == ()
+    assert store.head("default") is None, "nor do rollouts count from one"
+    assert store.heads("default") == ()
+
+
 def test_a_key_withdrawn_from_the_start_leaves_nothing_and_the_others_stay() -> None:
     store = store_of(author_id_of(OPERATOR.public_key))
     for op in (*published(store, "by the list\n", OPERATOR), *HONEST):
