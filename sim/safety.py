@@ -371,19 +371,20 @@ class ReplayIsNothing(Check):
         super().__init__(stage, start)
         self._seen: list[dict[bytes, None]] = [{} for _ in stage.cluster.hosts]
         """By host, the frames that its process took last."""
-        self._roots: list[tuple[int, bytes]] = [(0, b"") for _ in stage.cluster.hosts]
-        """By host: its life, and its root after the last step."""
+        self._roots = [b""] * len(stage.cluster.hosts)
+        """By host, its root after the last step."""
+
+    def restarted(self, host: Host, before: Engine) -> None:
+        self._seen[host.index] = {}
 
     def stepped(self, host: Host, event: Input, effects: Sequence[Effect]) -> None:
-        index, life, root = host.index, host.life, inside.root_of(host.engine)
-        before = self._roots[index]
-        if before[1] != root or before[0] != life:
-            self._roots[index] = (life, root)
-            if before[0] != life:
-                self._seen[index] = {}
+        index, root = host.index, inside.root_of(host.engine)
+        same = self._roots[index] == root
+        if not same:
+            self._roots[index] = root
         if isinstance(event, DatagramReceived):
             seen, data = self._seen[index], event.data
-            if data in seen and before != (life, root):
+            if not same and data in seen:
                 raise self.broken(host, "a frame taken twice changed what is known")
             seen[data] = None
             if len(seen) > self.REMEMBERED:
