@@ -30,11 +30,11 @@ if role == "stays":
     link.sendall(encode(Ready(0)) + encode(Waiting([("fra", ("127.0.0.1", 1), 5_000_000)])))
 if role in ("hangs", "stays"):
     time.sleep(60)
-link.sendall(encode(Ready(0)) if role == "serves" else b"\\0\\0\\0\\x04what")
+link.sendall(encode(Ready(0)) if role in ("serves", "lingers") else b"\\0\\0\\0\\x04what")
 while data := link.recv(65536):
     for message in map(decode_to_worker, deframer.feed(data)):
         print(json.dumps([type(message).__name__, getattr(message, "grace_us", None)]), file=heard, flush=True)
-        if type(message).__name__ == "Drain":
+        if type(message).__name__ == "Drain" and (role != "lingers" or message.grace_us < 1_000_000):
             sys.exit(0)
 """
 """A worker that serves nobody; the descriptor of its link comes second in what a worker is started with."""
@@ -213,3 +213,18 @@ async def test_who_says_nothing_any_more_knows_nothing_of_who_waits(
         assert fleet.oldest() == {("fra", ("127.0.0.1", 1)): 5_000_000}
         monkeypatch.setattr(fleet_module, "WAITING_SECONDS", 0)
         assert fleet.oldest() == {}
+
+
+async def test_who_was_replaced_hears_that_its_node_leaves_sooner(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It had a minute, and was killed at the end of what the node had."""
+    fakes = Fakes(tmp_path, "lingers")
+    monkeypatch.setattr(trio.lowlevel, "open_process", fakes.start)
+    fakes_heard = [["Drain", GRACE_US], ["Drain", 900_000]]
+    async with running(journal()) as fleet:
+        await fleet.replace(1, (), ())
+        await fleet.replace(1, (), ())
+        await until(lambda: fakes_heard[0] in fakes.heard(1))
+        await fleet.drain(900_000)
+    assert [each for each in fakes.heard(1) if each[0] == "Drain"] == fakes_heard
