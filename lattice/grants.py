@@ -26,6 +26,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Final
 
@@ -78,10 +79,15 @@ def read_grant(value: object, name: str | None = None) -> Grant | None:
     fields = canonical.array(value, "grant", length=3 if name is None else 2)
     if name is None:
         name, fields = canonical.text(fields[0], "grant's name", NAME_CHARS_MAX), fields[1:]
+    return _grant(name, fields[0], fields[1])
+
+
+@lru_cache(maxsize=8_192, typed=True)  # typed: True is no 1. A node shows the same one in each of its rows
+def _grant(name: str, until_s: object, signature: object) -> Grant:
     return Grant(
         name,
-        canonical.integer(fields[0], "grant's end"),
-        canonical.blob(fields[1], "grant's signature", length=SIGNATURE_BYTES),
+        canonical.integer(until_s, "grant's end"),
+        canonical.blob(signature, "grant's signature", length=SIGNATURE_BYTES),
     )
 
 

@@ -296,6 +296,7 @@ def _report_from(
     )
 
 
+@lru_cache(maxsize=256)  # most nodes apply the same, for long
 def _parse_applied(items: object) -> tuple[tuple[str, VersionId], ...]:
     applied = []
     for item in canonical.array(items, "applied", length_max=POLICIES_MAX):

@@ -95,6 +95,9 @@ def test_what_a_cell_carries_of_a_grant_is_small() -> None:
             read_grant(bad)
     with pytest.raises(MalformedError):
         read_grant(("ams", 1, bytes(64)), "ams")
+    assert read_grant(("ams", 1, bytes(64))) == Grant("ams", 1, bytes(64))
+    with pytest.raises(MalformedError):
+        read_grant(("ams", True, bytes(64)))  # no 1, though 1 has been read and is remembered
 
 
 # --- taking back
