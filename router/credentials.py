@@ -72,7 +72,8 @@ class Credentials:
             try:
                 self._security = self._load(cluster.certificates)
             except CredentialError as error:
-                raise StartError(f"cluster.certificate: {error}") from None
+                clock = f"; this machine's clock says {date_text(now())}" if "not yet valid" in str(error) else ""
+                raise StartError(f"cluster.certificate: {error}{clock}") from None
         self.server_tls: ServerTls | None = None
         """What clients of `http.tls_listen` are shown; None without."""
         try:
