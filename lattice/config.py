@@ -30,11 +30,11 @@ class Config:
     """How long a probe may take in all, helpers included."""
     ping_req_count: int = 3
     """How many members are asked to ping in our stead (k in the paper; memberlist: 3)."""
-    suspicion_us: int = 1_200 * MILLISECOND
+    suspicion_us: int = SECOND
     """How long a suspect may refute when `confirmations` others accuse it, too. memberlist: 4 × log10(n) × 1 s, for
     news that rides on pings; here accusation and refutation travel along trees, in well under a second."""
-    suspicion_max_mult: int = 5
-    """And so many times as long when nobody else accuses it (memberlist: 6)."""
+    suspicion_max_mult: int = 6
+    """And so many times as long when nobody else accuses it (as in memberlist)."""
     confirmations: int = 3
     """How many independent accusers besides the first make a suspicion as short as it gets (K; memberlist: 3)."""
     stall_us: int = 250 * MILLISECOND

@@ -8,11 +8,15 @@ envelope, which nobody of this one opens.
 from __future__ import annotations
 
 from hashlib import blake2b
+from typing import Final
 
 from lattice.key_ring import KeyRing
 from lattice.seal import VERSION, Seal, Sealed
 from lattice.types import Micros, NodeId
 from sim.signing import CLUSTER, TaggedSeal
+
+FRAMES_KEPT: Final = 4_096
+"""More than any one step seals."""
 
 
 def cluster_secret(name: str) -> bytes:
@@ -30,6 +34,8 @@ class SpokenSeal(Sealed):
 
     def close(self, sender: NodeId, body: bytes, now: Micros) -> bytes:
         frame = super().close(sender, body, now)
+        if len(self._kinds) >= FRAMES_KEPT:
+            del self._kinds[next(iter(self._kinds))]
         self._kinds[frame] = body[1] if len(body) > 1 else 0
         return frame
 
@@ -62,5 +68,6 @@ class Seals:
         return self.rings.get(index, self.first)
 
     def sent(self, frame: bytes) -> int:
-        """A sealed frame is on its way: the number of the message in it, 0 when it is none. Nobody may ask again."""
-        return self._kinds.pop(frame, 0)
+        """A sealed frame is on its way, maybe to the next of several: the number of the message in it, 0 when it is
+        none of those that were sealed last."""
+        return self._kinds.get(frame, 0)

@@ -12,7 +12,7 @@ from sim import inside
 from sim.checks import BrokenError
 from sim.experiment import Experiment
 from sim.scenario import from_table
-from tests.sim.runs import table
+from tests.sim.runs import run, table
 
 
 def test_a_filter_sent_again_is_held_against_its_author_and_not_against_who_caught_it() -> None:
@@ -26,3 +26,9 @@ def test_a_filter_sent_again_is_held_against_its_author_and_not_against_who_caug
     cluster.inject(replayer, target, frame)
     with pytest.raises(BrokenError, match="not in its filter"):
         cluster.inject(author, target, frame)
+
+
+def test_frames_that_go_to_several_are_counted_by_what_they_are_when_sealed_too() -> None:
+    scenario = table({"at": "1s", "do": "publish"}, nodes=6, duration="3s")
+    tagged, sealed = (run({**scenario, "protocol": {"seal": seal}}).figures for seal in ("tagged", "sealed"))
+    assert tagged["messages_by_type"] == sealed["messages_by_type"]
