@@ -69,8 +69,9 @@ class Operator:
 
 
 async def in_force(site: Site) -> tuple[str, str]:
-    policy = (await site.view())["policies"][0]
-    return policy["in_force"], policy["trial"]
+    """Nothing where the policy is still on its way."""
+    policies = (await site.view())["policies"] or [{"in_force": "", "trial": ""}]
+    return policies[0]["in_force"], policies[0]["trial"]
 
 
 async def answers(site: Site, count: int) -> tuple[list[int], set[str]]:
