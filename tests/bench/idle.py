@@ -2,12 +2,13 @@
 
 Ten thousand keep-alive connections that have each been answered once, from addresses of 127.0.0.0/8; then the four
 modes of slowhttptest (slow head, slow body, range, slow read), 900 connections each, beside a good client: 500 requests
-a second by h2load, evenly. It is alone before and after each mode, when the last connection of others is closed, so
-that a machine whose speed changes does so for both; all rounds are shown.
+a second by h2load, evenly. Each time it is alone first, when the last connection of others is closed; then somebody
+else is attacked, an nginx of no other use; then we are. All rounds are shown.
 
-slowhttptest takes a third of a processor for itself, and nobody's attacker runs on the attacked machine. So it runs
-only when nobody else wants to (SCHED_IDLE), and what it had open by its own account is shown. A good client that asks
-as fast as it can would fill both processors and feel whoever else runs at all: nginx fares no better by such a client.
+Nobody's attacker runs on the attacked machine, and slowhttptest takes a third of a processor. So it runs only when
+nobody else wants to (SCHED_IDLE), what it had open by its own account is shown, and what it does to whoever shares the
+machine with it is what the good client notices while the other is attacked. A good client that asks as fast as it can
+would fill both processors and feel whoever else runs at all: nginx fares no better by such a client.
 """
 
 from __future__ import annotations
@@ -25,11 +26,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from lattice.types import Endpoint
 from tests.bench import compiled_load
 from tests.bench.proxy_rivals import BenchError, Fleet, Running, start_backend, start_ours, stop
 from tests.bench.rivals import RIVALS
@@ -84,12 +86,13 @@ def memory(running: Running, count: int) -> float:
     return (after - before) / count
 
 
-class Beside(NamedTuple):
-    """One round of a mode; `ratio` is to the good client alone, before and after."""
+class Round(NamedTuple):
+    """One of a mode: the good client alone, while another is attacked, and while we are."""
 
-    good: Good
+    alone: Good
+    other: Good
+    ours: Good
     attack: Attack
-    ratio: float
 
 
 def good_client(running: Running, seconds: int) -> Good:
@@ -98,9 +101,10 @@ def good_client(running: Running, seconds: int) -> Good:
     return Good(round(took[len(took) * 99 // 100] * 1e3, 3), sum(not answer.ok for answer in answers))
 
 
-def beside(running: Running, flag: str, seconds: int) -> tuple[Good, Attack]:
-    """A good client while slowhttptest is at it: begun again whenever it ends, which in some modes is at once."""
-    host, port = running.endpoint
+def beside(running: Running, attacked: Endpoint, flag: str, seconds: int) -> tuple[Good, Attack]:
+    """A good client of `running` while slowhttptest is at `attacked`: begun again whenever it ends, which in some modes
+    is at once."""
+    host, port = attacked
     command = ["slowhttptest", flag, "-c", str(ATTACKING), "-r", str(ATTACKING // 2), "-i", "2", "-p", "2"]
     attack = subprocess.Popen(
         ["/bin/sh", "-c", _AGAIN, str(seconds + 3), *command, "-u", f"http://{host}:{port}/", "-l"],
@@ -144,36 +148,51 @@ def run(name: str, connections: int, seconds: int, rounds: int) -> dict[str, obj
     with tempfile.TemporaryDirectory(prefix="bench-") as text:
         directory = Path(text)
         endpoint, backend = start_backend(directory, "backend")
+        bystander, other_backend = start_backend(directory, "bystander")
         running: Running | None = None
         try:
             running = (start_ours if name == "ours" else RIVALS[name])(directory, Fleet([("fra", [endpoint])]))
             good_client(running, 1)  # what it keeps towards its backend is open by then
             descriptors = running.descriptors()
             kib = memory(running, connections)
-            quiet, during = [alone(running, descriptors, seconds)], dict[str, list[Beside]]()
+            played: dict[str, list[Round]] = {mode: [] for mode in MODES}
             for _ in range(rounds):
                 for mode, flag in MODES.items():
-                    good, attack = beside(running, flag, seconds)
-                    quiet.append(alone(running, descriptors, seconds))
-                    ratio = round(2 * good.p99_ms / sum(one.p99_ms for one in quiet[-2:]), 2)
-                    during.setdefault(mode, []).append(Beside(good, attack, ratio))
+                    quiet = alone(running, descriptors, seconds)
+                    other, _ = beside(running, bystander, flag, seconds)
+                    ours, attack = beside(running, running.endpoint, flag, seconds)
+                    played[mode].append(Round(quiet, other, ours, attack))
         finally:
             if running is not None:
                 running.stop()
             stop(backend)
+            stop(other_backend)
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     return {
         "name": name,
         "connections": connections,
         "kib_each": round(kib, 1),
-        "p99_ms_alone": [good.p99_ms for good in quiet],
-        "p99_ms": {mode: [one.good.p99_ms for one in all_of] for mode, all_of in during.items()},
-        "failed": sum(good.failed for good in quiet) + sum(one.good.failed for many in during.values() for one in many),
-        "ratios": {mode: [one.ratio for one in all_of] for mode, all_of in during.items()},
-        "ratio": {mode: statistics.median(one.ratio for one in all_of) for mode, all_of in during.items()},
-        "held": {mode: [one.attack.held for one in all_of] for mode, all_of in during.items()},
-        "available": {mode: all(one.attack.available for one in all_of) for mode, all_of in during.items()},
+        "p99_ms": {
+            mode: {"alone": _p99(of.alone for of in all_of), "another attacked": _p99(of.other for of in all_of)}
+            | {"attacked": _p99(of.ours for of in all_of)}
+            for mode, all_of in played.items()
+        },
+        "failed": sum(good.failed for all_of in played.values() for of in all_of for good in of[:3]),
+        "to_alone": {mode: _ratio([(of.ours, of.alone) for of in all_of]) for mode, all_of in played.items()},
+        "to_another": {mode: _ratio([(of.ours, of.other) for of in all_of]) for mode, all_of in played.items()},
+        "held": {mode: [of.attack.held for of in all_of] for mode, all_of in played.items()},
+        "available": {mode: all(of.attack.available for of in all_of) for mode, all_of in played.items()},
     }
+
+
+def _p99(goods: Iterable[Good]) -> list[float]:
+    return [good.p99_ms for good in goods]
+
+
+def _ratio(pairs: Sequence[tuple[Good, Good]]) -> float:
+    """Of medians: a single round of either may have been a bad moment of the machine."""
+    ours, theirs = (statistics.median(good.p99_ms for good in goods) for goods in zip(*pairs, strict=True))
+    return float(round(ours / theirs, 2))
 
 
 def main(argv: Sequence[str]) -> int:
