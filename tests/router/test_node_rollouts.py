@@ -58,6 +58,10 @@ class Operator:
         (line,) = re.findall(r"  decided at .*\n", self._capsys.readouterr().out)
         return str(line)
 
+    async def explains(self, site: str, by: str) -> bool:
+        """Whether that is what a request is decided by there, as far as this node has heard."""
+        return (await self.explain(site)).endswith(f" {by}\n")
+
     async def status(self) -> str:
         """`edgelattice status` there."""
         assert await trio.to_thread.run_sync(main, ["status", "--control", self.control]) == 0
@@ -131,9 +135,11 @@ async def test_a_bad_version_is_given_up_and_a_good_one_comes_to_all(
                 inside = {each["site"]: sites[each["site"]] for each in rollout["sites"] if each["inside"]}
                 await until(partial(serves, inside, rollout["version"]))
                 assert (await in_force(ams))[1] == f"canary {rollout['id'][:8]}"
-                assert f"by version {rollout['version'][:8]}, canary {rollout['id'][:8]}" in await eva.explain("ams")
-                for name in sites.keys() - inside.keys():
-                    assert (await eva.explain(name)).endswith(f"by version {base[:8]}\n")
+                await until(
+                    partial(eva.explains, "ams", f"by version {rollout['version'][:8]}, canary {rollout['id'][:8]}")
+                )
+                for name in sites.keys() - inside.keys():  # each site's row says what it goes by, and is on its way
+                    await until(partial(eva.explains, name, f"by version {base[:8]}"))
                 assert await failures(ams, 30) == 2, "the second condemns, and the third is decided by the base"
                 for name, site in inside.items():
                     assert name == "ams" or await failures(site, 30) <= 2
