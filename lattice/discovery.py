@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import socket
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
@@ -98,6 +99,27 @@ def _announces(address: _Address, listens: _Address, *, asked: bool) -> bool:
     return address.version <= listens.version and (asked or not address.is_loopback)  # [::] is both
 
 
+def _adapters() -> list[ifaddr.Adapter]:
+    """The machine's interfaces, with those of their addresses that can be spoken from.
+
+    One that is still tentative (RFC 4862, 5.4: for a second or two after the interface is up) cannot. zeroconf would
+    find its interface well, bind to nothing, and be silent there for good.
+    """
+    adapters = list(ifaddr.get_adapters())
+    for adapter in adapters:
+        adapter.ips = [ip for ip in adapter.ips if isinstance(ip.ip, str) or _can_be_bound(*ip.ip)]
+    return adapters
+
+
+def _can_be_bound(host: str, flow: int, scope: int) -> bool:
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
+            probe.bind((host, 0, flow, scope))
+    except OSError:
+        return False
+    return True
+
+
 class _Listener(ServiceListener):
     """Runs on zeroconf's thread, and must not block there: it passes on what came."""
 
@@ -163,7 +185,7 @@ class Discovery:
 
     async def _look(self) -> tuple[Interface, ...]:
         try:
-            adapters = await trio.to_thread.run_sync(ifaddr.get_adapters)
+            adapters = await trio.to_thread.run_sync(_adapters)
         except OSError as error:
             log.error("cannot list the network interfaces: %s", error)
             return ()

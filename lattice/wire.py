@@ -22,8 +22,8 @@ else.
 An idle cluster sends nothing but pings and acks without news, a busy one mostly announcements and rumours of one cell.
 What msgpack makes of these differs in the fields alone, so they are written and read by their layout, for a fifth of
 the instructions (a rumour is only read so, for half); whatever is spelt otherwise goes the general way, and a law says
-that both agree. Pings and acks are written from their fields, and those that carry
-nothing are read as fields (`bare`): as values they would be made for one reader, who takes them apart.
+that both agree. Pings and acks are written from their fields, and those that carry nothing are read as fields (`bare`):
+as values they would be made for one reader, who takes them apart.
 """
 
 from __future__ import annotations

@@ -29,8 +29,6 @@ RESOLVE_INTERVAL_US = 30 * SECOND
 RESOLVE_TIMEOUT_US = 10 * SECOND
 """glibc gives a server 5 s and asks twice."""
 RESOLVED_AT_ONCE = 8
-ALL_OF_BOTH = "::"
-"""A socket on this reaches IPv4, too."""
 ADDRESSES_MAX = 16
 """Of one name: a headless service of a whole cluster need not be called whole."""
 
@@ -44,7 +42,7 @@ class Seeding:
         """`bound` is the address that gossip listens on."""
         self._seeds = tuple(seeds)
         listens = ipaddress.ip_address(bound)
-        self._versions = {4, 6} if listens == ipaddress.ip_address(ALL_OF_BOTH) else {listens.version}
+        self._versions = {4, 6} if listens.version == 6 and listens.is_unspecified else {listens.version}
         self._submit = submit
         self._last: dict[Endpoint, tuple[Endpoint, ...]] = {}
         self._failing: set[Endpoint] = set()

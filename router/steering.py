@@ -138,8 +138,7 @@ class Steering:
             request = self._locations.located(request)
         decision = self._seen.decide(table, request, skipped)
         if not decision.attempts and skipped:
-            # Rather a trial than nothing, and rather who is only suspected: it may be a moment's silence.
-            return self._seen.decide(table, request, self._health.ejected - self._health.suspected())
+            return self._seen.decide(table, request, self._health.last_resort())
         return decision
 
     def located(self, request: Request) -> Request:

@@ -47,8 +47,6 @@ STRANGERS: Final = 64
 STRANGERS_MIN: Final = 20_000
 """With fewer of them the share is chance."""
 _FRAMES: Final = (DatagramReceived, StreamFrameReceived)
-DIGEST: Final = 6
-"""A Digest's number on the wire."""
 _TAG: Final = cluster_tag(CLUSTER)
 _CLUSTER_ENDS: Final = 1 + len(_TAG)
 _OURS: Final = (bytes([VERSION]), bytes([VERSION | 0x80]))
@@ -132,7 +130,7 @@ class DigestsShowAll(Check):
     def __init__(self, stage: Stage, start: int) -> None:
         super().__init__(stage, start)
         if not stage.seals.sealed:  # what is sealed for good only its reader sees into
-            stage.cluster.sniffers[DIGEST].append(self._sent)
+            stage.cluster.sniffers[wire.NUMBERS[wire.Digest]].append(self._sent)
         prng = Prng.seeded("digest strangers")
         self._strangers = [CellId(prng.token().to_bytes(8, "big") * 2) for _ in range(STRANGERS)]
         self._filters: list[tuple[Bloom, int]] = []

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from lattice import wire
 from lattice.events import MemberChanged, Notification, PolicyChanged, RegionChanged
 from lattice.types import NodeId
 from sim.changes import Change
@@ -15,8 +16,8 @@ from sim.signing import MESSAGES
 from sim.stage import Stage
 
 N = TypeVar("N", int, float)
-CARRIERS = (1, 2, 4, 7)
-"""Message types that spread cells: Ping, Ack, Rumour, Delta."""
+CARRIERS = frozenset(wire.NUMBERS[kind] for kind in (wire.Ping, wire.Ack, wire.Rumour, wire.Delta))
+"""The numbers of the messages that spread cells."""
 SPREADING = ("Rumour", "IHave", "Graft", "Delta")
 CARRIED_MAX = 4
 """Copies are counted of so many of the latest changes; each costs a search of every frame."""

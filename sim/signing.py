@@ -16,6 +16,7 @@ from typing import Final
 
 from mmh3 import mmh3_x64_128_digest
 
+from lattice import wire
 from lattice.errors import WireError
 from lattice.grants import Role, sign_grant
 from lattice.identity import SIGNATURE_BYTES, Grant
@@ -23,23 +24,8 @@ from lattice.seal import COUNTER_AT, HEADER_BYTES, OVERHEAD_BYTES, SENDER_AT, TA
 from lattice.types import Micros, NodeId
 
 CLUSTER: Final = "sim"
-MESSAGES: Final = (
-    "?",
-    "Ping",
-    "Ack",
-    "PingReq",
-    "Rumour",
-    "Compare",
-    "Digest",
-    "Delta",
-    "Leave",
-    "IHave",
-    "Graft",
-    "Nack",
-    "News",
-    "Heal",
-)
-"""Names of the message types by the number that a body begins with (`lattice.wire`)."""
+MESSAGES: Final = ("?", *[kind.__name__ for kind in wire.KINDS])
+"""Names of the message types by the number that a body begins with."""
 KINDS: Final = len(MESSAGES)
 KIND_AT: Final = HEADER_BYTES + 1
 """Where that number is in a frame that is not sealed: a body is an array that begins with its type."""

@@ -170,6 +170,11 @@ class RegionalHealth:
         """Those of `ejected` that are so on a suspicion alone: no route is to be left with nobody for it."""
         return self.mask.out_for(_SUSPECTED) if self.ejected else self.ejected
 
+    def last_resort(self) -> AbstractSet[Endpoint]:
+        """What must not be asked even where nobody else is left. Rather a trial than nothing, and rather who is only
+        suspected: it may be a moment's silence."""
+        return self.ejected - self.suspected()
+
     def follow(
         self,
         out: AbstractSet[Endpoint],

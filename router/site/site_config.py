@@ -16,6 +16,7 @@ from lattice.key_ring import KeyRing
 from lattice.types import SECOND, Endpoint
 from router.decision.failback import RAMP_US
 from router.site.tls_files import TlsFiles
+from router.traffic.proxy_limits import BODY_BYTES_MAX
 from router.traffic.trusted_hops import Forwarders, TrustedHops
 
 GOSSIP_LISTEN: Endpoint = ("0.0.0.0", 7946)  # noqa: S104  (peers are elsewhere; frames are sealed). memberlist's port
@@ -25,8 +26,6 @@ CONTROL_LISTEN: Endpoint = ("127.0.0.1", 8180)
 
 DRAIN_US = 5 * SECOND
 WORKERS_MAX = 256
-BODY_BYTES = 1 << 62
-"""No bound: nothing of a body is held, and how much it wants is the application's to say."""
 CACHE_BYTES = 64 << 20
 CACHE_OBJECT_BYTES = 1 << 20
 """Varnish keeps 100 MB unless told otherwise, Squid 256 MB in memory and objects up to 512 KB of it."""
@@ -98,7 +97,7 @@ class HttpPart:
     """Hops in front of us that say in a header for whom they speak."""
     by_forwarded: bool
     """That header is `Forwarded`, not `X-Forwarded-For`."""
-    body_bytes_max: int = BODY_BYTES
+    body_bytes_max: int = BODY_BYTES_MAX
     """Of a request's body; a larger one is refused."""
 
     def forwarders(self) -> Forwarders | None:

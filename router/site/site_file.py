@@ -33,7 +33,6 @@ from router.site.config_reader import (
 )
 from router.site.key_file import KeyFileError, read_key_ring, read_secret
 from router.site.site_config import (
-    BODY_BYTES,
     CACHE_BYTES,
     CACHE_OBJECT_BYTES,
     CONTROL_LISTEN,
@@ -57,6 +56,7 @@ from router.site.site_config import (
     UpstreamPart,
 )
 from router.site.tls_files import TlsFiles
+from router.traffic.proxy_limits import BODY_BYTES_MAX
 
 CONFIG_BYTES_MAX = 1024 * 1024
 """A site file is a page; a megabyte leaves room for every seed of a large cluster."""
@@ -201,7 +201,7 @@ def _read_http(section: Section, directory: Path) -> HttpPart:
     by_forwarded = section.take("forwarded_by", _forwarded_by, False)
     if section.has("forwarded_by") and not forwarded_from and not section.has("forwarded_from"):
         section.note("forwarded_from", "is missing, and forwarded_by is set", "name the hops whose word is taken")
-    body_size = section.take("body_size", size(0, BODY_BYTES), BODY_BYTES)
+    body_size = section.take("body_size", size(0, BODY_BYTES_MAX), BODY_BYTES_MAX)
     section.close()
     return HttpPart(
         listen, unix_listen, tls_listen, http2, workers, proxy_from, forwarded_from, by_forwarded, body_size

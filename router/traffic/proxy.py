@@ -83,10 +83,10 @@ class Proxy:
         fast: bool = True,
     ) -> None:
         """`tls` is for those listeners whose clients speak it; `addresses` says where never to connect, `unix` which
-        endpoints are reached by a Unix socket; `announced_by`
-        whose connections begin with a PROXY protocol header: nobody else's may; `forwarders` who says in a header for
-        whom it speaks; `cache` is for routes that say so; `limits` hold as far as this process may open files. Without
-        `fast`, every connection is a plain trio task: slower, by the very same rules."""
+        endpoints are reached by a Unix socket; `announced_by` whose connections begin with a PROXY protocol header:
+        nobody else's may; `forwarders` who says in a header for whom it speaks; `cache` is for routes that say so;
+        `limits` hold as far as this process may open files. Without `fast`, every connection is a plain trio task:
+        slower, by the very same rules."""
         limits = (limits or ProxyLimits()).within(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
         self._tls = tls
         self._announced_by = announced_by or TrustedHops()
@@ -98,9 +98,8 @@ class Proxy:
         self._plane = Plane(router, site, limits, pool, self._nest, fast=fast, cache=cache, forwarders=forwarders)
         self._open: set[Client] = set()
         self._http2: dict[Client, Http2Connection] = {}
-        self._idlest: list[
-            tuple[float, Client]
-        ] = []  # those idle for longest when it was last looked, the longest last
+        self._idlest: list[tuple[float, Client]] = []
+        """Who was idle for longest when it was last looked, the longest last."""
         self._looked_at = -math.inf
         self._by_address: Counter[str] = Counter()
         self._accepting = trio.CancelScope()

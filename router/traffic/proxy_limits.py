@@ -9,6 +9,8 @@ from lattice.types import MILLISECOND, SECOND
 
 DESCRIPTORS_BESIDE: Final = 64
 """What a process has open beside its users' connections: listeners, databases, probes, operators, links to workers."""
+BODY_BYTES_MAX: Final = 1 << 62
+"""No bound."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +26,7 @@ class ProxyLimits:
     """Endpoints tried for one request, never one twice."""
     replay_bytes_max: int = 65_536
     """A request body up to this is kept, so that another endpoint can be tried. nginx buffers 16 KiB, Envoy 64 KiB."""
-    body_bytes_max: int = 1 << 62
+    body_bytes_max: int = BODY_BYTES_MAX
     """Of a request's body; a larger one gets 413. The site file says: nothing of it is held here, so it is the
     application's to want less. nginx 1 MiB, Envoy and HAProxy none."""
     interim_max: int = 8

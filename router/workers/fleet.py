@@ -467,10 +467,8 @@ class Fleet:
 def _known(sent: ToWorker | None, message: ToWorker) -> bool:
     """Whether a worker that was sent the one would learn nothing from the other."""
     if isinstance(sent, Masked) and isinstance(message, Masked):
-        return (sent.out, sent.suspected) == (
-            message.out,
-            message.suspected,
-        )  # that more was seen matters together with what it says
+        # That more was seen matters together with what it says.
+        return (sent.out, sent.suspected) == (message.out, message.suspected)
     return sent is message or sent == message
 
 

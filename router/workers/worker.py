@@ -170,8 +170,8 @@ class Worker:
         now = self._clock.now()
         skipped = self._health.kept_from(request.method, now)
         decision = self._seen.decide(table, request, skipped)
-        if not decision.attempts and skipped:  # as `Steering` does
-            decision = self._seen.decide(table, request, self._health.ejected - self._health.suspected())
+        if not decision.attempts and skipped:
+            decision = self._seen.decide(table, request, self._health.last_resort())
         if decision.attempts:
             endpoint, before = decision.attempts[0].endpoint, self._health.mask.epoch
             self._health.admit(endpoint, now)

@@ -157,6 +157,19 @@ def test_where_there_is_nothing_else_link_local_addresses_do_and_have_the_scope_
     assert sorted(read) == [("10.0.0.9", 7946), ("fd00::9", 7946), ("fe80::9%eth0", 7946)]
 
 
+def test_an_address_that_cannot_be_bound_yet_is_as_if_it_were_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a tentative one is, for a second or two: a node that was quicker to start was never heard of by mDNS."""
+    host = [
+        adapter(1, "lo", "127.0.0.1", "::1"),
+        adapter(2, "eth0", "192.0.2.7", "2001:db8::7"),
+        adapter(3, "eth1", "fe80::3"),
+    ]
+    monkeypatch.setattr(ifaddr, "get_adapters", lambda: host)
+    found = {each.name: [ip.ip for ip in each.ips] for each in edge._adapters()}
+    assert found == {"lo": ["127.0.0.1", ("::1", 0, 0)], "eth0": ["192.0.2.7"], "eth1": []}
+    assert usable_interfaces(host, "::", []) == (Interface(2, "eth0", ("192.0.2.7",), ("192.0.2.7",)),)
+
+
 def test_interfaces_beyond_the_limit_are_left_out() -> None:
     many = [adapter(number, f"br{number}", f"10.{number}.0.1") for number in range(1, 200)]
     assert len(usable_interfaces(many, "0.0.0.0", [])) == edge.INTERFACES_MAX

@@ -414,15 +414,21 @@ def contexts(name: str) -> tuple[ssl.SSLContext, ssl.SSLContext]:
     return server, client
 
 
-async def test_tls_passes_through_to_whoever_the_name_says() -> None:
-    server, trusting = contexts("shop.example.com")
+def answering(server: ssl.SSLContext) -> Callable[[trio.SocketStream], Awaitable[None]]:
+    """One answer over TLS."""
 
     async def serve(stream: trio.SocketStream) -> None:
         tls = trio.SSLStream(stream, server, server_side=True)
         await tls.send_all(b"over TLS: " + await tls.receive_some())
         await tls.aclose()
 
-    async with upstream(serve) as endpoint:
+    return serve
+
+
+async def test_tls_passes_through_to_whoever_the_name_says() -> None:
+    server, trusting = contexts("shop.example.com")
+
+    async with upstream(answering(server)) as endpoint:
         node = ScriptedNode(await unused(), endpoint)
         async with relaying(node, tls=True) as (relay, at):
             plain = await dial(at)
@@ -527,12 +533,7 @@ async def test_a_balancer_says_who_the_client_is(header: bytes) -> None:
 async def test_a_balancer_s_header_comes_before_the_hello() -> None:
     server, trusting = contexts("shop.example.com")
 
-    async def serve(stream: trio.SocketStream) -> None:
-        tls = trio.SSLStream(stream, server, server_side=True)
-        await tls.send_all(b"over TLS: " + await tls.receive_some())
-        await tls.aclose()
-
-    async with upstream(serve) as endpoint:
+    async with upstream(answering(server)) as endpoint:
         node = ScriptedNode(endpoint)
         async with relaying(node, tls=True, announced_by=BALANCERS) as (relay, at):
             plain = await dial(at)
