@@ -222,7 +222,10 @@ class Experiment:
     def run(self) -> Result:
         """Run to the end, or to the first broken promise."""
         with uncollected(len(self.cluster.hosts)):
-            return self._run()
+            try:
+                return self._run()
+            finally:
+                self.cluster.journal.finish()  # should it be interrupted: its last line is where
 
     def _run(self) -> Result:
         scenario, cluster = self.scenario, self.cluster

@@ -458,6 +458,7 @@ class Proxy:
             if reader.rest:
                 now = self._nest.time()
                 deadline = deadline or now + self._limits.head_timeout_us / 1e6
+                client.patient = True
                 try:
                     await client.readable(max(0, int((deadline - now) * 1e6)))
                 except trio.TooSlowError:
@@ -482,6 +483,7 @@ class Proxy:
             if data:
                 client.asked = True
                 if (head := reader.feed(data)) is not None:
+                    client.patient = False
                     return head
             elif data is not None:
                 if reader.rest:

@@ -122,8 +122,11 @@ class RequestBody:
 
     async def gather(self) -> None:
         """Pull all of it. For a body whose announced length can be kept: only then is an endpoint bothered."""
+        client = self._client
         while not self.complete:
+            client.patient = True
             self._kept += self._feed(await self._receive(self._limits.body_timeout_us))
+        client.patient = False
 
     def in_hand(self) -> bytes:
         """All that is kept, framed for an upstream: what an attempt begins with. Call only while `replayable`."""

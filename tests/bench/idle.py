@@ -2,13 +2,12 @@
 
 Ten thousand keep-alive connections that have each been answered once, from addresses of 127.0.0.0/8; then the four
 modes of slowhttptest (slow head, slow body, range, slow read), 900 connections each, beside a good client: 500 requests
-a second by h2load, evenly. Each time it is alone first, when the last connection of others is closed; then somebody
-else is attacked, an nginx of no other use; then we are. All rounds are shown.
+a second by h2load, evenly. Each time it is alone first, when the last connection of others is closed. All rounds are
+shown, and what slowhttptest had open by its own account.
 
-Nobody's attacker runs on the attacked machine, and slowhttptest takes a third of a processor. So it runs only when
-nobody else wants to (SCHED_IDLE), what it had open by its own account is shown, and what it does to whoever shares the
-machine with it is what the good client notices while the other is attacked. A good client that asks as fast as it can
-would fill both processors and feel whoever else runs at all: nginx fares no better by such a client.
+Nobody's attacker runs on the attacked machine, and slowhttptest takes a third of a processor, for milliseconds at a
+time. So it has one of its own; the good client, the node and its backend share another, alone as well as attacked.
+(A good client that asks as fast as it can would fill that, and feel whoever else runs at all: so does one of nginx.)
 """
 
 from __future__ import annotations
@@ -31,7 +30,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from lattice.types import Endpoint
 from tests.bench import compiled_load
 from tests.bench.proxy_rivals import BenchError, Fleet, Running, start_backend, start_ours, stop
 from tests.bench.rivals import RIVALS
@@ -87,11 +85,10 @@ def memory(running: Running, count: int) -> float:
 
 
 class Round(NamedTuple):
-    """One of a mode: the good client alone, while another is attacked, and while we are."""
+    """One of a mode: the good client alone, and while we are attacked."""
 
     alone: Good
-    other: Good
-    ours: Good
+    beside: Good
     attack: Attack
 
 
@@ -101,10 +98,10 @@ def good_client(running: Running, seconds: int) -> Good:
     return Good(round(took[len(took) * 99 // 100] * 1e3, 3), sum(not answer.ok for answer in answers))
 
 
-def beside(running: Running, attacked: Endpoint, flag: str, seconds: int) -> tuple[Good, Attack]:
-    """A good client of `running` while slowhttptest is at `attacked`: begun again whenever it ends, which in some modes
-    is at once."""
-    host, port = attacked
+def beside(running: Running, flag: str, seconds: int, attackers: set[int]) -> tuple[Good, Attack]:
+    """A good client while slowhttptest runs on these processors: begun again whenever it ends, which in some modes is
+    at once."""
+    host, port = running.endpoint
     command = ["slowhttptest", flag, "-c", str(ATTACKING), "-r", str(ATTACKING // 2), "-i", "2", "-p", "2"]
     attack = subprocess.Popen(
         ["/bin/sh", "-c", _AGAIN, str(seconds + 3), *command, "-u", f"http://{host}:{port}/", "-l"],
@@ -112,7 +109,7 @@ def beside(running: Running, attacked: Endpoint, flag: str, seconds: int) -> tup
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
-        preexec_fn=lambda: os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0)),
+        preexec_fn=lambda: os.sched_setaffinity(0, attackers),
     )
     try:
         time.sleep(2.5)  # by then it has opened what it will
@@ -143,12 +140,16 @@ def alone(running: Running, descriptors: int, seconds: int) -> Good:
 
 
 def run(name: str, connections: int, seconds: int, rounds: int) -> dict[str, object]:
+    processors = os.sched_getaffinity(0)
+    ours = {max(processors)}
+    if ours == processors:
+        raise BenchError("an attacker wants a processor of its own: there is but one")
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 65_536), hard))
     with tempfile.TemporaryDirectory(prefix="bench-") as text:
         directory = Path(text)
+        os.sched_setaffinity(0, ours)
         endpoint, backend = start_backend(directory, "backend")
-        bystander, other_backend = start_backend(directory, "bystander")
         running: Running | None = None
         try:
             running = (start_ours if name == "ours" else RIVALS[name])(directory, Fleet([("fra", [endpoint])]))
@@ -159,27 +160,23 @@ def run(name: str, connections: int, seconds: int, rounds: int) -> dict[str, obj
             for _ in range(rounds):
                 for mode, flag in MODES.items():
                     quiet = alone(running, descriptors, seconds)
-                    other, _ = beside(running, bystander, flag, seconds)
-                    ours, attack = beside(running, running.endpoint, flag, seconds)
-                    played[mode].append(Round(quiet, other, ours, attack))
+                    played[mode].append(Round(quiet, *beside(running, flag, seconds, processors - ours)))
         finally:
             if running is not None:
                 running.stop()
             stop(backend)
-            stop(other_backend)
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            os.sched_setaffinity(0, processors)
     return {
         "name": name,
         "connections": connections,
         "kib_each": round(kib, 1),
         "p99_ms": {
-            mode: {"alone": _p99(of.alone for of in all_of), "another attacked": _p99(of.other for of in all_of)}
-            | {"attacked": _p99(of.ours for of in all_of)}
+            mode: {"alone": _p99(of.alone for of in all_of), "attacked": _p99(of.beside for of in all_of)}
             for mode, all_of in played.items()
         },
-        "failed": sum(good.failed for all_of in played.values() for of in all_of for good in of[:3]),
-        "to_alone": {mode: _ratio([(of.ours, of.alone) for of in all_of]) for mode, all_of in played.items()},
-        "to_another": {mode: _ratio([(of.ours, of.other) for of in all_of]) for mode, all_of in played.items()},
+        "failed": sum(of.alone.failed + of.beside.failed for all_of in played.values() for of in all_of),
+        "ratio": {mode: _ratio([(of.beside, of.alone) for of in all_of]) for mode, all_of in played.items()},
         "held": {mode: [of.attack.held for of in all_of] for mode, all_of in played.items()},
         "available": {mode: all(of.attack.available for of in all_of) for mode, all_of in played.items()},
     }

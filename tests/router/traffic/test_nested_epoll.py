@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import socket
+from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 import trio
@@ -12,7 +13,7 @@ import trio.testing
 
 from lattice.types import SECOND
 from router.traffic.connection import RECEIVE_BYTES, Connection, connect
-from router.traffic.nested_epoll import NestedEpoll, Wake
+from router.traffic.nested_epoll import EVENTS_MAX, PATIENT_MAX, PATIENT_SECONDS, Fiber, NestedEpoll, Wake
 from tests.router.traffic.upstreams import deaf
 
 
@@ -71,6 +72,127 @@ async def test_a_read_that_took_all_it_could_is_followed_by_another_without_a_wa
         await trio.sleep(5)
     far.close()
     assert got == [RECEIVE_BYTES, rest]
+
+
+async def test_who_brings_by_and_by_what_it_began_stands_behind_whoever_is_ready(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """A crowd of them speaks at one moment, and somebody else last of all."""
+    crowd = 100
+    order: list[int] = []
+    at: list[float] = []
+    pairs = [socket.socketpair() for _ in range(crowd + 1)]
+
+    async def body(connection: Connection, name: int) -> None:
+        assert await connection.receive(SECOND) == b"x"
+        order.append(name)
+        at.append(trio.current_time())
+        connection.close()
+
+    async with running() as nest:
+        for name, (near, _) in enumerate(pairs):
+            connection = Connection(near, nest)
+            connection.patient = name < crowd
+            nest.start(body(connection, name))
+        await settled()
+        began = trio.current_time()
+        for _, far in pairs:
+            far.send(b"x")
+        await trio.sleep(0.1)
+        assert not nest.fibers
+    for _, far in pairs:
+        far.close()
+    assert order.index(crowd) <= PATIENT_MAX
+    assert [name for name in order if name < crowd] == list(range(crowd)), "each in its turn, and nobody is left"
+    turns = Counter(
+        round((when - began) / PATIENT_SECONDS) for name, when in zip(order, at, strict=True) if name < crowd
+    )
+    assert max(turns.values()) == PATIENT_MAX, "so many a millisecond, and time for others between them"
+
+
+async def test_who_stands_behind_is_served_although_others_are_always_ready() -> None:
+    near, far = socket.socketpair()
+    busy = [socket.socketpair() for _ in range(EVENTS_MAX)]
+    began = 0.0
+    served_after: list[float] = []
+
+    async def chatter(nest: NestedEpoll, connection: Connection) -> None:
+        with suppress(BrokenPipeError):  # the peer has seen the end first
+            while not served_after and nest.clock() < began + 1:
+                await connection.receive(SECOND)
+                connection.send_now(b"x")  # and its peer is ready at once
+        connection.close()
+
+    async def patient(nest: NestedEpoll, connection: Connection) -> None:
+        await connection.receive(SECOND)
+        served_after.append(nest.clock() - began)
+        connection.close()
+
+    async with running() as nest:
+        began = nest.clock()
+        slow = Connection(near, nest)
+        slow.patient = True
+        nest.start(patient(nest, slow))
+        for one, other in busy:
+            nest.start(chatter(nest, Connection(one, nest)))
+            nest.start(chatter(nest, Connection(other, nest)))
+        await settled()
+        far.send(b"x")
+        for one, _ in busy:
+            one.send(b"x")
+        with trio.move_on_after(5):
+            while nest.fibers:
+                await settled()
+    far.close()
+    assert served_after
+    assert served_after[0] < 1, "before the others were done"
+
+
+async def test_what_stands_behind_is_void_when_its_fiber_goes_on_for_another_reason(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    wakes: list[Wake] = []
+    near, far = socket.socketpair()
+    pairs = [socket.socketpair() for _ in range(PATIENT_MAX)]
+    last, poke = socket.socketpair()
+
+    async def body(nest: NestedEpoll, connection: Connection) -> None:
+        assert nest.current is not None
+        connection.read_waiter = nest.current
+        wakes.append(await nest.current.park())
+        wakes.append(await nest.current.park(nest.time() + 1))
+        connection.close()
+
+    async def meddler(connection: Connection, fibers: set[Fiber]) -> None:
+        """Runs in the look that finds the patient one ready, and nudges it."""
+        await connection.receive(SECOND)
+        for fiber in fibers:
+            fiber.nudge()
+        connection.close()
+
+    async def first(connection: Connection) -> None:
+        await connection.receive(SECOND)
+        connection.close()
+
+    async with running() as nest:
+        for one, _ in pairs:  # these are enough for the first turn
+            connection = Connection(one, nest)
+            connection.patient = True
+            nest.start(first(connection))
+        connection = Connection(near, nest)
+        connection.patient = True
+        before = set(nest.fibers)
+        nest.start(body(nest, connection))
+        nest.start(meddler(Connection(last, nest), nest.fibers - before))
+        await settled()
+        for _, other in pairs:
+            other.send(b"x")
+        far.send(b"x")
+        poke.send(b"x")
+        await trio.sleep(2)
+        assert wakes == [Wake.NUDGED, Wake.LATE]
+    for sock in (far, poke, *(other for _, other in pairs)):
+        sock.close()
 
 
 async def test_deadlines_are_met_in_order_and_void_once_their_wait_is_over(
