@@ -54,7 +54,7 @@ from lattice.health import Row
 from lattice.health_plane import HealthPlane, Self
 from lattice.identity import Signer, Verifier, node_id_of
 from lattice.membership import STATE_NAMES, Member, MemberState, MemberUpdate
-from lattice.outbox import Outbox
+from lattice.outbox import NO_INPUT, Outbox
 from lattice.own_address import OwnAddress
 from lattice.policy_ops import OpId, op_id_of
 from lattice.policy_store import PolicyStore
@@ -231,6 +231,7 @@ class Engine:
             if earliest != self._deadline:
                 self._deadline = earliest
                 effects.append(SetTimer(earliest))
+        out.effects = NO_INPUT
         return effects
 
     def view(self) -> LatticeView:

@@ -7,7 +7,7 @@ timers, send, persist, notify and count, all of it through here, so that every e
 from __future__ import annotations
 
 from operator import itemgetter
-from typing import Final
+from typing import Any, Final
 
 from lattice import wire
 from lattice.config import Config
@@ -20,6 +20,9 @@ from lattice.types import Endpoint, Micros, NodeId
 from lattice.wire import Message
 
 _HOST: Final = itemgetter(0)
+NO_INPUT: Final[Any] = ()
+"""Takes no effect: between two inputs nobody performs any. And what was performed is let go of at once, while it is in
+the processor's caches: kept until the next input of one of a thousand engines it would not be any more."""
 
 
 class Outbox:
@@ -39,7 +42,7 @@ class Outbox:
         """Something that the view shows has changed."""
         self._seal = seal
         self._datagram_bytes_max = config.datagram_bytes_max
-        self.effects: list[Effect] = []
+        self.effects: list[Effect] = NO_INPUT
         """Of the input that is being handled, in order, as they come."""
 
     def counters(self) -> dict[str, int]:

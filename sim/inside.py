@@ -252,6 +252,7 @@ def graft(engine: Engine, base: Base, row_due: Micros) -> None:
     timers._heap = [(deadline, name) for name, deadline in timers._deadlines.items()]
     heapify(timers._heap)
     engine._spreading._announcements.clear()
+    engine._out.effects = []  # nobody is told what it thinks of the regions from the start
     engine._health.conclude(base.table.regions())
     engine._deadline = timers.earliest()
 
@@ -264,6 +265,7 @@ def lose(engine: Engine, gone: Sequence[Member], prng: Prng) -> None:
         engine._health.table.mute(member.node, True)
         if dials.add(member.endpoint, now, prng.below(longest_us), Standing.KNOWN):
             dials._dials[member.endpoint].wait_us = longest_us
+    engine._out.effects = []
     engine._health.conclude(engine._health.table.regions())
     engine._swim.calls.arm()
     engine._deadline = engine._out.timers.earliest()  # which whoever starts it is told of

@@ -77,6 +77,7 @@ def holding_all_classes(config: Config) -> Cluster:
     held = cluster.engines[GIVER]._health.table.get(cluster.engines[TWIN].node)
     assert held is not None
     again = sign_row(replace(held.signed.row, isolated=True), cluster.signer(TWIN))
+    cluster.engines[GIVER]._out.effects = []  # nobody performs them
     cluster.engines[GIVER]._admission._admit_proof(prove(held.signed, again).data)
     cluster.crash(TWIN)
     return cluster
