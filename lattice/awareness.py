@@ -26,6 +26,8 @@ HEALTH_MAX = 8
 class LocalHealth:
     """The score, 0 (well) to `HEALTH_MAX`. An unaware one stays at 0: plain SWIM."""
 
+    __slots__ = ("_aware", "score")
+
     def __init__(self, aware: bool) -> None:
         self._aware = aware
         self.score = 0

@@ -102,6 +102,8 @@ def shards_for(cells: int) -> int:
 class CellIndex:
     """All cells of one node, with their sums kept as cells come and go."""
 
+    __slots__ = ("_cells", "_counts", "_root", "_sums", "_total")
+
     def __init__(self) -> None:
         self._cells: dict[CellId, Cell] = {}
         self._total = 0

@@ -91,6 +91,8 @@ class Member:
 class Membership:
     """Every other node we know of, by id."""
 
+    __slots__ = ("_members", "_members_max", "everybody")
+
     def __init__(self, us: NodeId, area: str, members_max: int) -> None:
         self._members: dict[NodeId, Member] = {}
         self._members_max = members_max

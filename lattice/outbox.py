@@ -28,6 +28,11 @@ the processor's caches: kept until the next input of one of a thousand engines i
 class Outbox:
     """One engine's moment and effects."""
 
+    __slots__ = (
+        "_bytes_out", "_counts", "_datagram_bytes_max", "_seal", "_sent", "config", "effects", "node", "now", "prng",
+        "received", "stale_view", "timers",
+    )  # fmt: skip
+
     def __init__(self, node: NodeId, config: Config, seal: Seal, prng: Prng, now: Micros) -> None:
         self.node = node
         self.config = config

@@ -23,6 +23,8 @@ VOICE_US = 60 * SECOND
 class OwnAddress:
     """Our host, and what peers say of it. `host` is empty as long as nobody has said anything."""
 
+    __slots__ = ("_voices", "host", "told")
+
     def __init__(self, host: str) -> None:
         """A `host` that was configured stays."""
         self.host = host

@@ -14,6 +14,8 @@ def retransmits(mult: int, members: int) -> int:
 class Piggyback:
     """The queue: at most one piece of news for a member and whoever says it, the least-sent first."""
 
+    __slots__ = ("waiting",)
+
     def __init__(self) -> None:
         self.waiting: dict[tuple[NodeId, NodeId], tuple[int, MemberUpdate]] = {}
         """By member and voice how often it was sent, and the news. Most pings and acks find nothing here."""

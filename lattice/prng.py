@@ -18,6 +18,8 @@ T = TypeVar("T")
 class Prng:
     """A stream of choices. Give each purpose its own, so that one more draw here moves nothing there."""
 
+    __slots__ = ("_uniform",)
+
     def __init__(self, uniform: Callable[[], float]) -> None:
         self._uniform = uniform
 

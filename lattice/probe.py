@@ -77,6 +77,8 @@ class Probe:
 class ProbeCycle:
     """Which members are being probed, and whose probes we carry."""
 
+    __slots__ = ("_failed", "_of", "_prng", "_probes", "_relays", "_round", "_us")
+
     def __init__(self, us: NodeId, prng: Prng) -> None:
         self._us = us
         self._prng = prng

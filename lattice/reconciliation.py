@@ -30,6 +30,11 @@ from lattice.wire import Compare, Digest
 class Reconciliation:
     """The comparisons of one node."""
 
+    __slots__ = (
+        "_cells", "_is_other_side", "_last_part", "_narrow_until", "_out", "_pacing", "_partner", "_partner_until",
+        "_quiet_at", "_reconciler", "_roots", "_swim", "_turn_at", "_waiting_since",
+    )  # fmt: skip
+
     def __init__(
         self,
         out: Outbox,

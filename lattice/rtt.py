@@ -40,6 +40,8 @@ class Rtt:
 class RttTable:
     """The estimates of one node."""
 
+    __slots__ = ("_areas", "_least_us", "_members", "_most_us")
+
     def __init__(self, least_us: int, most_us: int) -> None:
         self._least_us = min(least_us, most_us)
         self._most_us = most_us

@@ -110,6 +110,8 @@ def counter_in(frame: bytes) -> int:
 class Plain:
     """The envelope without secrecy or proof: whoever can send to the port can speak as anybody."""
 
+    __slots__ = ("_counter", "_keys", "_leapt_to", "_prefix", "_reserved", "_started")
+
     def __init__(self, cluster: str) -> None:
         self._prefix = bytes([VERSION]) + cluster_tag(cluster)
         self._keys = bytes(KEY_ID_BYTES + RING_TAG_BYTES)

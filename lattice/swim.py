@@ -68,6 +68,12 @@ def incarnation_at(now: Micros) -> int:
 class Swim:
     """Membership of one node."""
 
+    __slots__ = (
+        "_greets_at", "_hops", "_leaving", "_moves", "_next_at", "_on_change", "_on_doubted", "_on_return", "_our_row",
+        "_out", "_piggyback", "_probe", "_pushes", "_root", "_row_of", "_rtt", "_stalled", "_suspicions", "_twin",
+        "calls", "health", "incarnation", "members",
+    )  # fmt: skip
+
     def __init__(
         self,
         out: Outbox,

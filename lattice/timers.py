@@ -13,6 +13,8 @@ class TimerQueue:
     A replaced deadline stays in the heap until its time and is skipped then: lazy deletion.
     """
 
+    __slots__ = ("_deadlines", "_heap", "moved")
+
     def __init__(self) -> None:
         self.moved = True
         """Whether `earliest` may be another than when somebody last set this to False."""

@@ -81,6 +81,8 @@ def _signature(secret: bytes, purpose: bytes, payload: bytes) -> bytes:
 class TaggedSeal(Plain):
     """A plain envelope with a tag, as long as a sealed one."""
 
+    __slots__ = ("_key",)
+
     def __init__(self, cluster: str, version: int = VERSION) -> None:
         super().__init__(cluster)
         self._prefix = bytes([version]) + self._prefix[1:]
