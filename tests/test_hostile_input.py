@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs/reference/hostile-input.md"
-RUNS = "".join((ROOT / f"tests/sim/test_{name}.py").read_text() for name in ("runs", "canaries"))
+RUNS = "".join((ROOT / f"tests/sim/test_{name}.py").read_text() for name in ("runs", "canaries", "join_storm"))
 ROWS = [
     [cell.strip() for cell in line.strip("| ").split("|")]
     for line in PAGE.read_text().splitlines()

@@ -1,21 +1,22 @@
-"""Hostile bytes to every decoder: declared errors only, and bounded memory. Always run; the atheris run goes deeper."""
+"""Hostile bytes to every decoder: declared errors only, bounded time and memory. The atheris run goes deeper."""
 
 from __future__ import annotations
 
 import ast
 import re
-import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.fuzz.targets import TARGETS
+from lattice.cells import CellKind
+from lattice.wire import Delta, WireCell, encode
+from tests.fuzz import bounds
+from tests.fuzz.targets import TARGETS, Target
 from tests.lattice.yrs_bytes import HAZARDS, uvarint
 
-MEMORY_BYTES_MAX = 4 * 1024 * 1024
-"""Row 28 of the matrix, of Python's own allocations."""
 BOMBS = {
     "an array of 2^32": b"\xdd\xff\xff\xff\xff",
     "arrays 100,000 deep": b"\x91" * 100_000,
@@ -29,6 +30,9 @@ BOMBS = {
     "nested headers": b"\xdc\xff\xff" * 20_000,
     "text that is no UTF-8": b"\xa2\xff\xfe",
     "a float": b"\xcb" + bytes(8),
+    "a frame full of numbers": b"\xdc\x10\x00" + b"\x01" * 4_096,
+    "a frame full of bytes": b"\xdc\x10\x00" + b"\xc4\x0d" * 4_096 + bytes(13 * 4_096),
+    "as many cells as go into a frame": encode(Delta(bytes(16), (WireCell(CellKind.OP, bytes(52)),) * 1_024)),
     "2^28 clients": uvarint(2**28) + b"\x01\x05\x00\x00\x00",
     "nothing": b"",
 }
@@ -70,16 +74,22 @@ def test_whatever_comes_a_decoder_returns_or_raises_what_it_declares(name: str, 
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_bombs_cost_next_to_nothing(name: str) -> None:
-    target = TARGETS[name]
+    seeds = TARGETS[name].seeds
     bombs = [*BOMBS.values(), *(update for _, update in HAZARDS.values())]
-    tracemalloc.start()
-    try:
-        for bomb in (*bombs, *(seed[: len(seed) // 2] + bomb for seed in target.seeds[:3] for bomb in bombs)):
-            target(bomb)
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert peak < MEMORY_BYTES_MAX
+    for bomb in (*seeds, *bombs, *(seed[: len(seed) // 2] + bomb for seed in seeds[:3] for bomb in bombs)):
+        bounds.check(name, bomb)
+
+
+@pytest.mark.parametrize(
+    ("costs", "said"),
+    [(lambda _: sum(range(2_000_000)), r"bare: \d+\.\d ms"), (lambda _: bytes(1 << 23), "bare: 8388")],
+)
+def test_what_costs_too_much_is_seen(
+    costs: Callable[[bytes], object], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(TARGETS, "bare", Target(costs, (b"",), ()))
+    with pytest.raises(AssertionError, match=said):
+        bounds.check("bare", b"")
 
 
 ROOT = Path(__file__).parents[2]
