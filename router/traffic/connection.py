@@ -88,8 +88,13 @@ class Connection(Member):
         """Wait until there may be something to receive."""
         nest = self._nest
         if nest is None or (fiber := nest.current) is None:
+            if nest is not None and self.patient and self.ready:
+                return
             with trio.move_on_after(timeout_us / 1e6) as scope:
-                await trio.lowlevel.wait_readable(self.sock)
+                if nest is not None and self.patient:
+                    await nest.wait_behind(self)
+                else:
+                    await trio.lowlevel.wait_readable(self.sock)
             if scope.cancelled_caught:
                 raise trio.TooSlowError
         elif not self.ready:

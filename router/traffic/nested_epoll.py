@@ -18,9 +18,10 @@ read; a lost one would hang a connection, so only a read that came back short cl
 one that found nothing. (An event may be late: its socket was closed by another fiber of the same batch, and its
 descriptor is a new socket's now.)
 
-Who brings what it has begun a little at a time (a header line every few seconds, a body by drops) costs a resumption
-for each drop, and a thousand of them on one timer would make a request wait for all, and whoever else wants this
-processor too. So a `patient` member stands behind: what comes for it is noted, and taken a few a millisecond.
+Who brings what it has begun a little at a time (a header line every few seconds, a body by drops, frames of a
+WebSocket) costs a resumption for each drop, and a thousand of them on one timer would make a request wait for all, and
+whoever else wants this processor too. So a `patient` member stands behind: what comes for it is noted, and so many a
+millisecond are resumed. Tasks that read from one wait here as well (`wait_behind`): trio would run all at once.
 
 Deadlines lie in one heap, lazily: a fiber has at most one entry that counts, which moves when it is met too early. The
 usual deadline is far away and never met, and costs nothing while an earlier entry of the same fiber stands.
@@ -45,9 +46,9 @@ BATCH_SECONDS: Final = 0.002
 EVENTS_MAX: Final = 32
 """Sockets looked at between two looks at the clock."""
 PATIENT_MAX: Final = 16
-"""Patient ones resumed at a time, which takes a fifth of a millisecond."""
+"""How many patient ones are resumed in `PATIENT_SECONDS`: a fifth of the time for fibers, more for tasks."""
 PATIENT_SECONDS: Final = 0.001
-"""Between two such times. As long as trio sleeps at least."""
+"""As short as trio can sleep."""
 
 _READ: Final = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
 _OVER: Final = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
@@ -85,8 +86,38 @@ class Member:
         self.ready = False
         self.patient = False  # it brings by and by what it has begun: others who are ready come first
         self.over = False  # the peer has closed, or the connection is lost
-        self.read_waiter: Fiber | None = None
+        self.read_waiter: Fiber | Sleeper | None = None
         self.write_waiter: Fiber | None = None
+
+
+class Sleeper:
+    """A trio task that waits for a member as a fiber does."""
+
+    __slots__ = ("_task", "tick")
+
+    def __init__(self) -> None:
+        self._task = trio.lowlevel.current_task()
+        self.tick = 0  # 1 once its wait is over
+
+    async def sleep(self) -> None:
+        """Until resumed. Like every wait of trio's it can be cancelled."""
+
+        def abort(_: object) -> trio.lowlevel.Abort:
+            self.tick += 1
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        await trio.lowlevel.wait_task_rescheduled(abort)
+
+    def nudge(self) -> None:
+        """Tasks are called off by trio's own means."""
+
+    def resume(self, wake: Wake | None) -> None:
+        self.resume_if_still(0, wake)
+
+    def resume_if_still(self, tick: int, wake: Wake | None) -> None:
+        if tick == self.tick:
+            self.tick += 1
+            trio.lowlevel.reschedule(self._task)
 
 
 class Fiber:
@@ -182,8 +213,9 @@ class NestedEpoll:
         self._epoll = select.epoll()
         self._members: dict[int, Member] = {}
         self._queue: deque[tuple[Fiber, int, Wake]] = deque()
-        self._behind: deque[tuple[Fiber, int]] = deque()  # whose members are patient
+        self._behind: deque[tuple[Fiber | Sleeper, int]] = deque()  # whose members are patient
         self._behind_due = 0.0
+        self._behind_left = 0  # how many may be resumed until then
         self._alarms: list[tuple[float, int, Fiber]] = []
         self._alarms_set = 0
         self._alarm = trio.CancelScope()
@@ -258,6 +290,16 @@ class NestedEpoll:
         """Go on as a fiber. No nursery or cancel scope of the task may be open."""
         if self.current is None:
             yield _Move.TO_FIBER
+
+    async def wait_behind(self, member: Member) -> None:
+        """Have a task wait until a patient member is ready."""
+        assert self.current is None, "fibers park"
+        member.read_waiter = sleeper = Sleeper()
+        try:
+            await sleeper.sleep()
+        finally:
+            if member.read_waiter is sleeper:
+                member.read_waiter = None
 
     async def pause(self) -> None:
         """A checkpoint for whichever driver."""
@@ -337,8 +379,7 @@ class NestedEpoll:
                         fiber.resume(_READY)
                 if len(events) < EVENTS_MAX:
                     self._emptied_at = now
-                if behind and now >= self._behind_due:
-                    self._behind_due = now + PATIENT_SECONDS
+                if behind:
                     self._run_behind()
                 now = self.now = self.clock()
                 more = bool(events)
@@ -380,7 +421,12 @@ class NestedEpoll:
             fiber.resume_if_still(tick, wake)
 
     def _run_behind(self) -> None:
-        for _ in range(min(PATIENT_MAX, len(self._behind))):
+        if self.now >= self._behind_due:
+            self._behind_due = self.now + PATIENT_SECONDS
+            self._behind_left = PATIENT_MAX
+        count = min(self._behind_left, len(self._behind))
+        self._behind_left -= count
+        for _ in range(count):
             fiber, tick = self._behind.popleft()
             fiber.resume_if_still(tick, _READY)
 

@@ -122,11 +122,8 @@ class RequestBody:
 
     async def gather(self) -> None:
         """Pull all of it. For a body whose announced length can be kept: only then is an endpoint bothered."""
-        client = self._client
         while not self.complete:
-            client.patient = True
             self._kept += self._feed(await self._receive(self._limits.body_timeout_us))
-        client.patient = False
 
     def in_hand(self) -> bytes:
         """All that is kept, framed for an upstream: what an attempt begins with. Call only while `replayable`."""
@@ -168,10 +165,14 @@ class RequestBody:
                 pass
             except OSError:
                 raise ClientGoneError from None
+            client.ready = False
+            client.patient = True
             try:
                 await client.readable(timeout_us)
             except trio.TooSlowError:
                 raise BadRequestError(408, "body timeout") from None
+            finally:
+                client.patient = False
         if not count:
             raise ClientGoneError
         self._received += count
@@ -198,12 +199,16 @@ class RequestBody:
 
     async def _receive(self, timeout_us: int) -> bytes:
         self._keep_pace()
+        client = self._client
+        client.patient = True
         try:
-            data = await self._client.receive(timeout_us)
+            data = await client.receive(timeout_us)
         except OSError:
             raise ClientGoneError from None
         except trio.TooSlowError:
             raise BadRequestError(408, "body timeout") from None
+        finally:
+            client.patient = False
         self._received += len(data)
         if not data:
             raise ClientGoneError

@@ -34,6 +34,7 @@ class Tunnel:
         """Copy until the end. `early` is what the client has said already, `late` what it was sent of its upstream's.
         The current fiber becomes a task."""
         self._frames.walk(late)
+        self._client.patient = self._upstream.patient = True
         await self._nest.become_task()
         ended = False
         try:

@@ -195,6 +195,76 @@ async def test_what_stands_behind_is_void_when_its_fiber_goes_on_for_another_rea
         sock.close()
 
 
+async def test_tasks_that_wait_for_patient_members_are_woken_so_many_a_millisecond(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    crowd = 3 * PATIENT_MAX
+    at: list[float] = []
+    pairs = [socket.socketpair() for _ in range(crowd)]
+
+    async def body(nest: NestedEpoll, connection: Connection) -> None:
+        await nest.become_task()
+        assert await connection.receive(SECOND) == b"x"
+        at.append(trio.current_time())
+        assert connection.read_waiter is None
+        with pytest.raises(trio.TooSlowError):
+            await connection.receive(SECOND // 2)
+        connection.close()
+
+    async with running() as nest:
+        for near, _ in pairs:
+            connection = Connection(near, nest)
+            connection.patient = True
+            nest.start(body(nest, connection))
+        await settled()
+        began = trio.current_time()
+        for _, far in pairs:
+            far.send(b"x")
+        await trio.sleep(0.4)
+        assert Counter(round((when - began) / PATIENT_SECONDS) for when in at) == dict.fromkeys(range(3), PATIENT_MAX)
+        await trio.sleep(1)
+        assert not nest.fibers
+    for _, far in pairs:
+        far.close()
+
+
+async def test_a_task_that_is_called_off_while_it_stands_behind_is_not_woken_again(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Woken twice, or while it waits for something else, trio would fall."""
+    ends: list[str] = []
+    pairs = [socket.socketpair() for _ in range(2 * PATIENT_MAX)]
+    scopes: list[trio.CancelScope] = []
+
+    async def body(nest: NestedEpoll, connection: Connection) -> None:
+        await nest.become_task()
+        with trio.CancelScope() as scope:
+            scopes.append(scope)
+            await connection.receive(SECOND)
+            ends.append("heard")
+        if scope.cancelled_caught:
+            ends.append("called off")
+        await trio.sleep(0.1)
+        connection.close()
+
+    async with running() as nest:
+        for near, _ in pairs:
+            connection = Connection(near, nest)
+            connection.patient = True
+            nest.start(body(nest, connection))
+        await settled()
+        for _, far in pairs:
+            far.send(b"x")
+        await trio.sleep(PATIENT_SECONDS / 2)
+        for scope in scopes:
+            scope.cancel()
+        await trio.sleep(1)
+        assert not nest.fibers
+    for _, far in pairs:
+        far.close()
+    assert Counter(ends) == {"heard": PATIENT_MAX, "called off": PATIENT_MAX}
+
+
 async def test_deadlines_are_met_in_order_and_void_once_their_wait_is_over(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
