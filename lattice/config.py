@@ -124,8 +124,9 @@ class Config:
     frame_bytes_max: int = 64 * 1024
     """One stream frame."""
     members_max: int = 20_000
-    leave_told_max: int = 16
-    """How many peers a leaving node tells; they tell the others."""
+    leave_told_max: int = 1_024
+    """How many peers a leaving node tells: all, up to here, for nobody is believed who says it of another. Sixty bytes
+    each."""
     dials_max: int = 256
     """Endpoints under trial at a time; discovery beyond it is dropped and counted."""
 

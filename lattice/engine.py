@@ -56,7 +56,7 @@ from lattice.grants import Grants
 from lattice.health import Row
 from lattice.health_plane import HealthPlane, Self
 from lattice.identity import Signer, Verifier, node_id_of
-from lattice.membership import STATE_NAMES, Member, MemberState, MemberUpdate
+from lattice.membership import STATE_NAMES, Member, MemberState
 from lattice.outbox import NO_INPUT, Outbox
 from lattice.own_address import OwnAddress
 from lattice.policy_ops import OpId, op_id_of
@@ -175,7 +175,6 @@ class Engine:
             self._cells,
             self._strategy,
             self._presence.everybody,
-            self._presence.includes,
             self._swim.endpoint_of,
             self._health.age_ms,
             lambda cell: self._policy.waits(OpId(cell)),
@@ -495,7 +494,7 @@ class Engine:
                 if fresh:  # else what still differs is something that one of us refuses: the next ping is soon enough
                     self._reconciliation.brought(sender, left)
             case Leave(incarnation):
-                self._swim.hear((MemberUpdate(sender, MemberState.LEFT, incarnation, sender),), sender)
+                self._swim.leaves(sender, incarnation, source)
 
     def _refuse(self, sender: NodeId, source: Endpoint) -> None:
         """No member has asked. One whose key was taken back shall know that, and has nobody else to tell it."""

@@ -196,6 +196,9 @@ class Swim:
                 doubted = self._hear_of_us(update) or doubted
             elif self._is_answered(update):
                 self._out.count("claims answered by a later row")
+            elif self._is_hearsay(update, sender):
+                assert sender is not None, "of our own words none is hearsay"
+                self._accuse(update.node, update.incarnation, sender, sender)
             elif update.state in (MemberState.ALIVE, MemberState.LEFT) or not self._out.config.lifeguard:
                 if self.members.hear(update, self._out.now):
                     self._on_news(update)
@@ -210,6 +213,22 @@ class Swim:
         """Whether it is a claim of death about a row that a later one of the same incarnation has followed."""
         row = self._row_of(update.node) if update.state == MemberState.DOWN else None
         return row is not None and row.incarnation == update.incarnation and _lifts(row) > update.seq
+
+    def _is_hearsay(self, update: MemberUpdate, sender: NodeId | None) -> bool:
+        """Whether somebody says of another that is there that it has left: an accusation like any other, which it
+        refutes. Whoever leaves says so itself, to each; of whom nobody hears any more anybody may say why."""
+        if update.state != MemberState.LEFT or sender in (None, update.node) or not self._out.config.lifeguard:
+            return False
+        return self.members.is_present(update.node)
+
+    def leaves(self, member: NodeId, incarnation: int, source: Endpoint) -> None:
+        """A member says goodbye. Not from where it never was: whoever has the cluster's keys can seal a frame in its
+        name."""
+        known = self.members.get(member)
+        if known is not None and source not in known.addresses:
+            self._out.count("goodbyes refused: from elsewhere")
+        else:
+            self.hear((MemberUpdate(member, MemberState.LEFT, incarnation, member),), member)
 
     def meet_sender(self, sender: NodeId, source: Endpoint, counter: int) -> None:
         """Where a frame came from is where its sender is; to a stranger we introduce ourselves."""
@@ -388,7 +407,7 @@ class Swim:
         suspicion = self._suspicions.get(node)
         if suspicion is None:
             config, now = self._out.config, self._out.now
-            wanted = max(0, min(config.confirmations, len(self.members.everybody.nodes) - 2))
+            wanted = max(0, min(config.confirmations, len(self.members.everybody.places) - 2))
             most_us = config.suspicion_us * config.suspicion_max_mult
             suspicion = self._suspicions[node] = Suspicion(now, wanted, config.suspicion_us, most_us)
         if not suspicion.accuse(by):
@@ -472,7 +491,7 @@ class Swim:
         return True
 
     def leave(self) -> None:
-        """Tell a few peers, who tell the others."""
+        """Tell everybody: it is our own word that counts."""
         self._leaving = True
         told_max = self._out.config.leave_told_max
         drawn = self._out.prng.sample(self.members.everybody.nodes, told_max + 1)

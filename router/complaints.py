@@ -10,6 +10,8 @@ from router.journal import Journal
 from router.site.config_reader import endpoint_text
 
 TOLD_US: Final = 60 * SECOND
+FORGERIES: Final = frozenset(f"bad {what} signature" for what in ("row", "op", "revocation", "purge"))
+"""It came sealed, and no honest node passes on what does not hold."""
 
 
 class Complaints:
@@ -41,6 +43,14 @@ class Complaints:
                 "keys",
                 f"a {what} from {_where(source)} is sealed with key {detail}: one of the two has missed a step of a "
                 "change of keys, and is not heard by the other until it is done there; see `edgelattice keys list`",
+                now,
+            )
+        elif kind in FORGERIES and source is not None:
+            self._complain(
+                "forgery",
+                f"from {_where(source)} came a {what} that is not signed by whom it names ({detail}): whoever sends it "
+                "has the cluster's keys and lies, or its memory is failing; stop that node, or revoke its key "
+                "(`edgelattice ca revoke`)",
                 now,
             )
         elif kind in ("plain frame", "sealed frame"):

@@ -30,10 +30,11 @@ from lattice.events import (
 )
 from lattice.identity import node_id_of
 from lattice.types import Endpoint, Micros, NodeId
-from sim.host import INBOX_MAX, RIGHT, STREAM_PORT, Host, Maker, endpoint_of
+from sim.host import INBOX_MAX, RIGHT, STREAM_PORT, Host, Maker, Shard, endpoint_of
 from sim.journal import Journal
 from sim.network import Network
-from sim.scheduler import ANY_LIFE, EPOCH, Act, Scheduler
+from sim.scheduler import ANY_LIFE, EPOCH, Act, Scheduler, first_order
+from sim.shards import cut
 from sim.signing import KIND_AT, KINDS
 from sim.topology import Place
 
@@ -60,15 +61,14 @@ class Cluster:
         self.network = network
         self.scheduler = Scheduler()
         self.journal = journal or Journal(EPOCH)
-        self._take = self.journal.taken.append
         self.hosts: list[Host] = []
         self.by_node: dict[NodeId, Host] = {}
         self.watchers: dict[type[Input], list[Stepped]] = {kind: [] for kind in INPUTS}
         """By what a host took, who is told of the step when its effects are performed."""
         self.watchers_told: dict[type[Input], list[Stepped]] = {kind: [] for kind in INPUTS}
         """And who before them, if the engine notified of something."""
-        self._every = self._until_look = 0
-        """How many steps lie between two looks at whole hosts, and are left; below 0, nobody looks."""
+        self._every = 0
+        """How many steps of a shard lie between two looks at whole hosts."""
         self._look: Callable[[Host], object] = lambda _: None
         self.listeners: list[Listener] = []
         self.keepers: list[Callable[[Host, Persist], object]] = []
@@ -85,10 +85,13 @@ class Cluster:
         self.deaths: list[tuple[int, int]] = []
         """(when, host) of every crash."""
         self._by_endpoint: dict[Endpoint, int] = {}
+        self.cut = cut(network.topology)
+        self._shards = [Shard(self.journal.taking(number)) for number in range(self.cut.count)]
         for index, place in enumerate(network.topology.places):
             signer = maker.signer(index, place)
             engine = maker.engine(index, 0, place, signer, Micros(EPOCH))
-            host = Host(index, place.name, endpoint_of(index), signer, node_id_of(signer.public_key), engine)
+            node, shard = node_id_of(signer.public_key), self._shards[self.cut.of[index]]
+            host = Host(index, place.name, endpoint_of(index), signer, node, engine, shard, first_order(index))
             self.hosts.append(host)
             self.by_node[host.node] = host
             self._by_endpoint[host.endpoint] = index
@@ -98,8 +101,10 @@ class Cluster:
         return self.scheduler.now
 
     def look_every(self, steps: int, look: Callable[[Host], object]) -> None:
-        """After every so many steps, have this look at the host that just stepped."""
-        self._every = self._until_look = steps
+        """After every so many steps of a shard, have this look at the host that just stepped."""
+        self._every = steps
+        for shard in self._shards:
+            shard.until_look = steps
         self._look = look
 
     def living(self) -> list[Host]:
@@ -152,7 +157,7 @@ class Cluster:
         host.paused = False
         self._work_off(host)
         if host.alive and host.deadline is not None and host.deadline <= self.now:
-            self.scheduler.give(self.now, host.index, host.life, TIMER)
+            self.scheduler.give(self.now, host.next_order(), host.index, host.life, TIMER)
             host.deadline = self.now
 
     # --- time
@@ -184,7 +189,7 @@ class Cluster:
             if event is TIMER:
                 if not host.paused:  # a stopped process looks at its timer when it goes on
                     host.deadline = host.busy_until
-                    self.scheduler.give(host.busy_until, host.index, host.life, TIMER)
+                    self.scheduler.give(host.busy_until, host.next_order(), host.index, host.life, TIMER)
                 return
             if len(host.inbox) >= INBOX_MAX:
                 self.dropped["inbox full"] += 1
@@ -198,7 +203,9 @@ class Cluster:
 
     def _wake_later(self, host: Host) -> None:
         life = host.life
-        self.scheduler.call(host.busy_until, lambda: self._work_off(host) if host.life == life else None)
+        self.scheduler.call(
+            host.busy_until, lambda: self._work_off(host) if host.life == life else None, host.next_order()
+        )
 
     def _work_off(self, host: Host) -> None:
         """Take what waited: one input when the machine is slow, all of it when it was only stopped."""
@@ -219,8 +226,8 @@ class Cluster:
 
     def give(self, host: Host, event: Input) -> None:
         """Hand one input to one engine, now, and perform what it asks for."""
-        at = self.scheduler.now
-        self._take((at, host.index, event))
+        at, shard = self.scheduler.now, host.shard
+        shard.take((at, host.index, event))
         now = at if host.clock is RIGHT else host.read_clock(at)
         effects: Sequence[Effect] = host.engine.handle(event, now)  # type: ignore[arg-type]  # a call the less
         told = False
@@ -245,9 +252,9 @@ class Cluster:
                 look(host, event, effects)
         for look in self.watchers[kind]:
             look(host, event, effects)
-        self._until_look -= 1
-        if not self._until_look:
-            self._until_look = self._every
+        shard.until_look -= 1
+        if not shard.until_look:
+            shard.until_look = self._every
             self._look(host)
 
     def arm(self, host: Host, deadline: Micros | None) -> None:
@@ -259,7 +266,8 @@ class Cluster:
         if at < scheduler.now:
             at = scheduler.now
         host.deadline = at
-        scheduler.give(at, host.index, host.life, TIMER)
+        host.order = order = host.order + 1
+        scheduler.give(at, order, host.index, host.life, TIMER)
 
     def inject(self, host: Host, target: Host, frame: bytes) -> None:
         """Send a frame of the simulation's own making as if the host had."""
@@ -286,13 +294,15 @@ class Cluster:
         if stream:
             for delay_us, copy in network.send(host.index, index, data, True, at, ordinal):
                 frame = StreamFrameReceived(copy, (host.endpoint[0], STREAM_PORT))
-                scheduler.give(at + delay_us, index, ANY_LIFE, frame)
+                scheduler.give(at + delay_us, host.next_order(), index, ANY_LIFE, frame)
         elif network.faultless and not network.rules:  # as most are
             delay_us = network.delay_us(host.index, index, at, ordinal)
-            scheduler.give(at + delay_us, index, ANY_LIFE, DatagramReceived(data, host.endpoint))
+            host.order = order = host.order + 1
+            scheduler.give(at + delay_us, order, index, ANY_LIFE, DatagramReceived(data, host.endpoint))
         else:
             for delay_us, copy in network.send(host.index, index, data, False, at, ordinal):
-                scheduler.give(at + delay_us, index, ANY_LIFE, DatagramReceived(copy, host.endpoint))
+                given = DatagramReceived(copy, host.endpoint)
+                scheduler.give(at + delay_us, host.next_order(), index, ANY_LIFE, given)
 
 
 def _keep(host: Host, record: Persist) -> None:

@@ -222,10 +222,7 @@ class Experiment:
     def run(self) -> Result:
         """Run to the end, or to the first broken promise."""
         with uncollected(len(self.cluster.hosts)):
-            try:
-                return self._run()
-            finally:
-                self.cluster.journal.finish()  # should it be interrupted: its last line is where
+            return self._run()
 
     def _run(self) -> Result:
         scenario, cluster = self.scenario, self.cluster

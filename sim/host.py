@@ -83,6 +83,16 @@ RIGHT: Final = ClockFault()
 
 
 @dataclass(slots=True)
+class Shard:
+    """Hosts that one process runs together (`sim.shards`)."""
+
+    take: Callable[[tuple[int, int, Input]], object]
+    """Keeps what one of them takes, before it is handled."""
+    until_look: int = 0
+    """How many of their steps are left until a whole host is looked at; below 0, nobody looks."""
+
+
+@dataclass(slots=True)
 class Host:
     """A machine and what runs on it."""
 
@@ -92,6 +102,9 @@ class Host:
     signer: KeyedSigner
     node: NodeId
     engine: Engine
+    shard: Shard
+    order: int
+    """Of the last thing that it brought about (`Scheduler.give`)."""
     disk: Disk = field(default_factory=dict)
     clock: ClockFault = field(default_factory=lambda: RIGHT)
     alive: bool = False
@@ -114,6 +127,11 @@ class Host:
     began_whole: bool = True
     """The same, of the disk that this process started on."""
     ever_damaged: bool = False
+
+    def next_order(self) -> int:
+        """For one more thing that it brings about."""
+        self.order += 1
+        return self.order
 
     def read_clock(self, at: int) -> Micros:
         """What the process's clock shows; never less than before."""

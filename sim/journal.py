@@ -1,13 +1,16 @@
 """What happened, as one digest: two runs are the same history if and only if their digests are equal.
 
 Every input that a host takes goes in, with its time, its host and its bytes. What a host sends shows up as what another
-takes, so a difference anywhere comes to light, at the latest with the next input that it changes. Whoever wants to see
-where two runs part keeps the lines too.
+takes, so a difference anywhere comes to light, at the latest with the next input that it changes. Each shard of hosts
+(`sim.shards`) has a digest of its own, and so have the acts of the simulation: the run's is made of these, and does not
+depend on how the shards took turns. Whoever wants to see where two runs part keeps the lines too.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
+from functools import partial
 from hashlib import blake2b
 from struct import Struct, pack
 from typing import Final, Protocol
@@ -15,7 +18,7 @@ from typing import Final, Protocol
 from lattice.events import DatagramReceived, Input, LocalUpdate, Restored, StreamFrameReceived, TimerFired
 from sim.signing import message_name
 
-_ACT = Struct("<QiB").pack
+_ACT = Struct("<QI").pack
 _BATCH: Final = 1_024
 _FRAMES: Final = (DatagramReceived, StreamFrameReceived)
 KINDS: Final[dict[type, int]] = {
@@ -33,46 +36,31 @@ class Lines(Protocol):
     def write(self, text: str, /) -> object: ...
 
 
-class Journal:
-    """A rolling digest, and lines of JSON for whoever asked for them."""
+class Part:
+    """What the hosts of one shard took."""
 
-    def __init__(self, start: int, lines: Lines | None = None) -> None:
-        self._start = start
-        self._lines = lines
+    def __init__(self) -> None:
         self._hash = blake2b(digest_size=16, person=b"sim journal")
         self._digested = 0
         self.taken: list[tuple[int, int, Input]] = []
-        """(when, host, input): whoever takes one appends it here, before it is handled, and calls `flush` now and then.
-        Many at a time cost a third of what one at a time does."""
+        """(when, host, input). Many at a time cost a third of what one at a time does."""
 
     @property
     def events(self) -> int:
-        """How many inputs were taken."""
         return self._digested + len(self.taken)
 
     def flush(self) -> None:
-        """Digest what was taken, in whole batches: how many make one is part of what the digest says."""
+        """Digest whole batches: how many make one is part of what the digest says."""
         while len(self.taken) >= _BATCH:
             self._put(_BATCH)
 
-    def note(self, at: int, what: str) -> None:
-        """Note an act of the simulation itself: a fault, a change."""
-        self.finish()
-        self._hash.update(_ACT(at, -1, 5) + what.encode())
-        if self._lines is not None:
-            self._lines.write(json.dumps({"at_us": at - self._start, "act": what}) + "\n")
-
     @property
-    def digest(self) -> str:
-        """32 hexadecimal digits over everything so far."""
-        self.finish()
-        return self._hash.hexdigest()
-
-    def finish(self) -> None:
-        """The same, and what is left."""
+    def digest(self) -> bytes:
+        """16 bytes over everything so far."""
         self.flush()
         if self.taken:
             self._put(len(self.taken))
+        return self._hash.digest()
 
     def _put(self, count: int) -> None:
         """When, who, of which kind and how long, for so many; then what."""
@@ -84,9 +72,54 @@ class Journal:
         kinds = map(KINDS.__getitem__, map(type, events))
         self._hash.update(pack(f"<{count}Q{count}i{count}B{count}I", *when, *who, *kinds, *map(len, said)))
         self._hash.update(b"".join(said))
+
+
+class Journal:
+    """A digest of what each shard took and one of the simulation's acts, and lines of JSON for whoever asked."""
+
+    def __init__(self, start: int, lines: Lines | None = None) -> None:
+        self._start = start
+        self._lines = lines
+        self._acts = blake2b(digest_size=16, person=b"sim journal")
+        self.parts: list[Part] = []
+        """By shard."""
+
+    def taking(self, shard: int) -> Callable[[tuple[int, int, Input]], object]:
+        """Where the hosts of a shard put (when, host, input) of what they take, before it is handled. Whoever makes
+        time pass calls `flush` now and then."""
+        while len(self.parts) <= shard:
+            self.parts.append(Part())
+        taken = self.parts[shard].taken
+        return taken.append if self._lines is None else partial(self._taken, taken)
+
+    def _taken(self, taken: list[tuple[int, int, Input]], one: tuple[int, int, Input]) -> None:
+        taken.append(one)
+        self._write(self._line(*one))
+
+    @property
+    def events(self) -> int:
+        """How many inputs were taken."""
+        return sum(part.events for part in self.parts)
+
+    def flush(self) -> None:
+        """Digest what was taken, as far as it fills whole batches."""
+        for part in self.parts:
+            part.flush()
+
+    def note(self, at: int, what: str) -> None:
+        """Note an act of the simulation itself: a fault, a change."""
+        self._acts.update(_ACT(at, len(what.encode())) + what.encode())
+        self._write({"at_us": at - self._start, "act": what})
+
+    @property
+    def digest(self) -> str:
+        """32 hexadecimal digits over everything so far: over the digests of the acts and of each shard, in order."""
+        said = [self._acts.digest(), *(part.digest for part in self.parts)]
+        return blake2b(b"".join(said), digest_size=16, person=b"sim journal").hexdigest()
+
+    def _write(self, line: Mapping[str, object]) -> None:
         if self._lines is not None:
-            for one in batch:
-                self._lines.write(json.dumps(self._line(*one)) + "\n")
+            self._lines.write(json.dumps(line) + "\n")
 
     def _line(self, at: int, host: int, event: Input) -> dict[str, object]:
         line: dict[str, object] = {"at_us": at - self._start, "host": host}

@@ -1,6 +1,8 @@
 """What happens next: a heap of (when, in which order, to whom, what), in virtual microseconds.
 
-Two things due in the same microsecond happen in the order in which they were scheduled, so a run has one history.
+Of things due in the same microsecond, acts of the simulation come first, in the order in which they were scheduled, and
+then what hosts brought about, host by host, each host's in the order in which it did. So a run has one history; and the
+place of each thing in it is known to whoever knows its host alone, so processes that run some hosts each agree on it.
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ from lattice.types import SECOND, Micros
 EPOCH: Final = Micros(1_800_000_000 * SECOND)
 """When every run begins: a date (2027-01-15), because policies carry one."""
 
+ORDER_BITS: Final = 40
+"""More than any host brings about."""
 NOBODY: Final = -1
 """The host of an act of the simulation itself."""
 ANY_LIFE: Final = -1
@@ -30,7 +34,12 @@ class Act:
 
 
 Entry: TypeAlias = tuple[int, int, int, int, Input | Act]
-"""(at, seq, host, life, what): `life` tells an input for a process that is no more."""
+"""(at, order, host, life, what): `life` tells an input for a process that is no more."""
+
+
+def first_order(host: int) -> int:
+    """Where the order of what this host brings about begins: behind all acts of the simulation, which begin at 0."""
+    return (host + 1) << ORDER_BITS
 
 
 class Scheduler:
@@ -41,18 +50,19 @@ class Scheduler:
         self.queue: list[Entry] = []
         """A heap; whoever takes out its first moves `now` to when that is due. Nothing in it is in the past: `give` and
         `call` see to that."""
-        self._seq = 0
+        self._acts = 0
 
-    def give(self, at: int, host: int, life: int, event: Input) -> None:
-        """Hand `event` to a host at that time."""
+    def give(self, at: int, order: int, host: int, life: int, event: Input) -> None:
+        """Hand `event` to a host at that time. `order`: the next of the host that brought it about."""
         assert at >= self.now, f"an event {self.now - at} us in the past"
-        self._seq += 1
-        heappush(self.queue, (at, self._seq, host, life, event))
+        heappush(self.queue, (at, order, host, life, event))
 
-    def call(self, at: int, do: Callable[[], object]) -> None:
-        """Have the simulation itself do something at that time; never earlier than now."""
-        self._seq += 1
-        heappush(self.queue, (max(at, self.now), self._seq, NOBODY, ANY_LIFE, Act(do)))
+    def call(self, at: int, do: Callable[[], object], order: int | None = None) -> None:
+        """Have the simulation do something at that time; never earlier than now. `order`: the next of the host that
+        brought it about, None when it was the simulation itself."""
+        if order is None:
+            self._acts = order = self._acts + 1
+        heappush(self.queue, (max(at, self.now), order, NOBODY, ANY_LIFE, Act(do)))
 
     def __len__(self) -> int:
         return len(self.queue)

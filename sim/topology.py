@@ -29,6 +29,8 @@ _ROUNDED: Final = 2.0**-24
 this much added it has the whole part of the exact one, since below a whole number k the next root is 1/2k less."""
 _SPREAD_E6: Final = 1_200_000
 """Sites lie within 1.2 degrees of their city."""
+_PIECE_E6: Final = 3_000_000
+"""A piece of the map as a clump of sites: so many degrees each way."""
 
 CITIES: Final = (
     ("frankfurt", "europe", 50_110_000, 8_680_000, 5),
@@ -117,6 +119,14 @@ class Topology:
         """One way, without jitter."""
         raise NotImplementedError
 
+    def clumps(self) -> list[list[int]]:
+        """Hosts that are near each other, together: what `sim.shards` does not cut through."""
+        return [list(range(len(self.places)))]
+
+    def apart_us(self, clumps: Sequence[Sequence[int]]) -> list[list[int]]:
+        """By two of these: a delay that no path from a host of one to a host of the other is shorter than."""
+        return [[0] * len(clumps) for _ in clumps]
+
     def groups(self) -> tuple[str, ...]:
         return tuple(sorted({place.group for place in self.places}))
 
@@ -156,6 +166,29 @@ class Globe(Topology):
         step = int(dist(points[source], points[target]) + _ROUNDED) >> _CHORD_SHIFT  # `_chord`, once for every packet
         return self._table[step] + access_us[source] + access_us[target]
 
+    def clumps(self) -> list[list[int]]:
+        pieces: dict[tuple[int, int], list[int]] = {}
+        for index, place in enumerate(self.places):
+            pieces.setdefault((place.latitude_e6 // _PIECE_E6, place.longitude_e6 // _PIECE_E6), []).append(index)
+        return [pieces[piece] for piece in sorted(pieces)]
+
+    def apart_us(self, clumps: Sequence[Sequence[int]]) -> list[list[int]]:
+        """From middle to middle, less both clumps' radius; and the least access delay of each."""
+        balls = []
+        for clump in clumps:
+            units = [self._units[index] for index in clump]
+            x, y, z = (sum(axis) // len(units) for axis in zip(*units, strict=True))
+            radius = max(_chord((x, y, z), unit) for unit in units) + 1
+            balls.append(((x, y, z), radius, min(self._access_us[index] for index in clump)))
+        found = [[0] * len(clumps) for _ in clumps]
+        for one, (middle, radius, access_us) in enumerate(balls):
+            for other in range(one):
+                there, there_radius, there_access_us = balls[other]
+                chord = max(0, _chord(middle, there) - radius - there_radius)
+                delay_us = self._table[chord >> _CHORD_SHIFT] + access_us + there_access_us
+                found[one][other] = found[other][one] = delay_us
+        return found
+
     def delay_to_us(self, source: int, latitude_e6: int, longitude_e6: int) -> int:
         """One way from a site to a point where no site is."""
         chord = _chord(self._units[source], _unit(latitude_e6, longitude_e6))
@@ -173,6 +206,16 @@ class Measured(Topology):
 
     def delay_us(self, source: int, target: int) -> int:
         return self._one_way_us[self._rows[source]][self._rows[target]]
+
+    def clumps(self) -> list[list[int]]:
+        there: dict[int, list[int]] = {}
+        for index, row in enumerate(self._rows):
+            there.setdefault(row, []).append(index)
+        return [there[row] for row in sorted(there)]
+
+    def apart_us(self, clumps: Sequence[Sequence[int]]) -> list[list[int]]:
+        rows, one_way_us = [self._rows[clump[0]] for clump in clumps], self._one_way_us
+        return [[min(one_way_us[a][b], one_way_us[b][a]) for b in rows] for a in rows]
 
 
 def globe(count: int, settings: PathSettings, seed: str) -> Globe:

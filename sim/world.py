@@ -121,7 +121,7 @@ class World:
         """A watcher that doubts what it saw looks again at once."""
         if region in self.watched(host):
             due = cluster.now + LOOK_US + self.regions[region].rtt_us[host.index]
-            cluster.scheduler.call(due, partial(self._look, cluster, host.index, region))
+            cluster.scheduler.call(due, partial(self._look, cluster, host.index, region), host.next_order())
 
     def _look(self, cluster: Cluster, index: int, region: str) -> None:
         if self.seen[index][region] == self.truth[region]:

@@ -32,7 +32,7 @@ from lattice.prng import Prng
 from lattice.seal import Plain, Seal, Sealed
 from lattice.swim import incarnation_at
 from lattice.types import MILLISECOND, SECOND, Endpoint, Level, Micros, NodeId
-from lattice.wire import Ack, Nack, News, Ping, PingReq, decode, encode
+from lattice.wire import Ack, Leave, Nack, News, Ping, PingReq, decode, encode
 from tests.bench.swim import LIFEGUARD, Link, crashes, percentile_ms, slow_members
 from tests.lattice.cluster import CLUSTER, EPOCH, Cluster, cut, one_way_loss, reliable
 from tests.lattice.test_engine_swim import member_changes, settled, states
@@ -86,6 +86,36 @@ def test_a_live_node_called_down_by_a_liar_refutes_before_anybody_believes_it() 
             whisper(cluster, 0, listener, News((accusation(cluster, 7, 0, MemberState.DOWN),)))
         cluster.run(500 * MILLISECOND)
     assert "down" not in {state for _, state in member_changes(cluster, 7)}
+
+
+def test_a_live_node_of_which_a_liar_says_that_it_has_left_is_there() -> None:
+    """That is its own word to say: another's is an accusation, which it refutes."""
+    cluster = settled(8)
+    for _ in range(20):
+        for listener in range(1, 7):
+            whisper(cluster, 0, listener, News((accusation(cluster, 7, 0, MemberState.LEFT),)))
+        cluster.run(500 * MILLISECOND)
+    assert {state for _, state in member_changes(cluster, 7)} <= {"suspect", "alive"}
+
+
+def test_a_goodbye_from_where_its_sender_never_was_is_refused() -> None:
+    """Whoever has the cluster's keys can seal it in anybody's name."""
+    cluster = settled(4)
+    node, goodbye = cluster.engines[3].node, Leave(cluster.engines[3]._swim.incarnation)
+    for source, state in ((("10.9.9.9", 9), "alive"), (cluster.endpoint(3), "left")):
+        frame = Plain(CLUSTER).close(node, encode(goodbye), cluster.now)
+        cluster.give(0, DatagramReceived(frame, source))
+        assert states(cluster, 3)[0] == state
+    assert cluster.engines[0].counters()["goodbyes refused: from elsewhere"] == 1
+
+
+def test_whoever_did_not_hear_a_goodbye_comes_to_know_of_it() -> None:
+    cluster = settled(8)
+    cluster.judge = cut(([7], [0, 1]))
+    cluster.leave(7)
+    cluster.run(100 * MILLISECOND)
+    assert states(cluster, 7).count("left") == 5
+    cluster.run_until(lambda: states(cluster, 7) == ["left"] * 7, 10 * SECOND)
 
 
 def test_accusations_by_strangers_and_by_the_departed_do_not_count() -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from lattice.cells import CellKind
 from lattice.events import DatagramReceived, LocalUpdate, Notification, OpsSubmitted, Rejected
 from lattice.key_ring import KeyRing
 from lattice.seal import VERSION, Plain, Sealed
 from lattice.types import SECOND, Micros
+from lattice.wire import Rumour, WireCell, encode
 from router.complaints import TOLD_US, Complaints
 from router.journal import Journal
 from tests.lattice.cluster import CLUSTER, Cluster
@@ -70,6 +74,20 @@ def test_a_missed_step_of_a_change_of_keys_is_named(journal: Journal) -> None:
     ids = f"{theirs.used.id.hex()}, this node has {ours.used.id.hex()}"
     assert key.startswith(f"a datagram from 10.0.0.7:7400 is sealed with key {ids}: one of the two has missed a step")
     assert plain.startswith("a datagram from 10.0.0.7:7400 is not sealed, and this node's are: insecure = true")
+
+
+def test_a_forged_row_is_told_with_whom_it_came_from(journal: Journal) -> None:
+    cluster, complaints = Cluster(3), Complaints(journal, lambda _: None)
+    cluster.introduce_all()
+    cluster.run(5 * SECOND)
+    row = cluster.engines[0]._row_of(cluster.engines[2].node)
+    assert row is not None
+    forged = WireCell(CellKind.ROW, replace(row, seq=row.seq + 1).payload() + bytes(64))
+    frame = Plain(CLUSTER).close(cluster.engines[1].node, encode(Rumour((forged,))), cluster.now)
+    hear(complaints, cluster.give(0, DatagramReceived(frame, cluster.endpoint(1))), NOW)
+    ((kind, text),) = told(journal)
+    assert kind == "forgery"
+    assert text.startswith("from 10.0.0.1:2 came a row that is not signed by whom it names (site ")
 
 
 def test_what_only_counts_is_only_counted(journal: Journal) -> None:
