@@ -26,13 +26,16 @@ from lattice.cells import CellKind
 from lattice.driver import Driver
 from lattice.health import Row
 from lattice.identity import Ed25519Signer
+from lattice.key_ring import KeyRing
 from lattice.membership import MemberState, MemberUpdate
-from lattice.seal import Sealed
+from lattice.seal import Plain, Seal, Sealed, sender_in
 from lattice.transport import Clock, bind
-from lattice.types import Endpoint, NodeId
+from lattice.types import CellId, Endpoint, NodeId
 from lattice.view import MemberView
 from lattice.wire import (
+    Compare,
     Delta,
+    Graft,
     Heal,
     Message,
     News,
@@ -372,3 +375,61 @@ async def test_a_member_s_word_about_another_changes_nothing(
                 assert await ams.counted("row rejected: bad row signature") == 40 * len(forgeries(liar))
             else:
                 assert await fra.counted("refutations") > 0, "it heard of it, and answered"
+
+
+# --- row 38
+
+DIVERTED = 4
+"""Times as much goes to where a member seems to be as came from there. The matrix asks for once: an ack is 1.4 times a
+ping, and to one that passes on an accusation a row is added."""
+
+
+async def test_whoever_has_no_keys_has_nothing_sent_to_the_address_that_it_writes(
+    tmp_path: Path, stranger: socket.socket
+) -> None:
+    """Pings and questions, made up or captured, from the address of somebody who never asked."""
+    async with sites(tmp_path, "ams", "fra") as them:
+        ams, fra = them
+        await publish(ams, them)
+        captured = fra.sent(ams.gossip)
+        cluster, sender = load_site_config(fra.file).cluster.name, sender_in(captured[-1])
+        assert sender is not None
+        asked: list[Message] = [Ping(7, bytes(16)), Compare(7, (bytes(4),) * 16), Graft((CellId(bytes(16)),) * 64)]
+        seals: tuple[Seal, ...] = (Plain(cluster), Sealed(cluster, KeyRing.of(bytes(32))))
+        forged = [seal.close(sender, wire.encode(each), Clock().now()) for seal in seals for each in asked]
+        torn = [frame[:-1] for frame in captured] + [frame[:-1] + bytes([frame[-1] ^ 1]) for frame in captured]
+        frames = [*captured, *forged, *torn, b"", bytes(1_200)]
+        before = await ams.counted("datagram rejected: ")
+        await say(stranger, frames, ams.gossip)
+
+        async def all_refused() -> bool:
+            return await ams.counted("datagram rejected: ") >= before + len(frames)
+
+        await until(all_refused)
+        await trio.sleep(1)
+        assert heard(stranger) == []
+
+
+async def test_frames_that_are_diverted_bring_little_and_only_until_their_sender_speaks(
+    tmp_path: Path, stranger: socket.socket
+) -> None:
+    """Somebody on the path keeps what a site sends, and sends it on from where somebody else is: no keys are needed."""
+    async with sites(tmp_path, "ams", "fra", "gru") as them:
+        ams, fra, _ = them
+        done, came, went = len(fra.sent(ams.gossip)), 0, 0
+        with fra.kept_back():
+            for _ in range(20):
+                await trio.sleep(0.05)
+                fresh = fra.sent(ams.gossip)[done:]
+                await say(stranger, fresh, ams.gossip)
+                done, came = done + len(fresh), came + sum(map(len, fresh))
+            await trio.sleep(0.2)
+            went += sum(map(len, heard(stranger)))
+        assert 0 < went < DIVERTED * came
+        await all_see_all(them)
+        heard(stranger)
+        await trio.sleep(2)
+        assert heard(stranger) == []
+        assert ("fra", endpoint_text(fra.gossip)) in [
+            (member["site"], member["address"]) for member in (await ams.view())["members"]
+        ]
