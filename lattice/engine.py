@@ -175,6 +175,7 @@ class Engine:
             self._cells,
             self._strategy,
             self._presence.everybody,
+            self._presence.includes,
             self._swim.endpoint_of,
             self._health.age_ms,
             lambda cell: self._policy.waits(OpId(cell)),

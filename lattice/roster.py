@@ -10,6 +10,7 @@ from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import chain
 
 from lattice.types import NodeId
 
@@ -30,51 +31,53 @@ STEPS_KEPT = 16
 class Everybody:
     """All who are present, whoever looks. It never changes: who sees somebody come or go goes on to another one.
 
-    So any number of simulated nodes that see the same hold the same object, and what is worked out of it (`areas`,
-    `index`) is worked out once; one that comes to see something else pays for a list of its own. A change that one of
-    them has just made leads the next to the same result.
+    So any number of simulated nodes that see the same hold the same object, and what is worked out of it (`nodes`) is
+    worked out once; one that comes to see something else pays for one area of its own. A change that one of them has
+    just made leads the next to the same result.
     """
 
-    places: tuple[tuple[str, NodeId], ...]
-    """(area, node), sorted."""
+    areas: dict[str, tuple[NodeId, ...]]
+    """The nodes of each area; areas and nodes sorted."""
 
     @classmethod
     def of(cls, places: Iterable[tuple[str, NodeId]]) -> Everybody:
-        return cls(tuple(sorted(places)))
+        grouped: dict[str, list[NodeId]] = {}
+        for area, node in sorted(places):
+            grouped.setdefault(area, []).append(node)
+        return cls({area: tuple(nodes) for area, nodes in grouped.items()})
 
     def having(self, area: str, node: NodeId) -> Everybody:
         """With this one, who is not among them."""
-        return _step(self, (area, node), True)
+        return _step(self, area, node, True)
 
     def lacking(self, area: str, node: NodeId) -> Everybody:
         """Without this one, who is among them."""
-        return _step(self, (area, node), False)
+        return _step(self, area, node, False)
 
     @cached_property
     def nodes(self) -> tuple[NodeId, ...]:
-        """In the order of `places`."""
-        return tuple([node for _, node in self.places])
+        """Area by area."""
+        return tuple(chain.from_iterable(self.areas.values()))
 
-    @cached_property
-    def areas(self) -> dict[str, tuple[NodeId, ...]]:
-        """The nodes of each area, sorted."""
-        grouped: dict[str, list[NodeId]] = {}
-        for area, node in self.places:
-            grouped.setdefault(area, []).append(node)
-        return {area: tuple(nodes) for area, nodes in grouped.items()}
-
-    @cached_property
-    def index(self) -> dict[NodeId, int]:
-        """Where each node stands in `nodes`."""
-        return {node: position for position, node in enumerate(self.nodes)}
+    @property
+    def places(self) -> list[tuple[str, NodeId]]:
+        """(area, node), sorted."""
+        return [(area, node) for area, nodes in self.areas.items() for node in nodes]
 
 
 @lru_cache(maxsize=STEPS_KEPT)
-def _step(before: Everybody, place: tuple[str, NodeId], comes: bool) -> Everybody:
-    places = before.places
-    at = bisect_left(places, place)
-    assert comes != (places[at : at + 1] == (place,)), "who comes was not there, who goes was"
-    return Everybody((*places[:at], place, *places[at:]) if comes else (*places[:at], *places[at + 1 :]))
+def _step(before: Everybody, area: str, node: NodeId, comes: bool) -> Everybody:
+    """In a cold start each of n nodes goes on n times, so a step must not look at all of them."""
+    areas = before.areas
+    nodes = areas.get(area, ())
+    at = bisect_left(nodes, node)
+    assert comes != (nodes[at : at + 1] == (node,)), "who comes was not there, who goes was"
+    after = (*nodes[:at], node, *nodes[at:]) if comes else (*nodes[:at], *nodes[at + 1 :])
+    if nodes and after:
+        return Everybody({**areas, area: after})
+    if after:
+        return Everybody(dict(sorted([*areas.items(), (area, after)])))
+    return Everybody({name: others for name, others in areas.items() if name != area})
 
 
 @dataclass(frozen=True)
@@ -96,18 +99,14 @@ class Roster:
     def areas(self) -> dict[str, tuple[NodeId, ...]]:
         return self.everybody.areas
 
-    @property
-    def index(self) -> dict[NodeId, int]:
-        return self.everybody.index
-
     @cached_property
     def our_position(self) -> int:
         """Where we stand in `nodes`."""
-        return self.index[self.us]
+        return self.nodes.index(self.us)
 
-    @property
+    @cached_property
     def our_area_name(self) -> str:
-        return self.everybody.places[self.our_position][0]
+        return next(area for area, nodes in self.areas.items() if self.us in nodes)
 
     @cached_property
     def our_area(self) -> tuple[NodeId, ...]:

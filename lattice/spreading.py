@@ -62,17 +62,20 @@ class Spreading:
         cells: CellIndex,
         strategy: Strategy,
         roster: Callable[[], Roster],
+        includes: Callable[[NodeId], bool],
         endpoint_of: Callable[[NodeId], Endpoint],
         age_ms: Callable[[Cell], int],
         waits: Callable[[CellId], bool],
         answers: Answers,
     ) -> None:
-        """`age_ms` tells how old our copy of a cell is, which its lease at the receiver needs; `waits`, whether a cell
-        that we do not hold came and waits for another (an op for its predecessor)."""
+        """`includes` tells whether somebody is in the roster; `age_ms`, how old our copy of a cell is, which its lease
+        at the receiver needs; `waits`, whether a cell that we do not hold came and waits for another (an op for its
+        predecessor)."""
         self._out = out
         self._cells = cells
         self._strategy = strategy
         self._roster = roster
+        self._includes = includes
         self._endpoint_of = endpoint_of
         self._age_ms = age_ms
         self._waits = waits
@@ -190,7 +193,7 @@ class Spreading:
     def _send_announcement(self, ids: Sequence[CellId], peers: Sequence[NodeId]) -> None:
         held = tuple(filter(self._cells.holds, ids))  # else superseded meanwhile
         if held:
-            present = filter(self._roster().index.__contains__, peers)
+            present = filter(self._includes, peers)
             self._out.send(IHave(held), *map(self._endpoint_of, present))
 
     def on_i_have(self, announcement: IHave, sender: NodeId) -> None:
@@ -204,7 +207,7 @@ class Spreading:
         for cell in cells:
             if self._cells.holds(cell):
                 continue
-            if sender not in self._roster().index:
+            if not self._includes(sender):
                 return  # nobody would ask it
             wanted = self._wanted.get(cell)
             if wanted is None:
@@ -229,7 +232,7 @@ class Spreading:
             asks.setdefault(wanted.holders.pop(0), []).append(cell)
             wanted.due = self._out.after(self._out.config.graft_retry_us)
         for holder in sorted(asks):
-            if holder in self._roster().index:
+            if self._includes(holder):
                 for start in range(0, len(asks[holder]), IDS_MAX):
                     self._out.send(Graft(tuple(asks[holder][start : start + IDS_MAX])), self._endpoint_of(holder))
         if self._wanted:

@@ -407,7 +407,7 @@ class Swim:
         suspicion = self._suspicions.get(node)
         if suspicion is None:
             config, now = self._out.config, self._out.now
-            wanted = max(0, min(config.confirmations, len(self.members.everybody.places) - 2))
+            wanted = max(0, min(config.confirmations, len(self.members.everybody.nodes) - 2))
             most_us = config.suspicion_us * config.suspicion_max_mult
             suspicion = self._suspicions[node] = Suspicion(now, wanted, config.suspicion_us, most_us)
         if not suspicion.accuse(by):

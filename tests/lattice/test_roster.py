@@ -17,7 +17,10 @@ def test_steps_in_any_order_lead_to_those_who_are_there(steps: list[tuple[str, N
     for place in steps:
         here = here.lacking(*place) if place in there else here.having(*place)
         there ^= {place}
-        assert here.places == Everybody.of(there).places
+        straight = Everybody.of(there)
+        assert here.places == straight.places
+        assert here.nodes == straight.nodes
+        assert list(here.areas.items()) == list(straight.areas.items())
     for us in here.nodes:
         roster = Roster(us, here)
         assert here.nodes[roster.our_position] == us
