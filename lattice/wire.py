@@ -28,9 +28,9 @@ as values they would be made for one reader, who takes them apart.
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Callable
 from struct import Struct
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, TypeVar
 
 from lattice import canonical
 from lattice.canonical import pack
@@ -198,9 +198,14 @@ _ACK: Final = Struct(">3sQ2s16s2s16s")
 _ACK_BEGINS: Final = b"\x97\x02\xcf"
 _PING_BYTES: Final = _PING.size
 _ACK_BYTES: Final = _ACK.size
+_BARE_ACK_BYTES_MAX: Final = _ACK_BYTES + 53
+"""Its end is an address of 45 characters, a port, and nothing: whatever is longer carries something."""
 _NONCE_MIN: Final = 2**32
 """msgpack spells lesser ones shorter."""
 _NONCE_MAX: Final = canonical.INTEGER_MAX
+_REMEMBERED_MAX: Final = 16_384
+K = TypeVar("K")
+V = TypeVar("V")
 
 
 def encode(message: Message) -> bytes:
@@ -234,13 +239,7 @@ def ack_body(
     """As `encode` of an `Ack` with these fields."""
     if updates or cells or nonce < _NONCE_MIN:
         return _encode(Ack(nonce, subject, root, seen_as, updates, cells))
-    return _ACK.pack(_ACK_BEGINS, nonce, _ID, subject, _ID, root) + _ends(seen_as)
-
-
-@lru_cache(maxsize=16_384)
-def _ends(seen_as: Endpoint) -> bytes:
-    """How an ack without news ends: mostly the same way."""
-    return pack(seen_as) + _NOTHING
+    return _ACK.pack(_ACK_BEGINS, nonce, _ID, subject, _ID, root) + _ENDS[seen_as]
 
 
 def _encode(message: Message) -> bytes:
@@ -299,9 +298,9 @@ def bare(body: bytes) -> tuple[int, bytes] | tuple[int, NodeId, bytes, Endpoint]
         begins, nonce, bin_root, root, ends = _PING.unpack(body)
         if begins == _PING_BEGINS and bin_root == _ID and ends == _NOTHING and nonce <= _NONCE_MAX:
             return nonce, root
-    elif size > _ACK_BYTES and body[1] == _ACK_BEGINS[1]:
+    elif _ACK_BYTES < size <= _BARE_ACK_BYTES_MAX and body[1] == _ACK_BEGINS[1]:
         begins, nonce, bin_subject, subject, bin_root, root = _ACK.unpack_from(body)
-        seen_as = _ended(body[_ACK_BYTES:])
+        seen_as = _SEEN_AS[body[_ACK_BYTES:]]
         if begins == _ACK_BEGINS and bin_subject == bin_root == _ID and nonce <= _NONCE_MAX and seen_as is not None:
             return nonce, subject, root, seen_as
     return None
@@ -330,7 +329,26 @@ def _rumour(body: bytes) -> Rumour | None:
     return Rumour((WireCell(_KINDS[kind - 1], body[begins:ends], age_ms),))
 
 
-@lru_cache(maxsize=16_384)
+class _Remembered(dict[K, V]):
+    """What a function gave for so many arguments, then begun anew. No order of use is kept: `lru_cache` writes to four
+    places in memory for that whenever it is asked."""
+
+    def __init__(self, of: Callable[[K], V]) -> None:
+        super().__init__()
+        self._of = of
+
+    def __missing__(self, key: K) -> V:
+        if len(self) >= _REMEMBERED_MAX:
+            self.clear()
+        value = self[key] = self._of(key)
+        return value
+
+
+def _ends(seen_as: Endpoint) -> bytes:
+    """How an ack without news ends: mostly the same way."""
+    return pack(seen_as) + _NOTHING
+
+
 def _ended(ends: bytes) -> Endpoint | None:
     """What an ack that ends so was seen as; None if it is no end of one that carries nothing. It is mostly the same."""
     if not ends.endswith(_NOTHING):
@@ -340,6 +358,10 @@ def _ended(ends: bytes) -> Endpoint | None:
         return canonical.endpoint(canonical.unpack(data, len(data)), "seen as")
     except MalformedError:
         return None
+
+
+_ENDS: Final = _Remembered(_ends)
+_SEEN_AS: Final = _Remembered(_ended)
 
 
 def _decode(body: bytes, bytes_max: int) -> Message:

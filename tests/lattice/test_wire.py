@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from hashlib import blake2b
 from typing import get_args
 
@@ -95,6 +96,16 @@ long_nonces = st.integers(2**32, 2**63 - 1)
 @given(st.builds(Ping, long_nonces, ids) | st.builds(Ack, long_nonces, nodes, ids, endpoints))
 def test_what_carries_nothing_is_read_as_such(message: Message) -> None:
     assert bare(encode(message)) == message
+
+
+def test_of_an_ack_that_carries_something_nothing_is_remembered() -> None:
+    """Sixteen thousand datagrams of a hostile member would be a gigabyte."""
+    longest = Ack(2**40, NodeId(bytes(16)), bytes(16), ("0000:0000:0000:0000:0000:ffff:255.255.255.255", 65_535))
+    assert bare(encode(longest)) == longest
+    remembered = len(wire._SEEN_AS)
+    for number in range(3):
+        assert wire.bare(encode(replace(longest, cells=(WireCell(CellKind.ROW, bytes([number]) * 60_000),)))) is None
+    assert len(wire._SEEN_AS) == remembered
 
 
 @given(messages | briefest, st.data())
