@@ -158,7 +158,7 @@ class Engine:
         self._swim = Swim(
             self._out,
             area,
-            self._cells.root,
+            self._cells,
             self._health.our_row,
             self._on_member_changed,
             self._health.issue,
@@ -386,15 +386,15 @@ class Engine:
         self._admission.persist_all()
 
     def _on_frame(self, data: bytes, source: Endpoint, streamed: bool) -> None:
-        """Pings and acks that carry nothing are most of what comes: from their fields follows what `_on_message` would
-        do with such a message, and it is not made."""
+        """Pings and acks of members that carry nothing are most of what comes: from their fields follows what
+        `_on_message` would do with such a message, and it is not made."""
         try:
             sender, body = self._seal.open(data)
-            fields = None if streamed or sender == self.node else wire.bare(body)
-            if fields is None:
+            member = self._swim.members.get(sender)
+            fields = wire.bare(body) if member is not None and not streamed else None
+            if member is None or fields is None:
                 self._on_body(body, sender, source, streamed, data)
                 return
-            member = self._swim.members.get(sender)
             if len(fields) == 2:
                 nonce, root = fields
                 self._out.received[wire.PING] += 1
@@ -408,7 +408,7 @@ class Engine:
                 self._swim.on_ack(nonce, subject, root, member)
                 if sender == subject and self._reconciliation.compare(sender, root):
                     self._reconciliation.soon(sender)
-            if member is None or member.endpoint != source:
+            if member.endpoint != source:
                 self._meet_sender(sender, source, data)
         except LatticeError as error:
             self._out.reject("frame" if streamed else "datagram", error, source)

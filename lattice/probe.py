@@ -52,8 +52,8 @@ class Probe:
     target: NodeId
     nonce: int
     """Of the first ping, and of those that helpers send."""
-    sent: dict[int, Micros]
-    """When each nonce was sent to the target itself, the first one's first."""
+    began: Micros
+    """When that was sent."""
     due: Micros
     """When to ping again, or to give up."""
     ends: Micros
@@ -62,16 +62,26 @@ class Probe:
     helpers: tuple[NodeId, ...] | None = None
     """Whom we asked; None while the first answer is awaited."""
     nacked: tuple[NodeId, ...] = ()
+    further: tuple[tuple[int, Micros], ...] = ()
+    """(nonce, when it was sent) of each further ping to the target itself: most probes need none."""
+
+    def sent_at(self, nonce: int) -> Micros | None:
+        """When the target itself was pinged with this; None if it was not."""
+        return self.began if nonce == self.nonce else dict(self.further).get(nonce)
 
     @property
     def step_us(self) -> int:
         """How long each further ping is waited for."""
-        return max(self.ack_us, -(-(self.ends - self.sent[self.nonce]) // PINGS_MAX))
+        return max(self.ack_us, -(-(self.ends - self.began) // PINGS_MAX))
+
+    def lacks(self, nonce: int, helper: NodeId) -> bool:
+        """Whether this is a helper of ours that has not said yet that it gets no answer either."""
+        return self.sent_at(nonce) is not None and helper in (self.helpers or ()) and helper not in self.nacked
 
     @property
     def listened_until(self) -> int:
         """Until when a nack still counts, as long again as the probe: from far away it may well come after its end."""
-        return 2 * self.ends - self.sent[self.nonce]
+        return 2 * self.ends - self.began
 
 
 class ProbeCycle:
@@ -116,14 +126,14 @@ class ProbeCycle:
         """Probe this member: its first answer is due after `ack_us`, and all is over after `probe_us`."""
         nonce = self._prng.token()
         due, ends = Micros(now + ack_us), Micros(now + probe_us)
-        probe = self._probes[target] = Probe(target, nonce, {nonce: now}, due, ends, ack_us)
+        probe = self._probes[target] = Probe(target, nonce, now, due, ends, ack_us)
         return probe
 
     def again(self, probe: Probe, now: Micros) -> int:
         """A nonce for another ping to the target, so that its ack tells which ping it answers. The next one is due a
         step later, unless less than another is left then."""
         nonce = self._prng.token()
-        probe.sent[nonce] = now
+        probe.further += ((nonce, now),)
         step_us = probe.step_us
         following = Micros(now + step_us)
         probe.due = following if following + step_us <= probe.ends else probe.ends
@@ -152,7 +162,7 @@ class ProbeCycle:
     def acked(self, nonce: int, subject: NodeId) -> Probe | None:
         """An ack came, from the subject itself or passed on: the probe that it ends."""
         probe = self._probes.get(subject)
-        if probe is None or nonce not in probe.sent:
+        if probe is None or probe.sent_at(nonce) is None:
             return None
         del self._probes[subject]
         return probe
@@ -165,7 +175,7 @@ class ProbeCycle:
     def nacked(self, nonce: int, subject: NodeId, helper: NodeId) -> Probe | None:
         """A helper got no answer either. The probe, if with that all have spoken: it is over."""
         probe = self._probes.get(subject)
-        if probe is None or nonce not in probe.sent or helper not in (probe.helpers or ()) or helper in probe.nacked:
+        if probe is None or not probe.lacks(nonce, helper):
             return None
         probe.nacked += (helper,)
         if len(probe.nacked) < len(probe.helpers or ()):
@@ -178,7 +188,7 @@ class ProbeCycle:
         probe = self._failed.get(subject)
         if probe is None or now > probe.listened_until:
             return False
-        if nonce not in probe.sent or helper not in (probe.helpers or ()) or helper in probe.nacked:
+        if not probe.lacks(nonce, helper):
             return False
         probe.nacked += (helper,)
         return True

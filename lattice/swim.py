@@ -29,6 +29,7 @@ from typing import Final
 from lattice import canonical, wire
 from lattice.awareness import LocalHealth
 from lattice.calling import Calls
+from lattice.cells import CellIndex
 from lattice.errors import WireError
 from lattice.events import Holds, IdConflict, MemberChanged
 from lattice.health import Row
@@ -69,8 +70,8 @@ class Swim:
     """Membership of one node."""
 
     __slots__ = (
-        "_greets_at", "_hops", "_leaving", "_moves", "_next_at", "_on_change", "_on_doubted", "_on_return", "_our_row",
-        "_out", "_piggyback", "_probe", "_pushes", "_root", "_row_of", "_rtt", "_stalled", "_suspicions", "_twin",
+        "_cells", "_greets_at", "_hops", "_leaving", "_moves", "_next_at", "_on_change", "_on_doubted", "_on_return",
+        "_our_row", "_out", "_piggyback", "_probe", "_pushes", "_row_of", "_rtt", "_stalled", "_suspicions", "_twin",
         "calls", "health", "incarnation", "members",
     )  # fmt: skip
 
@@ -78,7 +79,7 @@ class Swim:
         self,
         out: Outbox,
         area: str,
-        root: Callable[[], bytes],
+        cells: CellIndex,
         our_row: Callable[[], tuple[WireCell, ...]],
         on_change: Callable[[Member], None],
         on_doubted: Callable[[], None],
@@ -86,11 +87,11 @@ class Swim:
         row_of: Callable[[NodeId], Row | None],
         hops: Callable[[MemberUpdate, NodeId | None], list[NodeId]],
     ) -> None:
-        """`area` is ours; `root` and `our_row` are what pings carry; `on_change` hears of members that came, went or
-        came back, and `on_return` before that of the last; `row_of` is the row held of a node; `hops` says to whom a
-        claim is passed on that came from there."""
+        """`area` is ours; the root of `cells` and `our_row` are what pings carry; `on_change` hears of members that
+        came, went or came back, and `on_return` before that of the last; `row_of` is the row held of a node; `hops`
+        says to whom a claim is passed on that came from there."""
         self._out = out
-        self._root = root
+        self._cells = cells
         self._our_row = our_row
         self._on_change = on_change
         self._on_doubted = on_doubted
@@ -143,7 +144,7 @@ class Swim:
         """`sender` is None where it is no member; who has just introduced itself is answered with our row."""
         ours = self._our_row() if introduced else ()
         news = self._news_for(sender) if sender is not None else ()  # each claim rides on a few frames only
-        body = wire.ack_body(nonce, self._out.node, self._root(), _unscoped(source), news, ours)
+        body = wire.ack_body(nonce, self._out.node, self._cells.root(), _unscoped(source), news, ours)
         self._out.send_body(body, bool(ours), source)
 
     def on_ack(self, nonce: int, subject: NodeId, root: bytes, sender: Member | None) -> None:
@@ -152,8 +153,9 @@ class Swim:
         if probe is not None:
             if self.health.score:
                 self._recover()
-            if sender is not None and sender.node == subject:  # a detour measures nothing
-                self._rtt.observe(subject, sender.area, self._out.now - probe.sent[nonce])
+            sent_at = probe.sent_at(nonce)
+            if sent_at is not None and sender is not None and sender.node == subject:  # a detour measures nothing
+                self._rtt.observe(subject, sender.area, self._out.now - sent_at)
             self._arm()
             return
         relay = self._probe.acked_for(nonce, subject)
@@ -170,7 +172,7 @@ class Swim:
         carried = self._probe.carry(Relay(source, request.nonce, request.subject, due, ends))
         if carried is None:
             raise WireError("too many relays", "more probes are carried for others than we can keep in mind")
-        ping = Ping(carried, self._root(), self._news_for(subject))
+        ping = Ping(carried, self._cells.root(), self._news_for(subject))
         # Whoever asks hears the subject on a network that we may not be on, and the other way round.
         for target in dict.fromkeys((request.target, *(subject.addresses if subject is not None else ()))):
             if target[0]:
@@ -272,7 +274,7 @@ class Swim:
 
     def _call(self, endpoint: Endpoint, there: Sequence[Member]) -> None:
         claims = tuple(self._claim(member) for member in there[:1])
-        self._out.send(Ping(self._out.prng.token(), self._root(), claims, self._our_row()), endpoint)
+        self._out.send(Ping(self._out.prng.token(), self._cells.root(), claims, self._our_row()), endpoint)
 
     # --- one key in two places
 
@@ -379,7 +381,7 @@ class Swim:
             self._out.timers.set("tell", self._out.after(self._out.config.suspicion_us // TELLINGS))
 
     def _ping(self, member: Member, nonce: int, address: Endpoint | None = None) -> None:
-        body = wire.ping_body(nonce, self._root(), self._news_for(member))
+        body = wire.ping_body(nonce, self._cells.root(), self._news_for(member))
         self._out.send_body(body, False, address or member.endpoint)
 
     def _ack_us(self, node: NodeId, member: Member | None) -> int:

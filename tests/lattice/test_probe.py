@@ -65,7 +65,7 @@ def test_only_the_right_ack_ends_a_probe_and_each_ping_measures_its_own_round_tr
     assert cycle.acked(again + 1, probe.target) is None
     assert cycle.acked(again, NODES[1]) is None
     assert cycle.acked(again, probe.target) is probe
-    assert list(probe.sent.items()) == [(probe.nonce, START), (again, START + 10)]
+    assert (probe.sent_at(probe.nonce), probe.sent_at(again), probe.sent_at(again + 1)) == (START, START + 10, None)
     assert cycle.acked(probe.nonce, probe.target) is None, "once"
     second = begun(cycle, NODES[:1])
     assert cycle.acked(again, second.target) is None, "a late ack answers no later ping"
@@ -84,7 +84,7 @@ def test_an_unanswered_probe_pings_again_and_again_and_then_fails() -> None:
         assert cycle.due(Micros(due)) == [probe]
         if due < probe.ends:
             cycle.again(probe, Micros(due))
-    assert list(probe.sent.values()) == [START + wait for wait in (0, 10, 30, 50, 70)]
+    assert [probe.began, *(at for _, at in probe.further)] == [START + wait for wait in (0, 10, 30, 50, 70)]
 
 
 @given(st.integers(1, 1_000), st.integers(1, 9_000))
@@ -96,7 +96,7 @@ def test_no_more_pings_than_that_each_with_time_to_be_answered(ack: int, rest: i
         assert cycle.due(Micros(due)) == [probe]
         if due < probe.ends:
             cycle.again(probe, Micros(due))
-    sent = list(probe.sent.values())
+    sent = [probe.began, *(at for _, at in probe.further)]
     assert due is None
     assert len(sent) <= PINGS_MAX
     assert all(later - earlier >= ack for earlier, later in pairwise(sent))
