@@ -45,6 +45,8 @@ class Change:
     """By host, when it first acted on it."""
     needle: bytes = b""
     """Bytes that every copy of its payload holds; empty when not known."""
+    found: tuple[int, int] = (0, 0)
+    """When, and by which of its region's watchers, the nearest first, if the payload is that one's row."""
     copies: int = 0
     """How often the payload was sent."""
     region: str = ""
@@ -107,10 +109,11 @@ class Publish:
         hosts = [host for host in stage.chosen(self.which, prng) if host.alive and not host.paused]
         if not hosts:
             return "nobody was up"
-        chain = hosts[0].engine.policy.chain(author_id_of(KeyedSigner(OPERATOR).public_key))
-        if chain.seq < stage.chain_seq:
+        author = author_id_of(KeyedSigner(OPERATOR).public_key)
+        seq = stage.cluster.company.of(hosts[0], lambda: hosts[0].engine.policy.chain(author).seq)
+        if seq < stage.chain_seq:
             # To sign on top of it would fork the author's own chain.
-            return f"{hosts[0].site} holds only {chain.seq} of the operator's {stage.chain_seq} ops: not published"
+            return f"{hosts[0].site} holds only {seq} of the operator's {stage.chain_seq} ops: not published"
         publish(stage, hosts[0], self.texts(stage), self.policy)
         return f"version {stage.published} of {self.policy} at {hosts[0].site}"
 
@@ -128,7 +131,7 @@ class Publish:
 
 def publish(stage: Stage, host: Host, blocks: Sequence[str], policy: str = "default") -> Publication:
     """Compose on the operator's machine from what this node knows, submit there, and keep book."""
-    publication = composed(stage, host, blocks, policy)
+    publication = stage.cluster.company.of(host, lambda: composed(stage, host, blocks, policy))
     stage.published += 1
     stage.versions[publication.version] = stage.published
     stage.publications.append(publication)
@@ -193,6 +196,8 @@ class PoisonOp:
         operator = KeyedSigner(OPERATOR)
         hosts = [host for host in stage.chosen(self.which, prng) if host.alive and not host.paused]
         for host in hosts:
+            if not host.here:
+                continue
             chain = host.engine.policy.chain(author_id_of(operator.public_key))
             hlc = hlc_at(stage.cluster.now // 1_000, chain.hlc)
             op = Op(operator.public_key, chain.seq + 1, chain.id, hlc, NAMESPACE, DECODE_BOMB)

@@ -30,6 +30,7 @@ from lattice.events import (
 )
 from lattice.identity import node_id_of
 from lattice.types import Endpoint, Micros, NodeId
+from sim.company import Company
 from sim.host import INBOX_MAX, RIGHT, STREAM_PORT, Host, Maker, Shard, endpoint_of
 from sim.journal import Journal
 from sim.network import Network
@@ -60,6 +61,7 @@ class Cluster:
         self.maker = maker
         self.network = network
         self.scheduler = Scheduler()
+        self.company = Company()
         self.journal = journal or Journal(EPOCH)
         self.hosts: list[Host] = []
         self.by_node: dict[NodeId, Host] = {}
@@ -110,6 +112,28 @@ class Cluster:
     def living(self) -> list[Host]:
         return [host for host in self.hosts if host.alive]
 
+    def forget(self) -> None:
+        """Another process goes on with what was counted so far; what is by host, each has of its own."""
+        self.frames[:] = [0] * KINDS
+        self.dropped.clear()
+        self.network.dropped.clear()
+
+    def merge(self) -> None:
+        """Have every process know what each counted of its own hosts."""
+        own = {self.cut.of[host.index] for host in self.hosts if host.here}
+        parts = {number: (self.journal.parts[number].digest, self.journal.parts[number].events) for number in own}
+        sent = {host.index: host.sent for host in self.hosts if host.here}
+        said = self.company.gather((parts, sent, self.frames, self.dropped, self.network.dropped))
+        self.frames[:] = map(sum, zip(*(frames for _, _, frames, _, _ in said), strict=True))
+        self.dropped = sum((dropped for *_, dropped, _ in said), Counter())
+        self.network.dropped = sum((dropped for *_, dropped in said), Counter())
+        for parts, sent, *_ in said:
+            for number, kept in parts.items():
+                if number not in own:
+                    self.journal.parts[number].is_elsewhere(*kept)
+            for index, sizes in sent.items():
+                self.hosts[index].sent = sizes
+
     # --- processes
 
     def start(self, host: Host) -> None:
@@ -121,6 +145,8 @@ class Cluster:
         host.inbox.clear()
         host.last_read = host.clock.read(self.now)
         # An engine made for the first life has never run: it serves. Later lives have new ones.
+        if not host.here:
+            return
         if host.life > 1:
             before, place = host.engine, self._place(host)
             host.engine = self.maker.engine(host.index, host.life, place, host.signer, Micros(host.last_read))
@@ -155,6 +181,8 @@ class Cluster:
 
     def resume(self, host: Host) -> None:
         host.paused = False
+        if not host.here:
+            return
         self._work_off(host)
         if host.alive and host.deadline is not None and host.deadline <= self.now:
             self.scheduler.give(self.now, host.next_order(), host.index, host.life, TIMER)
@@ -221,7 +249,7 @@ class Cluster:
 
     def tell(self, host: Host, change: LocalChange) -> None:
         """Give the engine a local change, now; a host that is down or stopped does not hear it."""
-        if host.alive and not host.paused:
+        if host.alive and not host.paused and host.here:
             self.give(host, LocalUpdate(change))
 
     def give(self, host: Host, event: Input) -> None:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any, Final, NoReturn
 
 from lattice.dissemination import Flood, RandomFanout, Strategy, Tree
 from lattice.engine import Engine
@@ -28,6 +29,7 @@ from sim import canaries, inside
 from sim.changes import OPERATOR, publish
 from sim.checks import BrokenError, Check, Violation
 from sim.cluster import INPUTS, Cluster
+from sim.company import Company
 from sim.converged import start_cold, start_converged
 from sim.envelopes import Seals
 from sim.faults import KINDS
@@ -181,6 +183,8 @@ class Experiment:
         self.scenario = scenario
         self.seed = seed
         self._progress = progress
+        self._left: list[Engine] = []
+        """Of hosts that are another process's since a fork: to free them would copy what is shared."""
         if scenario.topology.nodes >= LEFT_NODES:
             gc.collect()  # what an earlier one left
         with uncollected(scenario.topology.nodes):
@@ -225,17 +229,12 @@ class Experiment:
             return self._run()
 
     def _run(self) -> Result:
-        scenario, cluster = self.scenario, self.cluster
+        cluster = self.cluster
         violations: list[Violation] = []
         verdict = "held"
         try:
-            self._begin()
-            self._advance(EPOCH + scenario.duration_us)
-            self._heal()
-            self._settle()
-            for check in [*self.safety, *self.liveness]:
-                check.finished()
-            self._bounds()
+            self.begin()
+            self.go_on()
         except BrokenError as error:
             violations.append(error.violation)
             verdict = "violated"
@@ -251,11 +250,22 @@ class Experiment:
             evidence = f"{type(error).__name__}: {error} ({where.filename.rpartition('/')[2]}:{where.lineno})"
             violations.append(Violation("no-input-raises", cluster.now - EPOCH, "", evidence))
             verdict = "violated"
-        return self._result(verdict, violations)
+        return self.result(verdict, violations)
 
     # --- the phases
 
-    def _begin(self) -> None:
+    def go_on(self) -> None:
+        """From the beginning to the end. Raises what the first broken promise or a tired engine raises."""
+        self._advance(EPOCH + self.scenario.duration_us)
+        self._heal()
+        self._settle()
+        for check in [*self.safety, *self.liveness]:
+            check.finished()
+        self._merge()
+        self._bounds()
+
+    def begin(self) -> None:
+        """Start the cluster, and schedule the timeline."""
         scenario, cluster, stage = self.scenario, self.cluster, self.stage
         present = [host for host in cluster.hosts if host.index not in stage.late]
         stage.seeds = present[: scenario.topology.seeds]
@@ -304,6 +314,29 @@ class Experiment:
             step.act.end(self.stage)
             act[1] = self.cluster.now - EPOCH
 
+    def join(self, company: Company, first: bool) -> None:
+        """Go on as one of several processes; `Host.here` says which hosts are its own. The first one has what was
+        counted so far."""
+        cluster = self.cluster
+        cluster.company = company
+        for check in [*self.safety, *self.liveness]:
+            check.parted()
+        for host in cluster.hosts:
+            if not host.here:
+                self._left.append(host.engine)
+                host.engine = ELSEWHERE
+        if not first:
+            cluster.forget()
+            self.metrics.forget()
+
+    def _merge(self) -> None:
+        """Have every process know what all have counted."""
+        if not self.cluster.company.alone:
+            self.cluster.merge()
+            self.metrics.merge()
+            if self.users is not None:
+                self.users.merge()
+
     def _heal(self) -> None:
         for step, act in list(self._running):
             if step.do != "crash" or step.lasts_us is not None:  # a crash without an end is for good
@@ -324,10 +357,10 @@ class Experiment:
     def _advance(self, until: int) -> None:
         most = self.scenario.duration_us + self.scenario.settle_us
         while self.cluster.now < until:
-            self.cluster.run_until(min(self.cluster.now + SLICE_US, until))
+            self.cluster.company.pass_time(self.cluster, min(self.cluster.now + SLICE_US, until))
             self.looker.elapsed()
             if self._progress is not None:
-                self._progress(self.cluster.now - EPOCH, most, self.cluster.journal.events)
+                self._progress(self.cluster.now - EPOCH, most, self.cluster.company.events(self.cluster.journal.events))
 
     def _bounds(self) -> None:
         """What this scenario asks for beyond what always holds."""
@@ -364,7 +397,7 @@ class Experiment:
 
     # --- the result
 
-    def _result(self, verdict: str, violations: list[Violation]) -> Result:
+    def result(self, verdict: str, violations: list[Violation]) -> Result:
         cluster, metrics, stage = self.cluster, self.metrics, self.stage
         hosts = [host.index for host in cluster.living() if host.index not in stage.liars]
         topology = cluster.network.topology
@@ -383,14 +416,16 @@ class Experiment:
             curves=[
                 (change.name, change.delays_us(hosts), change.floor_us(topology, hosts)) for change in stage.changes
             ],
-            announced=[(at - EPOCH, host, kind, what) for at, host, kind, what in metrics.timeline],
+            announced=[(at - EPOCH, host, kind, what) for at, host, kind, what in sorted(metrics.timeline, key=_when)],
             by_second=self.users.by_second if self.users else {},
             sites=[(place.name, place.group, place.latitude_e6, place.longitude_e6) for place in topology.places],
             regions=[
                 (region.name, region.latitude_e6, region.longitude_e6, self.world.truth[region.name].name)
                 for region in self.world.regions.values()
             ],
-            learned=[(change.name, change.at - EPOCH, change.learned) for change in stage.changes],
+            learned=[
+                (change.name, change.at - EPOCH, dict(sorted(change.learned.items()))) for change in stage.changes
+            ],
             checks=[
                 (check.name, check.promise, _outcome(check, violations)) for check in (*self.safety, *self.liveness)
             ],
@@ -437,6 +472,20 @@ class Experiment:
 
 class ScenarioError(Exception):
     """The scenario asks for something that this cluster does not have."""
+
+
+class Elsewhere:
+    """The engine of a host that another process runs: a question for it is a mistake."""
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise LookupError(f"asked for {name} of an engine that another process runs")
+
+
+ELSEWHERE: Final[Any] = Elsewhere()
+
+
+def _when(announced: tuple[int, int, str, str]) -> tuple[int, int]:
+    return announced[:2]
 
 
 def _outcome(check: Check, violations: Sequence[Violation]) -> str:

@@ -127,6 +127,8 @@ class Host:
     began_whole: bool = True
     """The same, of the disk that this process started on."""
     ever_damaged: bool = False
+    here: bool = True
+    """Whether this process has its engine: only then does it take anything (`sim.company`)."""
 
     def next_order(self) -> int:
         """For one more thing that it brings about."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TypeVar
+
 from lattice.events import Notification, OpAccepted
 from lattice.roster import Everybody
 from lattice.types import Level
@@ -11,6 +14,7 @@ from sim.checks import Check
 from sim.host import Host
 from sim.stage import Stage
 
+T = TypeVar("T")
 ROOTS_NODES_MAX = 64
 """In a larger cluster some row is always on its way, so that roots are hardly ever all equal at one instant."""
 SHOWN_MAX = 4
@@ -28,6 +32,15 @@ class Settled(Check):
     def core(self) -> list[Host]:
         return [host for host in self.stage.cluster.living() if host.index not in self.stage.liars]
 
+    def ours(self) -> list[Host]:
+        """Those of them whose engines this process has."""
+        return [host for host in self.core() if host.here]
+
+    def everywhere(self, found: Sequence[tuple[int, T]]) -> list[T]:
+        """What each process found of its own hosts, (host, what), in order of the hosts."""
+        said = [one for each in self.stage.cluster.company.gather(list(found)) for one in each]
+        return [what for _, what in sorted(said, key=lambda one: one[0])]
+
     def finished(self) -> None:
         missing = self.pending()
         if missing is not None:
@@ -41,15 +54,16 @@ class AllKnowAll(Settled):
     def pending(self) -> str | None:
         living = {host.node for host in self.stage.cluster.living()}
         counted: dict[Everybody, tuple[int, int]] = {}
-        wrong = []
-        for host in self.core():
+        found = []
+        for host in self.ours():
             everybody = inside.everybody(host.engine)
             if everybody not in counted:
                 present = set(everybody.nodes)
                 counted[everybody] = len(living - present), len(present - living)
             missing, extra = counted[everybody]
             if missing or extra:
-                wrong.append(f"{host.site} (misses {missing}, counts {extra} that are gone)")
+                found.append((host.index, f"{host.site} (misses {missing}, counts {extra} that are gone)"))
+        wrong = self.everywhere(found)
         return f"{len(wrong)} of {len(living)} nodes do not see who is there: {some(wrong)}" if wrong else None
 
 
@@ -59,8 +73,9 @@ class SamePolicy(Settled):
 
     def pending(self) -> str | None:
         by_hash: dict[bytes, list[str]] = {}
-        for host in self.core():
-            by_hash.setdefault(inside.content_hash(host.engine), []).append(host.site)
+        found = [(host.index, (inside.content_hash(host.engine), host.site)) for host in self.ours()]
+        for content, site in self.everywhere(found):
+            by_hash.setdefault(content, []).append(site)
         if len(by_hash) <= 1:
             return None
         groups = sorted(by_hash.values(), key=len)
@@ -76,10 +91,12 @@ class LastPolicy(Settled):
         for change in self.stage.changes:
             if change.kind == "policy":
                 last[change.name.split()[1]] = (change.at, change.key)
-        behind = []
-        for host in self.core():
+        found = []
+        for host in self.ours():
             serving = {policy.policy: policy.version for policy in host.engine.policy.policies()}
-            behind += [host.site for policy, (_, version) in last.items() if serving.get(policy) != version]
+            missed = sum(serving.get(policy) != version for policy, (_, version) in last.items())
+            found += [(host.index, host.site)] * missed
+        behind = self.everywhere(found)
         return f"{len(behind)} nodes do not serve the last version: {some(behind)}" if behind else None
 
 
@@ -96,14 +113,17 @@ class OpsEverywhere(Settled):
             self._accepted.setdefault(notification.op, set()).add(host.index)
 
     def pending(self) -> str | None:
-        core = self.core()
-        survivors = {host.index for host in core if not host.ever_damaged}
-        lost = []
-        for op, holders in sorted(self._accepted.items()):
-            if holders & survivors:
-                without = [host.site for host in core if not inside.holds_op(host.engine, op)]
-                if without:
-                    lost.append(f"{op[:4].hex()} (not at {some(without)})")
+        survivors = {host.index for host in self.core() if not host.ever_damaged}
+        for each in self.stage.cluster.company.gather({op: list(by) for op, by in self._accepted.items()}):
+            for op, by in each.items():
+                self._accepted.setdefault(op, set()).update(by)
+        asked, ours = [op for op, by in sorted(self._accepted.items()) if by & survivors], self.ours()
+        without: dict[bytes, list[str]] = {}
+        for op, site in self.everywhere(
+            [(host.index, (op, host.site)) for op in asked for host in ours if not inside.holds_op(host.engine, op)]
+        ):
+            without.setdefault(op, []).append(site)
+        lost = [f"{op[:4].hex()} (not at {some(sites)})" for op, sites in sorted(without.items())]
         return f"{len(lost)} accepted ops are not everywhere: {some(lost)}" if lost else None
 
 
@@ -117,10 +137,11 @@ class TrueVerdicts(Settled):
             expected = self._expected(region.watchers, name)
             if expected is None:
                 continue
-            off = [host for host in self.core() if inside.verdict_of(host.engine, name) != expected]
+            said = [(host, inside.verdict_of(host.engine, name)) for host in self.ours()]
+            off = self.everywhere([(host.index, (host.site, level.name)) for host, level in said if level != expected])
             if off:
-                said = inside.verdict_of(off[0].engine, name).name
-                wrong.append(f"{name} is {expected.name}, {len(off)} nodes say otherwise ({off[0].site}: {said})")
+                site, level = off[0]
+                wrong.append(f"{name} is {expected.name}, {len(off)} nodes say otherwise ({site}: {level})")
         return some(wrong) if wrong else None
 
     def _expected(self, watchers: tuple[int, ...], region: str) -> Level | None:
@@ -155,8 +176,9 @@ class SameRoots(Settled):
         if self._were_equal or len(self.stage.cluster.hosts) > ROOTS_NODES_MAX:
             return None
         roots: dict[bytes, list[str]] = {}
-        for host in self.core():
-            roots.setdefault(inside.root_of(host.engine), []).append(host.site)
+        found = [(host.index, (inside.root_of(host.engine), host.site)) for host in self.ours()]
+        for root, site in self.everywhere(found):
+            roots.setdefault(root, []).append(site)
         if len(roots) <= 1:
             self._were_equal = True
             return None

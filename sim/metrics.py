@@ -46,6 +46,7 @@ class Metrics:
         self._idle_bytes: int | None = None
         stage.cluster.listeners.append(self)
         stage.cluster.carriers.append(self._carried)
+        stage.cluster.company.on("needle", self._found)
 
     # --- as it happens
 
@@ -54,9 +55,25 @@ class Metrics:
             return
         for change in self._stage.changes[-CARRIED_MAX:]:
             if not change.needle and change.region:
-                change.needle = self._row_sent(host, change)
+                self._find(change, host)
             if change.needle and change.needle in frame:
                 change.copies += 1
+
+    def _find(self, change: Change, host: Host) -> None:
+        """Its needle, if it is in the frame that is being sent."""
+        needle = self._row_sent(host, change)
+        if needle:
+            watchers = self._stage.world.regions[change.region].watchers
+            change.needle, change.found = needle, (self._stage.cluster.now, watchers.index(host.index))
+            number = self._stage.changes.index(change)
+            self._stage.cluster.company.tell("needle", number, needle, *change.found)
+
+    def _found(self, number: int, needle: bytes, at: int, watcher: int) -> None:
+        """In another process one of the watchers said it. If it was the first, no copy of its row can have been sent
+        here so far, and what was counted here were copies of a row that does not count."""
+        change = self._stage.changes[number]
+        if not change.needle or (at, watcher) < change.found:
+            change.needle, change.found, change.copies = needle, (at, watcher), 0
 
     def _row_sent(self, host: Host, change: Change) -> bytes:
         """The signature of the row just issued, if it is the first to say what changed."""
@@ -93,6 +110,31 @@ class Metrics:
         if self._stage.sound(subject) and self._stage.sound(host):
             self.false_positives += 1
 
+    def forget(self) -> None:
+        """Another process goes on with what was counted so far; what is by host, each has of its own."""
+        self.flips, self.false_positives = Flips(), 0
+        for change in self._stage.changes:
+            change.copies = 0
+
+    def merge(self) -> None:
+        """Have every process know what each has seen at its own hosts."""
+        stage = self._stage
+        hosts = stage.cluster.hosts
+        changes = [(change.learned, change.copies) for change in stage.changes]
+        timeline = [one for one in self.timeline if hosts[one[1]].here]
+        own = (changes, timeline, self.flips, self.false_positives, self.down_announced)
+        said = stage.cluster.company.gather(own)
+        for change, each in zip(stage.changes, zip(*(one[0] for one in said), strict=True), strict=True):
+            change.copies = sum(copies for _, copies in each)
+            change.learned = {host: when for learned, _ in each for host, when in learned.items()}
+        self.timeline = [entry for one in said for entry in one[1]]
+        self.flips = Flips(sum((one[2].by_region for one in said), Counter()), max(one[2].last_at for one in said))
+        self.false_positives = sum(one[3] for one in said)
+        self.down_announced = {}
+        for one in said:
+            for node, told in one[4].items():
+                self.down_announced.setdefault(node, {}).update(told)
+
     # --- idle cost
 
     def begin_idle(self, now: int) -> None:
@@ -102,9 +144,9 @@ class Metrics:
 
     def end_idle(self, now: int) -> None:
         if self._idle_bytes is not None and self.idle_until is None:
-            self.idle_until = now
-            self._idle_bytes += self.total_bytes()
             stage = self._stage
+            self.idle_until = now
+            self._idle_bytes = sum(stage.cluster.company.gather(self._idle_bytes + self.total_bytes()))
             stage.idle_us = now - self.idle_from
             stage.idle_bytes_per_node_s = self.idle_bytes_per_node_s(len(stage.cluster.hosts))
 

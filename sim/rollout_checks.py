@@ -70,10 +70,11 @@ class RolloutsEnd(Settled):
         last = next(reversed(self.stage.rollouts.values()), None)
         if last is None or any(change.at > last.began for change in self.stage.changes if change.kind == "policy"):
             return None
-        wrong = []
-        for host in self.core():
+        found = []
+        for host in self.ours():
             served = inside.served(host.engine, POLICY)
             if served is not None and (served.version == last.start.version) == (last.fails_ppm > 0):
-                wrong.append(host.site)
+                found.append((host.index, host.site))
+        wrong = self.everywhere(found)
         what = "serve a bad version" if last.fails_ppm else "do not serve the good version"
         return f"{len(wrong)} nodes {what}: {some(wrong)}" if wrong else None

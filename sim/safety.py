@@ -160,11 +160,17 @@ class Incarnated(Check):
         super().__init__(stage, start)
         self._greatest: dict[NodeId, int] = {}
         """That each node ever had, as far as was asked."""
+        stage.cluster.company.on("incarnation", self._greatest.__setitem__)
+
+    def parted(self) -> None:
+        for host in self.stage.cluster.hosts:
+            self._greatest[host.node] = max(self._greatest.get(host.node, 1), inside.incarnation_of(host.engine))
 
     def kept(self, host: Host, record: Persist) -> None:
         incarnation = inside.incarnation_of(host.engine) if is_incarnation(record) else 0
         if incarnation > self._greatest.get(host.node, 1):
             self._greatest[host.node] = incarnation
+            self.stage.cluster.company.tell("incarnation", host.node, incarnation)
 
     def looked(self, host: Host, view: LatticeView, rows: Sequence[SignedRow]) -> None:
         for member in view.members:
@@ -173,7 +179,9 @@ class Incarnated(Check):
             subject = self.stage.cluster.by_node.get(member.node)
             if subject is None:
                 raise self.broken(host, f"a member {member.site} that is no node of this run")
-            greatest = max(self._greatest.get(subject.node, 1), inside.incarnation_of(subject.engine))
+            greatest = self._greatest.get(subject.node, 1)
+            if subject.here:
+                greatest = max(greatest, inside.incarnation_of(subject.engine))
             self._greatest[subject.node] = greatest
             if member.incarnation > greatest:
                 raise self.broken(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from heapq import heappush
 from typing import Final, TypeAlias
 
-from lattice.events import Input
+from lattice.events import Input, LocalUpdate, Restored, StreamFrameReceived, TimerFired
 from lattice.types import SECOND, Micros
 
 EPOCH: Final = Micros(1_800_000_000 * SECOND)
@@ -37,6 +37,10 @@ Entry: TypeAlias = tuple[int, int, int, int, Input | Act]
 """(at, order, host, life, what): `life` tells an input for a process that is no more."""
 
 
+OnItsWay: TypeAlias = tuple[int, int, int, bool, bytes]
+"""(at, order, host, whether by stream, bytes): a frame to a host that is run by another process."""
+
+
 def first_order(host: int) -> int:
     """Where the order of what this host brings about begins: behind all acts of the simulation, which begin at 0."""
     return (host + 1) << ORDER_BITS
@@ -50,12 +54,18 @@ class Scheduler:
         self.queue: list[Entry] = []
         """A heap; whoever takes out its first moves `now` to when that is due. Nothing in it is in the past: `give` and
         `call` see to that."""
+        self.elsewhere: dict[int, Callable[[OnItsWay], object]] = {}
+        """By host of which another process has the engine: where what is on its way to it goes."""
         self._acts = 0
 
     def give(self, at: int, order: int, host: int, life: int, event: Input) -> None:
         """Hand `event` to a host at that time. `order`: the next of the host that brought it about."""
         assert at >= self.now, f"an event {self.now - at} us in the past"
-        heappush(self.queue, (at, order, host, life, event))
+        if self.elsewhere and host in self.elsewhere:
+            assert not isinstance(event, TimerFired | LocalUpdate | Restored), "only frames go from one host to another"
+            self.elsewhere[host]((at, order, host, isinstance(event, StreamFrameReceived), event.data))
+        else:
+            heappush(self.queue, (at, order, host, life, event))
 
     def call(self, at: int, do: Callable[[], object], order: int | None = None) -> None:
         """Have the simulation do something at that time; never earlier than now. `order`: the next of the host that

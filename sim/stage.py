@@ -72,6 +72,7 @@ class Stage:
     def __init__(self, cluster: Cluster, world: World, late: Iterable[int] = ()) -> None:
         self.cluster = cluster
         self.world = world
+        cluster.company.on("looked", world.looked)
         self.late = frozenset(late)
         self.seeds: list[Host] = []
         self.touched: Counter[int] = Counter()

@@ -11,8 +11,9 @@ import csv
 import gzip
 import io
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from hashlib import blake2b
+from operator import add
 from pathlib import Path
 
 from lattice.events import Notification, PolicyChanged, RegionChanged, ServedChanged
@@ -118,6 +119,16 @@ class Users:
         if served is not None and served.version != self._stage.deciding.get(host.index):
             self._decide_by(host, served)
 
+    def merge(self) -> None:
+        """Have every process know what users felt at each one's hosts."""
+        said = self._stage.cluster.company.gather((self.felt, self.by_second))
+        self.felt = Felt(*(sum(values) for values in zip(*(astuple(felt) for felt, _ in said), strict=True)))
+        merged: dict[int, list[int]] = {}
+        for _, by_second in said:
+            for second, counts in by_second.items():
+                merged[second] = list(map(add, merged.get(second, (0, 0, 0)), counts))
+        self.by_second = merged
+
     def _tick(self) -> None:
         now = self._stage.cluster.now
         if self._trace is not None:
@@ -139,7 +150,8 @@ class Users:
         for _ in range(8):  # users of a site that is not there are led to another, as anycast and DNS do
             host = hosts[prng.below(len(hosts))]
             if host.alive and not host.paused:
-                self._serve(host, client)
+                if host.here:
+                    self._serve(host, client)
                 return
 
     def _serve(self, host: Host, client: str) -> None:

@@ -73,8 +73,8 @@ class World:
         self._since_ms: dict[tuple[int, str], int] = {}
         self._seed = seed
         self._probes = 0
-        self._seeing: dict[str, list[tuple[int, int]]] = {}
-        """By region: (when, host) of each watcher that saw its last change, or will."""
+        self._seeing: dict[tuple[str, int], list[tuple[int, int]]] = {}
+        """By region and when it changed: (when, host) of each watcher that saw it, or will."""
         for region in self.regions.values():
             for index in region.watchers:
                 self.seen.setdefault(index, {})[region.name] = Level.HEALTHY
@@ -114,7 +114,7 @@ class World:
             seeing.append((cluster.now + wait_us, index))
             cluster.scheduler.call(cluster.now + wait_us, partial(self.see, cluster, index, region, level))
         seeing.sort()
-        self._seeing[region] = seeing
+        self._seeing[region, cluster.now] = seeing
         return seeing
 
     def look(self, cluster: Cluster, host: Host, region: str) -> None:
@@ -126,10 +126,22 @@ class World:
     def _look(self, cluster: Cluster, index: int, region: str) -> None:
         if self.seen[index][region] == self.truth[region]:
             return
-        for place, (when, watcher) in enumerate(seeing := self._seeing.get(region, [])):
-            if watcher == index and when > cluster.now:
-                seeing[place] = cluster.now, index
-        self.see(cluster, index, region, self.truth[region])
+        level, since = self.truth[region], self.truth_since[region]
+        self._sees_sooner(index, region, since, cluster.now)
+        cluster.company.tell("looked", index, region, since, cluster.now, int(level))
+        self.see(cluster, index, region, level)
+
+    def _sees_sooner(self, index: int, region: str, since: int, now: int) -> None:
+        for place, (when, watcher) in enumerate(seeing := self._seeing.get((region, since), [])):
+            if watcher == index and when > now:
+                seeing[place] = now, index
+
+    def looked(self, index: int, region: str, since: int, at: int, level: int) -> None:
+        """In another process a watcher looked again, and found this."""
+        self._sees_sooner(index, region, since, at)
+        if self.truth_since[region] == since:
+            self.seen[index][region] = Level(level)
+        self.said[index, region].add(self.lies.get(index, {}).get(region, Level(level)))
 
     def see(self, cluster: Cluster, index: int, region: str, level: Level) -> None:
         """One watcher's probe finds the region at this level."""

@@ -25,6 +25,7 @@ PLANTED = {
     "httptools only in the HTTP modules": ("router/control/api.py", "import httptools"),
     "wasmtime only in the host of a policy's module": ("router/decision/decide.py", "import wasmtime"),
     "sim: lattice pure and router pure only; never trio, edges, wall clock": ("sim/stage.py", "import trio"),
+    "Only the command runs the simulator's edge": ("sim/sweep.py", "import sim.parallel"),
 }
 """A line in a file that breaks the contract of that name."""
 

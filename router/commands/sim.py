@@ -6,6 +6,7 @@ The simulator itself reads no clock; this module does, to say how fast a run is 
 from __future__ import annotations
 
 import json
+import os
 import resource
 import sys
 import time
@@ -31,7 +32,9 @@ from sim.compare import baselines, ours, stretched, table_lines, theory
 from sim.difference import first_divergence
 from sim.experiment import ALL_CHECKS, Experiment, Result, ScenarioError
 from sim.faults import KINDS
+from sim.obstacles import PAYS_HOSTS
 from sim.outcome import Cost, as_json, lines, read_token, rerun_line, token_of
+from sim.parallel import run_by
 from sim.report import html
 from sim.run_folder import REPORT_FILE, read_folder, read_story, write_folder
 from sim.scenario import Scenario, shipped
@@ -101,15 +104,21 @@ def explain(scenario: str | None, sets: tuple[str, ...]) -> None:
 @set_option
 @json_option
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="Leave a run folder here.")
-@click.option("--journal", is_flag=True, help="With --out: keep every input as a line of JSON (large).")
-def run(scenario: str, seed: str, sets: tuple[str, ...], as_one: bool, out: Path | None, journal: bool) -> int:
+@click.option("--journal", is_flag=True, help="With --out: keep every input as a line of JSON (large); one process.")
+@click.option(
+    "--jobs", type=click.IntRange(1, 256), default=None,
+    help="Processes, with the same result.  [default: one a processor, of a large world]",
+)  # fmt: skip
+def run(
+    scenario: str, seed: str, sets: tuple[str, ...], as_one: bool, out: Path | None, journal: bool, jobs: int | None
+) -> int:
     """Run a scenario, by name or file."""
     if journal and out is None:
         raise click.UsageError("--journal needs --out, where its file goes.")
     found = load_scenario(scenario, sets)
     if out is not None:
         make_folder(out)
-    result, cost = _run(found, seed, quiet=as_one, lines_to=out / JOURNAL_FILE if journal and out else None)
+    result, cost = _run(found, seed, quiet=as_one, lines_to=out / JOURNAL_FILE if journal and out else None, jobs=jobs)
     if out is not None:
         try:
             write_folder(out, result, cost, list(sets))
@@ -260,12 +269,16 @@ def diff(one: Path, other: Path) -> int:
     return EXIT_VIOLATED
 
 
-def _run(scenario: Scenario, seed: str, quiet: bool, lines_to: Path | None = None) -> tuple[Result, Cost]:
+def _run(
+    scenario: Scenario, seed: str, quiet: bool, lines_to: Path | None = None, jobs: int | None = None
+) -> tuple[Result, Cost]:
     started = time.monotonic()
     progress = None if quiet else _Progress(started)
+    why: str | None = "its journal is one"
     try:
         if lines_to is None:
-            result = Experiment(scenario, seed, progress=progress).run()
+            wanted = jobs or (len(os.sched_getaffinity(0)) if scenario.topology.nodes >= PAYS_HOSTS else 1)
+            result, why = run_by(lambda: Experiment(scenario, seed, progress=progress), wanted)
         else:
             lines_to.parent.mkdir(parents=True, exist_ok=True)
             with lines_to.open("w") as file:
@@ -277,8 +290,10 @@ def _run(scenario: Scenario, seed: str, quiet: bool, lines_to: Path | None = Non
     finally:
         if progress is not None:
             progress.clear()
-    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-    return result, Cost(time.monotonic() - started, peak_mb)
+    if why is not None and jobs is not None and jobs > 1:
+        complain(f"one process: {why}")
+    peak_kb = sum(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return result, Cost(time.monotonic() - started, peak_kb // 1024)
 
 
 def _said_of_file(error: OSError) -> str:

@@ -167,3 +167,17 @@ def test_pictures_are_exported_for_papers(form: str, tmp_path: Path, capsys: pyt
     magic = {"png": b"\x89PNG", "svg": b"<?xml"}[form]
     for name in ("propagation", "bytes"):
         assert (tmp_path / f"{name}.{form}").read_bytes().startswith(magic)
+
+
+def test_a_run_by_several_processes_says_the_same_and_why_it_is_one(capsys: pytest.CaptureFixture[str]) -> None:
+    wan = ("run", "wan-1000", "--json", "--set", "topology.nodes=70", "--set", "duration=7s")
+    assert sim(*wan, "--jobs", "1") == 0
+    alone = json.loads(capsys.readouterr().out)
+    assert sim(*wan, "--jobs", "2") == 0
+    together = capsys.readouterr()
+    assert "one process" not in together.err
+    told = json.loads(together.out)
+    cost = {"events_per_s", "wall_s", "peak_mb"}
+    assert {name: told[name] for name in told.keys() - cost} == {name: alone[name] for name in alone.keys() - cost}
+    assert sim("run", "smoke", "--json", "--jobs", "2") == 0
+    assert "one process: its hosts are few" in capsys.readouterr().err

@@ -1,0 +1,173 @@
+"""The law of a run by several processes: it comes to what one process comes to, in every respect, or one does it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lattice.engine import Engine
+from lattice.events import Effect, Input
+from lattice.types import SECOND, Micros
+from sim.experiment import Experiment, Result
+from sim.faults import KINDS
+from sim.obstacles import SHARED, obstacle
+from sim.parallel import run_by
+from sim.scenario import Scenario, from_table, load
+from sim.scheduler import EPOCH
+from tests.sim.runs import table
+
+ROOT = Path(__file__).parent.parent.parent
+NODES = 80
+
+
+def said(result: Result) -> dict[str, object]:
+    """All that a result says."""
+    return {each.name: getattr(result, each.name) for each in fields(result) if each.name != "scenario"}
+
+
+def same_by(scenario: Scenario, jobs: int, seed: str = "0") -> Result:
+    alone = Experiment(scenario, seed).run()
+    together, why = run_by(lambda: Experiment(scenario, seed), jobs)
+    assert why is None
+    assert said(together) == said(alone)
+    return together
+
+
+def small(name: str) -> Scenario:
+    """A shipped scenario on so few nodes that it has shards."""
+    late = ["topology.late=20"] if load(name).topology.late else []
+    return load(name, [f"topology.nodes={NODES}", *late])
+
+
+QUICK = ("crash", "pause", "poison-policy", "stale-writer", "wan", "wan-1000", "wan-10000")
+LONGER = ("clocks", "cold-boot", "contagious-update", "crash-loop", "fan-out", "flapping-link", "one-way",
+          "rolling-restart", "smoke")  # fmt: skip
+"""Others can be shared, too, but among so many nodes they take long."""
+
+
+@pytest.mark.parametrize("name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in LONGER)])
+def test_a_shipped_scenario_comes_to_the_same_by_two_processes(name: str) -> None:
+    assert same_by(small(name), 2).verdict == "held"
+
+
+@pytest.mark.parametrize("name", ["liars", "canary", "torn-disk", "version-mix", "lan-1000", "narrow-link"])
+def test_other_shipped_scenarios_are_one_process(name: str) -> None:
+    experiment = Experiment(small(name))
+    assert obstacle(experiment.timeline, experiment.cluster.cut) is not None
+
+
+ACTS: list[dict[str, Any]] = [
+    {"at": "1s", "for": "3s", "do": "crash", "nodes": "10%"},
+    {"at": "1500ms", "do": "health", "region": "frankfurt", "level": "down"},
+    {"at": "2s", "do": "publish"},
+    {"at": "2s", "for": "2s", "do": "pause", "nodes": 3},
+    {"at": "2500ms", "for": "1s", "do": "one-way", "nodes": 5, "direction": "deaf"},
+    {"at": "3s", "do": "publish", "nodes": "node 3"},
+    {"at": "3s", "for": "2s", "do": "slow", "nodes": 4, "cost": "20ms"},
+    {"at": "3500ms", "do": "health", "region": "frankfurt", "level": "healthy"},
+    {"at": "4s", "do": "resubmit"},
+    {"at": "4s", "do": "leave", "nodes": 1},
+    {"at": "4500ms", "do": "join", "over": "500ms"},
+    {"at": "5s", "for": "1s", "do": "clock", "nodes": 3, "ahead": "2s"},
+    {"at": "5s", "for": "1s", "do": "lie-health", "nodes": 1, "region": "ashburn", "level": "failing"},
+    {"at": "6s", "for": "1s", "do": "hold", "nodes": 4},
+]
+
+
+@pytest.mark.parametrize("jobs", [2, 3, 4])
+def test_much_at_once_comes_to_the_same_by_any_number_of_processes(jobs: int) -> None:
+    sections = {"topology": {"late": 4}, "users": {"rate": 40}, "link": {"loss": "1%", "duplicate": "1%"}}
+    scenario = from_table("test", table(*ACTS, nodes=NODES, duration="8s", settle="60s", **sections))
+    result = same_by(scenario, jobs)
+    assert result.verdict == "held"
+    assert result.by_second
+
+
+def test_every_site_watching_who_was_first_to_say_it_is_known_to_all() -> None:
+    """Copies are counted of one row, the first that says what changed; here two processes have such rows at once."""
+    acts = [{"at": f"{second}s", "do": "health", "region": "frankfurt", "level": level}
+            for second, level in ((1, "down"), (2, "degraded"))]  # fmt: skip
+    regions = {"count": 2, "watchers": "all", "probe": "100ms"}
+    result = same_by(from_table("test", table(*acts, nodes=66, duration="4s", settle="60s", regions=regions)), 2)
+    assert all(change["copies_per_node"] for change in result.changes)
+
+
+def test_a_cold_boot_comes_to_the_same() -> None:
+    topology = {"start": "cold", "over": "1s", "seeds": 3}
+    scenario = from_table("test", table(nodes=66, duration="4s", settle="60s", topology=topology))
+    assert same_by(scenario, 2).verdict == "held"
+
+
+def test_other_seeds_come_to_the_same() -> None:
+    scenario = load("wan-1000", [f"topology.nodes={NODES}", "duration=7s"])
+    digests = {same_by(scenario, 2, seed).digest for seed in ("1", "2")}
+    assert len(digests) == 2
+
+
+class Fragile(Engine):
+    """Raises, three seconds into the run."""
+
+    def handle(self, event: Input, now: Micros) -> list[Effect]:
+        assert now < EPOCH + 3 * SECOND, "as planted"
+        return super().handle(event, now)
+
+
+def test_a_promise_broken_in_one_process_is_reported_as_one_process_does() -> None:
+    scenario = load("wan-1000", [f"topology.nodes={NODES}"])
+    alone = Experiment(scenario, engine_type=Fragile).run()
+    together, why = run_by(lambda: Experiment(scenario, engine_type=Fragile), 2)
+    assert why is not None
+    assert "as planted" in why
+    assert alone.verdict == "violated"
+    assert said(together) == said(alone)
+
+
+def test_what_is_not_shared_is_one_process_with_a_reason() -> None:
+    for sets, reason in (
+        (["topology.nodes=60"], "few"),
+        (['timeline=[{at="1s", do="lie-forged"}]'], "lie-forged"),
+        (['timeline=[{at="1s", for="1s", do="crash", disk="torn"}]'], "torn"),
+        (['timeline=[{at="1s", for="1s", do="slow-links", factor=0.5}]'], "lookahead"),
+        (["topology.model=lan"], "near each other"),
+    ):
+        scenario = load("wan-1000", [f"topology.nodes={NODES}", "duration=7s", *sets])
+        result, why = run_by(lambda scenario=scenario: Experiment(scenario), 2)  # type: ignore[misc]
+        assert why is not None
+        assert reason in why
+        assert result.digest == Experiment(scenario).run().digest
+
+
+def test_acts_that_are_shared_are_acts() -> None:
+    assert KINDS.keys() >= SHARED
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_leaves_no_process_behind() -> None:
+    command = [sys.executable, "-m", "router", "sim", "run", "wan-1000", "--jobs", "2", "--set", "duration=200s"]
+    run = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 20
+        while not (children := _children(run.pid)):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        time.sleep(0.5)
+        os.killpg(run.pid, signal.SIGINT)  # as Ctrl-C does
+        run.communicate(timeout=20)
+        assert run.returncode != 0
+        assert not any(Path(f"/proc/{child}").exists() for child in children)
+    finally:
+        run.kill()
+        run.communicate()
+
+
+def _children(pid: int) -> list[int]:
+    path = Path(f"/proc/{pid}/task/{pid}/children")
+    return [int(child) for child in path.read_text().split()] if path.exists() else []
