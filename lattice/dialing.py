@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
+from heapq import heappop, heappush
 
 from lattice.prng import Prng
 from lattice.types import Endpoint, Micros
@@ -54,6 +55,10 @@ class DialBook:
         self._dials_max = dials_max
         self._forget_us = forget_us
         self._dials: dict[Endpoint, _Dial] = {}
+        self._turns: list[tuple[Micros, Endpoint]] = []
+        """A heap: when whose turn is. Of those that were dropped, rest or got another turn one stays until its time."""
+        self._forget_at = Micros(0)
+        """Nobody is forgotten before."""
 
     def __len__(self) -> int:
         return len(self._dials)
@@ -74,12 +79,18 @@ class DialBook:
             known.since = now
             known.standing = max(known.standing, standing)
             if known.resting:
-                known.resting, known.due, known.wait_us = False, Micros(now + wait_us), self._wait_us
+                known.resting, known.wait_us = False, self._wait_us
+                self._set_turn(endpoint, known, now + wait_us)
             return True
         if not self._make_room(standing):
             return False
-        self._dials[endpoint] = _Dial(Micros(now + wait_us), self._wait_us, now, standing)
+        dial = self._dials[endpoint] = _Dial(Micros(0), self._wait_us, now, standing)
+        self._set_turn(endpoint, dial, now + wait_us)
         return True
+
+    def _set_turn(self, endpoint: Endpoint, dial: _Dial, due: int) -> None:
+        dial.due = Micros(due)
+        heappush(self._turns, (dial.due, endpoint))
 
     def seed(self, endpoints: Iterable[Endpoint], now: Micros) -> None:
         """These are the seeds from now on. One that is none any more stays as a hint: somebody may be there still."""
@@ -101,22 +112,38 @@ class DialBook:
             del self._dials[endpoint]
 
     def earliest(self) -> Micros | None:
-        return min((dial.due for dial in self._dials.values() if not dial.resting), default=None)
+        while self._turns:
+            due, endpoint = self._turns[0]
+            dial = self._dials.get(endpoint)
+            if dial is not None and dial.due == due and not dial.resting:
+                return due
+            heappop(self._turns)
+        return None
 
     def due(self, now: Micros, prng: Prng) -> list[Endpoint]:
         """The endpoints to ping now, sorted; each waits twice as long for its next turn, give or take a quarter."""
+        if now >= self._forget_at:
+            self._forget(now)
+        due = set[Endpoint]()
+        while (earliest := self.earliest()) is not None and earliest <= now:
+            due.add(heappop(self._turns)[1])
+        ready = sorted(due)
+        for endpoint in ready:
+            dial = self._dials[endpoint]
+            self._set_turn(endpoint, dial, now + prng.jitter(dial.wait_us))
+            dial.wait_us = min(dial.wait_us * 2, self._wait_max_us)
+            dial.calls += 1
+        return ready
+
+    def _forget(self, now: Micros) -> None:
+        """Those of whom nothing was heard for too long."""
         self._dials = {
             at: dial
             for at, dial in self._dials.items()
             if dial.standing is Standing.SEED or now - dial.since < self._forget_us
         }
-        ready = sorted(endpoint for endpoint, dial in self._dials.items() if dial.due <= now and not dial.resting)
-        for endpoint in ready:
-            dial = self._dials[endpoint]
-            dial.due = Micros(now + prng.jitter(dial.wait_us))
-            dial.wait_us = min(dial.wait_us * 2, self._wait_max_us)
-            dial.calls += 1
-        return ready
+        heard = [dial.since for dial in self._dials.values() if dial.standing is not Standing.SEED]
+        self._forget_at = Micros(min([now, *heard]) + self._forget_us)
 
     def _make_room(self, standing: Standing) -> bool:
         """Whether one more of that standing fits, after the least promising of them was put out if need be."""
