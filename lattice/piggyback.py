@@ -17,30 +17,35 @@ class Piggyback:
     __slots__ = ("waiting",)
 
     def __init__(self) -> None:
-        self.waiting: dict[tuple[NodeId, NodeId], tuple[int, MemberUpdate]] = {}
-        """By member and voice how often it was sent, and the news. Most pings and acks find nothing here."""
+        self.waiting: dict[NodeId, dict[NodeId, tuple[int, MemberUpdate]]] = {}
+        """By member, then by voice, how often it was sent, and the news. Most pings and acks find nothing here."""
 
     def __len__(self) -> int:
-        return len(self.waiting)
+        return sum(map(len, self.waiting.values()))
 
     def __contains__(self, node: NodeId) -> bool:
-        return any(about == node for about, _ in self.waiting)
+        return node in self.waiting
 
     def add(self, update: MemberUpdate) -> None:
         """The newest claim replaces an older one of the same voice."""
-        self.waiting[update.node, update.by] = (0, update)
+        self.waiting.setdefault(update.node, {})[update.by] = (0, update)
 
     def drop(self, node: NodeId) -> None:
         """What is said of this member is old, whoever said it."""
-        for key in [key for key in self.waiting if key[0] == node]:
-            del self.waiting[key]
+        self.waiting.pop(node, None)
 
     def take(self, count: int, limit: int) -> tuple[MemberUpdate, ...]:
         """Up to `count` pieces for one frame; a piece sent `limit` times is old."""
-        chosen = sorted(self.waiting.items(), key=lambda item: (item[1][0], item[0]))[:count]
-        for key, (sent, update) in chosen:
-            if sent + 1 >= limit:
-                del self.waiting[key]
-            else:
-                self.waiting[key] = (sent + 1, update)
-        return tuple(update for _, (_, update) in chosen)
+        pieces = [
+            (sent, node, by, update) for node, voices in self.waiting.items() for by, (sent, update) in voices.items()
+        ]
+        chosen = sorted(pieces)[:count]  # no two are of the same member and voice, so no updates are compared
+        for sent, node, by, update in chosen:
+            voices = self.waiting[node]
+            if sent + 1 < limit:
+                voices[by] = (sent + 1, update)
+                continue
+            del voices[by]
+            if not voices:
+                del self.waiting[node]
+        return tuple([update for _, _, _, update in chosen])

@@ -134,7 +134,7 @@ def queue_lengths(engine: Engine) -> tuple[int, ...]:
     return (
         len(engine._out.timers._heap),
         len(swim.calls.book._dials),
-        len(swim._piggyback.waiting),
+        len(swim._piggyback),
         len(swim._probe._relays),
         len(reconciliation._reconciler._salts),
         len(reconciliation._roots),
