@@ -35,6 +35,7 @@ from router.errors import StartError
 from router.journal import Journal
 from router.site.ca_dir import read_revoked
 from router.site.key_file import KeyFileError, read_key_ring, replace_file
+from router.site.server_certificate import ServerCertificateError, read_server_certificate
 from router.site.site_config import REQUEST_FILE, CertificateFiles, SiteConfig
 from router.traffic.server_tls import ServerTls, ServerTlsError
 from router.traffic.upstream_tls import UpstreamTls, UpstreamTlsError
@@ -65,6 +66,8 @@ class Credentials:
         self._complained = ""
         """Of the certificate's files, last."""
         self._security: StreamSecurity | None = None
+        self._shown_until: Micros | None = None
+        """When what endpoints are shown ends, if it is not the node's own."""
         cluster = config.cluster
         self.seal: Plain = Plain(cluster.name) if cluster.keys is None else Sealed(cluster.name, cluster.keys)
         self._stamps = self._look()
@@ -163,7 +166,12 @@ class Credentials:
 
     def _new_upstream_tls(self) -> UpstreamTls:
         upstream = self._config.upstream
-        return UpstreamTls(upstream.ca, upstream.certificate, self._security)
+        made = UpstreamTls(upstream.ca, upstream.certificate, self._security)
+        self._shown_until = None
+        if upstream.certificate is not None:
+            with suppress(OSError, ServerCertificateError):  # its owner is at it: it is new, then
+                self._shown_until = read_server_certificate(upstream.certificate.chain.read_bytes()).not_after
+        return made
 
     def _take_upstream_tls(self, connect_as: Callable[[UpstreamTls], None], journal: Journal) -> None:
         try:
@@ -206,11 +214,17 @@ class Credentials:
         now = self._now()
         ends = []
         if self._security is not None:
-            end = min(self._security.certificate.not_after, self._security.authority.not_after)
-            ends.append(("the node's certificate", end, "`edgelattice ca issue` makes a new one"))
+            end, last = self._security.certificate.not_after, self._security.authority.not_after
+            if end < last:
+                ends.append(("the node's certificate", end, "`edgelattice ca issue` makes a new one"))
+            else:
+                remedy = "nothing that it issues outlives it; make a new CA, and certify every node and operator anew"
+                ends.append(("the CA's own certificate", last, remedy))
         if self.server_tls is not None:
             for files, certificate in zip(self._config.tls.certificates, self.server_tls.certificates, strict=True):
                 ends.append((f"{files.chain}", certificate.not_after, "have its authority renew it"))
+        if (shown := self._config.upstream.certificate) is not None and self._shown_until is not None:
+            ends.append((f"{shown.chain}, shown to endpoints,", self._shown_until, "have its authority renew it"))
         return [
             f"{what} {'expired' if end < now else 'expires'} on {date_text(end)}: {remedy}"
             for what, end, remedy in ends

@@ -247,6 +247,18 @@ async def test_the_end_of_a_certificate_is_announced_14_days_before(
         nursery.cancel_scope.cancel()
 
 
+def test_where_the_ca_itself_ends_no_new_certificate_of_it_is_advised(tmp_path: Path) -> None:
+    """Nothing that it issues outlives it."""
+    ca = CaDir.create(tmp_path / "ca", "test", now())
+    config = certified(tmp_path / "ams", ca, "ams")
+    key, last = node_key_in(config.site.state_dir), Micros(ca.authority.not_after - DAY)
+    replace_file(tmp_path / "ams" / "node.crt", ca.issue(public_key_of(key), Role.NODE, "ams", last).pem, 0o644)
+    (warning,) = Credentials(config, key, lambda: last).expiries()
+    assert warning.startswith("the CA's own certificate expires on ")
+    assert "make a new CA" in warning
+    assert "ca issue" not in warning
+
+
 @pytest.mark.slow
 async def test_a_node_outlives_its_certificate_and_starts_without_one_that_holds(tmp_path: Path) -> None:
     """It is alone then, and says so; users are served."""

@@ -12,6 +12,7 @@ import trustme
 from lattice.types import Endpoint
 from router.credentials import Credentials
 from router.errors import StartError
+from router.site.server_certificate import read_server_certificate
 from router.site.site_config import SiteConfig
 from router.site.site_file import load_site_config
 from router.site.state_dir import node_key_in
@@ -77,3 +78,15 @@ def test_the_end_of_a_certificate_is_told_in_time(tmp_path: Path) -> None:
     late = Credentials(config, node_key_in(config.site.state_dir), lambda: end)
     (warning,) = late.expiries()
     assert warning.startswith(f"{tmp_path / 'ams' / 'site.crt'} expires on ")
+
+
+def test_the_end_of_what_endpoints_are_shown_is_told_too(tmp_path: Path) -> None:
+    with_tls(tmp_path / "ams")
+    text = (tmp_path / "ams" / "site.toml").read_text()
+    shown = text.replace("[[tls.certificates]]\nchain =", "[upstream]\ncertificate =").replace("tls_listen", "listen")
+    (tmp_path / "ams" / "site.toml").write_text(shown)
+    config = load_site_config(tmp_path / "ams" / "site.toml")
+    assert Credentials(config, node_key_in(config.site.state_dir), now).expiries() == []
+    end = read_server_certificate((tmp_path / "ams" / "site.crt").read_bytes()).not_after
+    (warning,) = Credentials(config, node_key_in(config.site.state_dir), lambda: end).expiries()
+    assert warning.startswith(f"{tmp_path / 'ams' / 'site.crt'}, shown to endpoints, expires on ")
