@@ -19,18 +19,31 @@ OTHER_PYTHON = "EDGELATTICE_OTHER_PYTHON"
 PROGRAM = """
 import sys
 from sim.experiment import Experiment
+from sim.parallel import run_by
 from sim.scenario import load
 for seed in ("1", "2", "9"):
     sets = ["topology.nodes=7", "users.rate=20", "link.loss=5%", "link.corrupt=1%"]
     result = Experiment(load("swarm", sets), seed).run()
     sys.stdout.write(f"{result.verdict} {result.events} {result.digest}\\n")
+for jobs in map(int, sys.argv[1:]):
+    wan = load("wan-1000", ["topology.nodes=70", "duration=7s", "users.rate=20"])
+    result, why = run_by(lambda: Experiment(wan, "3"), jobs)
+    sys.stdout.write(f"{result.verdict} {result.events} {result.digest} {result.figures}\\n")
+    assert (why is None) == (jobs > 1), why
 """
 
 
-def history(python: str, hash_seed: str) -> str:
+def history(python: str, hash_seed: str, jobs: int) -> str:
+    """What the program says; its last run by so many processes."""
     environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(ROOT)}
     ran = subprocess.run(
-        [python, "-c", PROGRAM], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False
+        [python, "-c", PROGRAM, str(jobs)],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
     assert ran.returncode == 0, ran.stderr
     return ran.stdout
@@ -38,13 +51,13 @@ def history(python: str, hash_seed: str) -> str:
 
 @cache
 def here() -> str:
-    return history(sys.executable, "0")
+    return history(sys.executable, "0", 1)
 
 
 @pytest.mark.parametrize("hash_seed", ["1", "12345"])
 def test_the_same_history_under_another_hash_seed(hash_seed: str) -> None:
-    assert here().count("\n") == 3
-    assert history(sys.executable, hash_seed) == here()
+    assert here().count("\n") == 4
+    assert history(sys.executable, hash_seed, 2) == here()
 
 
 @pytest.mark.extras
@@ -61,7 +74,7 @@ def test_the_same_history_on_another_python() -> None:
     )
     if probe.returncode != 0:
         pytest.skip(f"{other} cannot import the packages: {(probe.stderr.strip() or '?').splitlines()[-1]}")
-    assert history(other, "7") == here()
+    assert history(other, "7", 2) == here()
 
 
 def test_another_seed_is_another_history() -> None:

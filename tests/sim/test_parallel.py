@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -149,25 +151,40 @@ def test_acts_that_are_shared_are_acts() -> None:
     assert KINDS.keys() >= SHARED
 
 
-@pytest.mark.slow
-def test_an_interrupted_run_leaves_no_process_behind() -> None:
-    command = [sys.executable, "-m", "router", "sim", "run", "wan-1000", "--jobs", "2", "--set", "duration=200s"]
-    run = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+@contextmanager
+def running(*options: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """A run of the command by two processes, and the second's id; under way for half a second."""
+    command = [sys.executable, "-m", "router", "sim", "run", "wan-1000", "--jobs", "2", *options]
+    run = subprocess.Popen(
+        command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True, text=True
+    )
+    children = Path(f"/proc/{run.pid}/task/{run.pid}/children")
     try:
         deadline = time.monotonic() + 20
-        while not (children := _children(run.pid)):
+        while not (found := children.read_text().split()):
             assert time.monotonic() < deadline
             time.sleep(0.05)
         time.sleep(0.5)
-        os.killpg(run.pid, signal.SIGINT)  # as Ctrl-C does
-        run.communicate(timeout=20)
-        assert run.returncode != 0
-        assert not any(Path(f"/proc/{child}").exists() for child in children)
+        yield run, int(found[0])
     finally:
         run.kill()
         run.communicate()
 
 
-def _children(pid: int) -> list[int]:
-    path = Path(f"/proc/{pid}/task/{pid}/children")
-    return [int(child) for child in path.read_text().split()] if path.exists() else []
+@pytest.mark.slow
+def test_an_interrupted_run_leaves_no_process_behind() -> None:
+    with running("--set", "duration=200s") as (run, child):
+        os.killpg(run.pid, signal.SIGINT)  # as Ctrl-C does
+        run.communicate(timeout=20)
+        assert run.returncode != 0
+        assert not Path(f"/proc/{child}").exists()
+
+
+@pytest.mark.slow
+def test_where_one_process_is_lost_one_does_it_all() -> None:
+    with running("--json", "--set", "topology.nodes=400") as (run, child):
+        os.kill(child, signal.SIGKILL)
+        out, err = run.communicate(timeout=60)
+    assert "one process: one of the processes is gone" in err
+    assert run.returncode == 0
+    assert '"verdict": "held"' in out
