@@ -63,6 +63,12 @@ def held_row(engine: Engine, node: NodeId) -> Row | None:
     return held.signed.row if held else None
 
 
+def incarnation_known(engine: Engine, node: NodeId) -> int:
+    """In which incarnation the engine knows a member; 0 when it knows none."""
+    member = engine._swim.members._members.get(node)
+    return 0 if member is None else member.incarnation
+
+
 def held_rows(engine: Engine) -> list[SignedRow]:
     return engine._health.table.rows()
 

@@ -13,6 +13,7 @@ from lattice.events import (
     DatagramReceived,
     Effect,
     Input,
+    MemberChanged,
     Notification,
     OpAccepted,
     Persist,
@@ -205,6 +206,14 @@ class MembersRise(Check):
         self._buried_with: dict[tuple[int, int, NodeId], int] = {}
         """The last row held of a member when it was found to be down."""
 
+    def heard(self, host: Host, notification: Notification) -> None:
+        """Whoever is down may be back before anybody looks again, in a large cluster."""
+        if isinstance(notification, MemberChanged) and notification.state == "down":
+            incarnation = inside.incarnation_known(host.engine, notification.node)
+            key = (host.index, host.life)
+            self._believed.setdefault(key, {})[notification.node] = (incarnation, "down")
+            self._buried_with[*key, notification.node] = self._seq(host, notification.node, incarnation)
+
     def looked(self, host: Host, view: LatticeView, rows: Sequence[SignedRow]) -> None:
         believed = self._believed.setdefault((host.index, host.life), {})
         for member in view.members:
@@ -212,8 +221,7 @@ class MembersRise(Check):
             before = believed.get(member.node)
             if now == before or member.node == host.node:
                 continue
-            row = inside.held_row(host.engine, member.node)
-            seq = row.seq if row is not None and row.incarnation == member.incarnation else 0
+            row, seq = inside.held_row(host.engine, member.node), self._seq(host, member.node, member.incarnation)
             key = (host.index, host.life, member.node)
             if before is not None and self._order(now) < self._order(before):
                 answered = before == (now[0], "down") and row is not None and not row.isolated
@@ -223,6 +231,12 @@ class MembersRise(Check):
             if member.state == "down":
                 self._buried_with[key] = seq
             believed[member.node] = now
+
+    @staticmethod
+    def _seq(host: Host, node: NodeId, incarnation: int) -> int:
+        """Of the row held of this incarnation, 0 when there is none."""
+        row = inside.held_row(host.engine, node)
+        return row.seq if row is not None and row.incarnation == incarnation else 0
 
     def _order(self, belief: tuple[int, str]) -> tuple[int, int]:
         return belief[0], self.STATES.index(belief[1])

@@ -138,3 +138,8 @@ def test_a_token_is_a_run() -> None:
 def test_time_passes_as_asked() -> None:
     result = run(table(duration="3s"))
     assert result.virtual_us == 3 * SECOND
+
+
+def test_who_is_down_and_back_between_two_looks_broke_no_promise() -> None:
+    """Among eighty a whole node is looked at every 161 steps: it was last seen under suspicion, and then well again."""
+    assert Experiment(load("hold-then-burst", ["topology.nodes=80"]), "1").run().verdict == "held"
