@@ -114,13 +114,16 @@ class Admission:
 
     # --- from the network, or from here
 
-    def take(self, cells: Sequence[WireCell], sender: NodeId | None, source: Endpoint | None) -> Admitted:
-        """Join what came (`sender` is None if it came from here); refusals are counted and told."""
+    def take(
+        self, cells: Sequence[WireCell], sender: NodeId | None, source: Endpoint | None, at: Endpoint | None
+    ) -> Admitted:
+        """Join what came (`sender` is None if it came from here) from `source`; refusals are counted and told. `at` is
+        where the sender is known to hear us."""
         admitted = Admitted([], [])
         away = sender is not None and not self._presence.includes(sender)
         for cell in sorted(cells, key=_order) if len(cells) > 1 else cells:
             try:
-                news = self._admit(cell, sender, source)
+                news = self._admit(cell, sender, source, at)
             except LatticeError as error:
                 if error.reason in REFUSED_FOR_GOOD:
                     self._on_refused(cell_id_of(cell))
@@ -132,11 +135,11 @@ class Admission:
                     admitted.fresh.extend(news)
         return admitted
 
-    def _admit(self, cell: WireCell, sender: NodeId | None, source: Endpoint | None) -> list[Cell]:
+    def _admit(self, cell: WireCell, sender: NodeId | None, source: Endpoint | None, at: Endpoint | None) -> list[Cell]:
         """Judge one cell: itself, or what it proves, if that is news. Raises `LatticeError` with nothing changed."""
         match cell.kind:
             case CellKind.ROW:
-                return self._admit_row(cell.data, cell.age_ms * 1_000, sender, source)
+                return self._admit_row(cell.data, cell.age_ms * 1_000, sender, source, at)
             case CellKind.OP:
                 return self.admit_op(cell.data, own=sender is None)
             case CellKind.EVIDENCE:
@@ -168,7 +171,7 @@ class Admission:
                 elif table == ROW_TABLE:
                     self._health.records.touch(NodeId(key))  # if it is not taken, its record goes
                     row, age_us = restored_row(value, self._out.now)
-                    self._admit_row(row, age_us, None, None)
+                    self._admit_row(row, age_us, None, None, None)
                 elif table == ROLLOUT_TABLE:
                     self._rollouts.restore(key, value)
                 elif table == "peer":
@@ -188,7 +191,9 @@ class Admission:
 
     # --- rows, and evidence about them
 
-    def _admit_row(self, data: bytes, age_us: int, sender: NodeId | None, source: Endpoint | None) -> list[Cell]:
+    def _admit_row(
+        self, data: bytes, age_us: int, sender: NodeId | None, source: Endpoint | None, at: Endpoint | None
+    ) -> list[Cell]:
         cell = row_id_of(data)
         if self._cells.holds(cell) and self._cells.get(cell).data == data:
             self._out.count("rows known")
@@ -211,9 +216,9 @@ class Admission:
         placed = self._health.place(signed, age_us, source)
         if placed is None:
             return []
-        # Whoever listens on a wildcard may not know its own address yet: then it is where its frame came from.
+        # Whoever listens on a wildcard may not know its own address yet: then it is where it hears us.
         says = row.endpoint
-        host = says[0] or (source[0] if source and sender == observer else "")
+        host = says[0] or (at[0] if at and sender == observer else "")
         said_before = previous.signed.row.endpoint if previous is not None else None
         if known is not None and known.endpoint[0] and said_before in (says, ("", says[1])):
             host = ""  # nothing new, or what peers told it a while ago: where its frames come from is later news

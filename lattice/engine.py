@@ -26,7 +26,9 @@ from typing import Final
 from lattice import wire
 from lattice.admission import Admission, cell_id_of
 from lattice.answers import Answers
+from lattice.antientropy import NOWHERE
 from lattice.cells import Cell, CellIndex, CellKind
+from lattice.challenges import Given
 from lattice.config import Config
 from lattice.dissemination import Strategy, Tree
 from lattice.errors import LatticeError
@@ -73,6 +75,7 @@ from lattice.types import AuthorId, CellId, Endpoint, Micros, NodeId
 from lattice.view import LatticeView, MemberView
 from lattice.wire import (
     Ack,
+    Challenge,
     Compare,
     Delta,
     Digest,
@@ -85,13 +88,15 @@ from lattice.wire import (
     News,
     Ping,
     PingReq,
+    Response,
     Rumour,
     WireCell,
 )
 
 _QUESTIONS: Final = (PingReq, Graft, Compare, Digest)
 """What is answered with more than it is, or by asking a third. Whoever we do not know, or whose key was taken back, may
-hold the cluster's keys and no more: its pings are answered, and it is told of that revocation, and that is all."""
+hold the cluster's keys and no more: its pings are answered, and it is told of that revocation, where it has shown to be
+(`challenges`), and that is all."""
 
 
 class Engine:
@@ -391,7 +396,7 @@ class Engine:
         try:
             sender, body = self._seal.open(data)
             member = self._swim.members.get(sender)
-            fields = wire.bare(body) if member is not None and not streamed else None
+            fields = wire.bare(body) if member is not None and member.endpoint == source and not streamed else None
             if member is None or fields is None:
                 self._on_body(body, sender, source, streamed, data)
                 return
@@ -408,8 +413,6 @@ class Engine:
                 self._swim.on_ack(nonce, subject, root, member)
                 if sender == subject and self._reconciliation.compare(sender, root):
                     self._reconciliation.soon(sender)
-            if member.endpoint != source:
-                self._meet_sender(sender, source, data)
         except LatticeError as error:
             self._out.reject("frame" if streamed else "datagram", error, source)
 
@@ -422,71 +425,101 @@ class Engine:
         if streamed:
             if sender in self._swim.members:
                 source = self._swim.endpoint_of(sender)  # a stream's port is not where its sender listens
-            self._on_message(message, sender, source, streamed)
+            self._on_message(message, sender, source, source, streamed)
             return
-        self._on_message(message, sender, source)
-        member = self._swim.members.get(sender)
+        at, given, swim = source, None, self._swim
+        member = swim.members.get(sender)
         if member is None or member.endpoint != source:
+            given = swim.met(message, sender, source)
+            at = source if given is not None else self._heard_at(sender, source)
+        self._on_message(message, sender, source, at)
+        member = swim.members.get(sender)
+        if member is not None and member.endpoint == source:
+            return
+        if at == source or self._heard_at(sender, source) == source:
             self._meet_sender(sender, source, data)
+            if given is not None:
+                self._answer_late(given, sender)
+        elif not isinstance(message, Challenge | Response):
+            swim.challenge(message, sender, source, len(body))
+
+    def _heard_at(self, sender: NodeId, source: Endpoint) -> Endpoint:
+        """Where to answer: where this came from if its sender is known to be there, else where it was known to be."""
+        member = self._swim.members.get(sender)
+        if member is None:
+            return NOWHERE
+        return source if member.endpoint == source or self._swim.is_at(sender, source) else member.endpoint
+
+    def _answer_late(self, given: Given, sender: NodeId) -> None:
+        """Its sender is there: it has what it asked for, or the word that its key was taken back."""
+        if not self._tell_revoked(sender, given.source) and given.ping is not None:
+            member = self._swim.members.get(sender)
+            self._swim.on_ping(given.ping, member, given.source, given.introduced)
 
     def _meet_sender(self, sender: NodeId, source: Endpoint, data: bytes) -> None:
         if not self._grants.is_revoked(sender):
             self._swim.meet_sender(sender, source, counter_in(data))
 
-    def _on_message(self, message: Message, sender: NodeId, source: Endpoint, streamed: bool = False) -> None:
+    def _on_message(
+        self, message: Message, sender: NodeId, source: Endpoint, at: Endpoint, streamed: bool = False
+    ) -> None:
+        """It came from `source`, and is answered `at`."""
         if isinstance(message, IHave):  # the frequent first
             self._spreading.on_i_have(message, sender)
             return
         if isinstance(message, Rumour):
-            self._take_cells(message.cells, sender, source, push=True)
+            self._take_cells(message.cells, sender, source, push=True, at=at)
             return
         if isinstance(message, Ping):
             if message.cells and not self._is_one_way(message, sender):
-                self._take_cells(message.cells, sender, source, push=False)
-            if streamed and sender in self._swim.members:
-                source = self._swim.endpoint_of(sender)  # it has just introduced itself
+                self._take_cells(message.cells, sender, source, push=False, at=at)
+            if message.cells and sender in self._swim.members:  # it may have just introduced itself
+                at = self._swim.endpoint_of(sender) if streamed else self._heard_at(sender, source)
             doubted = bool(message.updates) and self._swim.hear(message.updates, sender)
             self._reconciliation.compare(sender, message.root)
-            self._swim.on_ping(message.nonce, self._swim.members.get(sender), source, bool(message.cells))
+            if at[0]:
+                self._swim.on_ping(message.nonce, self._swim.members.get(sender), at, bool(message.cells))
             if doubted and not message.cells:  # else the answer has our row
-                self._out.send(Rumour(self._health.our_row()), source)
+                self._out.send(Rumour(self._health.our_row()), at)
             return
         if isinstance(message, Ack):
             if message.cells:
-                self._take_cells(message.cells, sender, source, push=False)
+                self._take_cells(message.cells, sender, source, push=False, at=at)
             if not self._own_address.told:
                 self._learn_own_endpoint(sender, message.seen_as)
             if message.updates and self._swim.hear(message.updates, sender):
-                self._out.send(Rumour(self._health.our_row()), source)  # it held us as gone: the proof that we are not
+                self._out.send(Rumour(self._health.our_row()), at)  # it held us as gone: the proof that we are not
             self._swim.on_ack(message.nonce, message.subject, message.root, self._swim.members.get(sender))
             if sender == message.subject and self._reconciliation.compare(sender, message.root):
                 self._reconciliation.soon(sender)
             return
         if isinstance(message, _QUESTIONS) and sender not in self._swim.members:
-            self._refuse(sender, source)
+            self._out.count("questions refused: not of a member")
+            if at[0]:
+                self._tell_revoked(sender, at)
             return
         match message:
             case Heal(cells):
-                fresh = self._take_cells(cells, sender, source, push=False)
+                fresh = self._take_cells(cells, sender, source, push=False, at=at)
                 if fresh:
                     self._reconciliation.healed()
                     self._pass_through(fresh, sender)
             case PingReq():
-                self._swim.on_ping_req(message, source)
+                self._swim.on_ping_req(message, at)
             case Nack():
                 self._swim.on_nack(message, sender)
             case News(updates):
                 self._swim.hear(updates, sender)
             case Graft():
-                self._spreading.on_graft(message, sender, source)
+                self._spreading.on_graft(message, sender, at)
             case Compare():
-                self._reconciliation.compared(message, sender, source)
+                self._reconciliation.compared(message, sender, at)
             case Digest():
                 missing, asked_at = self._reconciliation.digested(message, sender)
                 missing = self._spreading.not_in_line(self._presence.not_theirs(missing, sender))
                 self._spreading.send_delta(self._reconciliation.afford(sender, missing, message.shards), asked_at)
             case Delta(root, cells, left):
-                fresh = self._take_cells(cells, sender, source, push=False)
+                fresh = self._take_cells(cells, sender, source, push=False, at=at)
                 if fresh and self._presence.is_other_side(sender):
                     self._pass_through(fresh, None)
                 else:
@@ -496,12 +529,15 @@ class Engine:
                     self._reconciliation.brought(sender, left)
             case Leave(incarnation):
                 self._swim.leaves(sender, incarnation, source)
+            case Challenge(number):
+                self._out.send(Response(number), source)  # it is no larger, and proves nothing of who asked
 
-    def _refuse(self, sender: NodeId, source: Endpoint) -> None:
-        """No member has asked. One whose key was taken back shall know that, and has nobody else to tell it."""
-        self._out.count("questions refused: not of a member")
-        if (revocation := self._grants.revocation(sender)) is not None:
-            self._out.send(Rumour((WireCell(CellKind.REVOCATION, revocation.data),)), source)
+    def _tell_revoked(self, sender: NodeId, at: Endpoint) -> bool:
+        """One whose key was taken back shall know that, and has nobody else to tell it. Whether it was."""
+        revocation = self._grants.revocation(sender)
+        if revocation is not None:
+            self._out.send(Rumour((WireCell(CellKind.REVOCATION, revocation.data),)), at)
+        return revocation is not None
 
     def _is_one_way(self, ping: Ping, sender: NodeId) -> bool:
         """Whether it only shows that we hear whom we held as gone. When our answer has been heard, its row comes again;
@@ -520,13 +556,19 @@ class Engine:
     # --- cells
 
     def _take_cells(
-        self, cells: Sequence[WireCell], sender: NodeId | None, source: Endpoint | None, push: bool
+        self,
+        cells: Sequence[WireCell],
+        sender: NodeId | None,
+        source: Endpoint | None,
+        push: bool,
+        at: Endpoint | None = None,
     ) -> list[Cell]:
-        """Join what came (`sender` is None if it came from here); what of it was news."""
+        """Join what came (`sender` is None if it came from here); what of it was news. `at` is where its sender hears
+        us."""
         if not cells:
             return []
         was_known = sender is not None and sender in self._swim.members
-        admitted = self._admission.take(cells, sender, source)
+        admitted = self._admission.take(cells, sender, source, at)
         if push:
             if admitted.fresh and sender is not None:
                 self._reconciliation.stirred()

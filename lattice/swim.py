@@ -8,7 +8,8 @@ health and policy is not known here: it is told to `on_change`. That somebody do
 **A member is where it was last heard, and may be where it was before.** Whose first answer is late is pinged again at
 every address that its own frames and rows came from (at most `membership.ADDRESSES_MAX`), by us and by those we ask,
 who know others; the first to be answered is where it is from then on. So a site on two networks that loses one is
-called on the other before anybody doubts it.
+called on the other before anybody doubts it. A new address counts once its member has shown that it hears there
+(`challenges`).
 
 **Nobody is declared down on another's word.** What spreads is accusations: "it does not answer me", with the accuser's
 name. Each node collects them and concludes for itself when its own suspicion timer runs out; a peer's "it is down" is
@@ -30,6 +31,7 @@ from lattice import canonical, wire
 from lattice.awareness import LocalHealth
 from lattice.calling import Calls
 from lattice.cells import CellIndex
+from lattice.challenges import Challenges, Given
 from lattice.errors import WireError
 from lattice.events import Holds, IdConflict, MemberChanged
 from lattice.health import Row
@@ -42,7 +44,7 @@ from lattice.suspicion import Suspicion
 from lattice.token_bucket import TokenBuckets
 from lattice.twins import Moves, OwnTwin
 from lattice.types import CLOCK_UNSET_BEFORE_US, MILLISECOND, SECOND, Endpoint, Micros, NodeId
-from lattice.wire import Ack, Leave, Nack, News, Ping, PingReq, WireCell
+from lattice.wire import Ack, Challenge, Leave, Message, Nack, News, Ping, PingReq, Response, WireCell
 
 INCARNATION_LEAP_MAX = 2**32
 """How far ahead a claim about us may be: a node that lost its disk was not started so often, and one unsigned word
@@ -70,9 +72,9 @@ class Swim:
     """Membership of one node."""
 
     __slots__ = (
-        "_cells", "_greets_at", "_hops", "_leaving", "_moves", "_next_at", "_on_change", "_on_doubted", "_on_return",
-        "_our_row", "_out", "_piggyback", "_probe", "_pushes", "_row_of", "_rtt", "_stalled", "_suspicions", "_twin",
-        "calls", "health", "incarnation", "members",
+        "_cells", "_challenges", "_greets_at", "_hops", "_leaving", "_moves", "_next_at", "_on_change", "_on_doubted",
+        "_on_return", "_our_row", "_out", "_piggyback", "_probe", "_pushes", "_row_of", "_rtt", "_stalled",
+        "_suspicions", "_twin", "calls", "health", "incarnation", "members",
     )  # fmt: skip
 
     def __init__(
@@ -110,6 +112,7 @@ class Swim:
         self.calls = Calls(out, self.members, self._call)
         self._twin = OwnTwin()
         self._moves = Moves()
+        self._challenges = Challenges()
         self._next_at = Micros(0)
         """When the next member is probed."""
         self._leaving = False
@@ -232,8 +235,36 @@ class Swim:
         else:
             self.hear((MemberUpdate(member, MemberState.LEFT, incarnation, member),), member)
 
+    # --- where its frames come from
+
+    def is_at(self, node: NodeId, source: Endpoint) -> bool:
+        """Whether a node is known to hear there: it proved it before, or its own row says so."""
+        member = self.members.get(node)
+        if member is None:
+            return False
+        if source in member.addresses:
+            return True
+        row = self._row_of(node)
+        return row is not None and row.endpoint == source
+
+    def challenge(self, message: Message, sender: NodeId, source: Endpoint, came_bytes: int) -> None:
+        """Ask whoever sent this, whose body was so large, to show that it hears where it came from."""
+        number = self._out.prng.token()
+        body = wire.encode(Challenge(number))
+        if len(body) > came_bytes:
+            return
+        ping, introduced = (message.nonce, bool(message.cells)) if isinstance(message, Ping) else (None, False)
+        self._challenges.give(number, Given(sender, source, ping, introduced))
+        self._out.send_body(body, False, source)
+
+    def met(self, message: Message, sender: NodeId, source: Endpoint) -> Given | None:
+        """What we sent there, if this says the number of it: its sender hears there."""
+        if isinstance(message, Response):
+            return self._challenges.met(message.number, sender, source)
+        return self._challenges.met(message.nonce, sender, source) if isinstance(message, Ack) else None
+
     def meet_sender(self, sender: NodeId, source: Endpoint, counter: int) -> None:
-        """Where a frame came from is where its sender is; to a stranger we introduce ourselves."""
+        """Where a frame is known to come from is where its sender is; to a stranger we introduce ourselves."""
         known = self.members.get(sender)
         if known is None:
             self.calls.try_at(source)
@@ -241,6 +272,9 @@ class Swim:
             self._moved(sender, known.endpoint, source, counter)
             if not self._moves.contested(sender, self._out.now) and self.members.reached_at(sender, source):
                 self._out.stale_view = True
+                if not known.endpoint[0]:  # it does not know it either, and so its row never says it
+                    self._out.persist("peer", sender, canonical.pack(source))
+                    self.calls.met(source)
 
     def meet(self, row: Row, observer: NodeId, endpoint: Endpoint) -> None:
         """A verified row says who is there, and that it is alive in that incarnation; `endpoint` is where."""
@@ -273,8 +307,9 @@ class Swim:
             self._tell(member)
 
     def _call(self, endpoint: Endpoint, there: Sequence[Member]) -> None:
-        claims = tuple(self._claim(member) for member in there[:1])
-        self._out.send(Ping(self._out.prng.token(), self._cells.root(), claims, self._our_row()), endpoint)
+        claims, nonce = tuple(self._claim(member) for member in there[:1]), self._out.prng.token()
+        self._challenges.give(nonce, Given(None, endpoint))
+        self._out.send(Ping(nonce, self._cells.root(), claims, self._our_row()), endpoint)
 
     # --- one key in two places
 

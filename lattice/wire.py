@@ -14,6 +14,8 @@ Compare    "our roots differ; here are my shards' fingerprints" opens a reconcil
 Digest     a Bloom filter over the sender's cells in the shards that differ; asks for one in return, or ends
 Delta      the cells that the peer's digest did not show
 Leave      the sender is about to stop
+Challenge  "say this number from where you are", to an address from which nobody has proven to speak (`challenges`)
+Response   the number
 ========== ======================================================================================================
 
 Decoding checks every length and range, and raises `WireError`; there is nothing a peer can send that raises anything
@@ -152,8 +154,32 @@ class Leave:
     incarnation: int
 
 
+@record
+class Challenge:
+    number: int
+
+
+@record
+class Response:
+    number: int
+
+
 Message: TypeAlias = (
-    Ping | Ack | PingReq | Nack | News | Rumour | Heal | IHave | Graft | Compare | Digest | Delta | Leave
+    Ping
+    | Ack
+    | PingReq
+    | Nack
+    | News
+    | Rumour
+    | Heal
+    | IHave
+    | Graft
+    | Compare
+    | Digest
+    | Delta
+    | Leave
+    | Challenge
+    | Response
 )
 
 
@@ -171,6 +197,8 @@ KINDS: Final[tuple[type[Message], ...]] = (
     Nack,
     News,
     Heal,
+    Challenge,
+    Response,
 )
 NUMBERS: Final = {kind: number for number, kind in enumerate(KINDS, start=1)}
 """What each begins with: in a body of ours the second byte."""
@@ -270,6 +298,10 @@ def _encode(message: Message) -> bytes:
             return pack((12, _updates(claims)))
         case Heal(carried):
             return pack((13, _cells(carried)))
+        case Challenge(number):
+            return pack((14, number))
+        case Response(number):
+            return pack((15, number))
 
 
 def _updates(updates: tuple[MemberUpdate, ...]) -> canonical.Value:
@@ -376,7 +408,7 @@ def _decode(body: bytes, bytes_max: int) -> Message:
         raise WireError(error.reason, error.detail) from None
 
 
-_LENGTHS: Final = dict(enumerate((5, 7, 4, 2, 3, 5, 4, 2, 2, 2, 3, 2, 2), start=1))
+_LENGTHS: Final = dict(enumerate((5, 7, 4, 2, 3, 5, 4, 2, 2, 2, 3, 2, 2, 2, 2), start=1))
 """How many fields a message of each type has, the type included."""
 
 
@@ -427,6 +459,10 @@ def _parse(kind: int, fields: tuple[object, ...]) -> Message:
             return Nack(_nonce(nonce), _node(subject))
         case 12:
             return News(_read_updates(fields[1]))
+        case 14:
+            return Challenge(_nonce(fields[1]))
+        case 15:
+            return Response(_nonce(fields[1]))
         case _:
             return Heal(_read_cells(fields[1]))
 

@@ -42,6 +42,7 @@ from lattice.seal import Plain, Sealed
 from lattice.types import CellId, Micros, NodeId, VersionId
 from lattice.wire import (
     Ack,
+    Challenge,
     Compare,
     Delta,
     Digest,
@@ -54,6 +55,7 @@ from lattice.wire import (
     News,
     Ping,
     PingReq,
+    Response,
     Rumour,
     WireCell,
 )
@@ -116,6 +118,8 @@ def _messages() -> tuple[bytes, ...]:
         Ack(1, NODE, bytes(16), ("10.0.0.1", 1), update, cells),
         PingReq(1, NODE, ("::1", 1)),
         Nack(1, NODE),
+        Challenge(1),
+        Response(1),
         News(update),
         Rumour(cells),
         Heal(cells),

@@ -40,6 +40,7 @@ from lattice.policy_ops import SignedOp
 from lattice.prng import Prng
 from lattice.seal import Plain, Seal
 from lattice.types import MILLISECOND, SECOND, AuthorId, Endpoint, Level, Micros, VersionId
+from lattice.wire import Challenge, Message, Response, decode, encode
 
 EPOCH = Micros(1_800_000_000 * SECOND)
 CLUSTER = "test"
@@ -180,6 +181,25 @@ class Cluster:
         return self._journal.hexdigest()
 
     # --- doing
+
+    def hear_from(
+        self, source: Endpoint, index: int, sender: int, message: Message, seal: Seal | None = None
+    ) -> list[Message]:
+        """A node hears this of another one, which is somewhere else now and hears there: what it is sent there. It
+        answers challenges, which may bring more."""
+        seal = seal or Plain(CLUSTER)
+        sent: list[Message] = []
+        said: list[Message] = [message]
+        while said:
+            frame = seal.close(self.engines[sender].node, encode(said.pop()), self.now)
+            effects = self.engines[index].handle(DatagramReceived(frame, source), self.clock(index))
+            for effect in effects:
+                self._perform(index, effect)
+                if isinstance(effect, SendDatagram | SendStream) and effect.target == source:
+                    sent.append(decode(Plain(CLUSTER).open(effect.data)[1], self.config.frame_bytes_max))
+                    if isinstance(answer := sent[-1], Challenge):
+                        said.append(Response(answer.number))
+        return sent
 
     def give(self, index: int, event: Input) -> list[Notification]:
         """Hand one input to one node, now; what it notified of."""

@@ -22,6 +22,7 @@ from lattice.view import Witness
 from lattice.wire import (
     AGE_MS_MAX,
     Ack,
+    Challenge,
     Compare,
     Delta,
     Digest,
@@ -34,6 +35,7 @@ from lattice.wire import (
     News,
     Ping,
     PingReq,
+    Response,
     Rumour,
     WireCell,
 )
@@ -190,6 +192,8 @@ messages: st.SearchStrategy[Message] = st.one_of(
     st.builds(Digest, shards, nonces, sparse_blooms, nonces),
     st.builds(Delta, ids, wire_cells),
     st.builds(Leave, counts),
+    st.builds(Challenge, nonces),
+    st.builds(Response, nonces),
 )
 
 # --- policy

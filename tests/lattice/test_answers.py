@@ -17,7 +17,21 @@ from lattice.membership import MemberState, MemberUpdate
 from lattice.seal import Plain
 from lattice.spreading import HOLDERS_MAX
 from lattice.types import MILLISECOND, SECOND, CellId, Endpoint, Micros, NodeId
-from lattice.wire import Ack, Compare, Delta, Digest, Graft, IHave, Message, Ping, PingReq, Rumour, WireCell
+from lattice.wire import (
+    Ack,
+    Challenge,
+    Compare,
+    Delta,
+    Digest,
+    Graft,
+    IHave,
+    Message,
+    Ping,
+    PingReq,
+    Response,
+    Rumour,
+    WireCell,
+)
 from tests.lattice.cluster import CLUSTER, Cluster, signer_of
 
 STORM_BYTES = 4_000_000
@@ -130,7 +144,10 @@ def test_whoever_is_no_member_is_answered_no_question(question: str) -> None:
     message = QUESTIONS[question](cluster)
     assert ask(cluster, message, cluster.engines[1].node, cluster.endpoint(1)), "a member is"
     asked = ask(cluster, message, STRANGER, ELSEWHERE)
-    assert not [frame for _, frame in asked if not isinstance(messages([(ELSEWHERE, frame)])[0], Ping)]
+    assert [type(answer) for answer in messages(asked)] == [Challenge]
+    (challenge,) = messages(asked)
+    assert isinstance(challenge, Challenge)
+    assert not ask(cluster, Response(challenge.number), STRANGER, ELSEWHERE), "it is there, and no member"
     assert cluster.engines[0].counters()["questions refused: not of a member"] == 1
 
 
@@ -142,7 +159,9 @@ def test_a_stranger_s_ping_is_answered_with_no_more_than_that_we_are_here() -> N
     waiting = dict(cluster.engines[0]._swim._piggyback.waiting)
     assert waiting, "there is something to tell"
     for number in range(50):
-        (ack,) = messages(ask(cluster, Ping(number, bytes(16)), STRANGER, ELSEWHERE))
+        (challenge,) = messages(ask(cluster, Ping(number, bytes(16)), STRANGER, ELSEWHERE))
+        assert isinstance(challenge, Challenge)
+        (ack,) = messages(ask(cluster, Response(challenge.number), STRANGER, ELSEWHERE))
         assert isinstance(ack, Ack)
         assert (ack.updates, ack.cells) == ((), ())
     assert cluster.engines[0]._swim._piggyback.waiting == waiting, "or strangers use up what is to be told to members"
@@ -158,7 +177,9 @@ def test_a_node_whose_key_was_taken_back_gets_that_word_and_nothing_else(questio
     assert ask(cluster, QUESTIONS[question](cluster), gone, cluster.endpoint(1))
     word = sign_revocation(ca, gone).data
     cluster.give(0, LocalUpdate(RevocationsSubmitted((word,))))
-    told = messages(ask(cluster, QUESTIONS[question](cluster), gone, cluster.endpoint(1)))
+    (challenge,) = messages(ask(cluster, QUESTIONS[question](cluster), gone, cluster.endpoint(1)))
+    assert isinstance(challenge, Challenge)
+    told = messages(ask(cluster, Response(challenge.number), gone, cluster.endpoint(1)))
     assert told == [Rumour((WireCell(CellKind.REVOCATION, word),))]
 
 
@@ -170,7 +191,7 @@ def test_a_delta_goes_to_where_its_salt_went_whatever_address_stands_on_the_filt
     empty = Digest(Shards(digest.shards.of, digest.shards.chosen), digest.answer_salt, Bloom.of([], 1, 1), 0)
     sent = ask(cluster, empty, peer, ELSEWHERE)
     assert sum(isinstance(message, Delta) for message in messages(sent)) > 10
-    assert {target for target, _ in sent} == {at}
+    assert {target for target, frame in sent if not isinstance(messages([(target, frame)])[0], Challenge)} == {at}
 
 
 def test_of_those_who_announce_a_cell_a_few_are_remembered_and_strangers_are_not() -> None:

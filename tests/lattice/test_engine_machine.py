@@ -208,9 +208,11 @@ def test_the_machine_can_fail() -> None:
     """Without anti-entropy, rumours alone do not make all equal, and the machine says so."""
 
     class Deaf(Engine):
-        def _on_message(self, message: Message, sender: NodeId, source: Endpoint, streamed: bool = False) -> None:
+        def _on_message(
+            self, message: Message, sender: NodeId, source: Endpoint, at: Endpoint, streamed: bool = False
+        ) -> None:
             if not isinstance(message, Compare | IHave):
-                super()._on_message(message, sender, source, streamed)
+                super()._on_message(message, sender, source, at, streamed)
 
     world = World()
     world.engine_type = Deaf

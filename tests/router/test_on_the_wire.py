@@ -379,9 +379,8 @@ async def test_a_member_s_word_about_another_changes_nothing(
 
 # --- row 38
 
-DIVERTED = 4
-"""Times as much goes to where a member seems to be as came from there. The matrix asks for once: an ack is 1.4 times a
-ping, and to one that passes on an accusation a row is added."""
+DIVERTED = 1
+"""Times as much goes to where a member seems to be as came from there, at most."""
 
 
 async def test_whoever_has_no_keys_has_nothing_sent_to_the_address_that_it_writes(
@@ -410,9 +409,7 @@ async def test_whoever_has_no_keys_has_nothing_sent_to_the_address_that_it_write
         assert heard(stranger) == []
 
 
-async def test_frames_that_are_diverted_bring_little_and_only_until_their_sender_speaks(
-    tmp_path: Path, stranger: socket.socket
-) -> None:
+async def test_frames_that_are_diverted_bring_no_more_than_they_are(tmp_path: Path, stranger: socket.socket) -> None:
     """Somebody on the path keeps what a site sends, and sends it on from where somebody else is: no keys are needed."""
     async with sites(tmp_path, "ams", "fra", "gru") as them:
         ams, fra, _ = them
@@ -423,13 +420,13 @@ async def test_frames_that_are_diverted_bring_little_and_only_until_their_sender
                 fresh = fra.sent(ams.gossip)[done:]
                 await say(stranger, fresh, ams.gossip)
                 done, came = done + len(fresh), came + sum(map(len, fresh))
+                went += sum(map(len, heard(stranger)))
+                assert went <= DIVERTED * came
+                assert ("fra", endpoint_text(fra.gossip)) in [
+                    (member["site"], member["address"]) for member in (await ams.view())["members"]
+                ]
             await trio.sleep(0.2)
             went += sum(map(len, heard(stranger)))
-        assert 0 < went < DIVERTED * came
+        assert 0 < went <= DIVERTED * came
         await all_see_all(them)
-        heard(stranger)
-        await trio.sleep(2)
         assert heard(stranger) == []
-        assert ("fra", endpoint_text(fra.gossip)) in [
-            (member["site"], member["address"]) for member in (await ams.view())["members"]
-        ]

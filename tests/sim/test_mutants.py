@@ -45,7 +45,7 @@ PLANTED = [
     Planted(
         "rows-rise",
         mutants.ForgetsVersions,
-        table(*FLAPS, REPLAYED, duration="10s", regions={"watchers": "all"}),
+        table(*FLAPS, REPLAYED, nodes=8, duration="10s", regions={"watchers": "all"}),
     ),
     Planted("incarnation-by-owner", mutants.RaisesOthers, table(GONE, duration="20s")),
     Planted(
