@@ -54,6 +54,10 @@ class Apart(Exception):  # noqa: N818  (no error of anybody's)
     """These processes do not come to an end together; why, in a few words."""
 
 
+def _gone(why: object) -> Apart:
+    return Apart(f"one of the processes is gone: {why}")
+
+
 class Peer:
     """Another process, as one sees it."""
 
@@ -72,22 +76,23 @@ class Peer:
         self._out = bytearray()
 
     def send(self, kind: bytes, clock: int, events: int, body: bytes) -> None:
-        """Never waits for the other to read unless it reads meanwhile itself: both may have much to say."""
-        frame = _HEAD.pack(kind, clock, events, len(body)) + body
-        if self._out:
-            self._out += frame
-        else:
-            try:
-                sent = self.end.send(frame)
-            except BlockingIOError:
-                sent = 0
-            self._out += frame[sent:]
+        """Never waits for the other to read unless it reads meanwhile itself: both may have much to say. Raises
+        `Apart` when the other is gone."""
+        self._out += _HEAD.pack(kind, clock, events, len(body)) + body
+        self._write()
         while self._out:
-            readable, writable, _ = select([self.end], [self.end], [])
+            readable, _, _ = select([self.end], [self.end], [])
             if readable:
                 self._read()
-            if writable:
-                del self._out[: self.end.send(self._out)]
+            self._write()
+
+    def _write(self) -> None:
+        try:
+            del self._out[: self.end.send(self._out)]
+        except BlockingIOError:
+            return
+        except OSError as error:
+            raise _gone(error) from error
 
     def frames(self) -> list[tuple[bytes, int, int, bytes]]:
         """All that has come in whole. Raises `Apart` when the other is gone."""
@@ -113,8 +118,8 @@ class Peer:
         except BlockingIOError:
             return
         except OSError as error:
-            raise Apart(f"one of the processes is gone: {error}") from error
-        raise Apart("one of the processes is gone")
+            raise _gone(error) from error
+        raise _gone("it has closed its end")
 
 
 class Together(Company):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -21,7 +22,7 @@ from lattice.types import SECOND, Micros
 from sim.experiment import Experiment, Result
 from sim.faults import KINDS
 from sim.obstacles import SHARED, obstacle
-from sim.parallel import run_by
+from sim.parallel import Apart, Peer, run_by
 from sim.scenario import Scenario, from_table, load
 from sim.scheduler import EPOCH
 from tests.sim.runs import table
@@ -149,6 +150,17 @@ def test_what_is_not_shared_is_one_process_with_a_reason() -> None:
 
 def test_acts_that_are_shared_are_acts() -> None:
     assert KINDS.keys() >= SHARED
+
+
+def test_one_that_is_gone_is_said_to_be_whether_it_is_written_to_or_read() -> None:
+    ours, theirs = socket.socketpair()
+    theirs.close()
+    with ours:
+        peer = Peer(ours, 1, 0)
+        with pytest.raises(Apart, match=r"one of the processes is gone: .Errno"):
+            peer.send(b"t", 1, 1, b"")
+        with pytest.raises(Apart, match="one of the processes is gone: it has closed its end"):
+            peer.frames()
 
 
 @contextmanager
