@@ -209,7 +209,9 @@ class Swim:
                     self._on_news(update)
             else:
                 # Who declares it down speaks for itself; who passes an accusation on, for the accuser, if we know it.
-                passed_on = update.state == MemberState.SUSPECT and update.by in self.members
+                # That may be us: our own word comes back, or what we said as a helper.
+                known = update.by == self._out.node or update.by in self.members
+                passed_on = update.state == MemberState.SUSPECT and known
                 by = update.by if passed_on or sender is None else sender
                 self._accuse(update.node, update.incarnation, by, sender)
         return doubted

@@ -79,9 +79,11 @@ def test_the_news_of_a_death_does_not_take_its_way_through_the_dead() -> None:
         assert states(cluster, dead).count("suspect") == 23
 
 
-def test_a_live_node_called_down_by_a_liar_refutes_before_anybody_believes_it() -> None:
-    """By one member's word, a hundred and twenty times in ten seconds: of 300 seeds, 232 are as this one is."""
-    cluster = settled(8, "1")
+@pytest.mark.parametrize("seed", range(6))
+def test_a_live_node_called_down_by_a_liar_refutes_before_anybody_believes_it(seed: int) -> None:
+    """By one member's word, a hundred and twenty times in ten seconds. It comes back to its accuser, too, from all who
+    pass it on: as voices of theirs, which it took them for, it brought the node down in 68 of 300 seeds."""
+    cluster = settled(8, str(seed))
     for _ in range(20):
         for listener in range(1, 7):
             whisper(cluster, 0, listener, News((accusation(cluster, 7, 0, MemberState.DOWN),)))
@@ -89,9 +91,18 @@ def test_a_live_node_called_down_by_a_liar_refutes_before_anybody_believes_it() 
     assert "down" not in {state for _, state in member_changes(cluster, 7)}
 
 
+def test_an_accusation_that_comes_back_is_no_second_voice() -> None:
+    cluster = settled(6)
+    cluster.judge = cut(([5], [0, 1, 2, 3, 4]))
+    accuse(cluster, 5, by=0)
+    whisper(cluster, 1, 0, News((accusation(cluster, 5, 0),)))
+    accused = cluster.engines[0]._swim._suspicions[cluster.engines[5].node]
+    assert accused.accusers == [cluster.engines[0].node]
+
+
 def test_a_live_node_of_which_a_liar_says_that_it_has_left_is_there() -> None:
     """That is its own word to say: another's is an accusation, which it refutes."""
-    cluster = settled(8, "1")
+    cluster = settled(8)
     for _ in range(20):
         for listener in range(1, 7):
             whisper(cluster, 0, listener, News((accusation(cluster, 7, 0, MemberState.LEFT),)))
