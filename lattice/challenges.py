@@ -20,7 +20,10 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+from lattice import wire
+from lattice.outbox import Outbox
 from lattice.types import Endpoint, NodeId
+from lattice.wire import Ack, Challenge, Message, Ping, Response
 
 CHALLENGES_MAX: Final = 1_024
 """That wait for their answer; beyond it the oldest is forgotten, and its sender will speak again."""
@@ -51,6 +54,22 @@ class Challenges:
         if len(self._given) >= CHALLENGES_MAX:
             del self._given[next(iter(self._given))]
         self._given[number] = given
+
+    def ask(self, out: Outbox, message: Message, sender: NodeId, source: Endpoint, came_bytes: int) -> None:
+        """Challenge whoever sent this, whose body was so large; nobody, if that would be more than came."""
+        number = out.prng.token()
+        body = wire.encode(Challenge(number))
+        if len(body) > came_bytes:
+            return
+        ping, introduced = (message.nonce, bool(message.cells)) if isinstance(message, Ping) else (None, False)
+        self.give(number, Given(sender, source, ping, introduced))
+        out.send_body(body, False, source)
+
+    def answered(self, message: Message, sender: NodeId, source: Endpoint) -> Given | None:
+        """What was given, if this says the number of it: its sender hears there."""
+        if isinstance(message, Response):
+            return self.met(message.number, sender, source)
+        return self.met(message.nonce, sender, source) if isinstance(message, Ack) else None
 
     def met(self, number: int, sender: NodeId, source: Endpoint) -> Given | None:
         """What was given, if it is said from where it went, by whom it was for. It counts once."""

@@ -430,7 +430,7 @@ class Engine:
         at, given, swim = source, None, self._swim
         member = swim.members.get(sender)
         if member is None or member.endpoint != source:
-            given = swim.met(message, sender, source)
+            given = swim.challenges.answered(message, sender, source)
             at = source if given is not None else self._heard_at(sender, source)
         self._on_message(message, sender, source, at)
         member = swim.members.get(sender)
@@ -441,7 +441,7 @@ class Engine:
             if given is not None:
                 self._answer_late(given, sender)
         elif not isinstance(message, Challenge | Response):
-            swim.challenge(message, sender, source, len(body))
+            swim.challenges.ask(self._out, message, sender, source, len(body))
 
     def _heard_at(self, sender: NodeId, source: Endpoint) -> Endpoint:
         """Where to answer: where this came from if its sender is known to be there, else where it was known to be."""

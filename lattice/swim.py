@@ -44,7 +44,7 @@ from lattice.suspicion import Suspicion
 from lattice.token_bucket import TokenBuckets
 from lattice.twins import Moves, OwnTwin
 from lattice.types import CLOCK_UNSET_BEFORE_US, MILLISECOND, SECOND, Endpoint, Micros, NodeId
-from lattice.wire import Ack, Challenge, Leave, Message, Nack, News, Ping, PingReq, Response, WireCell
+from lattice.wire import Ack, Leave, Nack, News, Ping, PingReq, WireCell
 
 INCARNATION_LEAP_MAX = 2**32
 """How far ahead a claim about us may be: a node that lost its disk was not started so often, and one unsigned word
@@ -72,9 +72,9 @@ class Swim:
     """Membership of one node."""
 
     __slots__ = (
-        "_cells", "_challenges", "_greets_at", "_hops", "_leaving", "_moves", "_next_at", "_on_change", "_on_doubted",
+        "_cells", "_greets_at", "_hops", "_leaving", "_moves", "_next_at", "_on_change", "_on_doubted",
         "_on_return", "_our_row", "_out", "_piggyback", "_probe", "_pushes", "_row_of", "_rtt", "_stalled",
-        "_suspicions", "_twin", "calls", "health", "incarnation", "members",
+        "_suspicions", "_twin", "calls", "challenges", "health", "incarnation", "members",
     )  # fmt: skip
 
     def __init__(
@@ -112,7 +112,7 @@ class Swim:
         self.calls = Calls(out, self.members, self._call)
         self._twin = OwnTwin()
         self._moves = Moves()
-        self._challenges = Challenges()
+        self.challenges = Challenges()
         self._next_at = Micros(0)
         """When the next member is probed."""
         self._leaving = False
@@ -201,8 +201,7 @@ class Swim:
                 doubted = self._hear_of_us(update) or doubted
             elif self._is_answered(update):
                 self._out.count("claims answered by a later row")
-            elif self._is_hearsay(update, sender):
-                assert sender is not None, "of our own words none is hearsay"
+            elif sender is not None and self._is_hearsay(update, sender):
                 self._accuse(update.node, update.incarnation, sender, sender)
             elif update.state in (MemberState.ALIVE, MemberState.LEFT) or not self._out.config.lifeguard:
                 if self.members.hear(update, self._out.now):
@@ -221,10 +220,10 @@ class Swim:
         row = self._row_of(update.node) if update.state == MemberState.DOWN else None
         return row is not None and row.incarnation == update.incarnation and _lifts(row) > update.seq
 
-    def _is_hearsay(self, update: MemberUpdate, sender: NodeId | None) -> bool:
+    def _is_hearsay(self, update: MemberUpdate, sender: NodeId) -> bool:
         """Whether somebody says of another that is there that it has left: an accusation like any other, which it
         refutes. Whoever leaves says so itself, to each; of whom nobody hears any more anybody may say why."""
-        if update.state != MemberState.LEFT or sender in (None, update.node) or not self._out.config.lifeguard:
+        if update.state != MemberState.LEFT or sender == update.node or not self._out.config.lifeguard:
             return False
         return self.members.is_present(update.node)
 
@@ -248,22 +247,6 @@ class Swim:
             return True
         row = self._row_of(node)
         return row is not None and row.endpoint == source
-
-    def challenge(self, message: Message, sender: NodeId, source: Endpoint, came_bytes: int) -> None:
-        """Ask whoever sent this, whose body was so large, to show that it hears where it came from."""
-        number = self._out.prng.token()
-        body = wire.encode(Challenge(number))
-        if len(body) > came_bytes:
-            return
-        ping, introduced = (message.nonce, bool(message.cells)) if isinstance(message, Ping) else (None, False)
-        self._challenges.give(number, Given(sender, source, ping, introduced))
-        self._out.send_body(body, False, source)
-
-    def met(self, message: Message, sender: NodeId, source: Endpoint) -> Given | None:
-        """What we sent there, if this says the number of it: its sender hears there."""
-        if isinstance(message, Response):
-            return self._challenges.met(message.number, sender, source)
-        return self._challenges.met(message.nonce, sender, source) if isinstance(message, Ack) else None
 
     def meet_sender(self, sender: NodeId, source: Endpoint, counter: int) -> None:
         """Where a frame is known to come from is where its sender is; to a stranger we introduce ourselves."""
@@ -310,7 +293,7 @@ class Swim:
 
     def _call(self, endpoint: Endpoint, there: Sequence[Member]) -> None:
         claims, nonce = tuple(self._claim(member) for member in there[:1]), self._out.prng.token()
-        self._challenges.give(nonce, Given(None, endpoint))
+        self.challenges.give(nonce, Given(None, endpoint))
         self._out.send(Ping(nonce, self._cells.root(), claims, self._our_row()), endpoint)
 
     # --- one key in two places

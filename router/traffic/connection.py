@@ -87,21 +87,24 @@ class Connection(Member):
     async def readable(self, timeout_us: int) -> None:
         """Wait until there may be something to receive."""
         nest = self._nest
-        if nest is None or (fiber := nest.current) is None:
-            if nest is not None and self.patient and self.ready:
-                return
+        fiber = None if nest is None else nest.current
+        if nest is None or (fiber is None and not self.patient):
             with trio.move_on_after(timeout_us / 1e6) as scope:
-                if nest is not None and self.patient:
-                    await nest.wait_behind(self)
-                else:
-                    await trio.lowlevel.wait_readable(self.sock)
-            if scope.cancelled_caught:
-                raise trio.TooSlowError
-        elif not self.ready:
+                await trio.lowlevel.wait_readable(self.sock)
+            late = scope.cancelled_caught
+        elif self.ready:
+            return
+        elif fiber is None:
+            with trio.move_on_after(timeout_us / 1e6) as scope:
+                await nest.wait_behind(self)
+            late = scope.cancelled_caught
+        else:
             self.read_waiter = fiber
-            if await fiber.park(nest.time() + timeout_us / 1e6) is Wake.LATE:
+            late = await fiber.park(nest.time() + timeout_us / 1e6) is Wake.LATE
+            if late:
                 self.read_waiter = None
-                raise trio.TooSlowError
+        if late:
+            raise trio.TooSlowError
 
     async def writable(self, timeout_us: int) -> None:
         """Wait until the kernel may take bytes, after it has refused some."""

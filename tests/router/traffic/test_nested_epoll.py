@@ -31,6 +31,12 @@ async def settled() -> None:
         await trio.testing.wait_all_tasks_blocked(0.001)
 
 
+def patient(sock: socket.socket, nest: NestedEpoll) -> Connection:
+    connection = Connection(sock, nest)
+    connection.patient = True
+    return connection
+
+
 async def test_a_fiber_waits_for_its_socket() -> None:
     near, far = socket.socketpair()
     got: list[bytes] = []
@@ -123,16 +129,14 @@ async def test_who_stands_behind_is_served_although_others_are_always_ready() ->
                 connection.send_now(b"x")  # and its peer is ready at once
         connection.close()
 
-    async def patient(nest: NestedEpoll, connection: Connection) -> None:
+    async def slow(connection: Connection, nest: NestedEpoll) -> None:
         await connection.receive(SECOND)
         served_after.append(nest.clock() - began)
         connection.close()
 
     async with running() as nest:
         began = nest.clock()
-        slow = Connection(near, nest)
-        slow.patient = True
-        nest.start(patient(nest, slow))
+        nest.start(slow(patient(near, nest), nest))
         for one, other in busy:
             nest.start(chatter(nest, Connection(one, nest)))
             nest.start(chatter(nest, Connection(other, nest)))
@@ -176,13 +180,9 @@ async def test_what_stands_behind_is_void_when_its_fiber_goes_on_for_another_rea
 
     async with running() as nest:
         for one, _ in pairs:  # these are enough for the first turn
-            connection = Connection(one, nest)
-            connection.patient = True
-            nest.start(first(connection))
-        connection = Connection(near, nest)
-        connection.patient = True
+            nest.start(first(patient(one, nest)))
         before = set(nest.fibers)
-        nest.start(body(nest, connection))
+        nest.start(body(nest, patient(near, nest)))
         nest.start(meddler(Connection(last, nest), nest.fibers - before))
         await settled()
         for _, other in pairs:
@@ -213,9 +213,7 @@ async def test_tasks_that_wait_for_patient_members_are_woken_so_many_a_milliseco
 
     async with running() as nest:
         for near, _ in pairs:
-            connection = Connection(near, nest)
-            connection.patient = True
-            nest.start(body(nest, connection))
+            nest.start(body(nest, patient(near, nest)))
         await settled()
         began = trio.current_time()
         for _, far in pairs:
@@ -249,9 +247,7 @@ async def test_a_task_that_is_called_off_while_it_stands_behind_is_not_woken_aga
 
     async with running() as nest:
         for near, _ in pairs:
-            connection = Connection(near, nest)
-            connection.patient = True
-            nest.start(body(nest, connection))
+            nest.start(body(nest, patient(near, nest)))
         await settled()
         for _, far in pairs:
             far.send(b"x")
