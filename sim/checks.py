@@ -69,9 +69,6 @@ class Check:
     def restarted(self, host: Host, before: Engine) -> None:
         """When a process follows another, that engine's, before it is given anything."""
 
-    def parted(self) -> None:
-        """When the run goes on in several processes, before the engines of the others' hosts are gone."""
-
     def elapsed(self) -> None:
         """Every tenth of a second, between two steps."""
 

@@ -31,7 +31,7 @@ from lattice.events import (
 from lattice.identity import node_id_of
 from lattice.types import Endpoint, Micros, NodeId
 from sim.company import Company
-from sim.host import INBOX_MAX, RIGHT, STREAM_PORT, Host, Maker, Shard, endpoint_of
+from sim.host import INBOX_MAX, NOT_HERE, RIGHT, STREAM_PORT, Host, Maker, Shard, endpoint_of
 from sim.journal import Journal
 from sim.network import Network
 from sim.scheduler import ANY_LIFE, EPOCH, Act, Scheduler, first_order
@@ -55,7 +55,7 @@ INPUTS: Final[tuple[type[Input], ...]] = get_args(Input)
 
 
 class Cluster:
-    """All hosts of a run. They are down until `start`."""
+    """All hosts of a run. They are down until `start`, and without engines until `equip`."""
 
     def __init__(self, maker: Maker, network: Network, journal: Journal | None = None) -> None:
         self.maker = maker
@@ -91,9 +91,8 @@ class Cluster:
         self._shards = [Shard(self.journal.taking(number)) for number in range(self.cut.count)]
         for index, place in enumerate(network.topology.places):
             signer = maker.signer(index, place)
-            engine = maker.engine(index, 0, place, signer, Micros(EPOCH))
             node, shard = node_id_of(signer.public_key), self._shards[self.cut.of[index]]
-            host = Host(index, place.name, endpoint_of(index), signer, node, engine, shard, first_order(index))
+            host = Host(index, place.name, endpoint_of(index), signer, node, NOT_HERE, shard, first_order(index))
             self.hosts.append(host)
             self.by_node[host.node] = host
             self._by_endpoint[host.endpoint] = index
@@ -112,12 +111,6 @@ class Cluster:
     def living(self) -> list[Host]:
         return [host for host in self.hosts if host.alive]
 
-    def forget(self) -> None:
-        """Another process goes on with what was counted so far; what is by host, each has of its own."""
-        self.frames[:] = [0] * KINDS
-        self.dropped.clear()
-        self.network.dropped.clear()
-
     def merge(self) -> None:
         """Have every process know what each counted of its own hosts."""
         own = {self.cut.of[host.index] for host in self.hosts if host.here}
@@ -135,6 +128,12 @@ class Cluster:
                 self.hosts[index].sent = sizes
 
     # --- processes
+
+    def equip(self) -> None:
+        """Make the first engine of every host whose engines this process has. It has not run yet."""
+        for host in self.hosts:
+            if host.here:
+                host.engine = self.maker.engine(host.index, 0, self._place(host), host.signer, Micros(self.now))
 
     def start(self, host: Host) -> None:
         """A new process on the host's disk."""
@@ -166,7 +165,7 @@ class Cluster:
         host.alive = True
         for effect in effects:
             if isinstance(effect, Persist):
-                _keep(host, effect)
+                self._keep(host, effect)
 
     def crash(self, host: Host) -> None:
         """The process is gone, without a word."""
@@ -271,9 +270,7 @@ class Cluster:
             elif isinstance(effect, SendStream):
                 self._send(host, ordinal, effect.data, effect.target, True, effect.cells)
             else:
-                _keep(host, effect)
-                for kept in self.keepers:
-                    kept(host, effect)
+                self._keep(host, effect)
         kind = type(event)
         if told:
             for look in self.watchers_told[kind]:
@@ -332,9 +329,10 @@ class Cluster:
                 given = DatagramReceived(copy, host.endpoint)
                 scheduler.give(at + delay_us, host.next_order(), index, ANY_LIFE, given)
 
-
-def _keep(host: Host, record: Persist) -> None:
-    if record.value is None:
-        host.disk.pop((record.table, record.key), None)
-    else:
-        host.disk[record.table, record.key] = record.value
+    def _keep(self, host: Host, record: Persist) -> None:
+        if record.value is None:
+            host.disk.pop((record.table, record.key), None)
+        else:
+            host.disk[record.table, record.key] = record.value
+        for kept in self.keepers:
+            kept(host, record)

@@ -1,7 +1,7 @@
 """How a run begins: everybody already knows everybody, or nobody anybody.
 
-A converged start makes all engines, lets each sign its row as a member of a full cluster, and gives every engine the
-same base of all rows, which they share as long as they do not differ (`overlay`). Their refreshes are spread evenly
+A converged start lets each engine sign its row as a member of a full cluster, and gives every engine the same base of
+all rows, which they share as long as they do not differ (`overlay`). Their refreshes are spread evenly
 over the refresh interval, as those of a cluster that has been up for a while. A cold start only tells nodes where a
 few seeds are.
 """
@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from lattice.events import HealthObserved, LocalUpdate, PeerDiscovered, TimerFired
-from lattice.health import Observation
+from lattice.events import Effect, HealthObserved, LocalUpdate, PeerDiscovered, TimerFired
+from lattice.health import Observation, SignedRow, open_row
 from lattice.prng import Prng
 from lattice.types import Micros
 from sim import inside
@@ -30,23 +30,30 @@ def start_converged(cluster: Cluster, hosts: Sequence[Host], observing: Observin
     members = []
     for host in hosts:
         place = places[host.index]
-        members.append(inside.member_record(host.engine, place.name, place.area, host.endpoint, host.read_clock(now)))
+        members.append(inside.member_record(host.node, place.name, place.area, host.endpoint, host.read_clock(now)))
     crowd = inside.Crowd(members)
-    rows = []
+    rows: dict[int, SignedRow] = {}
     for host in hosts:
-        here = host.read_clock(now)
-        crowd.introduce(host.engine)
-        effects = host.engine.handle(TimerFired(), here)
-        observations = tuple(observing(host))
-        if observations:
-            effects = [*effects, *host.engine.handle(LocalUpdate(HealthObserved(observations)), here)]
+        clock, observations = host.read_clock(now), tuple(observing(host))
+        effects: list[Effect] = []
+        if host.here:
+            crowd.introduce(host.engine)
+            effects += host.engine.handle(TimerFired(), clock)
+            if observations:
+                effects += host.engine.handle(LocalUpdate(HealthObserved(observations)), clock)
+            row = inside.row_of(host.engine)
+            assert row is not None, "a started engine has signed its row"
+            rows[host.index] = row
         cluster.adopt(host, effects)
-        row = inside.row_of(host.engine)
-        assert row is not None, "a started engine has signed its row"
-        rows.append(row)
-    base = inside.Base(rows, now, Micros(until))
+    for said in cluster.company.gather([(index, row.data) for index, row in rows.items()]):
+        for index, data in said:
+            if index not in rows:
+                rows[index] = open_row(data, cluster.maker.verifier)
+    base = inside.Base([rows[host.index] for host in hosts], now, Micros(until))
     refresh_us = cluster.maker.config.row_refresh_for(len(hosts))
     for host in hosts:
+        if not host.here:
+            continue
         spread = Prng.seeded(f"{seed}/start/{host.index}").below(refresh_us) + 1
         inside.graft(host.engine, base, Micros(host.read_clock(now) + spread))
         crowd.gather(host.engine)

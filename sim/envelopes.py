@@ -61,7 +61,8 @@ class Seals:
     def rekey(self, index: int, ring: KeyRing) -> None:
         """A host's key file is another: a running process takes it up at once, one that is down when it starts."""
         self.rings[index] = ring
-        self._made[index].rekey(ring)
+        if index in self._made:  # where another process has it, that one does so
+            self._made[index].rekey(ring)
 
     def ring_of(self, index: int) -> KeyRing:
         """What a host's key file holds."""

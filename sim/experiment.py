@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final, NoReturn
 
 from lattice.dissemination import Flood, RandomFanout, Strategy, Tree
 from lattice.engine import Engine
@@ -29,7 +28,6 @@ from sim import canaries, inside
 from sim.changes import OPERATOR, publish
 from sim.checks import BrokenError, Check, Violation
 from sim.cluster import INPUTS, Cluster
-from sim.company import Company
 from sim.converged import start_cold, start_converged
 from sim.envelopes import Seals
 from sim.faults import KINDS
@@ -183,8 +181,6 @@ class Experiment:
         self.scenario = scenario
         self.seed = seed
         self._progress = progress
-        self._left: list[Engine] = []
-        """Of hosts that are another process's since a fork: to free them would copy what is shared."""
         if scenario.topology.nodes >= LEFT_NODES:
             gc.collect()  # what an earlier one left
         with uncollected(scenario.topology.nodes):
@@ -265,8 +261,9 @@ class Experiment:
         self._bounds()
 
     def begin(self) -> None:
-        """Start the cluster, and schedule the timeline."""
+        """Make the engines, start the cluster, and schedule the timeline."""
         scenario, cluster, stage = self.scenario, self.cluster, self.stage
+        cluster.equip()
         present = [host for host in cluster.hosts if host.index not in stage.late]
         stage.seeds = present[: scenario.topology.seeds]
         if scenario.topology.start == "converged":
@@ -313,21 +310,6 @@ class Experiment:
             self.cluster.journal.note(self.cluster.now, f"end of {step.do} {step.name}")
             step.act.end(self.stage)
             act[1] = self.cluster.now - EPOCH
-
-    def join(self, company: Company, first: bool) -> None:
-        """Go on as one of several processes; `Host.here` says which hosts are its own. The first one has what was
-        counted so far."""
-        cluster = self.cluster
-        cluster.company = company
-        for check in [*self.safety, *self.liveness]:
-            check.parted()
-        for host in cluster.hosts:
-            if not host.here:
-                self._left.append(host.engine)
-                host.engine = ELSEWHERE
-        if not first:
-            cluster.forget()
-            self.metrics.forget()
 
     def _merge(self) -> None:
         """Have every process know what all have counted."""
@@ -472,16 +454,6 @@ class Experiment:
 
 class ScenarioError(Exception):
     """The scenario asks for something that this cluster does not have."""
-
-
-class Elsewhere:
-    """The engine of a host that another process runs: a question for it is a mistake."""
-
-    def __getattr__(self, name: str) -> NoReturn:
-        raise LookupError(f"asked for {name} of an engine that another process runs")
-
-
-ELSEWHERE: Final[Any] = Elsewhere()
 
 
 def _when(announced: tuple[int, int, str, str]) -> tuple[int, int]:

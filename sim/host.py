@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Any, Final, NoReturn, Protocol
 
 from lattice.config import Config
 from lattice.dissemination import Strategy
@@ -78,6 +78,14 @@ class ClockFault:
         return self.since + -(-elapsed * PPM // rate)
 
 
+class NotHere:
+    """In place of an engine that another process has, or that is not made yet: a question for it is a mistake."""
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise LookupError(f"asked for {name} of an engine that this process does not have")
+
+
+NOT_HERE: Final[Any] = NotHere()
 RIGHT: Final = ClockFault()
 """The clock of a host whose clock never was wrong."""
 

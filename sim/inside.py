@@ -202,9 +202,9 @@ class Crowd:
         engine._swim._probe.begin_round(self.everybody.nodes)
 
 
-def member_record(engine: Engine, site: str, area: str, endpoint: Endpoint, now: Micros) -> Member:
-    """How others will know this engine once it has started."""
-    return Member(engine.node, site, area, endpoint, max(1, incarnation_at(now)), MemberState.ALIVE, now)
+def member_record(node: NodeId, site: str, area: str, endpoint: Endpoint, now: Micros) -> Member:
+    """How others will know this node once its engine has started."""
+    return Member(node, site, area, endpoint, max(1, incarnation_at(now)), MemberState.ALIVE, now)
 
 
 class Base:

@@ -110,12 +110,6 @@ class Metrics:
         if self._stage.sound(subject) and self._stage.sound(host):
             self.false_positives += 1
 
-    def forget(self) -> None:
-        """Another process goes on with what was counted so far; what is by host, each has of its own."""
-        self.flips, self.false_positives = Flips(), 0
-        for change in self._stage.changes:
-            change.copies = 0
-
     def merge(self) -> None:
         """Have every process know what each has seen at its own hosts."""
         stage = self._stage

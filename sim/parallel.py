@@ -1,11 +1,12 @@
 """One run by several processes: each runs some shards, as far as the others' clocks and the lookahead let it.
 
-A conservative parallel simulation (Chandy and Misra, 1979; Bryant, 1977). The run is built and begun in one process,
-which then forks, so all begin alike. From then on each lets time pass a piece at a time, a part of the lookahead. After
-each piece it tells every other how far it is, and what it has sent there; and it goes no further than the least of the
-others' clocks plus the lookahead between them, for until then nothing can come that it has not got. Frames wait in the
-queue of the process that will take them, under the time and the order that they would have in one process
-(`sim.scheduler`), so it does not matter when they came. All else that processes say to each other is in `sim.company`.
+A conservative parallel simulation (Chandy and Misra, 1979; Bryant, 1977). One process builds what all must know, who
+the hosts are and where, and forks before any engine is made: each makes those of its own hosts. From then on each lets
+time pass a piece at a time, a part of the lookahead. After each piece it tells every other how far it is, and what it
+has sent there; and it goes no further than the least of the others' clocks plus the lookahead between them, for until
+then nothing can come that it has not got. Frames wait in the queue of the process that will take them, under the time
+and the order that they would have in one process (`sim.scheduler`), so it does not matter when they came. All else
+that processes say to each other is in `sim.company`.
 
 Whatever goes wrong in one of them (a broken promise, an engine that raises, a question for somebody else's engine) ends
 all, and is said as `Apart`: one process then does the run again, and that result counts. So a result of several
@@ -24,7 +25,7 @@ import signal
 import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from heapq import heapify, heappush
+from heapq import heappush
 from select import select
 from struct import Struct
 from typing import Any, Final, NoReturn, TypeAlias, TypeVar
@@ -35,7 +36,7 @@ from sim.company import Company
 from sim.experiment import Experiment, Result, uncollected
 from sim.host import STREAM_PORT
 from sim.obstacles import obstacle
-from sim.scheduler import ANY_LIFE, NOBODY, ORDER_BITS
+from sim.scheduler import ANY_LIFE, ORDER_BITS
 from sim.shards import Shards
 
 T = TypeVar("T")
@@ -144,14 +145,11 @@ class Together(Company):
         self._piece_us = max(1, min(peer.lookahead_us for peer in self._each) // PIECES)
         self._facts: list[tuple[object, ...]] = []
         self._endpoints = [host.endpoint for host in cluster.hosts]
-        scheduler, queue = cluster.scheduler, cluster.scheduler.queue
         for host in cluster.hosts:
             owner = shards.of[host.index]
             host.here = owner == number
             if not host.here:
-                scheduler.elsewhere[host.index] = self._peers[owner].box.append
-        queue[:] = [entry for entry in queue if entry[2] == NOBODY or cluster.hosts[entry[2]].here]
-        heapify(queue)
+                cluster.scheduler.elsewhere[host.index] = self._peers[owner].box.append
 
     # --- time
 
@@ -245,7 +243,6 @@ def run_by(make: Callable[[], Experiment], jobs: int) -> tuple[Result, str | Non
     if why is None:
         try:
             with uncollected(len(experiment.cluster.hosts)):
-                experiment.begin()
                 return _fork(experiment, shards), None
         except Exception as error:  # noqa: BLE001  (one process will come to it, too, and say so as it does)
             why = f"{error}"
@@ -299,9 +296,9 @@ def _together(experiment: Experiment, number: int, shards: Shards, pairs: Pairs)
         for process, end in ((a, left), (b, right)):
             if process != number:
                 end.close()
-    together = Together(experiment.cluster, number, shards, ends)
-    experiment.join(together, first=not number)
+    together = experiment.cluster.company = Together(experiment.cluster, number, shards, ends)
     try:
+        experiment.begin()
         experiment.go_on()
         return experiment.result("held", [])
     except Apart:

@@ -105,7 +105,7 @@ class Incarnations(Check):
         if not is_incarnation(record):
             return
         incarnation = inside.incarnation_of(host.engine)
-        life, last = self._last.get(host.index, (1, 1 if host.life > 1 else 0))  # a converged start showed nobody its 1
+        life, last = self._last.get(host.index, (host.life, 0))
         self._last[host.index] = (host.life, incarnation)
         if life == host.life and incarnation < last:
             raise self.broken(host, f"incarnation {incarnation} after {last}")
@@ -162,10 +162,6 @@ class Incarnated(Check):
         self._greatest: dict[NodeId, int] = {}
         """That each node ever had, as far as was asked."""
         stage.cluster.company.on("incarnation", self._greatest.__setitem__)
-
-    def parted(self) -> None:
-        for host in self.stage.cluster.hosts:
-            self._greatest[host.node] = max(self._greatest.get(host.node, 1), inside.incarnation_of(host.engine))
 
     def kept(self, host: Host, record: Persist) -> None:
         incarnation = inside.incarnation_of(host.engine) if is_incarnation(record) else 0

@@ -57,7 +57,7 @@ class Halves(World):
         prng = Prng.seeded(f"{seed}/halves")
         count = len(self.engines)
         alive = [
-            inside.member_record(engine, f"site-{index}", f"{index % 4},0", self.endpoint(index), self.now)
+            inside.member_record(engine.node, f"site-{index}", f"{index % 4},0", self.endpoint(index), self.now)
             for index, engine in enumerate(self.engines)
         ]
         down = [replace(member, state=MemberState.DOWN, seq=1) for member in alive]  # only its first row was heard

@@ -112,7 +112,7 @@ class World:
 
     def _converge(self, seed: str) -> None:
         members = [
-            inside.member_record(engine, f"site-{index}", f"{index % 4},0", self.endpoint(index), self.now)
+            inside.member_record(engine.node, f"site-{index}", f"{index % 4},0", self.endpoint(index), self.now)
             for index, engine in enumerate(self.engines)
         ]
         crowd = inside.Crowd(members)

@@ -57,6 +57,7 @@ def test_a_converged_start_is_what_a_cold_one_comes_to() -> None:
 def test_all_who_have_seen_the_same_die_hold_one_list_of_members() -> None:
     crash = table({"at": "1s", "do": "crash", "nodes": "node 3"}, nodes=12, duration="15s")
     experiment = Experiment(from_table("crash", crash))
+    experiment.cluster.equip()
     before = {id(inside.everybody(host.engine)) for host in experiment.cluster.hosts}
     assert len(before) == 12, "each knows itself alone"
     assert experiment.run().verdict == "held"
