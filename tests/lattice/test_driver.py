@@ -350,8 +350,7 @@ async def test_whatever_a_stranger_sends_is_counted_by_reason_and_answered_with_
             assert (after.root, after.members) == (before.root, before.members), "fra is not where the stranger is"
             with pytest.raises(BlockingIOError):
                 stranger.recv(65_536)
-            await ams.driver.submit(LeaveRequested())
-            await until(lambda: ams.driver.counters()["store: records waiting"] == 0)
+            assert (await ams.driver.call(LeaveRequested())).durable, "what it heard is written down"
         async with running("ams", store) as ams:
             for frame in captured:
                 stranger.sendto(frame, ams.transport.endpoint)

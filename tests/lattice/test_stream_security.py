@@ -221,7 +221,7 @@ async def test_a_new_certificate_is_used_at_once_and_open_streams_go_on(tmp_path
         )
         frame = frame_of(PEER_KEY)
         await stream.send_all(frame[:30])
-        await ams.driver.submit(revocation_of(PEER_KEY))
+        await ams.driver.call(revocation_of(PEER_KEY))
         ams.driver.secure(security(tmp_path, node_key("ams"), certified(node_key("ams"), serial=2)))
         await stream.send_all(frame[30:])
         await until(
