@@ -26,7 +26,7 @@ from lattice.health import Observation
 from lattice.seal import HEADER_BYTES
 from lattice.types import MILLISECOND, SECOND, Endpoint, Level, Micros
 from lattice.wire import Delta, Graft, IHave, Message, Rumour
-from tests.lattice.cluster import Cluster, cut
+from tests.lattice.cluster import Cluster, cut, reliable
 
 
 def settled(count: int, config: Config | None = None, seed: str = "0") -> Cluster:
@@ -409,17 +409,18 @@ def test_while_rumours_bring_news_nothing_is_compared(quiet_us: int, premature: 
     assert (begun > pings // 2) if premature else (begun <= pings // 2)
 
 
-def test_where_rumours_never_cease_patience_ends() -> None:
-    """A node that one rumour missed gets it, though others go on bringing news."""
-    cluster = settled(4, Config(reconcile_patience_us=SECOND))
+@pytest.mark.parametrize(("patience_us", "ends"), [(SECOND, True), (3_600 * SECOND, False)])
+def test_where_rumours_never_cease_patience_ends(patience_us: int, ends: bool) -> None:
+    """A node that one rumour missed gets it, though others go on bringing news; and nothing else would bring it."""
+    cluster = settled(4, Config(reconcile_patience_us=patience_us))
     cluster.judge = cut(([3], [0, 1, 2]))
-    missed = cluster.publish(0, "route missed {}\n", policy="missed")
+    cluster.observe(0, nrt=Level.DOWN, iad=Level.HEALTHY)
     cluster.run(100 * MILLISECOND)
-    cluster.judge = lambda source, target, prng: [MILLISECOND]
-    engine = cluster.engines[3]
-    for number in range(80):
-        cluster.publish(1, f"route r{number} {{}}\n") if number % 2 else cluster.observe(
-            2, fra=Level.DOWN if number % 4 else Level.FAILING, iad=Level.HEALTHY
-        )
-        cluster.run(50 * MILLISECOND)
-    assert missed in {policy.version for policy in engine.view().policies}
+    cluster.judge = reliable
+    for number in range(160):
+        if number % 2:
+            cluster.publish(1, f"route r{number} {{}}\n")
+        else:
+            cluster.observe(2, fra=Level.DOWN if number % 4 else Level.FAILING, iad=Level.HEALTHY)
+        cluster.run(25 * MILLISECOND)
+    assert bool(cluster.engines[3]._health.table.tally("nrt")) is ends
