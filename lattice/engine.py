@@ -103,7 +103,7 @@ class Engine:
     """One node. See the module's contract."""
 
     __slots__ = (
-        "_admission", "_cells", "_config", "_deadline", "_grants", "_health", "_heard", "_out", "_own_address",
+        "_admission", "_cells", "_config", "_deadline", "_grants", "_health", "_out", "_own_address",
         "_policy", "_presence", "_reconciliation", "_records_due", "_rollouts", "_seal", "_seal_records", "_spreading",
         "_stall_us", "_stalled_for", "_started", "_strategy", "_swim", "_us", "_view", "node",
     )  # fmt: skip
@@ -144,7 +144,6 @@ class Engine:
         self._strategy = strategy or Tree()
         self._out = Outbox(self.node, config, seal, prng, now)
         self._seal_records = SealRecords(seal, self._out.persist)
-        self._heard = 0
         self._cells = CellIndex()
         self._policy = PolicyStore(authors, verifier, self._grants)
         self._health = HealthPlane(
@@ -222,9 +221,8 @@ class Engine:
         if self._started:
             if now >= self._records_due:
                 self._records_due = out.after(SAVE_INTERVAL_US)
-                heard = sum(self._out.received)
-                self._seal_records.hear(heard > self._heard or not len(self._swim.members), now)
-                self._heard = heard
+                if len(self._swim.members):
+                    self._seal_records.hear(*out.asked_and_answered(), now)
                 self._seal_records.save(self._out.now)
                 self._health.records.save()
             if (deadline := self._deadline) is not None and now - deadline > self._stall_us:

@@ -59,6 +59,11 @@ class Outbox:
             counters["bytes out"] = self._bytes_out
         return counters | self._counts
 
+    def asked_and_answered(self) -> tuple[int, int]:
+        """How many pings were sent, and how many answers to any were received: acks, and challenges of who does not
+        know us here."""
+        return self._sent[wire.PING], self.received[wire.ACK] + self.received[wire.NUMBERS[wire.Challenge]]
+
     def after(self, delay_us: int) -> Micros:
         return Micros(self.now + delay_us)
 

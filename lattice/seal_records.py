@@ -34,7 +34,7 @@ class SealRecords:
         self._remembers = seal.windows is not None
         self._persist = persist
         self._reserved: int | None = None
-        self._silent = 0
+        self._asked = self._answered = self._silent = 0
         self._leapt = True
         """The next reservation must be durable before the next frame."""
 
@@ -65,17 +65,22 @@ class SealRecords:
             self._reserved, self._leapt = reserved, False
         self._save(SENDERS_PER_SAVE_MAX)
 
-    def hear(self, anything: bool, now: Micros) -> None:
-        """Whether any frame came from any peer since the last call; call it before `save`.
+    def hear(self, asked: int, answered: int, now: Micros) -> None:
+        """How many pings this life has sent, and how many answers it has heard; call it before `save`.
 
         Another process with our key that started after us has gone ahead of our counter, and to all who heard it our
-        frames are old: nobody answers, and nobody can tell us why. So who hears nothing begins again at the present
-        moment, as a new life would, after twice the interval, four times, and so on.
+        frames are old: nobody answers, and nobody can tell us why, though who holds us to be here may still ping us.
+        So who asks and is not answered begins again at the present moment, as a new life would, after twice the
+        interval, four times, and so on.
         """
-        self._silent = 0 if anything else self._silent + 1
-        if self._remembers and self._silent > 1 and self._silent.bit_count() == 1:
-            self._seal.begin_beyond(now)
-            self._leapt = True
+        if answered > self._answered:
+            self._silent = 0
+        elif asked > self._asked:
+            self._silent += 1
+            if self._remembers and self._silent > 1 and self._silent.bit_count() == 1:
+                self._seal.begin_beyond(now)
+                self._leapt = True
+        self._asked, self._answered = asked, answered
 
     def save_all(self) -> None:
         """Before an orderly stop."""
