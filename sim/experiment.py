@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from typing import ClassVar
 
 from lattice.dissemination import Flood, RandomFanout, Strategy, Tree
 from lattice.engine import Engine
@@ -110,6 +111,7 @@ def uncollected(nodes: int) -> Iterator[None]:
             if nodes >= LEFT_NODES:
                 gc.freeze()
                 gc.unfreeze()
+                Experiment.left = True
             gc.enable()
 
 
@@ -168,6 +170,9 @@ class Looker:
 class Experiment:
     """A run that can be watched while it goes."""
 
+    left: ClassVar = False
+    """Whether one of many nodes may wait to be freed."""
+
     def __init__(
         self,
         scenario: Scenario,
@@ -181,8 +186,9 @@ class Experiment:
         self.scenario = scenario
         self.seed = seed
         self._progress = progress
-        if scenario.topology.nodes >= LEFT_NODES:
-            gc.collect()  # what an earlier one left
+        if Experiment.left and scenario.topology.nodes >= LEFT_NODES:
+            gc.collect()
+            Experiment.left = False
         with uncollected(scenario.topology.nodes):
             self._build(engine_type, lines, strategy or _strategy(scenario))
 

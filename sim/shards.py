@@ -134,9 +134,7 @@ def _nearest_to_half(weights: Sequence[int]) -> list[int]:
     reached = [1]
     for weight in weights:
         reached.append(reached[-1] | reached[-1] << weight)
-    total = sum(weights)
-    sides = (side for side in range(total + 1) if reached[-1] >> side & 1)
-    side = min(sides, key=lambda side: abs(2 * side - total))
+    side = next(side for side in range(sum(weights) // 2, -1, -1) if reached[-1] >> side & 1)  # the lighter of the two
     chosen = []
     for number in range(len(weights) - 1, -1, -1):
         if not reached[number] >> side & 1:

@@ -189,10 +189,14 @@ class Globe(Topology):
                 found[one][other] = found[other][one] = delay_us
         return found
 
-    def delay_to_us(self, source: int, latitude_e6: int, longitude_e6: int) -> int:
-        """One way from a site to a point where no site is."""
-        chord = _chord(self._units[source], _unit(latitude_e6, longitude_e6))
-        return self._table[chord >> _CHORD_SHIFT] + 2 * self._access_us[source]
+    def delays_to_us(self, latitude_e6: int, longitude_e6: int) -> list[int]:
+        """One way from each site to a point where no site is."""
+        there = _unit(latitude_e6, longitude_e6)
+        chords = [_chord(unit, there) for unit in self._units]
+        return [
+            self._table[chord >> _CHORD_SHIFT] + 2 * access_us
+            for chord, access_us in zip(chords, self._access_us, strict=True)
+        ]
 
 
 class Measured(Topology):

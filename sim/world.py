@@ -181,7 +181,7 @@ def _regions(topology: Topology, settings: RegionSettings) -> Iterable[Region]:
 
 def _round_trips(topology: Topology, number: int, latitude: int, longitude: int) -> dict[int, int]:
     if isinstance(topology, Globe):
-        return {index: 2 * topology.delay_to_us(index, latitude, longitude) for index in range(len(topology))}
+        return {index: 2 * delay_us for index, delay_us in enumerate(topology.delays_to_us(latitude, longitude))}
     # Without coordinates a region is next to a site: the regions are spread over the sites.
     home = number * 7_919 % len(topology)
     return {
