@@ -16,17 +16,17 @@ from sim.stage import Selector, Stage, selector
 DISKS = ("intact", "empty", "torn")
 
 
-def damage(host: Host, disk: str, prng: Prng) -> None:
+def damage(stage: Stage, host: Host, disk: str, prng: Prng) -> None:
     """What a crash did to the disk: nothing, everything, or one record half written and one lost."""
     if disk != "intact":
         host.disk_whole, host.ever_damaged = False, True
     if disk == "empty":
         host.disk.clear()
-    elif disk == "torn" and host.disk:
-        keys = sorted(host.disk)
+    elif disk == "torn" and (keys := stage.cluster.company.of(host, lambda: sorted(host.disk))):
         torn, lost = (keys[prng.below(len(keys))] for _ in range(2))
-        host.disk[torn] = host.disk[torn][: len(host.disk[torn]) // 2]
-        host.disk.pop(lost, None)
+        if host.here:
+            host.disk[torn] = host.disk[torn][: len(host.disk[torn]) // 2]
+            host.disk.pop(lost, None)
 
 
 def boot(stage: Stage, host: Host) -> None:
@@ -56,7 +56,7 @@ class Crash:
     def end(self, stage: Stage) -> None:
         assert self._prng is not None
         for host in self._down:
-            damage(host, self.disk, self._prng)
+            damage(stage, host, self.disk, self._prng)
             boot(stage, host)
         stage.release(self._down)
         self._down = []
@@ -86,7 +86,7 @@ class CrashLoop:
             if host.alive:
                 stage.cluster.crash(host)
             else:
-                damage(host, self.disk, prng)
+                damage(stage, host, self.disk, prng)
                 boot(stage, host)
         stage.cluster.scheduler.call(stage.cluster.now + self.every_us, lambda: self._turn(stage, prng))
 

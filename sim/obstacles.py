@@ -32,8 +32,6 @@ def obstacle(timeline: Iterable[Step], shards: Shards) -> str | None:
     for step in timeline:
         if step.do not in SHARED:
             return f"{step.do} is not for several"
-        if getattr(step.act, "disk", "") == "torn":
-            return f"{step.do} draws which records are torn from what is on disk"
         if getattr(step.act, "factor_ppm", PPM) < PPM:
             return f"{step.do} makes paths shorter than the lookahead"
     return None

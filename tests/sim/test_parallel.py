@@ -52,7 +52,7 @@ def small(name: str) -> Scenario:
 
 QUICK = ("crash", "pause", "poison-policy", "stale-writer", "wan", "wan-1000", "wan-10000")
 LONGER = ("clocks", "cold-boot", "contagious-update", "crash-loop", "fan-out", "flapping-link", "one-way",
-          "rolling-restart", "smoke")  # fmt: skip
+          "rolling-restart", "smoke", "torn-disk")  # fmt: skip
 """Others can be shared, too, but among so many nodes they take long."""
 
 
@@ -61,7 +61,26 @@ def test_a_shipped_scenario_comes_to_the_same_by_two_processes(name: str) -> Non
     assert same_by(small(name), 2).verdict == "held"
 
 
-@pytest.mark.parametrize("name", ["liars", "canary", "torn-disk", "version-mix", "lan-1000", "narrow-link"])
+CUTS: dict[str, dict[str, Any]] = {"halves": {}, "bridge": {}, "region-cut": {"nodes": "group europe"}}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("act", CUTS)
+def test_a_cluster_that_falls_in_two_comes_to_the_same(act: str) -> None:
+    """66 sites are a shard's least; how a cut heals costs as their square."""
+    acts = [{"at": "1s", "for": "5s", "do": act, **CUTS[act]}, {"at": "2s", "do": "publish"},
+            {"at": "3s", "do": "health", "region": "frankfurt", "level": "down"}]  # fmt: skip
+    assert same_by(from_table("test", table(*acts, nodes=66, duration="8s", settle="60s")), 2).verdict == "held"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "seed"), [("lossy", "0"), ("swarm", "1"), ("swarm", "6"), ("swarm", "7")])
+def test_links_that_lose_and_a_swarm_of_faults_come_to_the_same(name: str, seed: str) -> None:
+    acts = 'timeline=[{at="1s", do="publish"}, {at="3s", do="health", level="down"}]'
+    assert same_by(load(name, ["topology.nodes=66", "duration=8s", acts]), 2, seed).verdict == "held"
+
+
+@pytest.mark.parametrize("name", ["liars", "canary", "version-mix", "lan-1000", "narrow-link"])
 def test_other_shipped_scenarios_are_one_process(name: str) -> None:
     experiment = Experiment(small(name))
     assert obstacle(experiment.timeline, experiment.cluster.cut) is not None
@@ -81,6 +100,7 @@ ACTS: list[dict[str, Any]] = [
     {"at": "4500ms", "do": "join", "over": "500ms"},
     {"at": "5s", "for": "1s", "do": "clock", "nodes": 3, "ahead": "2s"},
     {"at": "5s", "for": "1s", "do": "lie-health", "nodes": 1, "region": "ashburn", "level": "failing"},
+    {"at": "5500ms", "for": "1s", "do": "crash", "nodes": 3, "disk": "torn"},
     {"at": "6s", "for": "1s", "do": "hold", "nodes": 4},
 ]
 
@@ -137,7 +157,6 @@ def test_what_is_not_shared_is_one_process_with_a_reason() -> None:
     for sets, reason in (
         (["topology.nodes=60"], "few"),
         (['timeline=[{at="1s", do="lie-forged"}]'], "lie-forged"),
-        (['timeline=[{at="1s", for="1s", do="crash", disk="torn"}]'], "torn"),
         (['timeline=[{at="1s", for="1s", do="slow-links", factor=0.5}]'], "lookahead"),
         (["topology.model=lan"], "near each other"),
     ):
