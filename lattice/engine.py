@@ -168,8 +168,9 @@ class Engine:
             self._health.issue,
             lambda node: self._presence.returned(node),
             self._row_of,
+            # To its accuser, too: a helper does not know that its nack has become an accusation.
             lambda claim, came_from: self._strategy.next_hops(
-                CellId(claim.node), claim.by, came_from, self._presence.others(claim.node), self._out.prng
+                CellId(claim.node), b"", came_from, self._presence.others(claim.node), self._out.prng
             ),
         )
         self._presence = Presence(self._out, self._swim.members)
