@@ -161,7 +161,7 @@ def test_random_bodies_in_a_good_envelope(victim: Victim, what: str) -> None:
             body[0] = 0x90 | prng.below(16)  # an array, as every message is
         frames.append(victim.speaking(bytes(body)))
     counted = victim.attack(FRAMES[what], frames)
-    assert counted.total() == MANY
+    assert MANY - 2 <= counted.total() <= MANY, "three bytes may happen to be a message, as one was by 1 seed of 30"
     assert victim.state() == victim.before
 
 

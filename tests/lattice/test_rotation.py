@@ -158,7 +158,7 @@ def test_a_node_whose_clock_was_set_back_is_still_heard(traffic: Iterator[int]) 
 def test_no_counter_is_used_before_it_is_on_disk() -> None:
     cluster = Rotating(judge=lossy)
     cluster.introduce_all()
-    cluster.run(3 * SECOND)
+    cluster.run_until(cluster.all_know_all, 30 * SECOND)
     for index, engine in enumerate(cluster.engines):
         records = cluster.disks[index]
         reserved = int.from_bytes(records["self", b"counter"][1:], "big")

@@ -99,7 +99,8 @@ def test_a_long_publish_goes_out_whole_and_nothing_is_left_to_comparing() -> Non
 
 
 def test_what_costs_more_than_there_is_follows_and_is_not_sent_twice() -> None:
-    """Twenty ops of a KiB at 10 kB/s. Whoever compares meanwhile is not sent what it will be sent in any case."""
+    """Twenty ops of a KiB at 10 kB/s. Whoever compares meanwhile is not sent what it will be sent in any case, but for
+    one that was on its way when it said what it has (in 7 of 60 seeds)."""
     cluster = settled(2, Config(rumour_bytes_burst=1_000, rumour_bytes_per_s=10_000))
     cluster.run(SECOND)
     before = counted(cluster)
@@ -111,7 +112,7 @@ def test_what_costs_more_than_there_is_follows_and_is_not_sent_twice() -> None:
     during = counted(cluster) - before
     assert during["reconciliations begun"], "else nothing was shown"
     assert during["in Rumour"] * 1_000 <= sum(len(op) for op in cluster.engines[0].policy.ops()) * 2
-    assert not during["out Delta"]
+    assert during["out Delta"] <= 1
 
 
 # --- company
