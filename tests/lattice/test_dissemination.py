@@ -38,9 +38,10 @@ def spread(
     rumour: CellId,
     dead: frozenset[NodeId] = frozenset(),
     narrow: bool = False,
+    seed: str = "spread",
 ) -> Counter[NodeId]:
     """Payload copies that each node gets, if only the dead lose any."""
-    prng = Prng.seeded("spread")
+    prng = Prng.seeded(seed)
     copies: Counter[NodeId] = Counter()
     front: list[tuple[NodeId, NodeId | None]] = [(start, None)]
     while front:
@@ -140,7 +141,8 @@ def test_the_others_never_send_back_either(areas: dict[str, int], rumour: CellId
 
 def test_a_random_rumour_reaches_nearly_all_of_a_large_cluster() -> None:
     known = rosters({"a": 200})
-    assert len(spread(RandomFanout(4), known, node(0), CellId(bytes(16)))) >= 190
+    reached = [len(spread(RandomFanout(4), known, node(0), CellId(bytes(16)), seed=seed)) for seed in "012345678"]
+    assert sorted(reached)[4] >= 190, "in the median: of thirty one reached 187"
     assert len(spread(Flood(), known, node(0), CellId(bytes(16)))) == 199
 
 
