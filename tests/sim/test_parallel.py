@@ -80,6 +80,13 @@ def test_links_that_lose_and_a_swarm_of_faults_come_to_the_same(name: str, seed:
     assert same_by(load(name, ["topology.nodes=66", "duration=8s", acts]), 2, seed).verdict == "held"
 
 
+@pytest.mark.slow
+def test_keys_that_rotate_come_to_the_same() -> None:
+    """Each process rekeys the envelopes of its own hosts; the others' are nowhere to be rekeyed."""
+    acts = 'timeline=[{at="1s", do="key-rotation", over="2s"}, {at="3s", do="publish"}]'
+    assert same_by(load("key-rotation", ["topology.nodes=66", "duration=14s", acts]), 2).verdict == "held"
+
+
 @pytest.mark.parametrize("name", ["liars", "canary", "version-mix", "lan-1000", "narrow-link"])
 def test_other_shipped_scenarios_are_one_process(name: str) -> None:
     experiment = Experiment(small(name))
