@@ -69,6 +69,12 @@ def incarnation_known(engine: Engine, node: NodeId) -> int:
     return 0 if member is None else member.incarnation
 
 
+def voices_against(engine: Engine, node: NodeId) -> int:
+    """How many accuse this member, as far as the engine has heard and counted."""
+    suspicion = engine._swim._suspicions.get(node)
+    return len(suspicion.accusers) if suspicion is not None else 0
+
+
 def held_rows(engine: Engine) -> list[SignedRow]:
     return engine._health.table.rows()
 
@@ -197,9 +203,8 @@ class Crowd:
         self.members.update((member.node, member) for member in gone)
 
     def gather(self, engine: Engine) -> None:
-        """A started engine counts everybody as present, and has begun to probe them: who comes later waits."""
+        """A started engine counts everybody as present."""
         engine._swim.members.everybody = self.everybody
-        engine._swim._probe.begin_round(self.everybody.nodes)
 
 
 def member_record(node: NodeId, site: str, area: str, endpoint: Endpoint, now: Micros) -> Member:

@@ -6,6 +6,7 @@ import importlib
 import sys
 
 SUBJECTS = {
+    "crashes": "tests.bench.crashes",
     "decide": "tests.bench.decide",
     "failover": "tests.bench.failover",
     "idle": "tests.bench.idle",
