@@ -20,10 +20,10 @@ class Config:
     second pings, no pushed claims, and a claim of death is believed on one member's word."""
     swim_interval_us: int = 400 * MILLISECOND
     """One member is pinged each interval (SWIM's protocol period; memberlist's LAN default is 1 s). A crashed member
-    meets its first probe after one interval in the mean and 4.6 at the 99th percentile, however large the cluster."""
+    meets its first probe after half an interval in the mean and one at most, however large the cluster (`turns`)."""
     ack_timeout_us: int = 500 * MILLISECOND
-    """The longest that a direct ping waits before others are asked to try, and how long where nothing has been
-    measured yet (`rtt`). memberlist: 500 ms on a LAN, always."""
+    """The longest that a direct ping waits before others are asked to try (`rtt`). memberlist: 500 ms on a LAN,
+    always."""
     ack_timeout_min_us: int = 50 * MILLISECOND
     """And the shortest: a scheduler's hiccup is no loss."""
     probe_us: int = SECOND

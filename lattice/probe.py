@@ -9,20 +9,21 @@
                               ──nack──▶ us         "I tried, too": when all k say so, there is nothing to wait for
     otherwise: suspect
 
-Targets are taken in turn, in an order drawn for each round (the paper's round-robin), so that every member is probed
-within 2n - 1 intervals for certain and not only in expectation. The order is a permutation that needs no list: from a
-drawn start, in steps of a drawn length that has no factor in common with n. A probe may outlast the interval: its time
-is set by round trips, the interval by how soon a crash is to be found and at what cost, and neither need wait for the
-other.
+Whose turn it is says the clock (`turns`): every member is probed once an interval, by another each time. A probe
+may outlast the interval: its time is set by round trips, the interval by how soon a crash is to be found and at what
+cost, and neither need wait for the other.
+
+How long a crash is then doubted depends on the slowest of those who are asked, for all of them must say that they
+tried. So of twice as many who are drawn the nearer half is asked: still of many areas, and not where a word takes long.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from math import gcd
 
 from lattice.prng import Prng
+from lattice.turns import Turns
 from lattice.types import Endpoint, Micros, NodeId
 
 RELAYS_MAX = 256
@@ -87,40 +88,19 @@ class Probe:
 class ProbeCycle:
     """Which members are being probed, and whose probes we carry."""
 
-    __slots__ = ("_failed", "_of", "_prng", "_probes", "_relays", "_round", "_us")
+    __slots__ = ("_failed", "_prng", "_probes", "_relays", "_us", "turns")
 
-    def __init__(self, us: NodeId, prng: Prng) -> None:
+    def __init__(self, us: NodeId, interval_us: int, prng: Prng) -> None:
         self._us = us
         self._prng = prng
-        self._round: Iterator[NodeId] = iter(())
-        self._of: Sequence[NodeId] = ()
-        """Whom the round was drawn of."""
+        self.turns = Turns(us, interval_us, prng)
         self._probes: dict[NodeId, Probe] = {}
         self._relays: dict[int, Relay] = {}
         self._failed: dict[NodeId, Probe] = {}
 
-    def pick(self, everybody: Sequence[NodeId], is_present: Callable[[NodeId], bool]) -> NodeId | None:
-        """Whose turn it is, or None when there is nobody who is not being probed already. `everybody` are those who
-        are present, and ourselves."""
-        busy = self._probes
-        if len(everybody) <= len(busy) + 1 and all(node in busy or node == self._us for node in everybody):
-            return None
-        while True:
-            for candidate in self._round:
-                if candidate in busy or candidate == self._us:
-                    continue
-                if everybody is self._of or is_present(candidate):
-                    return candidate
-            self.begin_round(everybody)
-
-    def begin_round(self, everybody: Sequence[NodeId]) -> None:
-        """Draw the order of one round. Who comes meanwhile has a turn in the next."""
-        count, prng = len(everybody), self._prng
-        while gcd(step := prng.below(count) + 1, count) != 1:  # six in ten are coprime
-            pass
-        start = prng.below(count)
-        self._of = everybody
-        self._round = (everybody[(start + turn * step) % count] for turn in range(count))
+    def pick(self, everybody: Sequence[NodeId], now: Micros, well: bool) -> NodeId | None:
+        """Whose turn it is (`turns`), or None when there is nobody who is not being probed already."""
+        return self.turns.pick(everybody, now, self._probes, well)
 
     def begin(self, target: NodeId, now: Micros, ack_us: int, probe_us: int) -> Probe:
         """Probe this member: its first answer is due after `ack_us`, and all is over after `probe_us`."""
@@ -140,12 +120,18 @@ class ProbeCycle:
         return nonce
 
     def ask(
-        self, probe: Probe, everybody: Sequence[NodeId], count: int, suspects: Collection[NodeId] = ()
+        self,
+        probe: Probe,
+        everybody: Sequence[NodeId],
+        count: int,
+        suspects: Collection[NodeId],
+        far_us: Callable[[NodeId], int],
     ) -> tuple[NodeId, ...]:
-        """Whom to ask to ping the target in our stead: nobody who may be gone himself."""
-        drawn = self._prng.sample(everybody, count + 2 + len(suspects))
+        """Whom to ask to ping the target in our stead: of twice as many who are drawn those who are not as far, and
+        nobody who may be gone himself."""
+        drawn = self._prng.sample(everybody, 2 * count + 2 + len(suspects))
         able = [node for node in drawn if node not in (probe.target, self._us) and node not in suspects]
-        probe.helpers = tuple(able[:count])
+        probe.helpers = tuple(sorted(able[: 2 * count], key=far_us)[:count])
         return probe.helpers
 
     def end(self, probe: Probe) -> None:

@@ -104,7 +104,7 @@ class Swim:
         config = out.config
         self.members = Membership(out.node, area, config.members_max)
         self.health = LocalHealth(config.lifeguard)
-        self._probe = ProbeCycle(out.node, out.prng)
+        self._probe = ProbeCycle(out.node, config.swim_interval_us, out.prng)
         self._rtt = RttTable(config.ack_timeout_min_us, config.ack_timeout_us)
         self._suspicions: dict[NodeId, Suspicion] = {}
         self._piggyback = Piggyback()
@@ -342,14 +342,14 @@ class Swim:
 
     def _probe_next(self) -> None:
         out, stretch = self._out, self.health.stretch(1)
-        target = self._probe.pick(self.members.everybody.nodes, self.members.is_present)
+        target = self._probe.pick(self.members.everybody.nodes, out.now, stretch == 1)
         if target is not None:
             member = self.members.get(target)
             assert member is not None, "only who is present is picked"
             ack_us = self._rtt.timeout_us(target, member.area) * stretch
             probe = self._probe.begin(target, out.now, ack_us, max(out.config.probe_us * stretch, ack_us))
             self._ping(member, probe.nonce)
-        self._next_at = out.after(out.config.swim_interval_us * stretch)
+        self._next_at = self._probe.turns.next_after(out.now, stretch - 1)
 
     def _look_after_probes(self) -> None:
         """First answers that are late, probes that failed, and those that we carry."""
@@ -368,7 +368,8 @@ class Swim:
                 continue
             if not asked:
                 suspects = self._suspicions if config.lifeguard else ()
-                for helper in self._probe.ask(probe, self.members.everybody.nodes, config.ping_req_count, suspects):
+                everybody, count = self.members.everybody.nodes, config.ping_req_count
+                for helper in self._probe.ask(probe, everybody, count, suspects, self._far_us):
                     target = _unscoped(member.endpoint)
                     self._out.send(PingReq(probe.nonce, member.node, target), self.endpoint_of(helper))
             if config.lifeguard:
@@ -406,6 +407,9 @@ class Swim:
 
     def _ack_us(self, node: NodeId, member: Member | None) -> int:
         return self._rtt.timeout_us(node, member.area if member is not None else "")
+
+    def _far_us(self, node: NodeId) -> int:
+        return self._ack_us(node, self.members.get(node))
 
     def _arm(self) -> None:
         due = self._probe.earliest()

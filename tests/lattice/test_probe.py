@@ -14,38 +14,45 @@ from lattice.types import Endpoint, Micros, NodeId
 
 NODES = [NodeId(bytes([number]) * 16) for number in range(9)]
 HERE: Endpoint = ("10.0.0.1", 1)
-ACK_US, PROBE_US = 10, 100
+ACK_US, PROBE_US, INTERVAL_US = 10, 100, 40
 START = Micros(1_000)
 
 
 US = NodeId(b"us" * 8)
 
 
-def picked(cycle: ProbeCycle, present: Iterable[NodeId]) -> NodeId | None:
-    others = set(present)
-    return cycle.pick([*sorted(others), US], others.__contains__)
+def cycle_of(seed: str = "x") -> ProbeCycle:
+    return ProbeCycle(US, INTERVAL_US, Prng.seeded(seed))
+
+
+def picked(cycle: ProbeCycle, present: Iterable[NodeId], now: Micros = START) -> NodeId | None:
+    return cycle.pick([*sorted(set(present)), US], now, True)
 
 
 def begun(cycle: ProbeCycle, present: list[NodeId], now: Micros = START) -> Probe:
-    target = picked(cycle, present)
+    target = picked(cycle, present, now)
     assert target is not None
     return cycle.begin(target, now, ACK_US, PROBE_US)
 
 
-@given(st.integers(min_value=1, max_value=9), st.text(max_size=4), st.integers(min_value=0, max_value=8))
-def test_everybody_is_probed_within_two_rounds(count: int, seed: str, skipped: int) -> None:
-    cycle, present = ProbeCycle(US, Prng.seeded(seed)), NODES[:count]
+def asked(cycle: ProbeCycle, probe: Probe, everybody: list[NodeId], count: int) -> tuple[NodeId, ...]:
+    return cycle.ask(probe, everybody, count, (), lambda _: 0)
+
+
+@given(st.integers(min_value=1, max_value=9), st.integers(min_value=0, max_value=10**9))
+def test_everybody_is_probed_once_a_round(count: int, skipped: int) -> None:
+    cycle, present = cycle_of(), NODES[:count]
     probed = []
-    for _ in range(skipped + 2 * count - 1):
-        probe = begun(cycle, present)
+    for turn in range(count):
+        probe = begun(cycle, present, Micros(START + (skipped + turn) * INTERVAL_US))
         probed.append(probe.target)
         cycle.end(probe)
-    assert set(probed[skipped:]) == set(present)
+    assert set(probed) == set(present)
 
 
 @given(st.lists(st.sets(st.sampled_from(NODES)), max_size=12), st.text(max_size=4))
 def test_only_who_is_present_is_probed_and_nobody_twice_at_once(rounds: list[set[NodeId]], seed: str) -> None:
-    cycle, flying = ProbeCycle(US, Prng.seeded(seed)), set[NodeId]()
+    cycle, flying = cycle_of(seed), set[NodeId]()
     for present in rounds:
         target = picked(cycle, present)
         assert (target in present - flying) if present - flying else (target is None)
@@ -53,13 +60,13 @@ def test_only_who_is_present_is_probed_and_nobody_twice_at_once(rounds: list[set
             continue
         flying.add(target)
         probe = cycle.begin(target, START, ACK_US, PROBE_US)
-        helpers = cycle.ask(probe, [*sorted(present), US], 3)
+        helpers = asked(cycle, probe, [*sorted(present), US], 3)
         assert len(helpers) == min(3, len(present) - 1)
         assert not {target, US} & {*helpers}
 
 
 def test_only_the_right_ack_ends_a_probe_and_each_ping_measures_its_own_round_trip() -> None:
-    cycle = ProbeCycle(US, Prng.seeded("x"))
+    cycle = cycle_of()
     probe = begun(cycle, NODES[:1])
     again = cycle.again(probe, Micros(START + 10))
     assert cycle.acked(again + 1, probe.target) is None
@@ -72,12 +79,12 @@ def test_only_the_right_ack_ends_a_probe_and_each_ping_measures_its_own_round_tr
 
 
 def test_an_unanswered_probe_pings_again_and_again_and_then_fails() -> None:
-    cycle = ProbeCycle(US, Prng.seeded("x"))
+    cycle = cycle_of()
     probe = begun(cycle, NODES[:4])
     assert cycle.due(Micros(START + ACK_US - 1)) == []
     assert cycle.due(Micros(START + ACK_US)) == [probe]
     assert probe.helpers is None
-    cycle.ask(probe, [*NODES[:4], US], 3)
+    asked(cycle, probe, [*NODES[:4], US], 3)
     cycle.again(probe, Micros(START + ACK_US))
     assert cycle.earliest() == START + ACK_US + PROBE_US // PINGS_MAX
     while (due := cycle.earliest()) is not None:
@@ -89,9 +96,9 @@ def test_an_unanswered_probe_pings_again_and_again_and_then_fails() -> None:
 
 @given(st.integers(1, 1_000), st.integers(1, 9_000))
 def test_no_more_pings_than_that_each_with_time_to_be_answered(ack: int, rest: int) -> None:
-    cycle = ProbeCycle(US, Prng.seeded("x"))
+    cycle = cycle_of()
     probe = cycle.begin(NODES[0], START, ack, ack + rest)
-    cycle.ask(probe, [], 0)
+    asked(cycle, probe, [], 0)
     while (due := cycle.earliest()) is not None:
         assert cycle.due(Micros(due)) == [probe]
         if due < probe.ends:
@@ -103,11 +110,23 @@ def test_no_more_pings_than_that_each_with_time_to_be_answered(ack: int, rest: i
     assert len(sent) == 2 or probe.ends - sent[-1] >= ack
 
 
+@given(st.text(max_size=4))
+def test_the_nearer_half_of_those_drawn_is_asked_and_no_suspect(seed: str) -> None:
+    cycle = cycle_of(seed)
+    probe = begun(cycle, NODES)
+    suspect = next(node for node in NODES if node != probe.target)
+    helpers = cycle.ask(probe, [US, *NODES], 3, [suspect], lambda node: node[0])
+    able = [node for node in NODES if node not in (probe.target, suspect)]
+    assert len(set(helpers)) == 3
+    assert set(helpers) <= set(able)
+    assert max(helpers) <= able[-4], "of the seven who are able six are drawn, and three of those are further away"
+
+
 def test_when_all_helpers_say_that_they_tried_there_is_nothing_to_wait_for() -> None:
-    cycle = ProbeCycle(US, Prng.seeded("x"))
+    cycle = cycle_of()
     probe = begun(cycle, NODES[:4])
     assert cycle.nacked(probe.nonce, probe.target, NODES[0]) is None, "nobody was asked"
-    first, second, third = cycle.ask(probe, [*NODES[:4], US], 3)
+    first, second, third = asked(cycle, probe, [*NODES[:4], US], 3)
     assert cycle.nacked(probe.nonce, probe.target, first) is None
     assert cycle.nacked(probe.nonce, probe.target, first) is None, "one voice counts once"
     assert cycle.nacked(probe.nonce + 1, probe.target, second) is None
@@ -118,7 +137,7 @@ def test_when_all_helpers_say_that_they_tried_there_is_nothing_to_wait_for() -> 
 
 
 def test_a_carried_probe_is_passed_on_once_even_after_the_nack_and_carriage_is_bounded() -> None:
-    cycle = ProbeCycle(US, Prng.seeded("x"))
+    cycle = cycle_of()
 
     def relay() -> Relay:
         return Relay(HERE, 7, NODES[1], Micros(START + ACK_US), Micros(START + PROBE_US))
@@ -140,9 +159,9 @@ def test_a_carried_probe_is_passed_on_once_even_after_the_nack_and_carriage_is_b
 
 
 def test_a_nack_from_far_away_is_a_voice_after_the_probe_has_failed_once_and_for_a_while() -> None:
-    cycle = ProbeCycle(US, Prng.seeded("late"))
+    cycle = cycle_of("late")
     probe = begun(cycle, NODES)
-    helpers = cycle.ask(probe, [US, *NODES], 3)
+    helpers = asked(cycle, probe, [US, *NODES], 3)
     nonce = probe.nonce
     assert cycle.nacked(nonce, probe.target, helpers[0]) is None
     ends = Micros(START + PROBE_US)

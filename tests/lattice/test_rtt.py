@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lattice.rtt import AREAS_MAX, Rtt, RttTable
+from lattice.rtt import AREAS_MAX, UNMEASURED_US, Rtt, RttTable
 from lattice.types import MILLISECOND, NodeId
 
 LEAST_US, MOST_US = 50 * MILLISECOND, 500 * MILLISECOND
@@ -38,15 +38,21 @@ def test_a_timeout_keeps_its_bounds(samples: list[int]) -> None:
 
 def test_who_was_never_measured_is_judged_by_its_area_and_else_patiently() -> None:
     table = RttTable(LEAST_US, MOST_US)
-    assert table.timeout_us(ONE, "3,0") == MOST_US
+    assert table.timeout_us(ONE, "3,0") == UNMEASURED_US
     three = NodeId(bytes([3]) * 16)
-    for _ in range(4):
-        assert table.timeout_us(ONE, "3,0") == MOST_US, "too little is known"
+    table.observe(three, "3,0", 40_000)
+    assert table.timeout_us(ONE, "3,0") == 120_000, "three times the first, as RFC 6298 has it"
+    for _ in range(3):
         table.observe(three, "3,0", 40_000)
     assert table.timeout_us(TWO, "3,0") == table.timeout_us(ONE, "3,0") < 120_000
     table.observe(ONE, "3,0", 40_000)
     assert table.timeout_us(ONE, "3,0") == 120_000, "one sample is no estimate yet"
-    assert table.timeout_us(TWO, "9,9") == MOST_US
+    assert table.timeout_us(TWO, "9,9") == UNMEASURED_US
+    table.observe(three, "9,9", 150_000)
+    assert table.timeout_us(TWO, "9,9") == UNMEASURED_US, "one sample asks for no more patience than none"
+    for _ in range(3):
+        table.observe(three, "9,9", 450_000)
+    assert table.timeout_us(TWO, "9,9") == MOST_US, "four do, as far as there is any"
     table.observe(TWO, "3,0", 90_000)
     assert table.timeout_us(TWO, "3,0") == 90_000 * 3, "more patient than its area"
     for _ in range(3):
