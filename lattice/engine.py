@@ -21,6 +21,7 @@ take turns in one process nothing is in the processor's caches when it is its tu
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from operator import attrgetter
 from typing import Final
 
 from lattice import wire
@@ -55,7 +56,7 @@ from lattice.events import (
     TimerFired,
 )
 from lattice.grants import Grants
-from lattice.health import Row
+from lattice.health import Row, place_in
 from lattice.health_plane import HealthPlane, Self
 from lattice.identity import Signer, Verifier, node_id_of
 from lattice.membership import STATE_NAMES, Member, MemberState
@@ -93,6 +94,10 @@ from lattice.wire import (
     WireCell,
 )
 
+_NEVER_COMES: Final = Micros(2**63 - 1)
+_NO_ROW: Final = ((), None, ())
+"""What is shown of a member of which there is none: what it applies, where it is, how it sees the regions."""
+_BY_SITE: Final = attrgetter("site", "node")
 _QUESTIONS: Final = (PingReq, Graft, Compare, Digest)
 """What is answered with more than it is, or by asking a third. Whoever we do not know, or whose key was taken back, may
 hold the cluster's keys and no more: its pings are answered, and it is told of that revocation, where it has shown to be
@@ -103,7 +108,7 @@ class Engine:
     """One node. See the module's contract."""
 
     __slots__ = (
-        "_admission", "_cells", "_config", "_deadline", "_grants", "_health", "_out", "_own_address",
+        "_admission", "_attends_at", "_cells", "_config", "_deadline", "_grants", "_health", "_out", "_own_address",
         "_policy", "_presence", "_reconciliation", "_records_due", "_rollouts", "_seal", "_seal_records", "_spreading",
         "_stall_us", "_stalled_for", "_started", "_strategy", "_swim", "_us", "_view", "node",
     )  # fmt: skip
@@ -137,6 +142,8 @@ class Engine:
         self._started = False
         self._deadline: Micros | None = None
         self._records_due = Micros(0)
+        self._attends_at = _NEVER_COMES
+        """`_attention_due`, as of the last input."""
         self._view: LatticeView | None = None
         self._stall_us = config.stall_us
         self._stalled_for: Micros | None = None
@@ -219,15 +226,8 @@ class Engine:
         out.now = now
         effects: list[Effect] = []
         out.effects = effects
-        if self._started:
-            if now >= self._records_due:
-                self._records_due = out.after(SAVE_INTERVAL_US)
-                if len(self._swim.members):
-                    self._seal_records.hear(*out.asked_and_answered(), now)
-                self._seal_records.save(self._out.now)
-                self._health.records.save()
-            if (deadline := self._deadline) is not None and now - deadline > self._stall_us:
-                self._notice_stall()
+        if now > self._attends_at:
+            self._attend()
         if isinstance(event, DatagramReceived):
             self._on_frame(event.data, event.source, False)
         elif isinstance(event, TimerFired):
@@ -244,6 +244,7 @@ class Engine:
             earliest = timers.earliest()
             if earliest != self._deadline:
                 self._deadline = earliest
+                self._attends_at = self._attention_due()
                 effects.append(SetTimer(earliest))
         out.effects = NO_INPUT
         return effects
@@ -290,6 +291,27 @@ class Engine:
         return self._health.clock_off_ms()
 
     # --- inputs
+
+    def _attention_due(self) -> Micros:
+        """After when an input finds more to be seen to than itself: records are to be saved, or our deadline is past
+        by so much that we have stalled."""
+        if not self._started:
+            return _NEVER_COMES
+        if self._deadline is None or self._records_due < self._deadline + self._stall_us:
+            return self._records_due
+        return Micros(self._deadline + self._stall_us)
+
+    def _attend(self) -> None:
+        out, now = self._out, self._out.now
+        if now > self._records_due:
+            self._records_due = out.after(SAVE_INTERVAL_US)
+            if len(self._swim.members):
+                self._seal_records.hear(*out.asked_and_answered(), now)
+            self._seal_records.save(now)
+            self._health.records.save()
+        if self._deadline is not None and now - self._deadline > self._stall_us:
+            self._notice_stall()
+        self._attends_at = self._attention_due()
 
     def _notice_stall(self) -> None:
         """We come late to our own deadline: whatever was to be heard meanwhile has not been."""
@@ -615,14 +637,17 @@ class Engine:
             self._us.at_e6,
             row.reports if row is not None else (),
         )
-        others = [self._view_member(member, self._row_of(member.node)) for member in self._swim.members.all()]
-        return tuple(sorted([us, *others], key=lambda member: (member.site, member.node)))
-
-    @staticmethod
-    def _view_member(member: Member, row: Row | None) -> MemberView:
-        applied, at_e6, reports = (row.applied, row.at_e6, row.reports) if row is not None else ((), None, ())
-        state = STATE_NAMES[member.state]
-        return MemberView(member.node, member.site, member.endpoint, state, member.incarnation, applied, at_e6, reports)
+        members, held_of = [us], self._health.table.get
+        for member in self._swim.members:
+            node, state = member.node, STATE_NAMES[member.state]
+            held = held_of(node)
+            row = held.signed.row if held is not None else None
+            applied, at_e6, reports = (row.applied, place_in(row.area), row.reports) if row is not None else _NO_ROW
+            members.append(
+                MemberView(node, member.site, member.endpoint, state, member.incarnation, applied, at_e6, reports)
+            )
+        members.sort(key=_BY_SITE)
+        return tuple(members)
 
 
 def _node(argument: str) -> NodeId:

@@ -86,6 +86,15 @@ def report_of(observation: Observation, held: Report | None, overrules: bool) ->
     )
 
 
+@lru_cache(maxsize=1_024)
+def place_in(area: str) -> tuple[int, int] | None:
+    """See `Row.at_e6`."""
+    place = _PLACE.fullmatch(area.partition("@")[2])
+    if place is None or abs(int(place[1])) > 90_000_000 or abs(int(place[2])) > 180_000_000:
+        return None
+    return int(place[1]), int(place[2])
+
+
 @record
 class Row:
     """Everything one observer asserts. Reports and policies are sorted by name."""
@@ -116,10 +125,7 @@ class Row:
     @property
     def at_e6(self) -> tuple[int, int] | None:
         """Latitude and longitude in millionths of a degree; None when the row says none, or nonsense."""
-        place = _PLACE.fullmatch(self.area.partition("@")[2])
-        if place is None or abs(int(place[1])) > 90_000_000 or abs(int(place[2])) > 180_000_000:
-            return None
-        return int(place[1]), int(place[2])
+        return place_in(self.area)
 
     @property
     def observer(self) -> NodeId:

@@ -19,7 +19,7 @@ that are gone stay in the table (and are called again, so that a long partition 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from enum import IntEnum
 from typing import Final
@@ -104,6 +104,10 @@ class Membership:
 
     def __contains__(self, node: NodeId) -> bool:
         return node in self._members
+
+    def __iter__(self) -> Iterator[Member]:
+        """In no order that anything may hang on."""
+        return iter(self._members.values())
 
     def get(self, node: NodeId) -> Member | None:
         return self._members.get(node)

@@ -145,13 +145,14 @@ class ProbeCycle:
         self._relays[nonce] = relay
         return nonce
 
-    def acked(self, nonce: int, subject: NodeId) -> Probe | None:
-        """An ack came, from the subject itself or passed on: the probe that it ends."""
+    def acked(self, nonce: int, subject: NodeId) -> Micros | None:
+        """An ack came, from the subject itself or passed on. If it ends a probe, when the ping was sent that it is
+        for."""
         probe = self._probes.get(subject)
-        if probe is None or probe.sent_at(nonce) is None:
-            return None
-        del self._probes[subject]
-        return probe
+        sent_at = probe.sent_at(nonce) if probe is not None else None
+        if sent_at is not None:
+            del self._probes[subject]
+        return sent_at
 
     def acked_for(self, nonce: int, subject: NodeId) -> Relay | None:
         """An ack came that ends no probe of ours: whom to pass it on to, once."""

@@ -152,12 +152,11 @@ class Swim:
 
     def on_ack(self, nonce: int, subject: NodeId, root: bytes, sender: Member | None) -> None:
         """`sender` is None where it is no member."""
-        probe = self._probe.acked(nonce, subject)
-        if probe is not None:
+        sent_at = self._probe.acked(nonce, subject)
+        if sent_at is not None:
             if self.health.score:
                 self._recover()
-            sent_at = probe.sent_at(nonce)
-            if sent_at is not None and sender is not None and sender.node == subject:  # a detour measures nothing
+            if sender is not None and sender.node == subject:  # a detour measures nothing
                 self._rtt.observe(subject, sender.area, self._out.now - sent_at)
             self._arm()
             return

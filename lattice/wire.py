@@ -224,6 +224,10 @@ _PING_BEGINS: Final = b"\x95\x01\xcf"
 _ACK: Final = Struct(">3sQ2s16s2s16s")
 """As far as `seen_as`."""
 _ACK_BEGINS: Final = b"\x97\x02\xcf"
+_READ_PING: Final = Struct(">HBQH16sH")
+"""The same as `_PING`; whole numbers are compared at once, as bytes are written."""
+_READ_ACK: Final = Struct(">HBQH16sH16s")
+_PING_TYPE, _ACK_TYPE, _NONCE, _SIXTEEN, _EMPTY = 0x9501, 0x9702, 0xCF, 0xC410, 0x9090
 _PING_BYTES: Final = _PING.size
 _ACK_BYTES: Final = _ACK.size
 _BARE_ACK_BYTES_MAX: Final = _ACK_BYTES + 53
@@ -327,14 +331,14 @@ def bare(body: bytes) -> tuple[int, bytes] | tuple[int, NodeId, bytes, Endpoint]
     and of whatever is spelt otherwise than `encode` spells these two."""
     size = len(body)
     if size == _PING_BYTES:
-        begins, nonce, bin_root, root, ends = _PING.unpack(body)
-        if begins == _PING_BEGINS and bin_root == _ID and ends == _NOTHING and nonce <= _NONCE_MAX:
-            return nonce, root
-    elif _ACK_BYTES < size <= _BARE_ACK_BYTES_MAX and body[1] == _ACK_BEGINS[1]:
-        begins, nonce, bin_subject, subject, bin_root, root = _ACK.unpack_from(body)
-        seen_as = _SEEN_AS[body[_ACK_BYTES:]]
-        if begins == _ACK_BEGINS and bin_subject == bin_root == _ID and nonce <= _NONCE_MAX and seen_as is not None:
-            return nonce, subject, root, seen_as
+        begins, wide, nonce, before_root, root, ends = _READ_PING.unpack(body)
+        if begins == _PING_TYPE and wide == _NONCE and before_root == _SIXTEEN and ends == _EMPTY:
+            return (nonce, root) if nonce <= _NONCE_MAX else None
+    elif _ACK_BYTES < size <= _BARE_ACK_BYTES_MAX:
+        begins, wide, nonce, before_subject, subject, before_root, root = _READ_ACK.unpack_from(body)
+        if begins == _ACK_TYPE and wide == _NONCE and before_subject == _SIXTEEN == before_root:
+            seen_as = _SEEN_AS[body[_ACK_BYTES:]]
+            return (nonce, subject, root, seen_as) if nonce <= _NONCE_MAX and seen_as is not None else None
     return None
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from heapq import heappop
+from heapq import heappop, heappush
 from typing import Final, Protocol, TypeAlias, get_args
 
 from lattice.engine import Engine
@@ -34,7 +34,7 @@ from sim.company import Company
 from sim.host import INBOX_MAX, NOT_HERE, RIGHT, STREAM_PORT, Host, Maker, Shard, endpoint_of
 from sim.journal import Journal
 from sim.network import Network
-from sim.scheduler import ANY_LIFE, EPOCH, Act, Scheduler, first_order
+from sim.scheduler import ANY_LIFE, EPOCH, NOBODY, Scheduler, first_order
 from sim.shards import cut
 from sim.signing import KIND_AT, KINDS
 from sim.topology import Place
@@ -51,6 +51,7 @@ class Listener(Protocol):
 Stepped: TypeAlias = Callable[[Host, Input, Sequence[Effect]], None]
 Sniffer: TypeAlias = Callable[[Host, bytes], None]
 Carrier: TypeAlias = Callable[[Host, int, bytes], None]
+Timekeeper: TypeAlias = "Callable[[Host, Micros | None, Sequence[Effect]], None]"
 INPUTS: Final[tuple[type[Input], ...]] = get_args(Input)
 
 
@@ -59,6 +60,8 @@ class Cluster:
 
     def __init__(self, maker: Maker, network: Network, journal: Journal | None = None) -> None:
         self.maker = maker
+        self._seals, self._sealed = maker.seal, maker.seal.sealed
+        self._datagram_bytes_max, self._frame_bytes_max = maker.config.datagram_bytes_max, maker.config.frame_bytes_max
         self.network = network
         self.scheduler = Scheduler()
         self.company = Company()
@@ -81,6 +84,12 @@ class Cluster:
         """Told of every frame that is sent, by its kind: the message's number on the wire, 0 if it is none."""
         self.carriers: list[Carrier] = []
         """Told of every frame that is sent with cells in it."""
+        self.oversized: list[Sniffer] = []
+        """Told of every frame that an engine sends although it is larger than its configuration allows."""
+        self.timekeepers: list[Timekeeper] = []
+        """Told of every deadline that an engine sets, and of the effects that it is one of."""
+        self.impatient: list[Callable[[Host], None]] = []
+        """Told of whoever sets a deadline that is there already."""
         self.frames = [0] * KINDS
         """How many were sent, by their kind; `Host.sent` has their bytes."""
         self.dropped: Counter[str] = Counter()
@@ -196,7 +205,7 @@ class Cluster:
         while queue and queue[0][0] <= until:
             at, _, index, life, event = heappop(queue)
             scheduler.now = at
-            if isinstance(event, Act):
+            if index == NOBODY:  # an act
                 event.do()
                 continue
             host = hosts[index]
@@ -260,14 +269,20 @@ class Cluster:
         told = False
         for ordinal, effect in enumerate(effects):
             if isinstance(effect, SendDatagram):  # the frequent first
+                if len(effect.data) > self._datagram_bytes_max:
+                    self._is_oversized(host, effect.data)
                 self._send(host, ordinal, effect.data, effect.target, False, effect.cells)
             elif isinstance(effect, SetTimer):
                 self.arm(host, effect.deadline)
+                for keeper in self.timekeepers:
+                    keeper(host, effect.deadline, effects)
             elif isinstance(effect, Notify):
                 told = True
                 for listener in self.listeners:
                     listener.heard(host, effect.notification)
             elif isinstance(effect, SendStream):
+                if len(effect.data) > self._frame_bytes_max:
+                    self._is_oversized(host, effect.data)
                 self._send(host, ordinal, effect.data, effect.target, True, effect.cells)
             else:
                 self._keep(host, effect)
@@ -288,23 +303,29 @@ class Cluster:
             host.deadline = None
             return
         at, scheduler = deadline if host.clock is RIGHT else host.clock.when(deadline), self.scheduler
-        if at < scheduler.now:
+        if at <= scheduler.now:
             at = scheduler.now
+            for hear in self.impatient:
+                hear(host)
         host.deadline = at
         host.order = order = host.order + 1
-        scheduler.give(at, order, host.index, host.life, TIMER)
+        heappush(scheduler.queue, (at, order, host.index, host.life, TIMER))  # `give`, of one that is here
+
+    def _is_oversized(self, host: Host, frame: bytes) -> None:
+        for tell in self.oversized:
+            tell(host, frame)
 
     def inject(self, host: Host, target: Host, frame: bytes) -> None:
         """Send a frame of the simulation's own making as if the host had."""
         self._send(host, 1_000, frame, target.endpoint, stream=False, cells=True)
 
     def _send(self, host: Host, ordinal: int, data: bytes, target: Endpoint, stream: bool, cells: bool) -> None:
-        seals = self.maker.seal
-        kind = seals.sent(data) if seals.sealed else data[KIND_AT] if len(data) > KIND_AT else 0
+        size = len(data)
+        kind = self._seals.sent(data) if self._sealed else data[KIND_AT] if size > KIND_AT else 0
         if kind >= KINDS:
             kind = 0
         self.frames[kind] += 1
-        host.sent[kind] += len(data)
+        host.sent[kind] += size
         if cells:
             for carry in self.carriers:
                 carry(host, kind, data)
@@ -321,13 +342,16 @@ class Cluster:
                 frame = StreamFrameReceived(copy, (host.endpoint[0], STREAM_PORT))
                 scheduler.give(at + delay_us, host.next_order(), index, ANY_LIFE, frame)
         elif network.faultless and not network.rules:  # as most are
-            delay_us = network.delay_us(host.index, index, at, ordinal)
+            at += network.delay_us(host.index, index, at, ordinal)
             host.order = order = host.order + 1
-            scheduler.give(at + delay_us, order, index, ANY_LIFE, DatagramReceived(data, host.endpoint))
+            given = DatagramReceived(data, host.endpoint)
+            if scheduler.elsewhere:
+                scheduler.give(at, order, index, ANY_LIFE, given)
+            else:
+                heappush(scheduler.queue, (at, order, index, ANY_LIFE, given))
         else:
             for delay_us, copy in network.send(host.index, index, data, False, at, ordinal):
-                given = DatagramReceived(copy, host.endpoint)
-                scheduler.give(at + delay_us, host.next_order(), index, ANY_LIFE, given)
+                scheduler.give(at + delay_us, host.next_order(), index, ANY_LIFE, DatagramReceived(copy, host.endpoint))
 
     def _keep(self, host: Host, record: Persist) -> None:
         if record.value is None:

@@ -12,11 +12,18 @@ from hashlib import blake2b
 from struct import Struct
 from typing import Final
 
+import mmh3
 from mmh3 import hash64
 
 PPM: Final = 1_000_000
 packet_name = Struct("<IIQI").pack
+delay_bits = mmh3.hash
+"""``delay_bits(packet_name(…), seed)``: a number of 32 bits with a sign, of a packet's own, for its delay. Most packets
+need no other luck."""
 _BITS: Final = 10
+SHARE_BITS: Final = 13
+"""A share of a delay that is drawn for every packet is a whole number of 2^-13: what comes of it is within the 30 bits
+with which CPython reckons several times as fast as with more."""
 QUANTILE_BITS: Final = 2**_BITS - 1
 QUANTILE_ONE: Final = 1_000
 QUANTILES: Final = tuple(round(-QUANTILE_ONE * math.log((index + 0.5) / 2**_BITS)) for index in range(2**_BITS))

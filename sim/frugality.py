@@ -200,8 +200,7 @@ class VersionsApart(Check):
         self._versions = stage.seals.versions
 
     def stepped(self, host: Host, event: Input, effects: Sequence[Effect]) -> None:
-        assert isinstance(event, _FRAMES)
-        frame = event.data
+        frame: bytes = event.data  # type: ignore[union-attr]  # only frames are among `inputs`
         if not self._versions and frame.startswith(_OURS):  # as in most runs
             return
         ours = self._versions.get(host.index, VERSION)

@@ -3,7 +3,8 @@
 Every input that a host takes goes in, with its time, its host and its bytes. What a host sends shows up as what another
 takes, so a difference anywhere comes to light, at the latest with the next input that it changes. Each shard of hosts
 (`sim.shards`) has a digest of its own, and so have the acts of the simulation: the run's is made of these, and does not
-depend on how the shards took turns. Whoever wants to see where two runs part keeps the lines too.
+depend on how the shards took turns. Whoever wants to see where two runs part keeps the lines too. Nobody makes up
+histories to deceive us, so what was taken is summed up by MurmurHash3, for a tenth of what BLAKE2b takes.
 """
 
 from __future__ import annotations
@@ -12,22 +13,19 @@ import json
 from collections.abc import Callable, Mapping
 from functools import partial
 from hashlib import blake2b
-from struct import Struct, pack
-from typing import Final, Protocol
+from struct import Struct
+from typing import Any, Final, Protocol
 
+from mmh3 import mmh3_x64_128_digest
+
+from lattice.canonical import Value, pack
 from lattice.events import DatagramReceived, Input, LocalUpdate, Restored, StreamFrameReceived, TimerFired
 from sim.signing import message_name
 
 _ACT = Struct("<QI").pack
 _BATCH: Final = 1_024
-_FRAMES: Final = (DatagramReceived, StreamFrameReceived)
-KINDS: Final[dict[type, int]] = {
-    TimerFired: 0,
-    DatagramReceived: 1,
-    StreamFrameReceived: 2,
-    LocalUpdate: 3,
-    Restored: 4,
-}
+_EACH: Final = 3
+"""When, host, input."""
 
 
 class Lines(Protocol):
@@ -43,16 +41,16 @@ class Part:
         self._hash = blake2b(digest_size=16, person=b"sim journal")
         self._elsewhere: bytes | None = None
         self._digested = 0
-        self.taken: list[tuple[int, int, Input]] = []
-        """(when, host, input). Many at a time cost a third of what one at a time does."""
+        self.taken: list[Any] = []
+        """When, host, input; when, host, input; and so on: many at a time cost a fifth of what one at a time does."""
 
     @property
     def events(self) -> int:
-        return self._digested + len(self.taken)
+        return self._digested + len(self.taken) // _EACH
 
     def flush(self) -> None:
         """Digest whole batches: how many make one is part of what the digest says."""
-        while len(self.taken) >= _BATCH:
+        while len(self.taken) >= _BATCH * _EACH:
             self._put(_BATCH)
 
     @property
@@ -62,7 +60,7 @@ class Part:
             return self._elsewhere
         self.flush()
         if self.taken:
-            self._put(len(self.taken))
+            self._put(len(self.taken) // _EACH)
         return self._hash.digest()
 
     def is_elsewhere(self, digest: bytes, events: int) -> None:
@@ -71,15 +69,12 @@ class Part:
         self._elsewhere, self._digested = digest, events
 
     def _put(self, count: int) -> None:
-        """When, who, of which kind and how long, for so many; then what."""
-        batch = self.taken[:count]
-        del self.taken[:count]
+        """When so many were taken, by whom, and what they were."""
+        batch = self.taken[: count * _EACH]
+        del self.taken[: count * _EACH]
         self._digested += count
-        when, who, events = zip(*batch, strict=True)
-        said = [event.data if isinstance(event, _FRAMES) else _said(event) for event in events]
-        kinds = map(KINDS.__getitem__, map(type, events))
-        self._hash.update(pack(f"<{count}Q{count}i{count}B{count}I", *when, *who, *kinds, *map(len, said)))
-        self._hash.update(b"".join(said))
+        said = [event.data if isinstance(event, DatagramReceived) else _said(event) for event in batch[2::_EACH]]
+        self._hash.update(mmh3_x64_128_digest(pack((batch[0::_EACH], batch[1::_EACH], said))))
 
 
 class Journal:
@@ -98,10 +93,10 @@ class Journal:
         while len(self.parts) <= shard:
             self.parts.append(Part())
         taken = self.parts[shard].taken
-        return taken.append if self._lines is None else partial(self._taken, taken)
+        return taken.extend if self._lines is None else partial(self._taken, taken)
 
-    def _taken(self, taken: list[tuple[int, int, Input]], one: tuple[int, int, Input]) -> None:
-        taken.append(one)
+    def _taken(self, taken: list[Any], one: tuple[int, int, Input]) -> None:
+        taken.extend(one)
         self._write(self._line(*one))
 
     @property
@@ -144,5 +139,11 @@ class Journal:
         return line
 
 
-def _said(event: Input) -> bytes:
-    return b"" if isinstance(event, TimerFired) else repr(event).encode()
+def _said(event: Input) -> Value:
+    """What stands for an input that is no datagram: of another kind, so that no two inputs look alike."""
+    match event:
+        case TimerFired():
+            return None
+        case StreamFrameReceived(data):
+            return (data,)
+    return repr(event)

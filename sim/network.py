@@ -11,11 +11,21 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
-from mmh3 import hash64
-
 from lattice.record import record
 from lattice.types import MILLISECOND
-from sim.draws import PPM, QUANTILE_BITS, QUANTILE_ONE, QUANTILES, exponential, happens, luck, packet_name, seed32
+from sim.draws import (
+    PPM,
+    QUANTILE_BITS,
+    QUANTILE_ONE,
+    QUANTILES,
+    SHARE_BITS,
+    delay_bits,
+    exponential,
+    happens,
+    luck,
+    packet_name,
+    seed32,
+)
 from sim.topology import Topology
 
 
@@ -93,11 +103,13 @@ class Network:
 
     def __init__(self, topology: Topology, settings: LinkSettings, seed: str) -> None:
         self.topology = topology
+        self._base_us = topology.delay_us
         self.settings = settings
         self.dropped: Counter[str] = Counter()
         self.rules: list[Rule] = []
         self._seed = seed32(f"{seed}/link")
-        self._jitter_us, self._jitter_ppm = settings.jitter_us, settings.jitter_ppm
+        self._jitter_us = settings.jitter_us
+        self._jitter_share = (settings.jitter_ppm << SHARE_BITS) // PPM
         self._bursts: dict[tuple[int, int], tuple[bool, int]] = {}
         self._uplink_free: dict[int, int] = {}
         self._calm = not (settings.duplicate_ppm or settings.reorder_ppm or settings.corrupt_ppm)
@@ -106,21 +118,20 @@ class Network:
         """Whether nothing befalls a packet but its delay, unless a rule says so."""
 
     def delay_us(self, source: int, target: int, at: int, ordinal: int) -> int:
-        """How long a datagram takes that nothing else befalls. `ordinal`: which send of this instant."""
-        base_us = self.topology.delay_us(source, target)
-        # `luck` and `exponential`, once for every packet
-        one, _ = hash64(packet_name(source, target, at, ordinal), self._seed, signed=False)
-        jitter_us = self._jitter_us + base_us * self._jitter_ppm // PPM
-        return base_us + QUANTILES[one & QUANTILE_BITS] * jitter_us // QUANTILE_ONE
+        """How long a datagram takes when nothing interferes. `ordinal`: which send of this instant."""
+        base_us = self._base_us(source, target)
+        bits = delay_bits(packet_name(source, target, at, ordinal), self._seed)
+        jitter_us = self._jitter_us + (base_us * self._jitter_share >> SHARE_BITS)
+        return base_us + QUANTILES[bits & QUANTILE_BITS] * jitter_us // QUANTILE_ONE  # `exponential`, for every packet
 
     def send(
         self, source: int, target: int, data: bytes, stream: bool, at: int, ordinal: int
     ) -> list[tuple[int, bytes]]:
         """(delay, bytes) of each copy that arrives, none when it is lost. `ordinal`: which send of this instant."""
         settings = self.settings
-        base_us = self.topology.delay_us(source, target)
+        base_us = self._base_us(source, target)
+        delay_us = self.delay_us(source, target, at, ordinal)
         one, other = luck(self._seed, source, target, at, ordinal)
-        delay_us = base_us + exponential(one, settings.jitter_us + base_us * settings.jitter_ppm // PPM)
         queued_us = 0
         if settings.bandwidth_bit_s:
             waited = self._queue(source, len(data), at)

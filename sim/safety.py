@@ -5,8 +5,9 @@ Each is proven by a planted mistake that trips it (`tests/sim/test_mutants.py`).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from operator import gt
+from operator import gt, lt
 
 from lattice.engine import Engine
 from lattice.events import (
@@ -18,14 +19,10 @@ from lattice.events import (
     OpAccepted,
     Persist,
     PolicyChanged,
-    SendDatagram,
-    SendStream,
-    SetTimer,
-    TimerFired,
 )
 from lattice.health import SignedRow
 from lattice.identity import SIGNATURE_BYTES
-from lattice.types import Level, NodeId
+from lattice.types import Level, Micros, NodeId
 from lattice.verdict import verdict_of
 from lattice.view import LatticeView
 from sim import inside
@@ -51,46 +48,42 @@ class Contract(Check):
         super().__init__(stage, start)
         self._armed: dict[int, tuple[int, int | None]] = {}
         """By host: in which life, and to when."""
-        config = stage.cluster.maker.config
-        self._datagram_bytes_max, self._frame_bytes_max = config.datagram_bytes_max, config.frame_bytes_max
+        self._within: Sequence[Effect] = ()
+        """What came of the call in which a timer was last set."""
+        stage.cluster.timekeepers.append(self._arms)
+        stage.cluster.oversized.append(self._is_oversized)
 
-    def stepped(self, host: Host, event: Input, effects: Sequence[Effect]) -> None:
-        armed = False
-        for effect in effects:
-            if isinstance(effect, SendDatagram):
-                if len(effect.data) > self._datagram_bytes_max:
-                    raise self.broken(host, f"a datagram of {len(effect.data)} bytes")
-            elif isinstance(effect, SetTimer):
-                if armed:
-                    raise self.broken(host, "more than one SetTimer out of one call")
-                armed, now = True, (host.life, effect.deadline)
-                if self._armed.get(host.index) == now:
-                    raise self.broken(host, "SetTimer although the deadline is the one before")
-                self._armed[host.index] = now
-            elif isinstance(effect, SendStream) and len(effect.data) > self._frame_bytes_max:
-                raise self.broken(host, f"a stream frame of {len(effect.data)} bytes")
+    def _arms(self, host: Host, deadline: Micros | None, effects: Sequence[Effect]) -> None:
+        if effects is self._within:
+            raise self.broken(host, "more than one SetTimer out of one call")
+        self._within, now = effects, (host.life, deadline)
+        if self._armed.get(host.index) == now:
+            raise self.broken(host, "SetTimer although the deadline is the one before")
+        self._armed[host.index] = now
+
+    def _is_oversized(self, host: Host, frame: bytes) -> None:
+        raise self.broken(host, f"a datagram or a stream's frame of {len(frame)} bytes")
 
 
 class NoSpin(Check):
     name = "no-spin"
     promise = f"no engine asks for more than {SPIN_MAX} timers in one microsecond"
-    inputs = (TimerFired,)
 
     def __init__(self, stage: Stage, start: int) -> None:
         super().__init__(stage, start)
-        self._scheduler = stage.cluster.scheduler
         self._now = start
-        self._fired: dict[int, int] = {}
+        self._asked: Counter[int] = Counter()
         """By host, at this instant."""
+        stage.cluster.impatient.append(self._asks)
 
-    def stepped(self, host: Host, event: Input, effects: Sequence[Effect]) -> None:
-        now = self._scheduler.now
-        if now != self._now:  # as nearly always
-            self._now, self._fired = now, {host.index: 1}
-            return
-        count = self._fired[host.index] = self._fired.get(host.index, 0) + 1
-        if count > SPIN_MAX:
-            raise self.broken(host, f"{count} timers at one instant")
+    def _asks(self, host: Host) -> None:
+        now = self.stage.cluster.now
+        if now != self._now:
+            self._now = now
+            self._asked.clear()
+        self._asked[host.index] += 1
+        if self._asked[host.index] > SPIN_MAX:
+            raise self.broken(host, f"{self._asked[host.index]} timers at one instant")
 
 
 class Incarnations(Check):
@@ -217,15 +210,15 @@ class MembersRise(Check):
             before = believed.get(member.node)
             if now == before or member.node == host.node:
                 continue
-            row, seq = inside.held_row(host.engine, member.node), self._seq(host, member.node, member.incarnation)
             key = (host.index, host.life, member.node)
             if before is not None and self._order(now) < self._order(before):
+                row, seq = inside.held_row(host.engine, member.node), self._seq(host, member.node, member.incarnation)
                 answered = before == (now[0], "down") and row is not None and not row.isolated
                 if not answered or seq <= self._buried_with[key]:
                     was = f"{before[1]}({before[0]})"
                     raise self.broken(host, f"{member.site} went from {was} to {member.state}({member.incarnation})")
             if member.state == "down":
-                self._buried_with[key] = seq
+                self._buried_with[key] = self._seq(host, member.node, member.incarnation)
             believed[member.node] = now
 
     @staticmethod
@@ -258,13 +251,19 @@ class Verdicts(Check):
     promise = "a verdict is what a quorum of distinct sites reports or exceeds, and two sites at least"
 
     def looked(self, host: Host, view: LatticeView, rows: Sequence[SignedRow]) -> None:
-        gone = {member.node for member in view.members if member.state in {"down", "left"}}
-        isolated = [signed.row for signed in rows if signed.row.isolated and signed.observer not in gone]
+        isolated = [signed for signed in rows if signed.row.isolated]
+        if isolated:
+            gone = {member.node for member in view.members if member.state in {"down", "left"}}
+            isolated = [signed for signed in isolated if signed.observer not in gone]
         for region in view.regions:
             votes: dict[str, Level] = {}
             for witness in region.witnesses:
                 votes[witness.site] = max(votes.get(witness.site, Level.UNKNOWN), witness.level)
-            silent = {row.site for row in isolated if any(each.region == region.region for each in row.reports)}
+            silent = {
+                signed.row.site
+                for signed in isolated
+                if any(each.region == region.region for each in signed.row.reports)
+            }
             expected = verdict_of(votes.values(), len(silent - votes.keys()))
             if region.verdict != expected:
                 voices = ", ".join(f"{site} {level.name}" for site, level in sorted(votes.items()))
@@ -418,9 +417,9 @@ class OwnView(Check):
             raise self.broken(host, "root or count is not that of the cells held")
         names = [region.region for region in view.regions]
         order = [(member.site, member.node) for member in view.members]
-        if names != sorted(set(names)) or order != sorted(set(order)):
+        if not all(map(lt, names, names[1:])) or not all(map(lt, order, order[1:])):
             raise self.broken(host, "members or regions are not sorted, or twice there")
-        if [node for _, node in order].count(host.node) != 1:
+        if [member.node for member in view.members].count(host.node) != 1:
             raise self.broken(host, "the node itself is not there exactly once")
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from heapq import heappush
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from lattice.events import Input, LocalUpdate, Restored, StreamFrameReceived, TimerFired
 from lattice.types import SECOND, Micros
@@ -33,8 +33,9 @@ class Act:
     do: Callable[[], object]
 
 
-Entry: TypeAlias = tuple[int, int, int, int, Input | Act]
-"""(at, order, host, life, what): `life` tells an input for a process that is no more."""
+Entry: TypeAlias = tuple[int, int, int, int, Any]
+"""(at, order, host, life, what), an input, or an act where the host is `NOBODY`; `life` tells an input for a process
+that is no more."""
 
 
 OnItsWay: TypeAlias = tuple[int, int, int, bool, bytes]

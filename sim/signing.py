@@ -11,7 +11,9 @@ envelope, and the tests of the lattice do.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from hashlib import blake2b
+from operator import itemgetter
 from typing import Final
 
 from mmh3 import mmh3_x64_128_digest
@@ -31,6 +33,10 @@ KIND_AT: Final = HEADER_BYTES + 1
 """Where that number is in a frame that is not sealed: a body is an array that begins with its type."""
 CA: Final = "ca"
 FOREVER_S: Final = 2**40
+_PARTS: Final[Callable[[bytes], tuple[NodeId, bytes]]] = itemgetter(
+    slice(SENDER_AT, COUNTER_AT), slice(HEADER_BYTES, -TAG_BYTES)
+)
+"""(sender, body) of a frame."""
 _DIGEST_BYTES: Final = 16
 _PAD: Final = bytes(SIGNATURE_BYTES - _DIGEST_BYTES)
 
@@ -97,7 +103,7 @@ class TaggedSeal(Plain):
             self._check(frame, OVERHEAD_BYTES)
         if not frame.endswith(mmh3_x64_128_digest(frame[:-TAG_BYTES], self._key)):
             raise WireError("wrong key", "altered on the way")
-        return frame[SENDER_AT:COUNTER_AT], frame[HEADER_BYTES:-TAG_BYTES]  # type: ignore[return-value]  # one call less
+        return _PARTS(frame)
 
 
 def message_name(frame: bytes) -> str:

@@ -26,7 +26,10 @@ _TABLE_BITS: Final = 13
 _CHORD_SHIFT: Final = _UNIT_BITS - _TABLE_BITS + 1
 _ROUNDED: Final = 2.0**-24
 """A chord is the root of a whole number below 2^44: in floating point, whichever way its last bits were rounded, with
-this much added it has the whole part of the exact one, since below a whole number k the next root is 1/2k less."""
+this much added it has the whole part of the exact one, since below a whole number k the next root is 1/2k less. The
+same goes for both divided by a power of two."""
+_STEP: Final = 2.0**_CHORD_SHIFT
+_ROUNDED_STEP: Final = _ROUNDED / _STEP
 _SPREAD_E6: Final = 1_200_000
 """Sites lie within 1.2 degrees of their city."""
 _PIECE_E6: Final = 3_000_000
@@ -154,7 +157,8 @@ class Globe(Topology):
     def __init__(self, places: Sequence[Place], settings: PathSettings, seed: str) -> None:
         super().__init__(places)
         self._units = [_unit(place.latitude_e6, place.longitude_e6) for place in places]
-        self._points = [tuple(map(float, unit)) for unit in self._units]
+        self._points = [tuple([axis / _STEP for axis in unit]) for unit in self._units]
+        """In steps of the table."""
         self._access_us = [
             settings.access_us // 2 + Prng.seeded(f"{seed}/topology/access/{index}").below(settings.access_us + 1)
             for index in range(len(places))
@@ -163,7 +167,7 @@ class Globe(Topology):
 
     def delay_us(self, source: int, target: int) -> int:
         points, access_us = self._points, self._access_us
-        step = int(dist(points[source], points[target]) + _ROUNDED) >> _CHORD_SHIFT  # `_chord`, once for every packet
+        step = int(dist(points[source], points[target]) + _ROUNDED_STEP)  # of `_chord`, for every packet
         return self._table[step] + access_us[source] + access_us[target]
 
     def clumps(self) -> list[list[int]]:

@@ -71,7 +71,7 @@ def test_only_the_right_ack_ends_a_probe_and_each_ping_measures_its_own_round_tr
     again = cycle.again(probe, Micros(START + 10))
     assert cycle.acked(again + 1, probe.target) is None
     assert cycle.acked(again, NODES[1]) is None
-    assert cycle.acked(again, probe.target) is probe
+    assert cycle.acked(again, probe.target) == START + 10
     assert (probe.sent_at(probe.nonce), probe.sent_at(again), probe.sent_at(again + 1)) == (START, START + 10, None)
     assert cycle.acked(probe.nonce, probe.target) is None, "once"
     second = begun(cycle, NODES[:1])

@@ -48,6 +48,12 @@ class ArmsTwice(Engine):
         return [*effects, *(effect for effect in effects if isinstance(effect, SetTimer))]
 
 
+class SendsTooMuch(Engine):
+    def handle(self, event: Input, now: Micros) -> list[Effect]:
+        too_long = bytes(self._config.datagram_bytes_max + 1)
+        return [*super().handle(event, now), SendDatagram(too_long, ("10.0.0.0", 7_946))]
+
+
 class NeverLetsTimePass(Engine):
     def handle(self, event: Input, now: Micros) -> list[Effect]:
         effects = [effect for effect in super().handle(event, now) if not isinstance(effect, SetTimer)]

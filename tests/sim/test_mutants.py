@@ -39,6 +39,7 @@ class Planted(NamedTuple):
 
 PLANTED = [
     Planted("contract", mutants.ArmsTwice, table()),
+    Planted("contract", mutants.SendsTooMuch, table()),
     Planted("no-spin", mutants.NeverLetsTimePass, table()),
     Planted("incarnation-rises", mutants.ForgetsItsLives, table(CRASH)),
     Planted("rows-are-signed", mutants.BelievesSignatures, table({"at": "1s", "do": "lie-forged", "nodes": "node 2"})),
