@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.bench import gossip, heal
+from tests.bench import crashes, gossip, heal
 from tests.bench.swim import LIFEGUARD, Link
 
 KEYS = [
@@ -43,3 +43,12 @@ def test_forty_nodes_in_halves_are_one_within_two_seconds_of_contact() -> None:
     assert figures["equal_ms"] <= 2_000
     # So little differs that one digest more is a tenth: eight seeds cost 1.16 to 1.72. Of 1,000 nodes: figures.md.
     assert figures["times_the_difference"] <= 1.8  # type: ignore[operator]
+
+
+def test_what_a_crash_takes_is_the_sum_of_its_steps() -> None:
+    figures = crashes.measure(40, 1, 3, [], 1)
+    steps = {row["step"]: row for row in figures["steps"]}  # type: ignore[attr-defined]
+    assert figures["crashes"] == steps["in all"]["samples"] >= 4, "who is drawn twice dies once"
+    assert figures["false_positives"] == 0
+    assert sum(steps[step]["mean"] for step in crashes.STEPS) == pytest.approx(steps["in all"]["mean"], abs=0.003)
+    assert 0 < steps["probed"]["p99"] <= 0.5, "whoever is no more is probed within an interval and a little"
