@@ -117,6 +117,11 @@ async def has_policy(site: Site) -> bool:
     return bool((await site.view())["policies"])
 
 
+async def knows_regions(site: Site) -> bool:
+    """Which it does once the policy is in force, and that is compiled first."""
+    return bool((await site.control("GET /snapshot"))[1]["regions"])
+
+
 async def refused_revoked(site: Site) -> bool:
     return "frame rejected: certificate revoked" in (await site.view())["counters"]
 
@@ -160,7 +165,7 @@ async def test_a_region_that_signs_is_believed_only_when_it_signs(tmp_path: Path
     text += 'route a for "*" path "/**" { primary any }\n'
     async with running(certified(tmp_path / "ams", ca, "ams")) as ams:
         assert await ams.publish(text) == 200
-        await until(lambda: has_policy(ams))
+        await until(lambda: knows_regions(ams))
         control = ["--control", f"http://127.0.0.1:{ams.bound.control[1]}"]
         plain = {"region": "fra", "latency_ms": 5, "error_rate": 0, "capacity_pct": 10}
 
