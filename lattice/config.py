@@ -20,7 +20,7 @@ class Config:
     second pings, no pushed claims, and a claim of death is believed on one member's word."""
     swim_interval_us: int = 400 * MILLISECOND
     """One member is pinged each interval (SWIM's protocol period; memberlist's LAN default is 1 s). A crashed member
-    meets its first probe after half an interval in the mean and one at most, however large the cluster (`turns`)."""
+    meets its first probe after half an interval in the mean and little more than one at most (`turns`)."""
     ack_timeout_us: int = 500 * MILLISECOND
     """The longest that a direct ping waits before others are asked to try (`rtt`). memberlist: 500 ms on a LAN,
     always."""
