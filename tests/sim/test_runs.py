@@ -76,7 +76,7 @@ def test_a_change_is_measured_against_its_floor() -> None:
 
 
 def test_a_dead_region_is_felt_and_then_avoided() -> None:
-    """Each site whose nearest it was sends one request there: which regions those are, the seed draws with the places."""
+    """Each site whose nearest it was sends one request there. Which region is whose is drawn with the places."""
     world, sites = Experiment(from_table("test", table())).world, range(4)
     nearest = [min(world.regions.values(), key=lambda region: region.rtt_us[site]).name for site in sites]
     died = {"at": "2s", "do": "health", "region": nearest[0]}
