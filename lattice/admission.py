@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 
 from lattice import canonical
 from lattice.cells import Cell, CellIndex, CellKind, Urgency
-from lattice.equivocation import contradict, open_proof, prove
+from lattice.equivocation import open_proof, prove
 from lattice.errors import LatticeError, UntrustedError
 from lattice.events import Holds, KeyRevoked, OpAccepted, PolicyChanged, Purged
 from lattice.grants import Grants
@@ -203,8 +203,10 @@ class Admission:
         observer, row = signed.observer, signed.row
         if observer == self._out.node:
             ours = self._health.table.get(self._out.node)
-            if ours is not None and contradict(ours.signed, signed):
-                return self._admit_proof(prove(ours.signed, signed).data)
+            if ours is not None and (against := ours.contradicted_by(signed)) is not None:
+                return self._admit_proof(prove(against, signed).data)
+            if ours is not None and signed.cell != ours.signed.cell:
+                ours.remember(signed)  # its like may come
             if signed.order > (self._health.table.order_of(self._out.node) or (0, 0, b"")):
                 self._swim.on_own_row(row, self._us.endpoint)
             return []

@@ -13,7 +13,7 @@ from typing import Final
 
 from lattice import wire
 from lattice.cells import Cell, CellIndex, CellKind, Urgency
-from lattice.equivocation import SPENT, Bench, Equivocation, contradict, prove
+from lattice.equivocation import SPENT, Bench, Equivocation, prove
 from lattice.events import EquivocationProven, RegionChanged, RegionDoubted, Rejected, VerdictChanged
 from lattice.health import Observation, Report, Row, SignedRow, report_of, sign_row
 from lattice.health_table import NEW, HealthTable, Placement, lease_ms_for
@@ -202,8 +202,8 @@ class HealthPlane:
         if offer.placement is not NEW:
             if offer.placement is Placement.EQUIVOCATION:
                 self._out.notify(Rejected("row", "equivocation", source))
-                if before is not None and contradict(before.signed, signed):
-                    proven = self.take_proof(prove(before.signed, signed))
+                if offer.against is not None:
+                    proven = self.take_proof(prove(offer.against, signed))
                     self._push([proven] if proven else [])
             self._out.count(f"rows {offer.placement.name.lower()}")
         if not offer.taken:

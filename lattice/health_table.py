@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final
 
+from lattice.equivocation import contradict
 from lattice.health import LEASE_MS_MAX, Report, Row, SignedRow
 from lattice.quantise import lower_edge
 from lattice.record import record
@@ -39,6 +40,18 @@ class HeldRow:
     born: Micros
     """By our clock: when the observer last stood behind it, as far as anybody knows."""
     expires: Micros
+    other: SignedRow | None = None
+    """The greatest other word of the observer that was heard: of what it took the place of, and of what came late. Two
+    lies are mostly outgrown before they meet, be it because the accused is honest and noticed one of them."""
+
+    def remember(self, word: SignedRow) -> None:
+        """Keep it, if it is the greatest that is not the row itself."""
+        if self.other is None or word.order > self.other.order:
+            self.other = word
+
+    def contradicted_by(self, word: SignedRow) -> SignedRow | None:
+        """What was heard of the observer that proves, with this word, that it says two things."""
+        return next((heard for heard in (self.signed, self.other) if heard and contradict(heard, word)), None)
 
 
 @record
@@ -51,6 +64,8 @@ class Offer:
     expires: Micros = NEVER
     regions: Set[str] = frozenset()
     """Whose voices may have changed."""
+    against: SignedRow | None = None
+    """Of an equivocation: the word that it contradicts, while that is at hand."""
 
 
 NEW: Final = Placement.NEW
@@ -99,23 +114,34 @@ class HealthTable:
         observer = signed.observer
         floor, order = self._floors.get(observer), signed.order
         if floor is not None and order <= floor:
-            return _NOT_TAKEN[self._why_not(signed, floor)]
+            return self._refuse(signed, floor)
         born = Micros(now - age_us)
         expires = _ends(signed.row, born)
         if expires <= now:
             return _NOT_TAKEN[Placement.EXPIRED]
-        placement = NEW
+        placement, against = NEW, None
+        held, fresh = self._rows.get(observer), HeldRow(signed, born, expires)
         if floor is not None and floor[:2] == order[:2]:
             placement = Placement.EQUIVOCATION  # the greater hash is kept, as on every other node
-        held = self._rows.get(observer)
+            against = held.signed if held is not None else None
+        if held is not None:
+            fresh.other = held.other
+            fresh.remember(held.signed)
         self._floors[observer] = order
-        self._rows[observer] = HeldRow(signed, born, expires)
-        return Offer(placement, True, expires, self._revoice(observer, signed.row, held.signed.row if held else None))
+        self._rows[observer] = fresh
+        regions = self._revoice(observer, signed.row, held.signed.row if held else None)
+        return Offer(placement, True, expires, regions, against)
 
-    def _why_not(self, signed: SignedRow, floor: tuple[int, int, bytes]) -> Placement:
+    def _refuse(self, signed: SignedRow, floor: tuple[int, int, bytes]) -> Offer:
+        """A word that is not the greatest of its observer."""
+        held = self._rows.get(signed.observer)
         if signed.order == floor:
-            return Placement.KNOWN if signed.observer in self._rows else Placement.EXPIRED
-        return Placement.EQUIVOCATION if signed.order[:2] == floor[:2] else Placement.STALE
+            return _NOT_TAKEN[Placement.EXPIRED if held is None else Placement.KNOWN]
+        if held is None:
+            return _NOT_TAKEN[Placement.EQUIVOCATION if signed.order[:2] == floor[:2] else Placement.STALE]
+        against = held.contradicted_by(signed)
+        held.remember(signed)
+        return _NOT_TAKEN[Placement.STALE] if against is None else Offer(Placement.EQUIVOCATION, against=against)
 
     def renew(self, observer: NodeId, now: Micros) -> Micros | None:
         """The observer still stands behind its row: the lease begins anew. When it ends; None if there is no row."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import pairwise
+from itertools import pairwise, permutations
 
 import pytest
 from hypothesis import given
@@ -157,12 +157,15 @@ class Liar:
         frame = self.wire.close(STRANGER, wire.encode(Rumour(cells)), self.cluster.now)
         self.cluster.give(index, DatagramReceived(frame, ("10.0.0.1", 99)))
 
+    def words(self, incarnation: int, seq: int = 1_000) -> list[Row]:
+        """Two of one version: fra is down, and it is well."""
+        said = ((Report("fra", level),) for level in (Level.DOWN, Level.HEALTHY))
+        return [self.row(incarnation=incarnation, seq=seq, reports=reports, isolated=False) for reports in said]
+
     def say_two_things(self, incarnation: int, seq: int = 1_000) -> None:
-        """fra is DOWN for node 1, and well for node 2."""
-        for index, level in ((1, Level.DOWN), (2, Level.HEALTHY)):
-            self.tell(
-                index, self.row(incarnation=incarnation, seq=seq, reports=(Report("fra", level),), isolated=False)
-            )
+        """One to node 1, the other to node 2."""
+        for index, word in enumerate(self.words(incarnation, seq), 1):
+            self.tell(index, word)
 
 
 def settled(count: int = 5, judge: Judge = reliable) -> Cluster:
@@ -236,7 +239,10 @@ def test_an_accused_node_that_is_honest_takes_a_greater_incarnation_by_itself() 
     cluster = settled()
     accused = cluster.engines[0].node
     incarnation = cluster.engines[0]._swim.incarnation
-    Liar(cluster).say_two_things(incarnation)
+    liar = Liar(cluster)
+    liar.say_two_things(incarnation)
+    for word in liar.words(incarnation):
+        liar.tell(3, word)  # where both come together
     cluster.run_until(
         lambda: all(accused in heard for heard in voices(cluster)) and all(benches(cluster)) and cluster.equal(),
         20 * SECOND,
@@ -244,6 +250,32 @@ def test_an_accused_node_that_is_honest_takes_a_greater_incarnation_by_itself() 
     assert cluster.engines[0]._swim.incarnation > incarnation
     assert benches(cluster) == [[(accused, incarnation)]] * 5, "and the proof stays, for whoever looks into it"
     assert cluster.engines[0].view().quarantined, "the accused sees it too"
+
+
+@pytest.mark.parametrize("words", list(permutations(range(3))))
+def test_two_words_that_were_outgrown_before_they_met_are_proof_all_the_same(words: tuple[int, ...]) -> None:
+    """The accused hears of one lie and takes a greater incarnation; that overtakes the other lie. In any order."""
+    cluster = settled(3)
+    cluster.judge = lambda source, target, prng: []
+    accused, liar = cluster.engines[0].node, Liar(cluster)
+    incarnation = cluster.engines[0]._swim.incarnation
+    said = [*liar.words(incarnation), liar.row(incarnation=incarnation + 1, seq=1_001)]
+    for word in words:
+        liar.tell(1, said[word])
+    assert benches(cluster)[1] == [(accused, incarnation)]
+
+
+def test_the_accused_itself_is_where_two_words_may_meet() -> None:
+    """It has signed neither, and outgrows the first before the second comes."""
+    cluster = settled(2)
+    accused, liar = cluster.engines[0].node, Liar(cluster)
+    incarnation = cluster.engines[0]._swim.incarnation
+    one, two = liar.words(incarnation)
+    liar.tell(0, one)
+    assert cluster.engines[0]._swim.incarnation > incarnation
+    assert benches(cluster)[0] == []
+    liar.tell(0, two)
+    assert benches(cluster)[0] == [(accused, incarnation)]
 
 
 def test_evidence_about_strangers_is_refused_and_forgotten_members_take_theirs_along() -> None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from typing import TypeAlias
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lattice.equivocation import contradict
 from lattice.health import SignedRow
 from lattice.health_table import HealthTable, Placement
 from lattice.membership import Member, Membership, MemberState, MemberUpdate
 from lattice.types import Endpoint, Micros, NodeId
 from tests.lattice.join import delta, join, leq
-from tests.lattice.strategies import claims, row_maps, signed_rows
+from tests.lattice.strategies import claims, row_maps, signed_row, signed_rows
 
 Rows: TypeAlias = "dict[NodeId, SignedRow]"
 NOW = Micros(1_000_000)
@@ -117,6 +119,21 @@ def test_whoever_signs_two_rows_of_one_version_is_noticed_in_either_order(one: S
         assert table.offer(first, 0, NOW).placement is Placement.NEW
         assert table.offer(second, 0, NOW).placement is Placement.EQUIVOCATION
         assert [row.data for row in table.rows()] == [max(one, two, key=lambda row: row.order).data]
+
+
+@given(st.lists(st.builds(signed_row, st.just(0), st.integers(1, 2), st.integers(1, 2), st.integers(0, 2)), max_size=8))
+def test_of_the_three_greatest_words_heard_no_two_contradict_unnoticed(heard: list[SignedRow]) -> None:
+    """Whichever came last, and whatever else came in between."""
+    table, noticed = HealthTable(), set[tuple[int, int]]()
+    for row in heard:
+        offer = table.offer(row, 0, NOW)
+        assert (offer.against is not None) == (offer.placement is Placement.EQUIVOCATION)
+        if offer.against is not None:
+            assert contradict(offer.against, row)
+            noticed.add(row.order[:2])
+    greatest = sorted({row.order: row for row in heard}.values(), key=lambda row: row.order)[-3:]
+    for one, two in combinations(greatest, 2):
+        assert not contradict(one, two) or one.order[:2] in noticed
 
 
 # --- membership

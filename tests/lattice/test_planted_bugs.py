@@ -35,7 +35,7 @@ from lattice.digest import Bloom
 from lattice.engine import Engine
 from lattice.errors import MalformedError
 from lattice.health import SignedRow
-from lattice.health_table import HealthTable, Offer
+from lattice.health_table import HealthTable, HeldRow, Offer
 from lattice.membership import Membership
 from lattice.policy_chains import Chains
 from lattice.policy_content import Head
@@ -280,6 +280,10 @@ def _evidence_is_the_pair(patch: Patch) -> None:
     patch.setattr(equivocation.Equivocation, "id", property(lambda self: CellId(self.data[-16:])))
 
 
+def _outgrown_words_are_forgotten(patch: Patch) -> None:
+    patch.setattr(HeldRow, "remember", lambda self, word: None)
+
+
 def _a_grant_for_any_site(patch: Patch) -> None:
     """What the CA signs does not say for which site it is."""
     patch.setattr(grants, "_granted", lambda key, role, name, until_s: canonical.pack((key, role.value, until_s)))
@@ -409,6 +413,9 @@ BUGS = {
     "any two rows are evidence": Planted(_any_two_rows_are_evidence, _forged_evidence),
     "proofs without limit": Planted(_proofs_without_limit, test_equivocation.test_the_bench_is_a_bounded_join),
     "quarantine is not enforced": Planted(_quarantine_is_not_enforced, _silenced),
+    "outgrown words are forgotten": Planted(
+        _outgrown_words_are_forgotten, test_laws.test_of_the_three_greatest_words_heard_no_two_contradict_unnoticed
+    ),
     "a grant for any site": Planted(_a_grant_for_any_site, test_engine_grants.test_another_s_grant_is_of_no_use),
     "a grant has no end": Planted(
         _a_grant_has_no_end,
