@@ -106,6 +106,11 @@ class Config:
     """And where most of it does not arrive no less than a datagram (`pacing`)."""
     narrow_us: int = 75 * MILLISECOND
     """Parts of a delta that come in so far apart came over a narrow link: 1,200 bytes in so long are 128 kbit/s."""
+    narrow_pair_us: int = 1_500 * MILLISECOND
+    """How long a node whose link is narrow waits for its partner before it compares with somebody else: as long as an
+    answer takes through queues that are full both ways."""
+    narrow_linger_us: int = 3 * SECOND
+    """And for how long a link is narrow after it was seen to be."""
     delta_wait_us: int = 300 * MILLISECOND
     """How long the last answer may take before it is held to be lost: a round trip over any path, and some."""
     delta_wait_max_us: int = 4 * SECOND

@@ -500,7 +500,7 @@ class Engine:
             self._reconciliation.compare(sender, message.root)
             if at[0]:
                 self._swim.on_ping(message.nonce, self._swim.members.get(sender), at, bool(message.cells))
-            if doubted and not message.cells:  # else the answer has our row
+            if doubted and not message.cells and self._swim.may_answer(sender):  # else the answer has our row
                 self._out.send(Rumour(self._health.our_row()), at)
             return
         if isinstance(message, Ack):
@@ -508,7 +508,7 @@ class Engine:
                 self._take_cells(message.cells, sender, source, push=False, at=at)
             if not self._own_address.told:
                 self._learn_own_endpoint(sender, message.seen_as)
-            if message.updates and self._swim.hear(message.updates, sender):
+            if message.updates and self._swim.hear(message.updates, sender) and self._swim.may_answer(sender):
                 self._out.send(Rumour(self._health.our_row()), at)  # it held us as gone: the proof that we are not
             self._swim.on_ack(message.nonce, message.subject, message.root, self._swim.members.get(sender))
             if sender == message.subject and self._reconciliation.compare(sender, message.root):

@@ -5,7 +5,8 @@ first few datagrams are dropped at the link's end; and who asks again finds that
 once more, by everybody: a congestion collapse (Nagle, RFC 896). The peer's next filter tells what came of the last
 delta, so deltas are paced as TCP paces segments (Jacobson, "Congestion avoidance and control", 1988): while less than
 half of the last is there, nothing is sent for `delta_wait_us`; then half as much, and the wait doubles. When it is
-there, at once and twice as much, up to `delta_bytes_max`, where everybody begins.
+there, at once and twice as much, up to `delta_bytes_max`, where everybody begins. Who loses most of what it sends to
+most peers has a narrow link itself (`loses_to_most`).
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from collections.abc import Collection, Iterable
 from lattice.answers import Answers
 from lattice.cells import Cell, Shards
 from lattice.config import Config
-from lattice.types import CellId, Micros, NodeId
+from lattice.types import SECOND, CellId, Micros, NodeId
 
 PEERS_MAX = 1_024
 """Of more than so many, who was sent something longest ago begins anew."""
+LATELY_US = 5 * SECOND
 
 
 class _Pace:
@@ -46,6 +48,12 @@ class Pacing:
         if pace is None or pace.wait_us <= self._config.delta_wait_us:
             return Micros(0)
         return Micros(pace.at + pace.wait_us)
+
+    def loses_to_most(self, now: Micros) -> bool:
+        """Whether of the peers to whom something was sent lately most have lost most of it, and so it is not they."""
+        lately = [pace for pace in self._paces.values() if pace.sent and now - pace.at <= LATELY_US]
+        losing = sum(1 for pace in lately if pace.wait_us > self._config.delta_wait_us)
+        return losing >= 2 and 2 * losing > len(lately)
 
     def afford(self, peer: NodeId, missing: list[Cell], shards: Shards, now: Micros) -> list[Cell]:
         """The first of these cells, which a filter over these shards lacks, as many as may be sent now."""

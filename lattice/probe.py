@@ -23,6 +23,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from lattice.prng import Prng
+from lattice.rtt import LATE_US
 from lattice.turns import Turns
 from lattice.types import Endpoint, Micros, NodeId
 
@@ -84,6 +85,11 @@ class Probe:
         """Until when a nack still counts, as long again as the probe: from far away it may well come after its end."""
         return 2 * self.ends - self.began
 
+    @property
+    def kept_until(self) -> int:
+        """Until when an ack tells how long the target takes."""
+        return max(self.listened_until, self.began + LATE_US)
+
 
 class ProbeCycle:
     """Which members are being probed, and whose probes we carry."""
@@ -97,6 +103,7 @@ class ProbeCycle:
         self._probes: dict[NodeId, Probe] = {}
         self._relays: dict[int, Relay] = {}
         self._failed: dict[NodeId, Probe] = {}
+        """The last of each target, for what comes after it (`Probe.kept_until`)."""
 
     def pick(self, everybody: Sequence[NodeId], now: Micros, well: bool) -> NodeId | None:
         """Whose turn it is (`turns`), or None when there is nobody who is not being probed already."""
@@ -154,6 +161,15 @@ class ProbeCycle:
             del self._probes[subject]
         return sent_at
 
+    def acked_late(self, nonce: int, subject: NodeId) -> Micros | None:
+        """An ack came from the subject itself that ends no probe. If it is the first since one failed, and of that one,
+        when the ping was sent that it is for."""
+        probe = self._failed.get(subject)
+        sent_at = probe.sent_at(nonce) if probe is not None else None
+        if sent_at is not None:
+            del self._failed[subject]
+        return sent_at
+
     def acked_for(self, nonce: int, subject: NodeId) -> Relay | None:
         """An ack came that ends no probe of ours: whom to pass it on to, once."""
         relay = self._relays.get(nonce)
@@ -168,6 +184,7 @@ class ProbeCycle:
         if len(probe.nacked) < len(probe.helpers or ()):
             return None
         self.end(probe)
+        self._failed[subject] = probe
         return probe
 
     def nacked_late(self, nonce: int, subject: NodeId, helper: NodeId, now: Micros) -> bool:
@@ -198,7 +215,7 @@ class ProbeCycle:
                 self.end(probe)
                 self._failed[probe.target] = probe
         if self._failed:
-            self._failed = {target: probe for target, probe in self._failed.items() if probe.listened_until >= now}
+            self._failed = {target: probe for target, probe in self._failed.items() if probe.kept_until >= now}
         return late
 
     def relays_due(self, now: Micros) -> list[Relay]:

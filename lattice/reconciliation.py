@@ -9,8 +9,10 @@ for what it brings is passed on (`reunion`). So each waits until nothing of the 
 a time drawn so that of any number of nodes few begin early: the later half of them in the last slot, half of the others
 in the one before, and so on. What the first ones bring sends the others back to waiting. (Feedback for multicast by
 exponentially distributed timers: Nonnenmacher and Biersack, 1998.) And with the other side a node has one exchange at
-a time, or everybody there would answer the one that was away alone with the same. So has a node whose link is narrow:
-it sees the parts of a delta come in one by one.
+a time, or everybody there would answer the one that was away alone with the same. So has a node whose link is narrow.
+It sees that by the parts of a delta, which come in one by one; or by its own deltas, of which most are lost to whomever
+it sends them (`Pacing.loses_to_most`). It waits long for its partner, for all that comes and goes waits in the link's
+queues, and whoever it asks meanwhile sends the same.
 """
 
 from __future__ import annotations
@@ -114,7 +116,7 @@ class Reconciliation:
 
     def _not_before(self, peer: NodeId) -> Micros:
         """Until when it would do harm, whatever else waits."""
-        taken_until = self._narrow_until if not self._is_partner(peer) else Micros(0)
+        taken_until = min(self._narrow_until, self._partner_until) if not self._is_partner(peer) else Micros(0)
         return max(taken_until, self._pacing.lost_until(peer))
 
     def _may_begin_at(self, peer: NodeId) -> Micros:
@@ -135,7 +137,8 @@ class Reconciliation:
 
     def _pair_with(self, peer: NodeId) -> None:
         self._partner = peer
-        self._partner_until = self._out.after(self._out.config.heal_pair_us)
+        config, narrow = self._out.config, self._narrow_until > self._out.now
+        self._partner_until = self._out.after(config.narrow_pair_us if narrow else config.heal_pair_us)
 
     def compared(self, compare: Compare, sender: NodeId, source: Endpoint) -> None:
         yields = not self._is_partner(sender) or self._out.node < sender  # of two that began with each other, one does
@@ -163,6 +166,8 @@ class Reconciliation:
         chosen = self._pacing.afford(peer, missing, shards, self._out.now)
         if missing and not chosen:
             self._out.count("deltas held back")
+        if missing and self._pacing.lost_until(peer) and self._pacing.loses_to_most(self._out.now):
+            self._narrow_until = self._out.after(self._out.config.narrow_linger_us)
         return chosen
 
     def brought(self, peer: NodeId, left: int) -> None:
@@ -177,7 +182,8 @@ class Reconciliation:
             apart_us = min(now - last[1], SECOND) if last is not None and last[0] == peer else 0
             wait_us = max(wait_us, config.graft_retry_us, 2 * apart_us)
             if apart_us > config.narrow_us:
-                self._narrow_until = self._partner_until = self._out.after(wait_us)
+                self._narrow_until = self._out.after(config.narrow_linger_us)
+                self._pair_with(peer)
         self._out.timers.set(f"reconcile {peer.hex()}", self._out.after(wait_us))
 
     def refuse(self, cell: CellId) -> None:

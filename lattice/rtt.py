@@ -3,11 +3,16 @@
 ``timeout = srtt + 4 × rttvar`` (RFC 6298, 2.3), clamped. Each member is probed seldom (once in n intervals), so a
 member never measured is estimated by its area, and where nobody was measured by the size of the earth. A probe that was
 sent twice has two nonces, so no sample is ambiguous (what Karn's rule avoids cannot arise).
+
+The clamp is for links that carry what they are given. Behind one that is full an answer takes as long as the queues at
+both its ends, which may be more than a whole probe; whoever then asks sooner only makes them longer. So an answer that
+comes after its probe is a sample, too, and a member whose answers were later than the clamp is waited for as long as
+the latest of them took. Each answer since lets go of an eighth of that.
 """
 
 from __future__ import annotations
 
-from lattice.types import MILLISECOND, NodeId
+from lattice.types import MILLISECOND, SECOND, NodeId
 
 AREAS_MAX = 1_024
 SAMPLES_TRUSTED = 4
@@ -16,22 +21,27 @@ less patient than where nothing was measured: the first is three times its one s
 UNMEASURED_US = 350 * MILLISECOND
 """Of 79,800 pairs of sites around the world the furthest are 344 ms there and back apart, one in fifty more than 296
 (400 sites of `sim.topology`, no jitter). Where it is further, others are asked for nothing until it is measured."""
+LATE_US = 4 * SECOND
+"""An answer that takes longer says no more than one that takes so long: the queues of a modem are as long."""
 
 
 class Rtt:
     """One smoothed estimate. Kept times 8 and 4, as Jacobson did, so that shifts lose nothing."""
 
-    __slots__ = ("_srtt_8", "_var_4", "samples")
+    __slots__ = ("_srtt_8", "_var_4", "latest_us", "samples")
 
     def __init__(self, sample_us: int) -> None:
         self._srtt_8 = sample_us * 8
         self._var_4 = sample_us * 2
         self.samples = 1
+        self.latest_us = sample_us
+        """The longest of late."""
 
     def observe(self, sample_us: int) -> None:
         srtt_8 = self._srtt_8
         error = sample_us - (srtt_8 >> 3)
         self.samples += 1
+        self.latest_us = max(sample_us, self.latest_us - (self.latest_us >> 3))
         self._srtt_8 = srtt_8 + error
         self._var_4 += (error if error >= 0 else -error) - (self._var_4 >> 2)
 
@@ -53,11 +63,8 @@ class RttTable:
         self._areas: dict[str, Rtt] = {}
 
     def observe(self, node: NodeId, area: str, sample_us: int) -> None:
-        known, near = self._members.get(node), self._areas.get(area)
-        if known is None:
-            self._members[node] = Rtt(sample_us)
-        else:
-            known.observe(sample_us)
+        near = self._areas.get(area)
+        self._observe(node, sample_us)
         if near is not None:
             near.observe(sample_us)
             return
@@ -65,15 +72,28 @@ class RttTable:
             self._areas.clear()  # rows may name any area; measuring again costs a few patient probes
         self._areas[area] = Rtt(sample_us)
 
+    def observe_late(self, node: NodeId, sample_us: int) -> None:
+        """An answer that came after its probe. Its area has nothing to do with that: the member's own link has."""
+        self._observe(node, min(sample_us, LATE_US))
+
+    def _observe(self, node: NodeId, sample_us: int) -> None:
+        known = self._members.get(node)
+        if known is None:
+            self._members[node] = Rtt(sample_us)
+        else:
+            known.observe(sample_us)
+
     def timeout_us(self, node: NodeId, area: str) -> int:
         """How long to wait for an answer of this member."""
         known, near = self._members.get(node), self._areas.get(area)
         timeout = near.timeout_us if near is not None else UNMEASURED_US
         if near is None or near.samples < SAMPLES_TRUSTED:
             timeout = min(timeout, UNMEASURED_US)
+        most_us = self._most_us
         if known is not None:
             timeout = known.timeout_us if known.samples >= SAMPLES_TRUSTED else max(timeout, known.timeout_us)
-        return max(self._least_us, min(timeout, self._most_us))
+            most_us = max(most_us, min(known.latest_us, LATE_US))
+        return max(self._least_us, min(timeout, most_us))
 
     def forget(self, node: NodeId) -> None:
         self._members.pop(node, None)

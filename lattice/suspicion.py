@@ -32,6 +32,8 @@ class Suspicion:
 
     def __init__(self, since: Micros, wanted: int, least_us: int, most_us: int) -> None:
         self.accusers: list[NodeId] = []
+        self.tell_at = since
+        """When the suspect is to hear of it from us again, where we are among them."""
         self._since = since
         self._wanted = wanted
         self._least_us = least_us
@@ -44,6 +46,11 @@ class Suspicion:
             return False
         self.accusers.append(by)
         return True
+
+    @property
+    def least_us(self) -> int:
+        """How long it lasts where all agree who are wanted."""
+        return self._least_us
 
     def hold(self, until: Micros) -> None:
         """Do not conclude before then: we were not listening, and a refutation may lie unread."""

@@ -20,6 +20,11 @@ Accusations are pushed along the trees that rumours take, rooted at the accuser,
 time; whoever they miss hears from the pings. The accused stands in none of those trees, or it would swallow the news of
 its own death: each node leaves out whom the accusation names. It is told by the accuser itself, again and again (the
 buddy system of Lifeguard).
+
+**Who answers late is asked less often.** Behind a full link an answer takes longer than a probe: a second queued each
+way, over 64 kbit/s. If all probes of such a member failed, four accusers told it so five times a second each, it
+answered each of them with its row, and that alone would keep the link full for good. So an ack that comes after its
+probe is measured (`rtt`), and by what was measured the next probe waits, the suspect has time, is told, and answers.
 """
 
 from __future__ import annotations
@@ -57,6 +62,9 @@ its row has come another way brings it across once more (at 50 ms the bytes of a
 TELLINGS = 5
 """How often an accuser tells the accused within the shortest suspicion: a link that loses a quarter of all datagrams
 loses so many in a row once in a thousand times."""
+ANSWERS = 4
+"""How often an accuser may have our row within the time that its own answers take at most. Where that is half a second
+it has it each time that it tells us, which is every 200 ms then."""
 CONFLICT_TOLD_US = 60 * SECOND
 _ALIVE: Final = MemberState.ALIVE
 """To ask the class for it takes many times as long, and every ping and ack asks whether its receiver is."""
@@ -72,7 +80,7 @@ class Swim:
     """Membership of one node."""
 
     __slots__ = (
-        "_cells", "_greets_at", "_hops", "_leaving", "_moves", "_next_at", "_on_change", "_on_doubted",
+        "_answered", "_cells", "_greets_at", "_hops", "_leaving", "_moves", "_next_at", "_on_change", "_on_doubted",
         "_on_return", "_our_row", "_out", "_piggyback", "_probe", "_pushes", "_row_of", "_rtt", "_stalled",
         "_suspicions", "_twin", "calls", "challenges", "health", "incarnation", "members",
     )  # fmt: skip
@@ -112,6 +120,8 @@ class Swim:
         self.calls = Calls(out, self.members, self._call)
         self._twin = OwnTwin()
         self._moves = Moves()
+        self._answered: dict[NodeId, Micros] = {}
+        """When a member that doubted us had our row last."""
         self.challenges = Challenges()
         self._next_at = Micros(0)
         """When the next member is probed."""
@@ -160,6 +170,11 @@ class Swim:
                 self._rtt.observe(subject, sender.area, self._out.now - sent_at)
             self._arm()
             return
+        if sender is not None and sender.node == subject:
+            sent_at = self._probe.acked_late(nonce, subject)
+            if sent_at is not None:
+                self._rtt.observe_late(subject, self._out.now - sent_at)
+                return
         relay = self._probe.acked_for(nonce, subject)
         if relay is not None:
             self._out.send(Ack(relay.nonce, subject, root, _unscoped(relay.asked_by)), relay.asked_by)
@@ -346,7 +361,7 @@ class Swim:
             member = self.members.get(target)
             assert member is not None, "only who is present is picked"
             ack_us = self._rtt.timeout_us(target, member.area) * stretch
-            probe = self._probe.begin(target, out.now, ack_us, max(out.config.probe_us * stretch, ack_us))
+            probe = self._probe.begin(target, out.now, ack_us, max(out.config.probe_us * stretch, 2 * ack_us))
             self._ping(member, probe.nonce)
         self._next_at = self._probe.turns.next_after(out.now, stretch - 1)
 
@@ -394,11 +409,14 @@ class Swim:
         """Suspects that we accuse hear it from us until they have refuted it, or are gone."""
         ours = [node for node in sorted(self._suspicions) if self._out.node in self._suspicions[node].accusers]
         for node in ours:
-            member = self._known(node)
+            suspicion, member = self._suspicions[node], self._known(node)
+            if suspicion.tell_at > self._out.now:
+                continue
+            suspicion.tell_at = self._out.after(suspicion.least_us // TELLINGS)
             for address in member.addresses:
                 self._ping(member, self._out.prng.token(), address)
         if ours:
-            self._out.timers.set("tell", self._out.after(self._out.config.suspicion_us // TELLINGS))
+            self._out.timers.set("tell", min(self._suspicions[node].tell_at for node in ours))
 
     def _ping(self, member: Member, nonce: int, address: Endpoint | None = None) -> None:
         body = wire.ping_body(nonce, self._cells.root(), self._news_for(member))
@@ -406,6 +424,10 @@ class Swim:
 
     def _ack_us(self, node: NodeId, member: Member | None) -> int:
         return self._rtt.timeout_us(node, member.area if member is not None else "")
+
+    def _refutes_in_us(self, member: Member) -> int:
+        """How long a suspect takes to hear and to be heard: most answer well within half of the usual term."""
+        return max(self._out.config.suspicion_us, 2 * self._ack_us(member.node, member))
 
     def _far_us(self, node: NodeId) -> int:
         return self._ack_us(node, self.members.get(node))
@@ -433,8 +455,9 @@ class Swim:
         if suspicion is None:
             config, now = self._out.config, self._out.now
             wanted = max(0, min(config.confirmations, len(self.members.everybody.nodes) - 2))
-            most_us = config.suspicion_us * config.suspicion_max_mult
-            suspicion = self._suspicions[node] = Suspicion(now, wanted, config.suspicion_us, most_us)
+            least_us = self._refutes_in_us(member)
+            suspicion = Suspicion(now, wanted, least_us, least_us * config.suspicion_max_mult)
+            self._suspicions[node] = suspicion
         if not suspicion.accuse(by):
             return
         claim = MemberUpdate(node, MemberState.SUSPECT, incarnation, by)
@@ -443,6 +466,7 @@ class Swim:
         self._piggyback.add(claim)
         self._push(claim, came_from)
         if by == self._out.node:
+            suspicion.tell_at = self._out.now
             self._out.timers.set_earlier("tell", self._out.now)
         self._out.timers.set(f"suspect {node.hex()}", max(suspicion.deadline(self._stretch), self._out.now))
 
@@ -512,6 +536,7 @@ class Swim:
         self.members.forget(node)
         self._rtt.forget(node)
         self._moves.forget(node)
+        self._answered.pop(node, None)
         self._out.persist("peer", node, None)
         return True
 
@@ -533,6 +558,17 @@ class Swim:
             return False
         if ahead >= 0 and not self._is_answered(update):
             self.refute(update.incarnation)
+        return True
+
+    def may_answer(self, doubter: NodeId) -> bool:
+        """Whether it is to be sent our row for what it says of us: not when it was a moment ago, by how long its
+        answers take. Whoever accuses us says so several times a round trip."""
+        member, last, now = self.members.get(doubter), self._answered.get(doubter), self._out.now
+        if member is None:
+            return True
+        if last is not None and now < last + self._ack_us(doubter, member) // ANSWERS:
+            return False
+        self._answered[doubter] = now
         return True
 
     def refute(self, claimed: int) -> None:

@@ -267,6 +267,48 @@ def test_who_has_missed_the_refutation_is_told_it_when_it_accuses_again() -> Non
     assert cluster.engines[3]._swim.incarnation == refuted, "it was answered already"
 
 
+def test_who_accuses_again_at_once_is_not_told_the_row_again_at_once() -> None:
+    """Four accusers that say so five times a second each would have a row of 400 bytes each time, which fills 64 kbit/s
+    by itself. Each ping is answered."""
+    cluster = settled(4)
+    cluster.run(10 * SECOND)
+    claim = accusation(cluster, 3, 0)
+    whisper(cluster, 1, 3, News((claim,)))
+    cluster.run(SECOND)
+    cluster.judge = cut(([3], range(3)))
+
+    def told(by: int) -> int:
+        before = cluster.engines[3].counters()
+        whisper(cluster, by, 3, Ping(5, bytes(16), (claim,)))
+        after = cluster.engines[3].counters()
+        assert after["out Ack"] == before["out Ack"] + 1
+        return after["out Rumour"] - before["out Rumour"]
+
+    assert [told(0), told(0), told(1), told(1)] == [1, 0, 1, 0]
+    cluster.run(50 * MILLISECOND)
+    assert [told(0), told(1)] == [1, 1], "what it was told may have been lost"
+
+
+@pytest.mark.parametrize("queued_ms", [650, 1_200])
+@pytest.mark.parametrize("seed", ["0", "1", "2"])
+def test_who_answers_late_is_soon_waited_for_and_its_death_is_found_all_the_same(seed: str, queued_ms: int) -> None:
+    """As behind a link whose queues are full, each way: an answer takes longer than a probe. Before, all suspected it
+    with nearly every probe, for as long as its link was full, and called it down by turns."""
+    cluster = settled(5, seed)
+
+    def full(source: Endpoint, target: Endpoint, prng: Prng) -> list[int]:
+        return [queued_ms * MILLISECOND if cluster.endpoint(4) in (source, target) else MILLISECOND]
+
+    cluster.judge = full
+    cluster.run(15 * SECOND)
+    cluster.notified.clear()
+    cluster.run(45 * SECOND)
+    assert [change for change in member_changes(cluster, 4) if change[1] != "alive"] == []
+    assert set(states(cluster, 4)) == {"alive"}
+    cluster.crash(4)
+    cluster.run_until(lambda: set(states(cluster, 4)) == {"down"}, 15 * SECOND)
+
+
 def test_lifeguard_spares_the_healthy_where_plain_swim_does_not() -> None:
     """Row 8, on a small grid: at most a fiftieth of plain SWIM's false positives, and crashes found no later."""
     plain = replace(LIFEGUARD, lifeguard=False)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from lattice.answers import Answers
 from lattice.cells import Cell, CellKind, Shards, Urgency
 from lattice.config import Config
-from lattice.pacing import PEERS_MAX, Pacing, affordable
+from lattice.pacing import LATELY_US, PEERS_MAX, Pacing, affordable
 from lattice.types import SECOND, CellId, Micros, NodeId
 
 CONFIG = Config()
@@ -90,6 +90,27 @@ def test_over_any_link_everything_arrives_and_little_is_sent_in_vain(bytes_per_s
     assert sent_bytes <= 2 * wanted + 2 * CONFIG.delta_bytes_max
     in_vain = sum(CONFIG.delta_wait_us << doubled for doubled in range(5))
     assert now - SECOND <= in_vain + 4 * wanted * SECOND // bytes_per_s + 4 * SECOND
+
+
+def test_whoever_loses_most_of_what_it_sends_to_most_has_a_narrow_link_itself() -> None:
+    pacing, left, now = new_pacing(), cells(200), Micros(SECOND)
+    peers = [NodeId(bytes([number]) * 16) for number in range(5)]
+    soon = Micros(now + CONFIG.delta_wait_us)
+
+    def lose(peer: NodeId) -> None:
+        pacing.afford(peer, left, ALL, now)
+        pacing.afford(peer, left, ALL, soon)
+
+    lose(peers[0])
+    assert not pacing.loses_to_most(soon), "one peer's link may be narrow"
+    for peer in peers[3:]:
+        got = pacing.afford(peer, left, ALL, now)
+        pacing.afford(peer, left[len(got) :], ALL, soon)
+    lose(peers[1])
+    assert not pacing.loses_to_most(soon), "two of four: two peers' links may be"
+    lose(peers[2])
+    assert pacing.loses_to_most(soon)
+    assert not pacing.loses_to_most(Micros(soon + LATELY_US + 1)), "it was so lately"
 
 
 def test_the_memory_of_peers_is_bounded_and_the_longest_silent_is_forgotten() -> None:

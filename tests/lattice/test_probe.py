@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from lattice.prng import Prng
 from lattice.probe import PINGS_MAX, RELAYS_MAX, Probe, ProbeCycle, Relay
+from lattice.rtt import LATE_US
 from lattice.types import Endpoint, Micros, NodeId
 
 NODES = [NodeId(bytes([number]) * 16) for number in range(9)]
@@ -176,3 +177,27 @@ def test_a_nack_from_far_away_is_a_voice_after_the_probe_has_failed_once_and_for
     assert not cycle.nacked_late(nonce, probe.target, helpers[2], Micros(ends + PROBE_US + 1)), "too late"
     cycle.forget_all()
     assert not cycle.nacked_late(nonce, probe.target, helpers[2], ends), "we were not listening"
+
+
+def test_an_ack_after_a_probe_has_failed_tells_how_long_the_target_takes_once_and_for_a_while() -> None:
+    for nacked in (False, True):
+        cycle = cycle_of("late")
+        probe = begun(cycle, NODES)
+        helpers, ends = asked(cycle, probe, [US, *NODES], 3), Micros(START + PROBE_US)
+        again_at = Micros(START + ACK_US)
+        again = cycle.again(probe, again_at)
+        assert cycle.acked_late(probe.nonce, probe.target) is None, "it goes on"
+        if nacked:
+            assert [cycle.nacked(probe.nonce, probe.target, helper) for helper in helpers] == [None, None, probe]
+        else:
+            cycle.due(ends)
+        assert cycle.acked(again, probe.target) is None
+        assert cycle.acked_late(again, helpers[0]) is None
+        cycle.due(Micros(START + LATE_US))
+        assert cycle.acked_late(again, probe.target) == again_at
+        assert cycle.acked_late(again, probe.target) is None, "once"
+        probe = cycle.begin(probe.target, START, ACK_US, PROBE_US)
+        asked(cycle, probe, [US, *NODES], 3)
+        cycle.due(ends)
+        cycle.due(Micros(START + LATE_US + 1))
+        assert cycle.acked_late(probe.nonce, probe.target) is None, "too late"

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lattice.rtt import AREAS_MAX, UNMEASURED_US, Rtt, RttTable
-from lattice.types import MILLISECOND, NodeId
+from lattice.rtt import AREAS_MAX, LATE_US, UNMEASURED_US, Rtt, RttTable
+from lattice.types import MILLISECOND, SECOND, NodeId
 
 LEAST_US, MOST_US = 50 * MILLISECOND, 500 * MILLISECOND
 ONE, TWO = NodeId(bytes(16)), NodeId(bytes([1]) * 16)
@@ -33,7 +33,24 @@ def test_a_timeout_keeps_its_bounds(samples: list[int]) -> None:
     table = RttTable(LEAST_US, MOST_US)
     for sample in samples:
         table.observe(ONE, "", sample)
-        assert LEAST_US <= table.timeout_us(ONE, "") <= MOST_US
+        assert LEAST_US <= table.timeout_us(ONE, "") <= max(MOST_US, *samples)
+
+
+def test_whose_answer_was_late_is_waited_for_as_long_and_soon_no_longer() -> None:
+    table = RttTable(LEAST_US, MOST_US)
+    for _ in range(30):
+        table.observe(ONE, "", 2 * MILLISECOND)
+        table.observe(TWO, "", 2 * MILLISECOND)
+    assert table.timeout_us(ONE, "") == LEAST_US
+    table.observe_late(ONE, 1_300 * MILLISECOND)
+    assert table.timeout_us(ONE, "") == 1_300 * MILLISECOND
+    assert table.timeout_us(TWO, "") == LEAST_US, "its own link is full, and nobody else's"
+    for _ in range(12):
+        table.observe(ONE, "", 2 * MILLISECOND)
+    assert table.timeout_us(ONE, "") < MOST_US
+    for _ in range(9):
+        table.observe_late(ONE, 60 * SECOND)
+    assert table.timeout_us(ONE, "") == LATE_US, "nobody is waited for for ever"
 
 
 def test_who_was_never_measured_is_judged_by_its_area_and_else_patiently() -> None:

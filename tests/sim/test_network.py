@@ -14,7 +14,7 @@ from lattice.wire import encode
 from sim.network import PASS, Deliver, Drop, LinkSettings, Network, Packet, Verdict
 from sim.signing import MESSAGES
 from sim.topology import PathSettings, Room, globe, measured
-from sim.wire_faults import BOTH, Held, Narrow, Severed
+from sim.wire_faults import BOTH, HEADERS_BYTES, Held, Narrow, Severed
 from tests.lattice.test_wire import SAMPLES
 
 MANY = 20_000
@@ -73,7 +73,7 @@ def test_a_narrow_link_queues_and_then_drops_but_never_a_stream() -> None:
     rule = Narrow(frozenset({1}), bit_s=8_000, queue_bytes=250)
 
     def judge(source: int, target: int, at: int = 0, stream: bool = False) -> Verdict:
-        return rule.judge(Packet(source, target, bytes(100), stream, at, 10_000, 0))
+        return rule.judge(Packet(source, target, bytes(100 - HEADERS_BYTES), stream, at, 10_000, 0))
 
     assert [judge(0, 1) for _ in range(3)] == [Deliver(10_000 + 100_000 * place) for place in (1, 2, 3)]
     assert judge(0, 1) == Drop("narrow link full")
