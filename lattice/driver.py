@@ -17,7 +17,6 @@ others go past it; whoever submitted a change hears of it when what came of it i
 from __future__ import annotations
 
 import logging
-import math
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -40,7 +39,6 @@ from lattice.events import (
     Restored,
     SendDatagram,
     SendStream,
-    SetTimer,
     StreamFrameReceived,
     TimerFired,
 )
@@ -98,7 +96,6 @@ class Driver:
         self._send_inbox, self._inbox = trio.open_memory_channel[tuple[Input, "_Reply | None", Micros]](INBOX_MAX)
         self._counters: Counter[str] = Counter()
         self._streams = Streams(self._counters, clock, frame_bytes_max, engine.is_revoked, self._take_frame)
-        self._deadline: Micros | None = None
         self._watch = LoopWatch()
         self._sources: TokenBuckets[tuple[str, int]] = TokenBuckets(
             SOURCE_FRAMES_PER_S, SOURCE_FRAMES_BURST, SOURCES_MAX
@@ -187,15 +184,15 @@ class Driver:
 
     async def _next_input(self) -> tuple[Input, _Reply | None, Micros]:
         """What is to be done next, who waits for it, and since when it could have been."""
-        deadline = math.inf if self._deadline is None else self._clock.trio_time(self._deadline)
-        with trio.move_on_at(deadline):
+        due = self._engine.due
+        with trio.move_on_at(self._clock.trio_time(due)):
             return await self._inbox.receive()
-        return TimerFired(), None, self._clock.now() if self._deadline is None else self._deadline
+        return TimerFired(), None, due
 
     async def _take(self, event: Input, reply: _Reply | None, nursery: trio.Nursery) -> None:
         now = self._clock.now()
-        if isinstance(event, TimerFired) and self._deadline is not None:
-            now = max(now, self._deadline)  # trio's floating seconds may wake us a microsecond early
+        if isinstance(event, TimerFired):
+            now = max(now, self._engine.due)  # trio's floating seconds may wake us a microsecond early
         effects = self._engine.handle(event, now)
         ticket = self._put([effect for effect in effects if isinstance(effect, Persist)])
         for effect in effects:
@@ -204,8 +201,6 @@ class Driver:
                     self._barriers[holds] = ticket
                 case SendDatagram() | SendStream():
                     await self._send_when_durable(effect, nursery)
-                case SetTimer(deadline):
-                    self._deadline = deadline
                 case Notify(notification):
                     self._on_notification(notification)
                     if reply is not None:

@@ -7,8 +7,8 @@ them, and keeps the contract that the trio driver, the simulator and the tests r
 1. `now` never decreases.
 2. Hostile bytes never raise: they are counted, and become ``Notify(Rejected(...))``; state is untouched.
 3. Perform all effects, in order, before the next `handle`.
-4. After an optional `Restored`, the first input is `TimerFired`. At most one `SetTimer` comes out of a call, and only
-   when the earliest deadline changed. A late wake fires everything due, by (deadline, name); an idle wake does nothing.
+4. After an optional `Restored`, the first input is `TimerFired`; from then on it comes when `due` says. A late wake
+   fires everything due, by (deadline, name), at one moment probes last; an early one does nothing.
 5. Replicated state only moves up its lattice; joins use integers, tuples and bytes.
 6. The same construction, inputs and times give the same effects, byte for byte.
 7. Every queue, table and frame has a named limit (`Config`).
@@ -51,7 +51,6 @@ from lattice.events import (
     RevocationsSubmitted,
     RolloutJudged,
     SeedsResolved,
-    SetTimer,
     StreamFrameReceived,
     TimerFired,
 )
@@ -72,6 +71,7 @@ from lattice.seal import Seal, counter_in
 from lattice.seal_records import SAVE_INTERVAL_US, SealRecords
 from lattice.spreading import Spreading
 from lattice.swim import Swim
+from lattice.timers import NEVER_COMES
 from lattice.types import AuthorId, CellId, Endpoint, Micros, NodeId
 from lattice.view import LatticeView, MemberView
 from lattice.wire import (
@@ -94,7 +94,6 @@ from lattice.wire import (
     WireCell,
 )
 
-_NEVER_COMES: Final = Micros(2**63 - 1)
 _NO_ROW: Final = ((), None, ())
 """What is shown of a member of which there is none: what it applies, where it is, how it sees the regions."""
 _BY_SITE: Final = attrgetter("site", "node")
@@ -108,9 +107,9 @@ class Engine:
     """One node. See the module's contract."""
 
     __slots__ = (
-        "_admission", "_attends_at", "_cells", "_config", "_deadline", "_grants", "_health", "_out", "_own_address",
-        "_policy", "_presence", "_reconciliation", "_records_due", "_rollouts", "_seal", "_seal_records", "_spreading",
-        "_stall_us", "_stalled_for", "_started", "_strategy", "_swim", "_us", "_view", "node",
+        "_admission", "_attends_at", "_cells", "_config", "_grants", "_health", "_out", "_own_address", "_policy",
+        "_presence", "_reconciliation", "_records_due", "_rollouts", "_seal", "_seal_records", "_spreading",
+        "_stall_us", "_stalled_for", "_started", "_strategy", "_swim", "_us", "_view", "due", "node",
     )  # fmt: skip
 
     def __init__(
@@ -140,9 +139,11 @@ class Engine:
         self._grants = Grants(ca_key, verifier)
         self._own_address = OwnAddress(endpoint[0])
         self._started = False
-        self._deadline: Micros | None = None
+        self.due = now
+        """When it is to be given `TimerFired`. To be read after an input; whoever has a timer may also look only when
+        that is over, for mostly an answer has come meanwhile, and `due` is later."""
         self._records_due = Micros(0)
-        self._attends_at = _NEVER_COMES
+        self._attends_at = NEVER_COMES
         """`_attention_due`, as of the last input."""
         self._view: LatticeView | None = None
         self._stall_us = config.stall_us
@@ -238,14 +239,12 @@ class Engine:
             self._on_local(event.change)
         else:
             self._on_restored(event.records)
-        timers = out.timers
-        if timers.moved:
-            timers.moved = False
-            earliest = timers.earliest()
-            if earliest != self._deadline:
-                self._deadline = earliest
-                self._attends_at = self._attention_due()
-                effects.append(SetTimer(earliest))
+        due, first = self._swim.due, out.timers.first
+        if first < due:
+            due = first
+        if due != self.due:
+            self.due = due
+            self._attends_at = self._attention_due()
         out.effects = NO_INPUT
         return effects
 
@@ -293,13 +292,12 @@ class Engine:
     # --- inputs
 
     def _attention_due(self) -> Micros:
-        """After when an input finds more to be seen to than itself: records are to be saved, or our deadline is past
-        by so much that we have stalled."""
+        """After when an input finds more to be seen to than itself: records are to be saved, or we come so late to what
+        was due that we have stalled."""
         if not self._started:
-            return _NEVER_COMES
-        if self._deadline is None or self._records_due < self._deadline + self._stall_us:
-            return self._records_due
-        return Micros(self._deadline + self._stall_us)
+            return NEVER_COMES
+        stalled, saves = self.due + self._stall_us, self._records_due
+        return saves if saves < stalled else Micros(stalled)
 
     def _attend(self) -> None:
         out, now = self._out, self._out.now
@@ -309,14 +307,14 @@ class Engine:
                 self._seal_records.hear(*out.asked_and_answered(), now)
             self._seal_records.save(now)
             self._health.records.save()
-        if self._deadline is not None and now - self._deadline > self._stall_us:
+        if now - self.due > self._stall_us:
             self._notice_stall()
         self._attends_at = self._attention_due()
 
     def _notice_stall(self) -> None:
-        """We come late to our own deadline: whatever was to be heard meanwhile has not been."""
-        if self._config.stall_us and self._config.lifeguard and self._deadline != self._stalled_for:
-            self._stalled_for = self._deadline
+        """We come late to what was due: whatever was to be heard meanwhile has not been."""
+        if self._config.stall_us and self._config.lifeguard and self.due != self._stalled_for:
+            self._stalled_for = self.due
             self._swim.on_stall()
 
     def _on_restored(self, records: Sequence[tuple[str, bytes, bytes]]) -> None:
@@ -330,43 +328,47 @@ class Engine:
             self._seal_records.save(self._out.now)
             self._swim.start()
             self._health.start()
-        while (name := self._out.timers.pop_due(self._out.now)) is not None:
-            if name == "swim":  # as mostly
-                self._swim.on_due()
-                continue
-            kind, _, argument = name.partition(" ")
-            match kind:
-                case "announce":
-                    self._spreading.on_announce(name)
-                case "reconcile":
-                    self._reconciliation.begin(_node(argument))
-                case "tell":
-                    self._swim.on_tell()
-                case "conflict":
-                    pass  # it may be told again
-                case "dial":
-                    self._swim.calls.on_due()
-                case "stale":
-                    self._swim.calls.on_stale_peers()
-                case "suspect":
-                    self._swim.on_suspicion_over(_node(argument))
-                case "forget":
-                    if self._swim.on_forget(_node(argument)):
-                        self._forget(_node(argument))
-                case "row":
-                    self._health.issue()
-                case "lease":
-                    self._health.lease_over(_node(argument), self._presence.includes(_node(argument)))
-                case "purge":
-                    self._admission.on_purges_over()
-                case "overrule":
-                    self._health.conclude([argument])
-                case "turn":
-                    self._spreading.on_turn()
-                case "graft":
-                    self._spreading.on_graft_due()
-                case _:
-                    raise AssertionError(f"no timer is called {name!r}")
+        swim, timers, now = self._swim, self._out.timers, self._out.now
+        while swim.due <= now or timers.first <= now:
+            if timers.first <= swim.due:
+                self._on_named(timers.pop())
+            else:
+                swim.on_due()
+
+    def _on_named(self, name: str) -> None:
+        kind, _, argument = name.partition(" ")
+        match kind:
+            case "announce":
+                self._spreading.on_announce(name)
+            case "reconcile":
+                self._reconciliation.begin(_node(argument))
+            case "tell":
+                self._swim.on_tell()
+            case "conflict":
+                pass  # it may be told again
+            case "dial":
+                self._swim.calls.on_due()
+            case "stale":
+                self._swim.calls.on_stale_peers()
+            case "suspect":
+                self._swim.on_suspicion_over(_node(argument))
+            case "forget":
+                if self._swim.on_forget(_node(argument)):
+                    self._forget(_node(argument))
+            case "row":
+                self._health.issue()
+            case "lease":
+                self._health.lease_over(_node(argument), self._presence.includes(_node(argument)))
+            case "purge":
+                self._admission.on_purges_over()
+            case "overrule":
+                self._health.conclude([argument])
+            case "turn":
+                self._spreading.on_turn()
+            case "graft":
+                self._spreading.on_graft_due()
+            case _:
+                raise AssertionError(f"no timer is called {name!r}")
 
     def _on_local(self, change: LocalChange) -> None:
         match change:

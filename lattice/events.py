@@ -13,7 +13,7 @@ from lattice.health import Observation
 from lattice.identity import Grant
 from lattice.record import record
 from lattice.rollouts import RolloutId, Served, Word
-from lattice.types import AuthorId, Endpoint, Level, Micros, NodeId, VersionId
+from lattice.types import AuthorId, Endpoint, Level, NodeId, VersionId
 
 # --- local changes: what this node's own router, discovery and operators tell the engine
 
@@ -135,7 +135,7 @@ class StreamFrameReceived:
 
 @record
 class TimerFired:
-    """The deadline of the last `SetTimer` has passed; the engine knows what is due. Also the first input of all."""
+    """It is `Engine.due`, or later; the engine knows what is due. Also the first input of all."""
 
 
 @record
@@ -321,13 +321,6 @@ class SendStream:
 
 
 @record
-class SetTimer:
-    """Replaces the last deadline; `None` disarms."""
-
-    deadline: Micros | None
-
-
-@record
 class Persist:
     """Write a record, or remove it (`value` is None). What it holds back leaves once it is durable, be it an effect of
     this call or of a later one."""
@@ -343,4 +336,4 @@ class Notify:
     notification: Notification
 
 
-Effect: TypeAlias = SendDatagram | SendStream | SetTimer | Persist | Notify
+Effect: TypeAlias = SendDatagram | SendStream | Persist | Notify

@@ -82,7 +82,7 @@ class Swim:
     __slots__ = (
         "_answered", "_cells", "_greets_at", "_hops", "_leaving", "_moves", "_next_at", "_on_change", "_on_doubted",
         "_on_return", "_our_row", "_out", "_piggyback", "_probe", "_pushes", "_row_of", "_rtt", "_stalled",
-        "_suspicions", "_twin", "calls", "challenges", "health", "incarnation", "members",
+        "_suspicions", "_twin", "calls", "challenges", "due", "health", "incarnation", "members",
     )  # fmt: skip
 
     def __init__(
@@ -125,6 +125,9 @@ class Swim:
         self.challenges = Challenges()
         self._next_at = Micros(0)
         """When the next member is probed."""
+        self.due = out.now
+        """When `on_due` is to be called, be it for that or for a probe under way. With nearly every input it is another
+        moment, so it is none of the engine's named timers."""
         self._leaving = False
         self._stalled: Micros | None = None
         self._greets_at = Micros(0)
@@ -346,11 +349,11 @@ class Swim:
     # --- probing
 
     def on_due(self) -> None:
-        """What the timer was set for: probes that want something, or the next one."""
-        due, now = self._probe.earliest(), self._out.now
-        if due is not None and due <= min(now, self._next_at):
+        """It is time for probes that want something, or for the next one."""
+        due = self._probe.earliest()
+        if due is not None and due <= self.due:
             self._look_after_probes()
-        elif self._next_at <= now:
+        elif self._next_at <= self.due:
             self._probe_next()
         self._arm()
 
@@ -434,9 +437,7 @@ class Swim:
 
     def _arm(self) -> None:
         due = self._probe.earliest()
-        if due is None or due > self._next_at:
-            due = self._next_at
-        self._out.timers.set("swim", due)
+        self.due = self._next_at if due is None or due > self._next_at else due
 
     # --- suspecting
 

@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 from heapq import heappop, heappush
+from typing import Final
 
 from lattice.types import Micros
+
+NEVER_COMES: Final = Micros(2**63 - 1)
 
 
 class TimerQueue:
     """At most one deadline a name; setting it again replaces it.
 
-    A replaced deadline stays in the heap until its time and is skipped then: lazy deletion.
+    A replaced deadline stays in the heap until it would be the first: lazy deletion.
     """
 
-    __slots__ = ("_deadlines", "_heap", "moved")
+    __slots__ = ("_deadlines", "_heap", "first")
 
     def __init__(self) -> None:
-        self.moved = True
-        """Whether `earliest` may be another than when somebody last set this to False."""
+        self.first = NEVER_COMES
+        """The earliest deadline, `NEVER_COMES` when there is none."""
         self._deadlines: dict[str, Micros] = {}
         self._heap: list[tuple[Micros, str]] = []
 
     def set(self, name: str, deadline: Micros) -> None:
         if self._deadlines.get(name) != deadline:
             self._deadlines[name] = deadline
-            self.moved = True
             heappush(self._heap, (deadline, name))
+            self._settle()
 
     def set_earlier(self, name: str, deadline: Micros) -> None:
         """As `set`, but never moves a deadline later."""
@@ -35,27 +38,24 @@ class TimerQueue:
 
     def cancel(self, name: str) -> None:
         if self._deadlines.pop(name, None) is not None:
-            self.moved = True
+            self._settle()
 
     def __contains__(self, name: str) -> bool:
         return name in self._deadlines
 
-    def earliest(self) -> Micros | None:
+    def pop(self) -> str:
+        """The name whose deadline is `first`, disarmed. There must be one."""
+        _, name = heappop(self._heap)
+        del self._deadlines[name]
+        self._settle()
+        return name
+
+    def _settle(self) -> None:
         heap, deadlines = self._heap, self._deadlines
         while heap:
             deadline, name = heap[0]
             if deadlines.get(name) == deadline:
-                return deadline
+                self.first = deadline
+                return
             heappop(heap)  # replaced
-        return None
-
-    def pop_due(self, now: Micros) -> str | None:
-        """The next name whose deadline is not after `now`, disarmed."""
-        heap, deadlines = self._heap, self._deadlines
-        while heap and heap[0][0] <= now:
-            deadline, name = heappop(heap)
-            if deadlines.get(name) == deadline:  # else replaced
-                del deadlines[name]
-                self.moved = True
-                return name
-        return None
+        self.first = NEVER_COMES

@@ -24,11 +24,11 @@ from lattice.events import (
     Restored,
     SendDatagram,
     SendStream,
-    SetTimer,
     StreamFrameReceived,
     TimerFired,
 )
 from lattice.identity import node_id_of
+from lattice.timers import NEVER_COMES
 from lattice.types import Endpoint, Micros, NodeId
 from sim.company import Company
 from sim.host import INBOX_MAX, NOT_HERE, RIGHT, STREAM_PORT, Host, Maker, Shard, endpoint_of
@@ -51,7 +51,6 @@ class Listener(Protocol):
 Stepped: TypeAlias = Callable[[Host, Input, Sequence[Effect]], None]
 Sniffer: TypeAlias = Callable[[Host, bytes], None]
 Carrier: TypeAlias = Callable[[Host, int, bytes], None]
-Timekeeper: TypeAlias = "Callable[[Host, Micros | None, Sequence[Effect]], None]"
 INPUTS: Final[tuple[type[Input], ...]] = get_args(Input)
 
 
@@ -86,10 +85,8 @@ class Cluster:
         """Told of every frame that is sent with cells in it."""
         self.oversized: list[Sniffer] = []
         """Told of every frame that an engine sends although it is larger than its configuration allows."""
-        self.timekeepers: list[Timekeeper] = []
-        """Told of every deadline that an engine sets, and of the effects that it is one of."""
         self.impatient: list[Callable[[Host], None]] = []
-        """Told of whoever sets a deadline that is there already."""
+        """Told of whoever is due already."""
         self.frames = [0] * KINDS
         """How many were sent, by their kind; `Host.sent` has their bytes."""
         self.dropped: Counter[str] = Counter()
@@ -147,7 +144,7 @@ class Cluster:
     def start(self, host: Host) -> None:
         """A new process on the host's disk."""
         host.life += 1
-        host.alive, host.paused, host.deadline = True, False, None
+        host.alive, host.paused, host.deadline = True, False, NEVER_COMES
         host.busy_until = 0
         host.began_whole, host.disk_whole = host.disk_whole, True
         host.inbox.clear()
@@ -180,7 +177,6 @@ class Cluster:
         """The process is gone, without a word."""
         self.deaths.append((self.now, host.index))
         host.alive = False
-        host.deadline = None
         host.inbox.clear()
 
     def pause(self, host: Host) -> None:
@@ -192,9 +188,8 @@ class Cluster:
         if not host.here:
             return
         self._work_off(host)
-        if host.alive and host.deadline is not None and host.deadline <= self.now:
-            self.scheduler.give(self.now, host.next_order(), host.index, host.life, TIMER)
-            host.deadline = self.now
+        if host.alive and host.deadline == NEVER_COMES:
+            self.arm(host)
 
     # --- time
 
@@ -211,7 +206,7 @@ class Cluster:
             host = hosts[index]
             if not host.alive:
                 continue
-            if life != ANY_LIFE and (life != host.life or (event is TIMER and host.deadline != at)):
+            if life != ANY_LIFE and (life != host.life or (event is TIMER and not self._is_over(host, at))):
                 continue
             if host.paused or host.cost_us:
                 self._queue(host, event, at)
@@ -224,8 +219,7 @@ class Cluster:
         if host.paused or host.busy_until > at:
             if event is TIMER:
                 if not host.paused:  # a stopped process looks at its timer when it goes on
-                    host.deadline = host.busy_until
-                    self.scheduler.give(host.busy_until, host.next_order(), host.index, host.life, TIMER)
+                    self._set_timer(host, host.busy_until)
                 return
             if len(host.inbox) >= INBOX_MAX:
                 self.dropped["inbox full"] += 1
@@ -262,20 +256,16 @@ class Cluster:
 
     def give(self, host: Host, event: Input) -> None:
         """Hand one input to one engine, now, and perform what it asks for."""
-        at, shard = self.scheduler.now, host.shard
+        at, shard, engine = self.scheduler.now, host.shard, host.engine
         shard.take((at, host.index, event))
         now = at if host.clock is RIGHT else host.read_clock(at)
-        effects: Sequence[Effect] = host.engine.handle(event, now)  # type: ignore[arg-type]  # a call the less
+        effects: Sequence[Effect] = engine.handle(event, now)  # type: ignore[arg-type]  # a call the less
         told = False
         for ordinal, effect in enumerate(effects):
             if isinstance(effect, SendDatagram):  # the frequent first
                 if len(effect.data) > self._datagram_bytes_max:
                     self._is_oversized(host, effect.data)
                 self._send(host, ordinal, effect.data, effect.target, False, effect.cells)
-            elif isinstance(effect, SetTimer):
-                self.arm(host, effect.deadline)
-                for keeper in self.timekeepers:
-                    keeper(host, effect.deadline, effects)
             elif isinstance(effect, Notify):
                 told = True
                 for listener in self.listeners:
@@ -286,6 +276,8 @@ class Cluster:
                 self._send(host, ordinal, effect.data, effect.target, True, effect.cells)
             else:
                 self._keep(host, effect)
+        if engine.due < host.deadline or host.clock is not RIGHT:
+            self.arm(host)
         kind = type(event)
         if told:
             for look in self.watchers_told[kind]:
@@ -297,19 +289,34 @@ class Cluster:
             shard.until_look = self._every
             self._look(host)
 
-    def arm(self, host: Host, deadline: Micros | None) -> None:
-        """The host's timer, by its own clock, is this from now on; None is never."""
-        if deadline is None:
-            host.deadline = None
-            return
-        at, scheduler = deadline if host.clock is RIGHT else host.clock.when(deadline), self.scheduler
-        if at <= scheduler.now:
-            at = scheduler.now
-            for hear in self.impatient:
-                hear(host)
+    def arm(self, host: Host) -> None:
+        """Have the host's timer be over when its engine is due, by its own clock, or before."""
+        due, now = host.engine.due, self.scheduler.now
+        at = due if host.clock is RIGHT else host.clock.when(due)
+        if at <= now:
+            at = now
+        if at < host.deadline:
+            self._set_timer(host, at)
+            if at == now:
+                for hear in self.impatient:
+                    hear(host)
+
+    def _is_over(self, host: Host, at: int) -> bool:
+        """Whether it is the host's timer that is over, and its engine due. Mostly an answer has come meanwhile, and the
+        engine is due later: then the timer is set anew, and a timer that nobody needed costs no more than that."""
+        if host.deadline != at:
+            return False  # it was set to an earlier time
+        due = host.engine.due if host.clock is RIGHT else host.clock.when(host.engine.due)
+        if due > at:
+            self._set_timer(host, due)
+            return False
+        host.deadline = NEVER_COMES
+        return True
+
+    def _set_timer(self, host: Host, at: int) -> None:
         host.deadline = at
         host.order = order = host.order + 1
-        heappush(scheduler.queue, (at, order, host.index, host.life, TIMER))  # `give`, of one that is here
+        heappush(self.scheduler.queue, (at, order, host.index, host.life, TIMER))  # `give`, of one that is here
 
     def _is_oversized(self, host: Host, frame: bytes) -> None:
         for tell in self.oversized:

@@ -57,7 +57,7 @@ def start_converged(cluster: Cluster, hosts: Sequence[Host], observing: Observin
         spread = Prng.seeded(f"{seed}/start/{host.index}").below(refresh_us) + 1
         inside.graft(host.engine, base, Micros(host.read_clock(now) + spread))
         crowd.gather(host.engine)
-        cluster.arm(host, inside.earliest_timer(host.engine))
+        cluster.arm(host)
     cluster.journal.note(now, f"{len(hosts)} hosts started converged")
 
 

@@ -18,6 +18,7 @@ from lattice.events import Input
 from lattice.identity import Signer, Verifier
 from lattice.prng import Prng
 from lattice.seal import Seal
+from lattice.timers import NEVER_COMES
 from lattice.types import AuthorId, Endpoint, Micros, NodeId
 from sim.draws import PPM
 from sim.envelopes import Seals
@@ -118,8 +119,8 @@ class Host:
     alive: bool = False
     life: int = 0
     """Which process this is: one more at each start."""
-    deadline: int | None = None
-    """Virtual time of the armed timer."""
+    deadline: int = NEVER_COMES
+    """When, in virtual time, its timer is over. That may be before its engine is due."""
     paused: bool = False
     cost_us: int = 0
     """How long this machine works on one input; 0 is not at all."""

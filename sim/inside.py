@@ -262,10 +262,11 @@ def graft(engine: Engine, base: Base, row_due: Micros) -> None:
         timers._deadlines.pop(name, None)
     timers._heap = [(deadline, name) for name, deadline in timers._deadlines.items()]
     heapify(timers._heap)
+    timers._settle()
     engine._spreading._announcements.clear()
     engine._out.effects = []  # nobody is told what it thinks of the regions from the start
     engine._health.conclude(base.table.regions())
-    engine._deadline = timers.earliest()
+    _be_due(engine)
 
 
 def lose(engine: Engine, gone: Sequence[Member], prng: Prng) -> None:
@@ -279,7 +280,7 @@ def lose(engine: Engine, gone: Sequence[Member], prng: Prng) -> None:
     engine._out.effects = []
     engine._health.conclude(engine._health.table.regions())
     engine._swim.calls.arm()
-    engine._deadline = engine._out.timers.earliest()  # which whoever starts it is told of
+    _be_due(engine)
 
 
 def hand_ops(engine: Engine, ops: Sequence[bytes]) -> None:
@@ -287,7 +288,7 @@ def hand_ops(engine: Engine, ops: Sequence[bytes]) -> None:
     engine.handle(LocalUpdate(OpsSubmitted(tuple(ops))), engine._out.now)
     engine._spreading._announcements.clear()
     engine._out.timers.cancel("announce")
-    engine._deadline = engine._out.timers.earliest()
+    _be_due(engine)
 
 
 def settle(engine: Engine) -> None:
@@ -299,5 +300,6 @@ def settle(engine: Engine) -> None:
     cells._cells = dict(cells._cells.items())
 
 
-def earliest_timer(engine: Engine) -> Micros | None:
-    return engine._out.timers.earliest()
+def _be_due(engine: Engine) -> None:
+    """As after an input: its timers are others."""
+    engine.due = min(engine._swim.due, engine._out.timers.first)

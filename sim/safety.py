@@ -22,7 +22,7 @@ from lattice.events import (
 )
 from lattice.health import SignedRow
 from lattice.identity import SIGNATURE_BYTES
-from lattice.types import Level, Micros, NodeId
+from lattice.types import Level, NodeId
 from lattice.verdict import verdict_of
 from lattice.view import LatticeView
 from sim import inside
@@ -42,24 +42,11 @@ def is_incarnation(record: Persist) -> bool:
 
 class Contract(Check):
     name = "contract"
-    promise = "at most one SetTimer a call and only when the deadline changed; frames within their limits"
+    promise = "frames are within their limits"
 
     def __init__(self, stage: Stage, start: int) -> None:
         super().__init__(stage, start)
-        self._armed: dict[int, tuple[int, int | None]] = {}
-        """By host: in which life, and to when."""
-        self._within: Sequence[Effect] = ()
-        """What came of the call in which a timer was last set."""
-        stage.cluster.timekeepers.append(self._arms)
         stage.cluster.oversized.append(self._is_oversized)
-
-    def _arms(self, host: Host, deadline: Micros | None, effects: Sequence[Effect]) -> None:
-        if effects is self._within:
-            raise self.broken(host, "more than one SetTimer out of one call")
-        self._within, now = effects, (host.life, deadline)
-        if self._armed.get(host.index) == now:
-            raise self.broken(host, "SetTimer although the deadline is the one before")
-        self._armed[host.index] = now
 
     def _is_oversized(self, host: Host, frame: bytes) -> None:
         raise self.broken(host, f"a datagram or a stream's frame of {len(frame)} bytes")

@@ -25,7 +25,7 @@ from lattice.authoring import compose
 from lattice.cells import Cell, CellIndex, CellKind, Urgency
 from lattice.config import Config
 from lattice.engine import Engine
-from lattice.events import HealthObserved, LocalUpdate, SetTimer, TimerFired
+from lattice.events import HealthObserved, LocalUpdate, TimerFired
 from lattice.health import Observation, SignedRow
 from lattice.identity import author_id_of
 from lattice.membership import MemberState
@@ -89,7 +89,7 @@ class Halves(World):
                 inside.lose(engine, [down[other] for other in halves[1 - side]], prng)
                 crowds[side].gather(engine)
                 inside.hand_ops(engine, self.published[side])
-                self._perform(index, [SetTimer(inside.earliest_timer(engine))])
+                self._arm(index)
 
 
 def published(operator: KeyedSigner, count: int) -> list[bytes]:

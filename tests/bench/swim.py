@@ -27,7 +27,6 @@ from lattice.events import (
     Notify,
     SendDatagram,
     SendStream,
-    SetTimer,
     StreamFrameReceived,
     TimerFired,
 )
@@ -125,7 +124,7 @@ class World:
         for index, engine in enumerate(self.engines):
             inside.graft(engine, base, Micros(self.now + starts.below(3_600 * SECOND)))
             crowd.gather(engine)
-            self._perform(index, [SetTimer(inside.earliest_timer(engine))])
+            self._arm(index)
 
     # --- time
 
@@ -149,6 +148,13 @@ class World:
 
     def give(self, index: int, event: Input) -> None:
         self._perform(index, self.engines[index].handle(event, self.now))
+        self._arm(index)
+
+    def _arm(self, index: int) -> None:
+        due = self.engines[index].due
+        if due != self._deadlines[index]:
+            self._deadlines[index] = due
+            self._push(due, index, TimerFired())
 
     def block(self, index: int) -> None:
         self.blocked[index] = True
@@ -169,10 +175,6 @@ class World:
                     self._send(target, DatagramReceived(data, self.endpoint(index)), len(data), 1)
                 case SendStream(data, target):
                     self._send(target, StreamFrameReceived(data, (self.endpoint(index)[0], 9)), len(data), 2)
-                case SetTimer(deadline):
-                    self._deadlines[index] = deadline
-                    if deadline is not None:
-                        self._push(deadline, index, TimerFired())
                 case Notify(MemberChanged(node, _, state)):
                     self.changes.append((self.now, index, self.index[node], state))
 

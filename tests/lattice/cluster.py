@@ -29,7 +29,6 @@ from lattice.events import (
     Restored,
     SendDatagram,
     SendStream,
-    SetTimer,
     StreamFrameReceived,
     TimerFired,
 )
@@ -193,6 +192,7 @@ class Cluster:
         while said:
             frame = seal.close(self.engines[sender].node, encode(said.pop()), self.now)
             effects = self.engines[index].handle(DatagramReceived(frame, source), self.clock(index))
+            self._arm(index)
             for effect in effects:
                 self._perform(index, effect)
                 if isinstance(effect, SendDatagram | SendStream) and effect.target == source:
@@ -205,7 +205,15 @@ class Cluster:
         """Hand one input to one node, now; what it notified of."""
         effects = self.engines[index].handle(event, self.clock(index))
         self._journal.update(f"{self.now} {index} {event!r} {effects!r}\n".encode())
-        return [note for effect in effects for note in self._perform(index, effect)]
+        notified = [note for effect in effects for note in self._perform(index, effect)]
+        self._arm(index)
+        return notified
+
+    def _arm(self, index: int) -> None:
+        due = Micros(self.engines[index].due - self.skews_us.get(index, 0))
+        if due != self.deadlines[index]:
+            self.deadlines[index] = due
+            self._push(due, index, TimerFired())
 
     def _perform(self, index: int, effect: Effect) -> list[Notification]:
         match effect:
@@ -223,11 +231,6 @@ class Cluster:
                     # as in life, a stream comes from a port on which nobody listens
                     frame = StreamFrameReceived(data, (source[0], EPHEMERAL_PORT + index))
                     self._later(2 * delays[0], target, frame)
-            case SetTimer(deadline):
-                if deadline is not None:
-                    deadline = Micros(deadline - self.skews_us.get(index, 0))
-                    self._push(deadline, index, TimerFired())
-                self.deadlines[index] = deadline
             case Persist(table, key, value):
                 if value is None:
                     self.disks[index].pop((table, key), None)

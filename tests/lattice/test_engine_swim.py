@@ -17,7 +17,7 @@ from lattice.events import (
 from lattice.own_address import OwnAddress
 from lattice.prng import Prng
 from lattice.swim import incarnation_at
-from lattice.types import MILLISECOND, SECOND, Endpoint, Level
+from lattice.types import MILLISECOND, SECOND, Endpoint, Level, Micros
 from tests.lattice.cluster import EPHEMERAL_PORT, Cluster, Judge, cut, one_way_loss, reliable, signer_of
 
 
@@ -294,6 +294,17 @@ def test_what_is_damaged_on_disk_is_counted_and_passed_over() -> None:
     engine.handle(TimerFired(), cluster.now)
     assert sum(count for name, count in engine.counters().items() if name.startswith("restore: ")) == 4
     assert engine.view().members[0].incarnation == incarnation_at(cluster.now)
+
+
+def test_an_answer_moves_when_a_node_is_due_and_an_early_wake_does_nothing() -> None:
+    cluster = settled(2)
+    engine = cluster.engines[0]
+    cluster.run_until(lambda: engine.due - cluster.now > 300 * MILLISECOND, SECOND, MILLISECOND)  # it has been answered
+    nothing = Micros(engine.due - 1)
+    assert engine.handle(TimerFired(), nothing) == []
+    cluster.crash(1)
+    assert engine.handle(TimerFired(), engine.due) != [], "a ping, which nobody answers"
+    assert engine.due - nothing <= cluster.config.ack_timeout_us, "so it looks after that before its next turn"
 
 
 # --- partitions

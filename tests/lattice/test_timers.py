@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lattice.timers import TimerQueue
+from lattice.timers import NEVER_COMES, TimerQueue
 from lattice.types import Micros
 
 moves = st.lists(
@@ -31,11 +31,11 @@ def test_a_queue_is_a_dictionary_that_knows_its_least(made: list[tuple[str, str,
                 queue.cancel(name)
                 model.pop(name, None)
             case _:
-                due = min(((when, who) for who, when in model.items() if when <= at), default=None)
-                assert queue.pop_due(at) == (due[1] if due else None)
-                if due:
-                    del model[due[1]]
-        assert queue.earliest() == min(model.values(), default=None)
+                if model:
+                    _, first = min((when, who) for who, when in model.items())
+                    assert queue.pop() == first
+                    del model[first]
+        assert queue.first == min(model.values(), default=NEVER_COMES)
         assert [who for who in "abc" if who in queue] == sorted(model)
 
 
@@ -43,4 +43,4 @@ def test_ties_are_by_name() -> None:
     queue = TimerQueue()
     for name in ("b", "c", "a"):
         queue.set(name, Micros(5))
-    assert [queue.pop_due(Micros(5)) for _ in range(4)] == ["a", "b", "c", None]
+    assert [queue.pop() for _ in range(3)] == ["a", "b", "c"]

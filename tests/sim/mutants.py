@@ -23,7 +23,6 @@ from lattice.events import (
     SendDatagram,
     SendStream,
     ServedChanged,
-    SetTimer,
     TimerFired,
 )
 from lattice.health import SignedRow
@@ -42,12 +41,6 @@ def plant(part: object, name: str, mistake: Callable[..., object]) -> None:
     part.__class__ = type(type(part).__name__, (type(part),), {"__slots__": (), name: staticmethod(mistake)})
 
 
-class ArmsTwice(Engine):
-    def handle(self, event: Input, now: Micros) -> list[Effect]:
-        effects = super().handle(event, now)
-        return [*effects, *(effect for effect in effects if isinstance(effect, SetTimer))]
-
-
 class SendsTooMuch(Engine):
     def handle(self, event: Input, now: Micros) -> list[Effect]:
         too_long = bytes(self._config.datagram_bytes_max + 1)
@@ -56,8 +49,9 @@ class SendsTooMuch(Engine):
 
 class NeverLetsTimePass(Engine):
     def handle(self, event: Input, now: Micros) -> list[Effect]:
-        effects = [effect for effect in super().handle(event, now) if not isinstance(effect, SetTimer)]
-        return [*effects, SetTimer(now)]
+        effects = super().handle(event, now)
+        self.due = now
+        return effects
 
 
 class ForgetsItsLives(Engine):

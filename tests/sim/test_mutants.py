@@ -38,7 +38,6 @@ class Planted(NamedTuple):
 
 
 PLANTED = [
-    Planted("contract", mutants.ArmsTwice, table()),
     Planted("contract", mutants.SendsTooMuch, table()),
     Planted("no-spin", mutants.NeverLetsTimePass, table()),
     Planted("incarnation-rises", mutants.ForgetsItsLives, table(CRASH)),
