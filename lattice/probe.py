@@ -110,10 +110,12 @@ class ProbeCycle:
         return self.turns.pick(everybody, now, self._probes, well)
 
     def begin(self, target: NodeId, now: Micros, ack_us: int, probe_us: int) -> Probe:
-        """Probe this member: its first answer is due after `ack_us`, and all is over after `probe_us`."""
-        nonce = self._prng.token()
+        """Probe this member: its first answer is due after `ack_us`, and all is over after `probe_us`, or after twice
+        `ack_us` if that is longer."""
+        if probe_us < 2 * ack_us:
+            probe_us = 2 * ack_us
         due, ends = Micros(now + ack_us), Micros(now + probe_us)
-        probe = self._probes[target] = Probe(target, nonce, now, due, ends, ack_us)
+        probe = self._probes[target] = Probe(target, self._prng.token(), now, due, ends, ack_us)
         return probe
 
     def again(self, probe: Probe, now: Micros) -> int:

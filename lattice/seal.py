@@ -45,15 +45,15 @@ drew other trees; 5 did not say how much of a delta follows, and an author's ops
 _SEALED: Final = 0x80
 """The version byte's top bit: a sealed cluster never reads a plain frame, nor the other way round."""
 
-_KEY_AT: Final = 1 + 4
-_RING_AT: Final = _KEY_AT + KEY_ID_BYTES
+KEY_AT: Final = 1 + 4
+_RING_AT: Final = KEY_AT + KEY_ID_BYTES
 SENDER_AT: Final = _RING_AT + RING_TAG_BYTES
 COUNTER_AT: Final = SENDER_AT + 16
 HEADER_BYTES: Final = COUNTER_AT + 8
-_HEADER: Final = Struct(f">{_KEY_AT}s{SENDER_AT - _KEY_AT}s{COUNTER_AT - SENDER_AT}sQ")
+_HEADER: Final = Struct(f">{KEY_AT}s{SENDER_AT - KEY_AT}s{COUNTER_AT - SENDER_AT}sQ")
 TAG_BYTES: Final = 16
 OVERHEAD_BYTES: Final = HEADER_BYTES + TAG_BYTES
-_SAID: Final = Struct(f">{_KEY_AT}x{COUNTER_AT - _KEY_AT}sQ")
+_SAID: Final = Struct(f">{KEY_AT}x{COUNTER_AT - KEY_AT}sQ")
 _VOICE: Final = Struct(f"{KEY_ID_BYTES}s{RING_TAG_BYTES}s16s")
 _NONCE: Final = bytes(4)
 """What stands before the counter in a nonce."""
@@ -160,8 +160,8 @@ class Plain:
     def _check(self, frame: bytes, least: int) -> None:
         if len(frame) < least:
             raise WireError("truncated", f"{len(frame)} bytes, at least {least}")
-        if frame[1:_KEY_AT] != self._prefix[1:]:
-            raise WireError("wrong cluster", frame[1:_KEY_AT].hex())
+        if frame[1:KEY_AT] != self._prefix[1:]:
+            raise WireError("wrong cluster", frame[1:KEY_AT].hex())
         ours, theirs = self._prefix[0], frame[0]
         if (ours ^ theirs) & ~_SEALED:
             raise WireError("wrong version", f"{theirs & ~_SEALED}, this node speaks {ours & ~_SEALED}")

@@ -358,15 +358,15 @@ class Swim:
         self._arm()
 
     def _probe_next(self) -> None:
-        out, stretch = self._out, self.health.stretch(1)
+        out, stretch = self._out, self._stretch
         target = self._probe.pick(self.members.everybody.nodes, out.now, stretch == 1)
         if target is not None:
             member = self.members.get(target)
             assert member is not None, "only who is present is picked"
             ack_us = self._rtt.timeout_us(target, member.area) * stretch
-            probe = self._probe.begin(target, out.now, ack_us, max(out.config.probe_us * stretch, 2 * ack_us))
+            probe = self._probe.begin(target, out.now, ack_us, out.config.probe_us * stretch)
             self._ping(member, probe.nonce)
-        self._next_at = self._probe.turns.next_after(out.now, stretch - 1)
+        self._next_at = self._probe.turns.following(stretch - 1)
 
     def _look_after_probes(self) -> None:
         """First answers that are late, probes that failed, and those that we carry."""

@@ -37,7 +37,7 @@ STRIDES_KEPT = 64
 class Turns:
     """Of one node."""
 
-    __slots__ = ("_interval_us", "_nodes", "_phase_us", "_place", "_prng", "_step", "_us")
+    __slots__ = ("_interval_us", "_nodes", "_phase_us", "_place", "_prng", "_step", "_turn", "_us")
 
     def __init__(self, us: NodeId, interval_us: int, prng: Prng) -> None:
         self._us = us
@@ -45,6 +45,9 @@ class Turns:
         self._prng = prng
         self._nodes: Sequence[NodeId] = (us,)
         self._place, self._step, self._phase_us = 0, 1, 0
+        self._turn = 0
+        """The one nearest to when somebody was picked last. So whoever is out of step, as after a change of the list,
+        is in step again half an interval to one and a half later: one in the mean, as always."""
 
     def pick(self, everybody: Sequence[NodeId], now: Micros, busy: Container[NodeId], well: bool) -> NodeId | None:
         """Whose turn it is, or None when there is nobody but us and the busy. `everybody` are those who are present,
@@ -52,21 +55,18 @@ class Turns:
         if everybody is not self._nodes:
             self._take_place(everybody)
         count, others = len(everybody), len(everybody) - 1
-        turn = self._turn(now) if well else self._prng.below(max(1, others))
+        turn = self._turn = (now - self._phase_us + self._interval_us // 2) // self._interval_us
+        if not well:
+            turn = self._prng.below(max(1, others))
         for later in range(others):
             target = everybody[(self._place + self._step * ((turn + later) % others + 1)) % count]
             if target not in busy:
                 return target
         return None
 
-    def next_after(self, now: Micros, skipped: int) -> Micros:
-        """When our next turn begins, or the one after so many that are skipped."""
-        return Micros(self._phase_us + self._interval_us * (self._turn(now) + 1 + skipped))
-
-    def _turn(self, now: Micros) -> int:
-        """The nearest to now. So whoever is out of step, as after a change of the list, is in step again half an
-        interval to one and a half later: one in the mean, as always."""
-        return (now - self._phase_us + self._interval_us // 2) // self._interval_us
+    def following(self, skipped: int) -> Micros:
+        """When our turn after the one just picked begins, or the one after so many that are skipped."""
+        return Micros(self._phase_us + self._interval_us * (self._turn + 1 + skipped))
 
     def _take_place(self, everybody: Sequence[NodeId]) -> None:
         count = len(everybody)

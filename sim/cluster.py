@@ -32,9 +32,9 @@ from lattice.timers import NEVER_COMES
 from lattice.types import Endpoint, Micros, NodeId
 from sim.company import Company
 from sim.host import INBOX_MAX, NOT_HERE, RIGHT, STREAM_PORT, Host, Maker, Shard, endpoint_of
-from sim.journal import Journal
+from sim.journal import Journal, said
 from sim.network import Network
-from sim.scheduler import ANY_LIFE, EPOCH, NOBODY, Scheduler, first_order
+from sim.scheduler import ANY_LIFE, EPOCH, NOBODY, STOP, Scheduler, first_order
 from sim.shards import cut
 from sim.signing import KIND_AT, KINDS
 from sim.topology import Place
@@ -65,6 +65,7 @@ class Cluster:
         self.scheduler = Scheduler()
         self.company = Company()
         self.journal = journal or Journal(EPOCH)
+        self._writes = self.journal.has_lines
         self.hosts: list[Host] = []
         self.by_node: dict[NodeId, Host] = {}
         self.watchers: dict[type[Input], list[Stepped]] = {kind: [] for kind in INPUTS}
@@ -88,7 +89,9 @@ class Cluster:
         self.impatient: list[Callable[[Host], None]] = []
         """Told of whoever is due already."""
         self.frames = [0] * KINDS
-        """How many were sent, by their kind; `Host.sent` has their bytes."""
+        """How many were sent, by their kind."""
+        self.bytes = [0] * KINDS
+        """How long those were; `Host.sent` has how much of it each host sent."""
         self.dropped: Counter[str] = Counter()
         self.deaths: list[tuple[int, int]] = []
         """(when, host) of every crash."""
@@ -122,16 +125,17 @@ class Cluster:
         own = {self.cut.of[host.index] for host in self.hosts if host.here}
         parts = {number: (self.journal.parts[number].digest, self.journal.parts[number].events) for number in own}
         sent = {host.index: host.sent for host in self.hosts if host.here}
-        said = self.company.gather((parts, sent, self.frames, self.dropped, self.network.dropped))
-        self.frames[:] = map(sum, zip(*(frames for _, _, frames, _, _ in said), strict=True))
-        self.dropped = sum((dropped for *_, dropped, _ in said), Counter())
-        self.network.dropped = sum((dropped for *_, dropped in said), Counter())
-        for parts, sent, *_ in said:
+        told = self.company.gather((parts, sent, self.frames, self.bytes, self.dropped, self.network.dropped))
+        self.frames[:] = map(sum, zip(*(frames for _, _, frames, *_ in told), strict=True))
+        self.bytes[:] = map(sum, zip(*(sizes for _, _, _, sizes, *_ in told), strict=True))
+        self.dropped = sum((dropped for *_, dropped, _ in told), Counter())
+        self.network.dropped = sum((dropped for *_, dropped in told), Counter())
+        for parts, sent, *_ in told:
             for number, kept in parts.items():
                 if number not in own:
                     self.journal.parts[number].is_elsewhere(*kept)
-            for index, sizes in sent.items():
-                self.hosts[index].sent = sizes
+            for index, size in sent.items():
+                self.hosts[index].sent = size
 
     # --- processes
 
@@ -197,12 +201,17 @@ class Cluster:
         """Let time pass. Whatever a watcher raises stops it, between two steps."""
         hosts, give, scheduler = self.hosts, self.give, self.scheduler
         queue = scheduler.queue
-        while queue and queue[0][0] <= until:
+        heappush(queue, (until + 1, 0, STOP, ANY_LIFE, None))
+        while True:
             at, _, index, life, event = heappop(queue)
-            scheduler.now = at
-            if index == NOBODY:  # an act
-                event.do()
+            if index < 0:
+                if index == NOBODY:
+                    scheduler.now = at
+                    event.do()
+                elif at > until:  # else it is left of a time in which something was raised
+                    break
                 continue
+            scheduler.now = at
             host = hosts[index]
             if not host.alive:
                 continue
@@ -257,25 +266,25 @@ class Cluster:
     def give(self, host: Host, event: Input) -> None:
         """Hand one input to one engine, now, and perform what it asks for."""
         at, shard, engine = self.scheduler.now, host.shard, host.engine
-        shard.take((at, host.index, event))
+        take = shard.take
+        take((at, host.index, event.data if isinstance(event, DatagramReceived) else said(event)))
+        if self._writes:
+            self.journal.write(at, host.index, event)
         now = at if host.clock is RIGHT else host.read_clock(at)
         effects: Sequence[Effect] = engine.handle(event, now)  # type: ignore[arg-type]  # a call the less
-        told = False
-        for ordinal, effect in enumerate(effects):
+        ordinal, told = 0, False
+        for effect in effects:
             if isinstance(effect, SendDatagram):  # the frequent first
-                if len(effect.data) > self._datagram_bytes_max:
-                    self._is_oversized(host, effect.data)
-                self._send(host, ordinal, effect.data, effect.target, False, effect.cells)
+                self._send(host, ordinal, effect, False)
             elif isinstance(effect, Notify):
                 told = True
                 for listener in self.listeners:
                     listener.heard(host, effect.notification)
             elif isinstance(effect, SendStream):
-                if len(effect.data) > self._frame_bytes_max:
-                    self._is_oversized(host, effect.data)
-                self._send(host, ordinal, effect.data, effect.target, True, effect.cells)
+                self._send(host, ordinal, effect, True)
             else:
                 self._keep(host, effect)
+            ordinal += 1  # noqa: SIM113  (`enumerate` takes as long as the loop)
         if engine.due < host.deadline or host.clock is not RIGHT:
             self.arm(host)
         kind = type(event)
@@ -318,27 +327,28 @@ class Cluster:
         host.order = order = host.order + 1
         heappush(self.scheduler.queue, (at, order, host.index, host.life, TIMER))  # `give`, of one that is here
 
-    def _is_oversized(self, host: Host, frame: bytes) -> None:
-        for tell in self.oversized:
-            tell(host, frame)
-
     def inject(self, host: Host, target: Host, frame: bytes) -> None:
         """Send a frame of the simulation's own making as if the host had."""
-        self._send(host, 1_000, frame, target.endpoint, stream=False, cells=True)
+        self._send(host, 1_000, SendDatagram(frame, target.endpoint), False)
 
-    def _send(self, host: Host, ordinal: int, data: bytes, target: Endpoint, stream: bool, cells: bool) -> None:
+    def _send(self, host: Host, ordinal: int, frame: SendDatagram | SendStream, stream: bool) -> None:
+        data = frame.data
         size = len(data)
+        if size > self._datagram_bytes_max and (not stream or size > self._frame_bytes_max):
+            for tell in self.oversized:
+                tell(host, data)
         kind = self._seals.sent(data) if self._sealed else data[KIND_AT] if size > KIND_AT else 0
         if kind >= KINDS:
             kind = 0
         self.frames[kind] += 1
-        host.sent[kind] += size
-        if cells:
+        self.bytes[kind] += size
+        host.sent += size
+        if frame.cells:
             for carry in self.carriers:
                 carry(host, kind, data)
         for sniff in self.sniffers[kind]:
             sniff(host, data)
-        index = self._by_endpoint.get(target)
+        index = self._by_endpoint.get(frame.target)
         if index is None:
             self.dropped["no such address"] += 1
             return
@@ -346,16 +356,16 @@ class Cluster:
         at = scheduler.now
         if stream:
             for delay_us, copy in network.send(host.index, index, data, True, at, ordinal):
-                frame = StreamFrameReceived(copy, (host.endpoint[0], STREAM_PORT))
-                scheduler.give(at + delay_us, host.next_order(), index, ANY_LIFE, frame)
+                given = StreamFrameReceived(copy, (host.endpoint[0], STREAM_PORT))
+                scheduler.give(at + delay_us, host.next_order(), index, ANY_LIFE, given)
         elif network.faultless and not network.rules:  # as most are
             at += network.delay_us(host.index, index, at, ordinal)
             host.order = order = host.order + 1
-            given = DatagramReceived(data, host.endpoint)
+            taken = DatagramReceived(data, host.endpoint)
             if scheduler.elsewhere:
-                scheduler.give(at, order, index, ANY_LIFE, given)
+                scheduler.give(at, order, index, ANY_LIFE, taken)
             else:
-                heappush(scheduler.queue, (at, order, index, ANY_LIFE, given))
+                heappush(scheduler.queue, (at, order, index, ANY_LIFE, taken))
         else:
             for delay_us, copy in network.send(host.index, index, data, False, at, ordinal):
                 scheduler.give(at + delay_us, host.next_order(), index, ANY_LIFE, DatagramReceived(copy, host.endpoint))

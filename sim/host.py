@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn, Protocol
 
+from lattice.canonical import Value
 from lattice.config import Config
 from lattice.dissemination import Strategy
 from lattice.engine import Engine
@@ -23,7 +24,7 @@ from lattice.types import AuthorId, Endpoint, Micros, NodeId
 from sim.draws import PPM
 from sim.envelopes import Seals
 from sim.scheduler import EPOCH
-from sim.signing import CA, KINDS, KeyedSigner, KeyedVerifier
+from sim.signing import CA, KeyedSigner, KeyedVerifier
 from sim.topology import Place
 
 PORT: Final = 7_946
@@ -95,8 +96,8 @@ RIGHT: Final = ClockFault()
 class Shard:
     """Hosts that one process runs together (`sim.shards`)."""
 
-    take: Callable[[tuple[int, int, Input]], object]
-    """Keeps what one of them takes, before it is handled."""
+    take: Callable[[tuple[int, int, Value]], object]
+    """Keeps what one of them takes, before it is handled (`Journal.taking`)."""
     until_look: int = 0
     """How many of their steps are left until a whole host is looked at; below 0, nobody looks."""
 
@@ -129,8 +130,8 @@ class Host:
     """What waits while the process is stopped or busy."""
     last_read: int = 0
     """What its clock showed when it was last asked; one that is right shows the time, and need not be."""
-    sent: list[int] = field(default_factory=lambda: [0] * KINDS)
-    """The bytes of all that it has sent since the run began, by the message's number on the wire."""
+    sent: int = 0
+    """The bytes of all that it has sent since the run began."""
     disk_whole: bool = True
     """Whether the disk is what the last process left, rather than damaged since."""
     began_whole: bool = True

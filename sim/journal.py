@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from functools import partial
 from hashlib import blake2b
 from struct import Struct
 from typing import Any, Final, Protocol
@@ -25,7 +24,7 @@ from sim.signing import message_name
 _ACT = Struct("<QI").pack
 _BATCH: Final = 1_024
 _EACH: Final = 3
-"""When, host, input."""
+"""When, host, what is said of the input."""
 
 
 class Lines(Protocol):
@@ -42,7 +41,8 @@ class Part:
         self._elsewhere: bytes | None = None
         self._digested = 0
         self.taken: list[Any] = []
-        """When, host, input; when, host, input; and so on: many at a time cost a fifth of what one at a time does."""
+        """When, host, what is `said`; when, host, what is said; and so on: many at a time cost a fifth of what one at a
+        time does."""
 
     @property
     def events(self) -> int:
@@ -73,8 +73,7 @@ class Part:
         batch = self.taken[: count * _EACH]
         del self.taken[: count * _EACH]
         self._digested += count
-        said = [event.data if isinstance(event, DatagramReceived) else _said(event) for event in batch[2::_EACH]]
-        self._hash.update(mmh3_x64_128_digest(pack((batch[0::_EACH], batch[1::_EACH], said))))
+        self._hash.update(mmh3_x64_128_digest(pack((batch[0::_EACH], batch[1::_EACH], batch[2::_EACH]))))
 
 
 class Journal:
@@ -87,17 +86,20 @@ class Journal:
         self.parts: list[Part] = []
         """By shard."""
 
-    def taking(self, shard: int) -> Callable[[tuple[int, int, Input]], object]:
-        """Where the hosts of a shard put (when, host, input) of what they take, before it is handled. Whoever makes
-        time pass calls `flush` now and then."""
+    def taking(self, shard: int) -> Callable[[tuple[int, int, Value]], object]:
+        """Where the hosts of a shard put (when, host, what is `said`) of what they take, before it is handled. Whoever
+        makes time pass calls `flush` now and then."""
         while len(self.parts) <= shard:
             self.parts.append(Part())
-        taken = self.parts[shard].taken
-        return taken.extend if self._lines is None else partial(self._taken, taken)
+        return self.parts[shard].taken.extend
 
-    def _taken(self, taken: list[Any], one: tuple[int, int, Input]) -> None:
-        taken.extend(one)
-        self._write(self._line(*one))
+    @property
+    def has_lines(self) -> bool:
+        """Whether `write` is to be told of every input, too."""
+        return self._lines is not None
+
+    def write(self, at: int, host: int, event: Input) -> None:
+        self._write(self._line(at, host, event))
 
     @property
     def events(self) -> int:
@@ -139,9 +141,11 @@ class Journal:
         return line
 
 
-def _said(event: Input) -> Value:
-    """What stands for an input that is no datagram: of another kind, so that no two inputs look alike."""
+def said(event: Input) -> Value:
+    """What stands for an input, the bytes of a datagram for that: no two inputs look alike."""
     match event:
+        case DatagramReceived(data):
+            return data
         case TimerFired():
             return None
         case StreamFrameReceived(data):

@@ -152,11 +152,10 @@ class Metrics:
     @property
     def bytes(self) -> dict[str, int]:
         """The same in bytes."""
-        sent = map(sum, zip(*(host.sent for host in self._stage.cluster.hosts), strict=True))
-        return {name: count for name, count in zip(MESSAGES, sent, strict=True) if count}
+        return {name: count for name, count in zip(MESSAGES, self._stage.cluster.bytes, strict=True) if count}
 
     def total_bytes(self) -> int:
-        return sum(sum(host.sent) for host in self._stage.cluster.hosts)
+        return sum(host.sent for host in self._stage.cluster.hosts)
 
     def spreading_bytes(self) -> int:
         """What rumours, announcements and repairs cost: all but pings, acks and the comparisons that ride on them."""

@@ -119,7 +119,8 @@ class Network:
 
     def delay_us(self, source: int, target: int, at: int, ordinal: int) -> int:
         """How long a datagram takes when nothing interferes. `ordinal`: which send of this instant."""
-        base_us = self._base_us(source, target)
+        measure = self._base_us
+        base_us = measure(source, target)
         bits = delay_bits(packet_name(source, target, at, ordinal), self._seed)
         jitter_us = self._jitter_us + (base_us * self._jitter_share >> SHARE_BITS)
         return base_us + QUANTILES[bits & QUANTILE_BITS] * jitter_us // QUANTILE_ONE  # `exponential`, for every packet

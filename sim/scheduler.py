@@ -22,6 +22,8 @@ ORDER_BITS: Final = 40
 """More than any host brings about."""
 NOBODY: Final = -1
 """The host of an act of the simulation itself."""
+STOP: Final = -2
+"""The host of an entry behind which `Cluster.run_until` does not go."""
 ANY_LIFE: Final = -1
 """The life of an input that whatever process is there then takes: a datagram."""
 

@@ -34,7 +34,7 @@ def probes(
         target = turns.pick(everybody, Micros(at + ahead_us), (), True)
         assert target is not None
         found.append((at, target))
-        at = Micros(turns.next_after(Micros(at + ahead_us), 0) - ahead_us + late_us)
+        at = Micros(turns.following(0) - ahead_us + late_us)
     return found
 
 
@@ -82,7 +82,7 @@ def test_whoever_is_not_well_skips_turns_and_still_comes_to_all() -> None:
         target = turns.pick(everybody, at, (), False)
         assert target is not None
         targets.add(target)
-        following = turns.next_after(at, 7)
+        following = turns.following(7)
         assert abs(following - at - 8 * T) <= T // 2
         at = following
     assert targets == set(everybody) - {everybody[3]}, "every eighth turn alone is one place of eight"

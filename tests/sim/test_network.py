@@ -9,10 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lattice.types import MILLISECOND, SECOND
+from lattice.errors import WireError
+from lattice.seal import OVERHEAD_BYTES
+from lattice.types import MILLISECOND, SECOND, Micros, NodeId
 from lattice.wire import encode
 from sim.network import PASS, Deliver, Drop, LinkSettings, Network, Packet, Verdict
-from sim.signing import MESSAGES
+from sim.signing import CLUSTER, MESSAGES, TaggedSeal
 from sim.topology import PathSettings, Room, globe, measured
 from sim.wire_faults import BOTH, HEADERS_BYTES, Held, Narrow, Severed
 from tests.lattice.test_wire import SAMPLES
@@ -166,6 +168,24 @@ def test_a_matrix_is_halved_and_shared() -> None:
     assert sites.delay_us(a, b) == 15_000
     assert sites.delay_us(b, a) == 25_000
     assert len({place.name for place in sites.places}) == 5
+
+
+@pytest.mark.parametrize("place", range(OVERHEAD_BYTES + 4))
+def test_a_frame_that_was_altered_on_the_way_is_refused(place: int) -> None:
+    seal = TaggedSeal(CLUSTER)
+    frame = seal.close(NodeId(b"n" * 16), b"body", Micros(1_000_000))
+    assert seal.open(frame) == (b"n" * 16, b"body")
+    assert len(frame) == OVERHEAD_BYTES + 4
+    for bits in (1, 0x80, 0xFF):
+        with pytest.raises(WireError):
+            seal.open(frame[:place] + bytes([frame[place] ^ bits]) + frame[place + 1 :])
+
+
+@pytest.mark.parametrize("kept", [0, 1, OVERHEAD_BYTES - 1, OVERHEAD_BYTES, OVERHEAD_BYTES + 3])
+def test_a_frame_that_was_cut_short_is_refused(kept: int) -> None:
+    seal = TaggedSeal(CLUSTER)
+    with pytest.raises(WireError):
+        seal.open(seal.close(NodeId(b"n" * 16), b"body", Micros(1_000_000))[:kept])
 
 
 def test_every_message_has_its_name_in_the_counts() -> None:
