@@ -72,7 +72,7 @@ from lattice.seal_records import SAVE_INTERVAL_US, SealRecords
 from lattice.spreading import Spreading
 from lattice.swim import Swim
 from lattice.timers import NEVER_COMES
-from lattice.types import AuthorId, CellId, Endpoint, Micros, NodeId
+from lattice.types import MILLISECOND, AuthorId, CellId, Endpoint, Micros, NodeId
 from lattice.view import LatticeView, MemberView
 from lattice.wire import (
     Ack,
@@ -94,6 +94,8 @@ from lattice.wire import (
     WireCell,
 )
 
+ON_ITS_WAY_US: Final = 200 * MILLISECOND
+"""A row so young is on its way to whoever still lacks it, over most of the world."""
 _NO_ROW: Final = ((), None, ())
 """What is shown of a member of which there is none: what it applies, where it is, how it sees the regions."""
 _BY_SITE: Final = attrgetter("site", "node")
@@ -180,6 +182,7 @@ class Engine:
             lambda claim, came_from: self._strategy.next_hops(
                 CellId(claim.node), b"", came_from, self._presence.others(claim.node), self._out.prng
             ),
+            self._tell_missed,
         )
         self._presence = Presence(self._out, self._swim.members)
         answers = Answers(config, self._out.count)
@@ -621,6 +624,14 @@ class Engine:
     def _forget(self, node: NodeId) -> None:
         self._health.forget(node)
         self._reconciliation.forget(node)
+
+    def _tell_missed(self, nodes: Sequence[NodeId], peer: NodeId) -> None:
+        """The peer accuses these of what they have refuted: it is given the rows that did it, as if it had asked."""
+        held = [row for row in map(self._health.table.get, nodes) if row is not None]
+        rows = tuple(row.signed.cell for row in held if self._out.now - row.born >= ON_ITS_WAY_US)
+        if rows and self._swim.may_answer(peer):
+            self._out.count("accusations answered by a later row")
+            self._spreading.on_graft(Graft(rows), peer, self._swim.endpoint_of(peer))
 
     def _row_of(self, node: NodeId) -> Row | None:
         held = self._health.table.get(node)

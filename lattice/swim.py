@@ -19,7 +19,8 @@ comes of a bad link or a sick accuser finds no second voice, and lasts until the
 Accusations are pushed along the trees that rumours take, rooted at the accuser, so all nodes conclude at about the same
 time; whoever they miss hears from the pings. The accused stands in none of those trees, or it would swallow the news of
 its own death: each node leaves out whom the accusation names. It is told by the accuser itself, again and again (the
-buddy system of Lifeguard).
+buddy system of Lifeguard). Whoever passes on what was refuted has missed the row that did it, and is told that by any
+who has it.
 
 **Who answers late is asked less often.** Behind a full link an answer takes longer than a probe: a second queued each
 way, over 64 kbit/s. If all probes of such a member failed, four accusers told it so five times a second each, it
@@ -81,8 +82,8 @@ class Swim:
 
     __slots__ = (
         "_answered", "_cells", "_greets_at", "_hops", "_leaving", "_moves", "_next_at", "_on_change", "_on_doubted",
-        "_on_return", "_our_row", "_out", "_piggyback", "_probe", "_pushes", "_row_of", "_rtt", "_stalled",
-        "_suspicions", "_twin", "calls", "challenges", "due", "health", "incarnation", "members",
+        "_on_missed", "_on_return", "_our_row", "_out", "_piggyback", "_probe", "_pushes", "_row_of", "_rtt",
+        "_stalled", "_suspicions", "_twin", "calls", "challenges", "due", "health", "incarnation", "members",
     )  # fmt: skip
 
     def __init__(
@@ -96,10 +97,11 @@ class Swim:
         on_return: Callable[[NodeId], None],
         row_of: Callable[[NodeId], Row | None],
         hops: Callable[[MemberUpdate, NodeId | None], list[NodeId]],
+        on_missed: Callable[[Sequence[NodeId], NodeId], None],
     ) -> None:
         """`area` is ours; the root of `cells` and `our_row` are what pings carry; `on_change` hears of members that
         came, went or came back, and `on_return` before that of the last; `row_of` is the row held of a node; `hops`
-        says to whom a claim is passed on that came from there."""
+        says to whom a claim is passed on that came from there; `on_missed` hears whose later rows a peer has missed."""
         self._out = out
         self._cells = cells
         self._our_row = our_row
@@ -108,6 +110,7 @@ class Swim:
         self._on_return = on_return
         self._row_of = row_of
         self._hops = hops
+        self._on_missed = on_missed
         self.incarnation = 0
         config = out.config
         self.members = Membership(out.node, area, config.members_max)
@@ -212,10 +215,12 @@ class Swim:
 
     def hear(self, updates: Iterable[MemberUpdate], sender: NodeId | None) -> bool:
         """Claims about members from `sender` (None: our own). Whether one is that we are not well: our row answers."""
-        doubted = False
+        doubted, missed = False, set[NodeId]()
         for update in updates:
             if update.node == self._out.node:
                 doubted = self._hear_of_us(update) or doubted
+            elif self._is_refuted(update):
+                missed.add(update.node)
             elif self._is_answered(update):
                 self._out.count("claims answered by a later row")
             elif sender is not None and self._is_hearsay(update, sender):
@@ -230,7 +235,16 @@ class Swim:
                 passed_on = update.state == MemberState.SUSPECT and known
                 by = update.by if passed_on or sender is None else sender
                 self._accuse(update.node, update.incarnation, by, sender)
+        if missed and not doubted and sender is not None and self.members.is_present(sender):
+            self._on_missed(sorted(missed), sender)
         return doubted
+
+    def _is_refuted(self, update: MemberUpdate) -> bool:
+        """Whether it is an accusation of somebody who has raised its incarnation since, and is here."""
+        if update.state not in (MemberState.SUSPECT, MemberState.DOWN) or not self._out.config.lifeguard:
+            return False
+        member = self.members.get(update.node)
+        return member is not None and member.present and update.incarnation < member.incarnation
 
     def _is_answered(self, update: MemberUpdate) -> bool:
         """Whether it is a claim of death about a row that a later one of the same incarnation has followed."""
@@ -562,7 +576,7 @@ class Swim:
         return True
 
     def may_answer(self, doubter: NodeId) -> bool:
-        """Whether it is to be sent our row for what it says of us: not when it was a moment ago, by how long its
+        """Whether it is to be sent rows for what it says of us or others: not when it was a moment ago, by how long its
         answers take. Whoever accuses us says so several times a round trip."""
         member, last, now = self.members.get(doubter), self._answered.get(doubter), self._out.now
         if member is None:

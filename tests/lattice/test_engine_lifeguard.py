@@ -235,9 +235,9 @@ def quarter_lost(source: Endpoint, target: Endpoint, prng: Prng) -> list[int]:
     return [] if prng.below(4) == 0 else [MILLISECOND + prng.below(39 * MILLISECOND)]
 
 
-def test_where_a_quarter_is_lost_few_are_suspected_and_nobody_is_called_down_by_two() -> None:
-    """By 160 other seeds 0.9 of a hundred probes failed, 1.6 in the worst minute; and in five of those minutes the
-    refutation was lost on its way to one of the seven, which called its member down by itself, for a moment."""
+def test_where_a_quarter_is_lost_few_are_suspected_and_nobody_is_called_down() -> None:
+    """By 160 other seeds 0.9 of a hundred probes failed, 1.6 in the worst minute. In three of 300 minutes a refutation
+    was lost on its way to one of the seven, which called its member down; since it is told that, in none of 200."""
     failed = 0
     for seed in "0123":
         cluster = settled(8, seed)
@@ -247,8 +247,7 @@ def test_where_a_quarter_is_lost_few_are_suspected_and_nobody_is_called_down_by_
         cluster.run(60 * SECOND)
         failed += sum(engine.counters().get("probes failed", 0) for engine in cluster.engines)
         changes = [(note, index) for _, index, note in cluster.notified if isinstance(note, MemberChanged)]
-        called = {(note.node, index) for note, index in changes if note.state == "down"}
-        assert len({node for node, _ in called}) == len(called), "nobody by two"
+        assert not [(note.site, index) for note, index in changes if note.state == "down"]
     assert failed <= 96, "two of a hundred of all 4,800"
 
 
@@ -307,6 +306,35 @@ def test_who_answers_late_is_soon_waited_for_and_its_death_is_found_all_the_same
     assert set(states(cluster, 4)) == {"alive"}
     cluster.crash(4)
     cluster.run_until(lambda: set(states(cluster, 4)) == {"down"}, 15 * SECOND)
+
+
+def test_who_passes_on_what_was_refuted_is_told_the_row_by_whoever_has_it() -> None:
+    """It accuses nobody itself, so it never asks the accused; what others said before would have it called down."""
+    cluster = settled(5)
+    claim = accusation(cluster, 3, 1)
+    cluster.judge = cut(([0], range(1, 5)))
+    whisper(cluster, 1, 3, News((claim,)))
+    cluster.run(300 * MILLISECOND)
+    refuted = cluster.engines[3]._swim.incarnation
+    assert refuted > claim.incarnation
+    cluster.judge = lambda source, target, prng: [MILLISECOND] if {source[1], target[1]} <= {1, 3} else []
+    for by in (1, 2, 4):
+        whisper(cluster, by, 0, News((replace(claim, by=cluster.engines[by].node),)))
+    assert states(cluster, 3)[0] == "suspect"
+    whisper(cluster, 0, 2, News((claim,)))
+    cluster.run(2 * MILLISECOND)
+    assert states(cluster, 3)[0] == "alive"
+    assert cluster.engines[0]._swim.members.get(cluster.engines[3].node).incarnation == refuted  # type: ignore[union-attr]
+
+
+def test_a_refutation_that_is_on_its_way_is_not_sent_for_an_accusation() -> None:
+    cluster = settled(5)
+    claim = accusation(cluster, 3, 1)
+    whisper(cluster, 1, 3, News((claim,)))
+    cluster.run(20 * MILLISECOND)
+    assert cluster.engines[3]._swim.incarnation > claim.incarnation
+    whisper(cluster, 0, 2, News((claim,)))
+    assert "accusations answered by a later row" not in cluster.engines[2].counters()
 
 
 def test_lifeguard_spares_the_healthy_where_plain_swim_does_not() -> None:
