@@ -142,8 +142,8 @@ class Engine:
         self._own_address = OwnAddress(endpoint[0])
         self._started = False
         self.due = now
-        """When it is to be given `TimerFired`. To be read after an input; whoever has a timer may also look only when
-        that is over, for mostly an answer has come meanwhile, and `due` is later."""
+        """When it is to be given `TimerFired`. To be read after each input: it may be earlier than it was, and a timer
+        is to be moved then. Where it is later a timer may also run out first, and be set anew."""
         self._records_due = Micros(0)
         self._attends_at = NEVER_COMES
         """`_attention_due`, as of the last input."""
@@ -505,7 +505,9 @@ class Engine:
             self._reconciliation.compare(sender, message.root)
             if at[0]:
                 self._swim.on_ping(message.nonce, self._swim.members.get(sender), at, bool(message.cells))
-            if doubted and not message.cells and self._swim.may_answer(sender):  # else the answer has our row
+            if (
+                doubted and not message.cells and self._swim.begins_answer(sender, of_us=True)
+            ):  # else the answer has our row
                 self._out.send(Rumour(self._health.our_row()), at)
             return
         if isinstance(message, Ack):
@@ -513,7 +515,11 @@ class Engine:
                 self._take_cells(message.cells, sender, source, push=False, at=at)
             if not self._own_address.told:
                 self._learn_own_endpoint(sender, message.seen_as)
-            if message.updates and self._swim.hear(message.updates, sender) and self._swim.may_answer(sender):
+            if (
+                message.updates
+                and self._swim.hear(message.updates, sender)
+                and self._swim.begins_answer(sender, of_us=True)
+            ):
                 self._out.send(Rumour(self._health.our_row()), at)  # it held us as gone: the proof that we are not
             self._swim.on_ack(message.nonce, message.subject, message.root, self._swim.members.get(sender))
             if sender == message.subject and self._reconciliation.compare(sender, message.root):
@@ -629,7 +635,7 @@ class Engine:
         """The peer accuses these of what they have refuted: it is given the rows that did it, as if it had asked."""
         held = [row for row in map(self._health.table.get, nodes) if row is not None]
         rows = tuple(row.signed.cell for row in held if self._out.now - row.born >= ON_ITS_WAY_US)
-        if rows and self._swim.may_answer(peer):
+        if rows and self._swim.begins_answer(peer, of_us=False):
             self._out.count("accusations answered by a later row")
             self._spreading.on_graft(Graft(rows), peer, self._swim.endpoint_of(peer))
 

@@ -198,7 +198,7 @@ class HealthPlane:
         """Join a verified row; its cell if it is the observer's row from now on."""
         before = self.table.get(signed.observer)
         superseded = before.signed.cell if before else None
-        offer = self.table.offer(signed, age_us, self._out.now)
+        offer = self.table.offer(signed, age_us, self._out.now, ours=signed.observer == self._out.node)
         if offer.placement is not NEW:
             if offer.placement is Placement.EQUIVOCATION:
                 self._out.notify(Rejected("row", "equivocation", source))

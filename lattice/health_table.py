@@ -41,8 +41,9 @@ class HeldRow:
     """By our clock: when the observer last stood behind it, as far as anybody knows."""
     expires: Micros
     other: SignedRow | None = None
-    """The greatest other word of the observer that was heard: of what it took the place of, and of what came late. Two
-    lies are mostly outgrown before they meet, be it because the accused is honest and noticed one of them."""
+    """The greatest other word of the observer that was heard: of what it took the place of, and of what came late; of
+    ourselves, what we did not sign. Two lies are mostly outgrown before they meet, be it because the accused is honest
+    and noticed one of them."""
 
     def remember(self, word: SignedRow) -> None:
         """Keep it, if it is the greatest that is not the row itself."""
@@ -109,8 +110,9 @@ class HealthTable:
         """The greatest version ever seen of an observer."""
         return self._floors.get(observer)
 
-    def offer(self, signed: SignedRow, age_us: int, now: Micros) -> Offer:
-        """Join one row that the sender has held for `age_us`."""
+    def offer(self, signed: SignedRow, age_us: int, now: Micros, ours: bool = False) -> Offer:
+        """Join one row that the sender has held for `age_us`. Of `ours` what we have signed is not remembered: it would
+        take the place of what we have not."""
         observer = signed.observer
         floor, order = self._floors.get(observer), signed.order
         if floor is not None and order <= floor:
@@ -126,7 +128,8 @@ class HealthTable:
             against = held.signed if held is not None else None
         if held is not None:
             fresh.other = held.other
-            fresh.remember(held.signed)
+            if not ours:
+                fresh.remember(held.signed)
         self._floors[observer] = order
         self._rows[observer] = fresh
         regions = self._revoice(observer, signed.row, held.signed.row if held else None)

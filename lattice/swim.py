@@ -81,9 +81,10 @@ class Swim:
     """Membership of one node."""
 
     __slots__ = (
-        "_answered", "_cells", "_greets_at", "_hops", "_leaving", "_moves", "_next_at", "_on_change", "_on_doubted",
-        "_on_missed", "_on_return", "_our_row", "_out", "_piggyback", "_probe", "_pushes", "_row_of", "_rtt",
-        "_stalled", "_suspicions", "_twin", "calls", "challenges", "due", "health", "incarnation", "members",
+        "_answered_of_others", "_answered_of_us", "_cells", "_greets_at", "_hops", "_leaving", "_moves", "_next_at",
+        "_on_change", "_on_doubted", "_on_missed", "_on_return", "_our_row", "_out", "_piggyback", "_probe", "_pushes",
+        "_row_of", "_rtt", "_stalled", "_suspicions", "_twin", "calls", "challenges", "due", "health", "incarnation",
+        "members",
     )  # fmt: skip
 
     def __init__(
@@ -123,7 +124,8 @@ class Swim:
         self.calls = Calls(out, self.members, self._call)
         self._twin = OwnTwin()
         self._moves = Moves()
-        self._answered: dict[NodeId, Micros] = {}
+        self._answered_of_us: dict[NodeId, Micros] = {}
+        self._answered_of_others: dict[NodeId, Micros] = {}
         """When a member that doubted us had our row last."""
         self.challenges = Challenges()
         self._next_at = Micros(0)
@@ -551,7 +553,8 @@ class Swim:
         self.members.forget(node)
         self._rtt.forget(node)
         self._moves.forget(node)
-        self._answered.pop(node, None)
+        self._answered_of_us.pop(node, None)
+        self._answered_of_others.pop(node, None)
         self._out.persist("peer", node, None)
         return True
 
@@ -575,15 +578,16 @@ class Swim:
             self.refute(update.incarnation)
         return True
 
-    def may_answer(self, doubter: NodeId) -> bool:
-        """Whether it is to be sent rows for what it says of us or others: not when it was a moment ago, by how long its
-        answers take. Whoever accuses us says so several times a round trip."""
-        member, last, now = self.members.get(doubter), self._answered.get(doubter), self._out.now
+    def begins_answer(self, doubter: NodeId, of_us: bool) -> bool:
+        """Whether it is sent rows now for what it says of us, or of others: not when it was a moment ago, by how long
+        its answers take. Whoever accuses us says so several times a round trip. If so, the next moment begins."""
+        answered = self._answered_of_us if of_us else self._answered_of_others
+        member, last, now = self.members.get(doubter), answered.get(doubter), self._out.now
         if member is None:
             return True
         if last is not None and now < last + self._ack_us(doubter, member) // ANSWERS:
             return False
-        self._answered[doubter] = now
+        answered[doubter] = now
         return True
 
     def refute(self, claimed: int) -> None:

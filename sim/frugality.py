@@ -49,7 +49,6 @@ STRANGERS_MIN: Final = 20_000
 _FRAMES: Final = (DatagramReceived, StreamFrameReceived)
 _TAG: Final = cluster_tag(CLUSTER)
 _CLUSTER_ENDS: Final = 1 + len(_TAG)
-"""What a frame of this version begins with, plain and sealed."""
 
 
 class NoStorm(Check):

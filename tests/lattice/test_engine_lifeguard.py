@@ -325,6 +325,7 @@ def test_who_passes_on_what_was_refuted_is_told_the_row_by_whoever_has_it() -> N
     whisper(cluster, 0, 2, News((claim,)))
     cluster.run(2 * MILLISECOND)
     assert states(cluster, 3)[0] == "alive"
+    assert cluster.engines[2].counters()["accusations answered by a later row"] == 1
     assert cluster.engines[0]._swim.members.get(cluster.engines[3].node).incarnation == refuted  # type: ignore[union-attr]
 
 

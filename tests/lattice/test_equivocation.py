@@ -265,14 +265,20 @@ def test_two_words_that_were_outgrown_before_they_met_are_proof_all_the_same(wor
     assert benches(cluster)[1] == [(accused, incarnation)]
 
 
-def test_the_accused_itself_is_where_two_words_may_meet() -> None:
-    """It has signed neither, and outgrows the first before the second comes."""
+@pytest.mark.parametrize("rows_between", [0, 1, 2])
+def test_the_accused_itself_is_where_two_words_may_meet(rows_between: int) -> None:
+    """It has signed neither, and outgrows the first before the second comes; so may rows of its own."""
     cluster = settled(2)
     accused, liar = cluster.engines[0].node, Liar(cluster)
     incarnation = cluster.engines[0]._swim.incarnation
     one, two = liar.words(incarnation)
     liar.tell(0, one)
     assert cluster.engines[0]._swim.incarnation > incarnation
+    before = cluster.engines[0]._health.our_row()
+    for level in (Level.DOWN, Level.HEALTHY)[:rows_between]:
+        cluster.observe(0, fra=level)
+        cluster.run(2 * SECOND)  # a row is issued
+    assert cluster.engines[0]._health.our_row() != before or not rows_between
     assert benches(cluster)[0] == []
     liar.tell(0, two)
     assert benches(cluster)[0] == [(accused, incarnation)]

@@ -336,9 +336,9 @@ class ReadsEveryVersion(Engine):
 class KeepsTheLast(HealthTable):
     """Whatever came last is the observer's row."""
 
-    def offer(self, signed: SignedRow, age_us: int, now: Micros) -> Offer:
+    def offer(self, signed: SignedRow, age_us: int, now: Micros, ours: bool = False) -> Offer:
         self._floors.pop(signed.observer, None)
-        return super().offer(signed, age_us, now)
+        return super().offer(signed, age_us, now, ours)
 
 
 class JoinsByArrival(Engine):
