@@ -12,7 +12,8 @@ exponentially distributed timers: Nonnenmacher and Biersack, 1998.) And with the
 a time, or everybody there would answer the one that was away alone with the same. So has a node whose link is narrow.
 It sees that by the parts of a delta, which come in one by one; or by its own deltas, of which most are lost to whomever
 it sends them (`Pacing.loses_to_most`). It waits long for its partner, for all that comes and goes waits in the link's
-queues, and whoever it asks meanwhile sends the same.
+queues, and whoever it asks meanwhile sends the same. But not for ever: parts that come slowly and without end may be
+all there is to a narrow link, so after `heal_patience_us` whoever waits has its turn.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ class Reconciliation:
     """The comparisons of one node."""
 
     __slots__ = (
-        "_cells", "_is_other_side", "_last_part", "_narrow_until", "_out", "_pacing", "_partner", "_partner_until",
-        "_quiet_at", "_reconciler", "_roots", "_swim", "_turn_at", "_waiting_since",
+        "_cells", "_is_other_side", "_last_part", "_narrow_until", "_out", "_pacing", "_paired_at", "_partner",
+        "_partner_until", "_quiet_at", "_reconciler", "_roots", "_swim", "_turn_at", "_waiting_since",
     )  # fmt: skip
 
     def __init__(
@@ -64,6 +65,8 @@ class Reconciliation:
         """When we may begin with the other side."""
         self._partner: NodeId | None = None
         self._partner_until = Micros(0)
+        self._paired_at = Micros(0)
+        """When the turn began that it is now: an exchange with another than before, or after nobody's for a while."""
 
     def stirred(self) -> None:
         """A rumour brought news: more of it may be on its way."""
@@ -110,7 +113,7 @@ class Reconciliation:
         root = self._roots.pop(peer, None)
         if member is not None and member.present and root is not None and root != self._cells.root():
             self._out.count("reconciliations begun")
-            self._pair_with(peer)
+            self._begin_with(peer)
             self._last_part = None
             self._out.send(self._reconciler.open(peer, now, member.endpoint), member.endpoint)
 
@@ -135,10 +138,23 @@ class Reconciliation:
     def _is_partner(self, peer: NodeId) -> bool:
         return peer == self._partner and self._partner_until > self._out.now
 
+    def _begin_with(self, peer: NodeId) -> None:
+        if peer != self._partner:
+            self._paired_at = self._out.now
+        self._pair_with(peer)
+
     def _pair_with(self, peer: NodeId) -> None:
+        """Wait for what this peer promised. Where the link is narrow no longer than a turn lasts, and then for a while
+        for nobody, so that others begin."""
+        config, now = self._out.config, self._out.now
+        if self._partner_until + config.narrow_pair_us <= now:
+            self._paired_at = now
         self._partner = peer
-        config, narrow = self._out.config, self._narrow_until > self._out.now
-        self._partner_until = self._out.after(config.narrow_pair_us if narrow else config.heal_pair_us)
+        if self._narrow_until > now:
+            over_at = Micros(self._paired_at + config.heal_patience_us)
+            self._partner_until = min(self._out.after(config.narrow_pair_us), over_at)
+        else:
+            self._partner_until = self._out.after(config.heal_pair_us)
 
     def compared(self, compare: Compare, sender: NodeId, source: Endpoint) -> None:
         yields = not self._is_partner(sender) or self._out.node < sender  # of two that began with each other, one does
@@ -149,7 +165,7 @@ class Reconciliation:
             return
         answer = self._reconciler.compared(sender, compare, now, source)
         if answer is not None:
-            self._pair_with(sender)
+            self._begin_with(sender)
             self._out.send(answer, source)
 
     def digested(self, digest: Digest, sender: NodeId) -> tuple[list[Cell], Endpoint]:
