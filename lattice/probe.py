@@ -20,7 +20,7 @@ tried. So of twice as many who are drawn the nearer half is asked: still of many
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from lattice.prng import Prng
 from lattice.rtt import LATE_US
@@ -66,6 +66,8 @@ class Probe:
     nacked: tuple[NodeId, ...] = ()
     further: tuple[tuple[int, Micros], ...] = ()
     """(nonce, when it was sent) of each further ping to the target itself: most probes need none."""
+    measured: bool = field(init=False, repr=False, compare=False)
+    """Whether an ack after its end has told how long the target takes. Only one that failed has this."""
 
     def sent_at(self, nonce: int) -> Micros | None:
         """When the target itself was pinged with this; None if it was not."""
@@ -146,6 +148,11 @@ class ProbeCycle:
     def end(self, probe: Probe) -> None:
         del self._probes[probe.target]
 
+    def _fail(self, probe: Probe) -> None:
+        self.end(probe)
+        probe.measured = False
+        self._failed[probe.target] = probe
+
     def carry(self, relay: Relay) -> int | None:
         """Take on somebody's probe: the nonce of the ping to send, or None when too many are carried already."""
         if len(self._relays) >= RELAYS_MAX:
@@ -163,13 +170,14 @@ class ProbeCycle:
             del self._probes[subject]
         return sent_at
 
-    def acked_late(self, nonce: int, subject: NodeId) -> Micros | None:
-        """An ack came from the subject itself that ends no probe. If it is the first since one failed, and of that one,
-        when the ping was sent that it is for."""
+    def acked_late(self, nonce: int, subject: NodeId, now: Micros) -> Micros | None:
+        """An ack came from the subject itself that ends no probe. If it is the first since one failed, of that one, and
+        not too late, when the ping was sent that it is for. Nacks of that probe are heard as before."""
         probe = self._failed.get(subject)
-        sent_at = probe.sent_at(nonce) if probe is not None else None
-        if sent_at is not None:
-            del self._failed[subject]
+        if probe is None or probe.measured or now > probe.kept_until:
+            return None
+        sent_at = probe.sent_at(nonce)
+        probe.measured = sent_at is not None
         return sent_at
 
     def acked_for(self, nonce: int, subject: NodeId) -> Relay | None:
@@ -185,8 +193,7 @@ class ProbeCycle:
         probe.nacked += (helper,)
         if len(probe.nacked) < len(probe.helpers or ()):
             return None
-        self.end(probe)
-        self._failed[subject] = probe
+        self._fail(probe)
         return probe
 
     def nacked_late(self, nonce: int, subject: NodeId, helper: NodeId, now: Micros) -> bool:
@@ -214,8 +221,7 @@ class ProbeCycle:
         late = [self._probes[target] for target in sorted(self._probes) if self._probes[target].due <= now]
         for probe in late:
             if probe.ends <= now and probe.helpers is not None:
-                self.end(probe)
-                self._failed[probe.target] = probe
+                self._fail(probe)
         if self._failed:
             self._failed = {target: probe for target, probe in self._failed.items() if probe.kept_until >= now}
         return late
@@ -232,6 +238,10 @@ class ProbeCycle:
             if relay.ends <= now:
                 del self._relays[nonce]
         return late
+
+    def forget(self, target: NodeId) -> None:
+        """Nothing that comes after its last probe counts any more."""
+        self._failed.pop(target, None)
 
     def forget_all(self) -> None:
         """We were not listening: answers may have come and gone, so nothing follows from their absence."""

@@ -175,13 +175,15 @@ class Swim:
             if self.health.score:
                 self._recover()
             if sender is not None and sender.node == subject:  # a detour measures nothing
-                self._rtt.observe(subject, sender.area, self._out.now - sent_at)
+                now = self._out.now
+                self._rtt.observe(subject, sender.area, now - sent_at, now)
             self._arm()
             return
         if sender is not None and sender.node == subject:
-            sent_at = self._probe.acked_late(nonce, subject)
+            now = self._out.now
+            sent_at = self._probe.acked_late(nonce, subject, now)
             if sent_at is not None:
-                self._rtt.observe_late(subject, self._out.now - sent_at)
+                self._rtt.observe_late(subject, now - sent_at, now)
                 return
         relay = self._probe.acked_for(nonce, subject)
         if relay is not None:
@@ -379,8 +381,9 @@ class Swim:
         if target is not None:
             member = self.members.get(target)
             assert member is not None, "only who is present is picked"
-            ack_us = self._rtt.timeout_us(target, member.area) * stretch
-            probe = self._probe.begin(target, out.now, ack_us, out.config.probe_us * stretch)
+            now = out.now
+            ack_us = self._rtt.timeout_us(target, member.area, now) * stretch
+            probe = self._probe.begin(target, now, ack_us, out.config.probe_us * stretch)
             self._ping(member, probe.nonce)
         self._next_at = self._probe.turns.following(stretch - 1)
 
@@ -442,7 +445,7 @@ class Swim:
         self._out.send_body(body, False, address or member.endpoint)
 
     def _ack_us(self, node: NodeId, member: Member | None) -> int:
-        return self._rtt.timeout_us(node, member.area if member is not None else "")
+        return self._rtt.timeout_us(node, member.area if member is not None else "", self._out.now)
 
     def _refutes_in_us(self, member: Member) -> int:
         """How long a suspect takes to hear and to be heard: most answer well within half of the usual term."""
@@ -552,6 +555,7 @@ class Swim:
         self._piggyback.drop(node)
         self.members.forget(node)
         self._rtt.forget(node)
+        self._probe.forget(node)
         self._moves.forget(node)
         self._answered_of_us.pop(node, None)
         self._answered_of_others.pop(node, None)

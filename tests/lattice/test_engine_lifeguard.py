@@ -309,6 +309,30 @@ def test_who_answers_late_is_soon_waited_for_and_its_death_is_found_all_the_same
     cluster.run_until(lambda: set(states(cluster, 4)) == {"down"}, 15 * SECOND)
 
 
+def test_who_was_late_is_given_as_long_to_refute_for_a_minute_and_its_end_is_then_found_as_any() -> None:
+    """By answers alone it was not: a pair of a thousand meets every seven minutes, and sixteen answers it took."""
+    cluster = settled(5)
+    swim, gone = cluster.engines[0]._swim, cluster.engines[4].node
+    cluster.crash(4)
+    cluster.run_until(lambda: gone in swim._probe._failed, 10 * SECOND)
+    member = swim.members.get(gone)
+    assert member is not None
+    swim._rtt.observe_late(gone, 4 * SECOND, cluster.now)
+    assert swim._refutes_in_us(member) == 8 * SECOND
+    cluster.run(61 * SECOND)
+    assert swim._refutes_in_us(member) == cluster.engines[0]._out.config.suspicion_us
+
+
+def test_of_a_member_that_is_forgotten_no_probe_is_kept() -> None:
+    cluster = settled(5)
+    swim, gone = cluster.engines[0]._swim, cluster.engines[4].node
+    cluster.crash(4)
+    cluster.run_until(lambda: gone in swim._probe._failed, 10 * SECOND)
+    cluster.engines[0]._out.effects = []
+    assert swim.expel(gone)
+    assert gone not in swim._probe._failed
+
+
 def test_who_passes_on_what_was_refuted_is_told_the_row_by_whoever_has_it() -> None:
     """It accuses nobody itself, so it never asks the accused; what others said before would have it called down."""
     cluster = settled(5)

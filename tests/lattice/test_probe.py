@@ -179,25 +179,51 @@ def test_a_nack_from_far_away_is_a_voice_after_the_probe_has_failed_once_and_for
     assert not cycle.nacked_late(nonce, probe.target, helpers[2], ends), "we were not listening"
 
 
+def failed(cycle: ProbeCycle) -> tuple[Probe, tuple[NodeId, ...]]:
+    """A probe that began at `START`, with its three helpers."""
+    probe = begun(cycle, NODES)
+    helpers = asked(cycle, probe, [US, *NODES], 3)
+    assert cycle.due(Micros(START + PROBE_US)) == [probe]
+    return probe, helpers
+
+
 def test_an_ack_after_a_probe_has_failed_tells_how_long_the_target_takes_once_and_for_a_while() -> None:
     for nacked in (False, True):
         cycle = cycle_of("late")
         probe = begun(cycle, NODES)
         helpers, ends = asked(cycle, probe, [US, *NODES], 3), Micros(START + PROBE_US)
-        again_at = Micros(START + ACK_US)
+        again_at, latest = Micros(START + ACK_US), Micros(START + LATE_US)
         again = cycle.again(probe, again_at)
-        assert cycle.acked_late(probe.nonce, probe.target) is None, "it goes on"
+        assert cycle.acked_late(probe.nonce, probe.target, again_at) is None, "it goes on"
         if nacked:
             assert [cycle.nacked(probe.nonce, probe.target, helper) for helper in helpers] == [None, None, probe]
         else:
             cycle.due(ends)
         assert cycle.acked(again, probe.target) is None
-        assert cycle.acked_late(again, helpers[0]) is None
-        cycle.due(Micros(START + LATE_US))
-        assert cycle.acked_late(again, probe.target) == again_at
-        assert cycle.acked_late(again, probe.target) is None, "once"
-        probe = cycle.begin(probe.target, START, ACK_US, PROBE_US)
-        asked(cycle, probe, [US, *NODES], 3)
-        cycle.due(ends)
-        cycle.due(Micros(START + LATE_US + 1))
-        assert cycle.acked_late(probe.nonce, probe.target) is None, "too late"
+        assert cycle.acked_late(again, helpers[0], ends) is None
+        assert cycle.acked_late(again + 1, probe.target, ends) is None, "of no ping of ours"
+        cycle.due(latest)
+        assert cycle.acked_late(again, probe.target, latest) == again_at
+        assert cycle.acked_late(again, probe.target, latest) is None, "once"
+
+
+def test_an_ack_that_comes_too_late_tells_nothing_though_nobody_has_cleaned_up() -> None:
+    cycle = cycle_of("late")
+    probe, _ = failed(cycle)
+    assert cycle.acked_late(probe.nonce, probe.target, Micros(START + LATE_US + 1)) is None
+    assert cycle.acked_late(probe.nonce, probe.target, Micros(START + LATE_US)) == START
+
+
+def test_a_nack_is_heard_after_an_ack_that_came_late() -> None:
+    cycle, ends = cycle_of("late"), Micros(START + PROBE_US)
+    probe, helpers = failed(cycle)
+    assert cycle.acked_late(probe.nonce, probe.target, ends) == START
+    assert cycle.nacked_late(probe.nonce, probe.target, helpers[0], ends)
+
+
+def test_of_who_is_forgotten_nothing_is_late() -> None:
+    cycle, ends = cycle_of("late"), Micros(START + PROBE_US)
+    probe, helpers = failed(cycle)
+    cycle.forget(probe.target)
+    assert cycle.acked_late(probe.nonce, probe.target, ends) is None
+    assert not cycle.nacked_late(probe.nonce, probe.target, helpers[0], ends)
