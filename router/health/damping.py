@@ -1,9 +1,11 @@
 """Flap damping: a region that comes and goes is left alone until it has made up its mind (RFC 2439).
 
 It counts changes of the *agreed* level of a region, never of one prober's: RIPE advised against route flap damping
-because one event, seen along many paths, was counted many times (RIPE-378). Every change adds a penalty, which halves
-every half-life. A region whose penalty rises above `suppress` is held at the worst level it has had since, until the
-penalty has fallen below `reuse`. The penalty is capped so that a region that has become quiet returns within `max`.
+because one event, seen along many paths, was counted many times (RIPE-378). Every turn for the worse and every turn for
+the better adds a penalty, which halves every half-life; a further step the same way does not, for a region that is
+DEGRADED on its way down or up, as some of its judges see it before others, has one outage. A region whose penalty rises
+above `suppress` is held at the worst level it has had since, until the penalty has fallen below `reuse`. The penalty is
+capped so that a region that has become quiet returns within `max`.
 
 Apart from that, an improvement counts only once it has lasted: for the health block's `cooldown`, and for as long as
 the region has been worse and half as long again, `probation` at most. The longer it was away, the longer it must prove
@@ -59,6 +61,8 @@ class Damper:
         self._cooldown_us = cooldown_us
         self._probation_us = probation_us
         self._raw = Level.UNKNOWN
+        self._worsened: bool | None = None
+        """Which way the last change went; None where that is not known."""
         self._better_since: Micros | None = None
         self._shown = Level.UNKNOWN
         self._worse_since: dict[Level, Micros] = {}
@@ -71,8 +75,10 @@ class Damper:
     def observe(self, level: Level, now: Micros) -> None:
         """The agreed level is this now; say so whenever it may have changed."""
         if level is not self._raw:
-            if Level.UNKNOWN not in (level, self._raw):
+            worsens = level > self._raw if Level.UNKNOWN not in (level, self._raw) else None
+            if worsens not in (None, self._worsened):
                 self._count(now)
+            self._worsened = worsens
             self._better_since = now if level < self._shown else None
             self._raw = level
         if self._suppressed:

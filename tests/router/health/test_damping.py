@@ -111,6 +111,28 @@ def test_one_outage_is_not_damped_and_a_quiet_region_is_back_within_the_longest(
     assert damper.level(back) is Level.HEALTHY
 
 
+@pytest.mark.parametrize(
+    "steps_down", [(Level.DOWN,), (Level.DEGRADED, Level.DOWN), (Level.DEGRADED, Level.FAILING, Level.DOWN)]
+)
+@pytest.mark.parametrize("steps_up", [(Level.HEALTHY,), (Level.DEGRADED, Level.HEALTHY)])
+def test_one_outage_is_two_turns_by_however_many_steps(
+    steps_down: tuple[Level, ...], steps_up: tuple[Level, ...]
+) -> None:
+    """Sites see it one after the other, so what they agree on takes steps; with all of them counted one outage is
+    damped."""
+    damper = Damper(Damp())
+    for level in (Level.HEALTHY, *steps_down):
+        damper.observe(level, Micros(START))
+    assert damper.penalty(Micros(START)) == Damp().penalty
+    for level in steps_up:
+        damper.observe(level, Micros(START))
+    assert damper.penalty(Micros(START)) == 2 * Damp().penalty
+    assert not damper.suppressed(Micros(START))
+    assert damper.level(Micros(START)) is Level.HEALTHY
+    damper.observe(Level.DOWN, Micros(START))
+    assert damper.suppressed(Micros(START)), "it comes and goes"
+
+
 def test_an_improvement_must_last_for_the_cooldown_and_a_worsening_need_not() -> None:
     damper = Damper(None, 30 * SECOND)
     damper.observe(Level.DOWN, Micros(START))
