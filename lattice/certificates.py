@@ -15,6 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
+from warnings import catch_warnings, simplefilter
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -247,7 +248,9 @@ def _load(data: bytes) -> x509.Certificate:
             certificate = x509.load_pem_x509_certificate(data)
         else:
             certificate = x509.load_der_x509_certificate(data)
-        certificate.subject, certificate.issuer, certificate.extensions  # noqa: B018  (parsed when asked for)
+        with catch_warnings():  # of a country of four letters the library warns whoever runs the node
+            simplefilter("ignore")
+            certificate.subject, certificate.issuer, certificate.extensions  # noqa: B018  (parsed when asked for)
         algorithm = certificate.signature_algorithm_oid  # stands outside of what is signed as well as in it
     except _PARSE_ERRORS as error:
         raise CertificateError("no certificate") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import warnings
 from enum import StrEnum
 from typing import cast
 
@@ -143,6 +144,18 @@ def test_no_single_altered_byte_is_believed_or_raises_something_else(what: str) 
             text = b"-----BEGIN %s-----\n%s-----END %s-----\n" % (label, base64.encodebytes(altered), label)
             with pytest.raises(CertificateError):
                 read(text)
+
+
+@pytest.mark.parametrize("attribute", [b"\x03", b"\x0a", b"\x0b"], ids=["name", "organization", "unit"])
+def test_a_country_of_too_many_letters_is_refused_without_a_warning(attribute: bytes) -> None:
+    """Found by the fuzzer: whoever sent such a certificate had the library write to the terminal."""
+    country = node_certificate().der.replace(b"\x55\x04" + attribute, b"\x55\x04\x06")
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        assert refusal(country) == "bad certificate"
+        with pytest.raises(CertificateError):
+            read_certificate(country)
+    assert told == []
 
 
 @given(st.binary(max_size=400))
