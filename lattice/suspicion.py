@@ -36,7 +36,8 @@ class Suspicion:
         """When the suspect is to hear of it from us again, where we are among them."""
         self._since = since
         self._wanted = wanted
-        self._least_us = least_us
+        self.least_us = least_us
+        """How long it lasts where all agree who are wanted."""
         self._most_us = most_us
         self._held_until = since
 
@@ -47,16 +48,11 @@ class Suspicion:
         self.accusers.append(by)
         return True
 
-    @property
-    def least_us(self) -> int:
-        """How long it lasts where all agree who are wanted."""
-        return self._least_us
-
     def hold(self, until: Micros) -> None:
         """Do not conclude before then: we were not listening, and a refutation may lie unread."""
         self._held_until = max(self._held_until, until)
 
     def deadline(self, stretch: int) -> Micros:
         """When the suspect is to be declared down, `stretch` times as late as a node in good health would."""
-        timeout = suspicion_us(max(0, len(self.accusers) - 1), self._wanted, self._least_us, self._most_us)
+        timeout = suspicion_us(max(0, len(self.accusers) - 1), self._wanted, self.least_us, self._most_us)
         return max(Micros(self._since + timeout * stretch), self._held_until)

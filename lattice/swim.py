@@ -126,7 +126,7 @@ class Swim:
         self._moves = Moves()
         self._answered_of_us: dict[NodeId, Micros] = {}
         self._answered_of_others: dict[NodeId, Micros] = {}
-        """When a member that doubted us had our row last."""
+        """When a member was last sent rows for what it said: ours, and those of others."""
         self.challenges = Challenges()
         self._next_at = Micros(0)
         """When the next member is probed."""
