@@ -30,7 +30,7 @@ from lattice.policy_ops import OpId, SignedOp, hlc_moment, op_id_of
 from lattice.policy_store import PolicyStore
 from lattice.presence import Presence
 from lattice.purges import Purges, open_purge, purge_id_of
-from lattice.record import record
+from lattice.record import Record
 from lattice.rollout_plane import ROLLOUT_TABLE, RolloutPlane
 from lattice.row_records import ROW_TABLE, restored_row
 from lattice.seal_records import SealRecords
@@ -62,8 +62,7 @@ OP_TABLE = "op"
 REVOKED_TABLE = "revoked"
 
 
-@record
-class Admitted:
+class Admitted(Record):
     """What of a frame's cells was news."""
 
     fresh: list[Cell]

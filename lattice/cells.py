@@ -17,7 +17,7 @@ from enum import IntEnum
 from hashlib import blake2b
 from typing import Final
 
-from lattice.record import record
+from lattice.record import Record
 from lattice.types import CellId
 
 SHARDS_MIN: Final = 16
@@ -56,8 +56,7 @@ class Urgency(IntEnum):
     """All other rows: regions that are back, or as well as ever. Until it comes users are served elsewhere."""
 
 
-@record
-class Cell:
+class Cell(Record):
     """One replicated statement, as it travels."""
 
     id: CellId
@@ -71,8 +70,7 @@ class Cell:
     first, and are counted by the second."""
 
 
-@record
-class Shards:
+class Shards(Record):
     """Some of the parts that all ids are divided into."""
 
     of: int

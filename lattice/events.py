@@ -11,51 +11,45 @@ from typing import TypeAlias
 
 from lattice.health import Observation
 from lattice.identity import Grant
-from lattice.record import record
+from lattice.record import Record
 from lattice.rollouts import RolloutId, Served, Word
 from lattice.types import AuthorId, Endpoint, Level, NodeId, VersionId
 
 # --- local changes: what this node's own router, discovery and operators tell the engine
 
 
-@record
-class PeerDiscovered:
+class PeerDiscovered(Record):
     """Something may be listening there. A hint: identity is proven by what it signs."""
 
     endpoint: Endpoint
 
 
-@record
-class SeedsResolved:
+class SeedsResolved(Record):
     """Where the configured seeds are now, all of them; it replaces the last one."""
 
     endpoints: tuple[Endpoint, ...]
 
 
-@record
-class HealthObserved:
+class HealthObserved(Record):
     """This node's whole opinion of every region it watches; it replaces the last one."""
 
     observations: tuple[Observation, ...]
 
 
-@record
-class OpsSubmitted:
+class OpsSubmitted(Record):
     """Signed policy ops from an operator, as they go on the wire, in chain order."""
 
     ops: tuple[bytes, ...]
 
 
-@record
-class PolicyApplied:
+class PolicyApplied(Record):
     """The router put this version into force; the node's row says so."""
 
     policy: str
     version: VersionId
 
 
-@record
-class RolloutJudged:
+class RolloutJudged(Record):
     """What came of this site's own requests under a rollout's version, in that stage: `PASSED` or `CONDEMNED`."""
 
     rollout: RolloutId
@@ -63,41 +57,35 @@ class RolloutJudged:
     word: Word
 
 
-@record
-class Certified:
+class Certified(Record):
     """The CA has granted this node anew; its row shows this grant from now on."""
 
     grant: Grant
 
 
-@record
-class RevocationsSubmitted:
+class RevocationsSubmitted(Record):
     """The CA's word on keys that it takes back, as signed."""
 
     revocations: tuple[bytes, ...]
 
 
-@record
-class PurgesSubmitted:
+class PurgesSubmitted(Record):
     """An operator's words that what is cached of some paths is wrong, as signed."""
 
     purges: tuple[bytes, ...]
 
 
-@record
-class LeaveRequested:
+class LeaveRequested(Record):
     """The node is about to stop: tell the peers, so that they need not find out."""
 
 
-@record
-class LoopLagged:
+class LoopLagged(Record):
     """The driver came so late to a timer or an input: this node is starved, and must not blame its peers for it."""
 
     lag_us: int
 
 
-@record
-class RecordsLost:
+class RecordsLost(Record):
     """What was persisted is gone, or some of it: persist everything again."""
 
 
@@ -119,32 +107,27 @@ LocalChange: TypeAlias = (
 # --- inputs
 
 
-@record
-class DatagramReceived:
+class DatagramReceived(Record):
     data: bytes
     source: Endpoint
 
 
-@record
-class StreamFrameReceived:
+class StreamFrameReceived(Record):
     """One whole frame of a stream; the port of `source` is that of the connection, not where the peer listens."""
 
     data: bytes
     source: Endpoint
 
 
-@record
-class TimerFired:
+class TimerFired(Record):
     """It is `Engine.due`, or later; the engine knows what is due. Also the first input of all."""
 
 
-@record
-class LocalUpdate:
+class LocalUpdate(Record):
     change: LocalChange
 
 
-@record
-class Restored:
+class Restored(Record):
     """Records that `Persist` wrote in an earlier life, in any order, before the first timer."""
 
     records: tuple[tuple[str, bytes, bytes], ...]
@@ -156,15 +139,13 @@ Input: TypeAlias = DatagramReceived | StreamFrameReceived | TimerFired | LocalUp
 # --- notifications
 
 
-@record
-class MemberChanged:
+class MemberChanged(Record):
     node: NodeId
     site: str
     state: str
 
 
-@record
-class IdConflict:
+class IdConflict(Record):
     """The key of a node is in use at another address at the same time: one of the two must be stopped by a person."""
 
     node: NodeId
@@ -173,8 +154,7 @@ class IdConflict:
     """Where the other one was seen."""
 
 
-@record
-class RegionChanged:
+class RegionChanged(Record):
     """This node's effective level of a region changed."""
 
     region: str
@@ -183,8 +163,7 @@ class RegionChanged:
     reason: str
 
 
-@record
-class VerdictChanged:
+class VerdictChanged(Record):
     """The lattice's verdict on a region changed, as seen from here."""
 
     region: str
@@ -192,8 +171,7 @@ class VerdictChanged:
     new: Level
 
 
-@record
-class RegionDoubted:
+class RegionDoubted(Record):
     """A peer newly reports a region worse than this node sees it: a reason to look for oneself, at once."""
 
     region: str
@@ -201,24 +179,21 @@ class RegionDoubted:
     level: Level
 
 
-@record
-class PolicyChanged:
+class PolicyChanged(Record):
     """Another version of a policy serves from now on; `view().policies` has it."""
 
     policy: str
     version: VersionId
 
 
-@record
-class ServedChanged:
+class ServedChanged(Record):
     """By a rollout, this site is to serve another version of a policy from now on, or the same in another stage."""
 
     policy: str
     served: Served
 
 
-@record
-class RolledBack:
+class RolledBack(Record):
     """So many sites found a rollout's version bad that everybody goes back; this one stays there."""
 
     policy: str
@@ -226,14 +201,12 @@ class RolledBack:
     version: VersionId
 
 
-@record
-class OpAccepted:
+class OpAccepted(Record):
     op: bytes
     """The op's 16-byte id."""
 
 
-@record
-class EquivocationProven:
+class EquivocationProven(Record):
     """An observer's key signed two rows of one version: its word does not count from now on, here and everywhere."""
 
     node: NodeId
@@ -243,8 +216,7 @@ class EquivocationProven:
     """No later incarnation of this key counts either."""
 
 
-@record
-class KeyRevoked:
+class KeyRevoked(Record):
     """The CA has taken a key back: a node's, perhaps this one's own, or an author's."""
 
     key: NodeId | AuthorId
@@ -252,8 +224,7 @@ class KeyRevoked:
     """The site of the node, if it is known."""
 
 
-@record
-class Purged:
+class Purged(Record):
     """What was cached of these paths until now is not to be used any more."""
 
     host: str
@@ -261,8 +232,7 @@ class Purged:
     author: AuthorId
 
 
-@record
-class Rejected:
+class Rejected(Record):
     """Something was refused and counted; state is unchanged."""
 
     what: str
@@ -302,16 +272,14 @@ class Holds(IntEnum):
     """All frames: it is what keeps their nonces from being used again."""
 
 
-@record
-class SendDatagram:
+class SendDatagram(Record):
     data: bytes
     target: Endpoint
     cells: bool = False
     """It carries cells: see `Holds`."""
 
 
-@record
-class SendStream:
+class SendStream(Record):
     """A frame too large for a datagram, delivered whole or not at all."""
 
     data: bytes
@@ -320,8 +288,7 @@ class SendStream:
     """As of a datagram."""
 
 
-@record
-class Persist:
+class Persist(Record):
     """Write a record, or remove it (`value` is None). What it holds back leaves once it is durable, be it an effect of
     this call or of a later one."""
 
@@ -331,8 +298,7 @@ class Persist:
     holds: Holds = Holds.NOTHING
 
 
-@record
-class Notify:
+class Notify(Record):
     notification: Notification
 
 

@@ -19,7 +19,7 @@ from lattice.errors import MalformedError, UntrustedError
 from lattice.grants import read_grant
 from lattice.identity import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, Grant, Signer, Verifier, node_id_of
 from lattice.quantise import requantise
-from lattice.record import record
+from lattice.record import Record
 from lattice.rollouts import ID_BYTES, STAGES_MAX, RolloutId, Saying, Word
 from lattice.types import LEVELS, CellId, Endpoint, Level, NodeId, VersionId
 
@@ -57,8 +57,7 @@ class Observation:
     """Not for others: what this node means by the region is not what they do, while it tries another policy."""
 
 
-@record
-class Report:
+class Report(Record):
     """An observation as a row carries it: metrics in buckets (`quantise.lower_edge` turns them back)."""
 
     region: str
@@ -95,8 +94,7 @@ def place_in(area: str) -> tuple[int, int] | None:
     return int(place[1]), int(place[2])
 
 
-@record
-class Row:
+class Row(Record):
     """Everything one observer asserts. Reports and policies are sorted by name."""
 
     public_key: bytes
@@ -166,8 +164,7 @@ def _report_fields(report: Report) -> canonical.Value:
     )
 
 
-@record
-class SignedRow:
+class SignedRow(Record):
     """A row whose signature was checked, with the bytes it travels as."""
 
     row: Row

@@ -17,7 +17,7 @@ from typing import Final
 from lattice.equivocation import contradict
 from lattice.health import LEASE_MS_MAX, Report, Row, SignedRow
 from lattice.quantise import lower_edge
-from lattice.record import record
+from lattice.record import Record
 from lattice.rollouts import Saying
 from lattice.types import NEVER, SECOND, Micros, NodeId
 from lattice.verdict import Tally
@@ -55,8 +55,7 @@ class HeldRow:
         return next((heard for heard in (self.signed, self.other) if heard and contradict(heard, word)), None)
 
 
-@record
-class Offer:
+class Offer(Record):
     """What came of offering a row."""
 
     placement: Placement

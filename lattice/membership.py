@@ -20,11 +20,12 @@ that are gone stay in the table (and are called again, so that a long partition 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from enum import IntEnum
 from typing import Final
 
-from lattice.record import record
+from msgspec.structs import replace
+
+from lattice.record import Record
 from lattice.roster import Everybody
 from lattice.types import Endpoint, Micros, NodeId
 
@@ -48,8 +49,7 @@ _SUSPECT: Final = MemberState.SUSPECT
 """To ask the class for it takes several times as long, and every probe asks who is present."""
 
 
-@record
-class MemberUpdate:
+class MemberUpdate(Record):
     """One claim about one member."""
 
     node: NodeId
@@ -61,8 +61,7 @@ class MemberUpdate:
     """Of a claim of death: the last row of that incarnation that whoever makes it had seen."""
 
 
-@record
-class Member:
+class Member(Record):
     """Our record of another node."""
 
     node: NodeId

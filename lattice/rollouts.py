@@ -31,7 +31,7 @@ from typing import Final, NewType
 
 from lattice import canonical
 from lattice.errors import MalformedError, OpError
-from lattice.record import record
+from lattice.record import Record
 from lattice.types import AuthorId, VersionId
 
 RolloutId = NewType("RolloutId", bytes)
@@ -272,8 +272,7 @@ class Rollout:
         return self.start.includes(site, self.stage)
 
 
-@record
-class Served:
+class Served(Record):
     """Which version a site serves, and by what."""
 
     version: VersionId
@@ -346,8 +345,7 @@ class Word(IntEnum):
     """It found the version bad itself."""
 
 
-@record
-class Saying:
+class Saying(Record):
     """One word, as a row carries it."""
 
     rollout: RolloutId

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from lattice.health import Report
-from lattice.record import record
+from lattice.record import Record
 from lattice.rollouts import Entry, RolloutId, Served, Start, Word
 from lattice.types import AuthorId, CellId, Endpoint, Level, Micros, NodeId, VersionId
 
 
-@record
-class Witness:
+class Witness(Record):
     """One voice in a verdict."""
 
     node: NodeId
@@ -21,8 +20,7 @@ class Witness:
     """Used share of the region's capacity, as the region told the observer; 0 when it did not."""
 
 
-@record
-class RegionView:
+class RegionView(Record):
     """What is concluded about a region, and from whose word."""
 
     region: str
@@ -44,8 +42,7 @@ class RegionView:
         return told[(len(told) - 1) // 2] if told else 0
 
 
-@record
-class MemberView:
+class MemberView(Record):
     """Our record of one node, ourselves included."""
 
     node: NodeId
@@ -62,8 +59,7 @@ class MemberView:
     """How it sees each region, as its row says: by region."""
 
 
-@record
-class QuarantineView:
+class QuarantineView(Record):
     """A node whose key signed two rows of one version: proven, and the same on every node."""
 
     node: NodeId
@@ -76,8 +72,7 @@ class QuarantineView:
     """The cells that hold the proofs, in the order of `incarnations`."""
 
 
-@record
-class ForkView:
+class ForkView(Record):
     """An author whose key signed two ops in one place of its chain: proven, and the same on every node."""
 
     author: AuthorId
@@ -87,8 +82,7 @@ class ForkView:
     """The ids of two such ops."""
 
 
-@record
-class PolicyView:
+class PolicyView(Record):
     """One policy: the version that serves, and any that was published concurrently."""
 
     policy: str
@@ -103,8 +97,7 @@ class PolicyView:
     """Heads published concurrently, which lost by (timestamp, hash): a person should end this."""
 
 
-@record
-class RolloutView:
+class RolloutView(Record):
     """A version's way to all sites, as this node knows it."""
 
     id: RolloutId
@@ -126,8 +119,7 @@ class RolloutView:
     """Whether this site serves the version, or is about to."""
 
 
-@record
-class LatticeView:
+class LatticeView(Record):
     """A consistent snapshot, sorted throughout."""
 
     node: NodeId

@@ -43,7 +43,7 @@ from lattice.errors import MalformedError, WireError
 from lattice.health import LEASE_MS_MAX, ROW_BYTES_MAX
 from lattice.membership import MemberState, MemberUpdate
 from lattice.policy_ops import OP_BYTES_MAX
-from lattice.record import record
+from lattice.record import Record
 from lattice.types import CellId, Endpoint, NodeId
 
 UPDATES_MAX: Final = 64
@@ -57,8 +57,7 @@ _STATES: Final = tuple(MemberState)
 """From 0."""
 
 
-@record
-class WireCell:
+class WireCell(Record):
     """A cell in transit. `age_ms` is how long the sender has held it, plus how old it was then: leases need it."""
 
     kind: CellKind
@@ -66,16 +65,14 @@ class WireCell:
     age_ms: int = 0
 
 
-@record
-class Ping:
+class Ping(Record):
     nonce: int
     root: bytes
     updates: tuple[MemberUpdate, ...] = ()
     cells: tuple[WireCell, ...] = ()
 
 
-@record
-class Ack:
+class Ack(Record):
     nonce: int
     subject: NodeId
     root: bytes
@@ -85,53 +82,44 @@ class Ack:
     cells: tuple[WireCell, ...] = ()
 
 
-@record
-class PingReq:
+class PingReq(Record):
     nonce: int
     subject: NodeId
     target: Endpoint
 
 
-@record
-class Nack:
+class Nack(Record):
     nonce: int
     subject: NodeId
 
 
-@record
-class News:
+class News(Record):
     updates: tuple[MemberUpdate, ...]
 
 
-@record
-class Rumour:
+class Rumour(Record):
     cells: tuple[WireCell, ...]
 
 
-@record
-class Heal:
+class Heal(Record):
     cells: tuple[WireCell, ...]
 
 
-@record
-class IHave:
+class IHave(Record):
     ids: tuple[CellId, ...]
 
 
-@record
-class Graft:
+class Graft(Record):
     ids: tuple[CellId, ...]
 
 
-@record
-class Compare:
+class Compare(Record):
     salt: int
     """Under which the fingerprints are, and the peer is to build its filter: chosen by whoever will read it."""
     fingerprints: tuple[bytes, ...]
 
 
-@record
-class Digest:
+class Digest(Record):
     shards: Shards
     salt: int
     """The salt of this filter."""
@@ -140,8 +128,7 @@ class Digest:
     """The salt for the filter wanted in return; 0 if none is."""
 
 
-@record
-class Delta:
+class Delta(Record):
     root: bytes
     """The sender's root when it sent this: if ours still differs, there is more to ask for."""
     cells: tuple[WireCell, ...]
@@ -149,18 +136,15 @@ class Delta:
     """How many more of this answer follow."""
 
 
-@record
-class Leave:
+class Leave(Record):
     incarnation: int
 
 
-@record
-class Challenge:
+class Challenge(Record):
     number: int
 
 
-@record
-class Response:
+class Response(Record):
     number: int
 
 

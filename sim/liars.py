@@ -7,7 +7,9 @@ their own making beside the protocol, some a second, to peers drawn at random.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+
+from msgspec.structs import replace
 
 from lattice import wire
 from lattice.cells import SHARDS_MIN, CellKind, Shards

@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
-from lattice.record import record
+from lattice.record import Record
 from lattice.types import MILLISECOND
 from sim.draws import (
     PPM,
@@ -29,8 +29,7 @@ from sim.draws import (
 from sim.topology import Topology
 
 
-@record
-class Packet:
+class Packet(Record):
     """Something on its way between two hosts, by index."""
 
     source: int
@@ -49,15 +48,13 @@ class Pass:
     """The rule has no opinion."""
 
 
-@record
-class Deliver:
+class Deliver(Record):
     """It arrives after this delay, whatever the link's luck."""
 
     delay_us: int
 
 
-@record
-class Drop:
+class Drop(Record):
     """It is lost; `reason` is counted."""
 
     reason: str

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from typing import NamedTuple
 
-from lattice.record import record
+from lattice.record import Record
 from lattice.types import Endpoint
 from router.decision.plan import Attempt, Lane, Option, RouteTable, standing
 from router.decision.predicates import NO_RULE
@@ -70,8 +70,7 @@ class Decision(NamedTuple):
     """Retry, hedge, timeouts and affinity, for the data plane to keep."""
 
 
-@record
-class Settled:
+class Settled(Record):
     """A decision that was made once, and under which ejections it, or its stand-in, still is what would be decided."""
 
     decision: Decision

@@ -17,8 +17,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import replace
 from hashlib import blake2b
+
+from msgspec.structs import replace
 
 from lattice.antientropy import Reconciler
 from lattice.authoring import compose

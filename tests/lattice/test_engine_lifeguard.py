@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+from msgspec import structs
 
 from lattice import canonical
 from lattice.config import Config
@@ -136,7 +137,7 @@ def test_accusations_by_strangers_and_by_the_departed_do_not_count() -> None:
     cluster.run_until(lambda: states(cluster, 4) == ["down"] * 5, 10 * SECOND)
     cluster.judge = cut(([5], range(5)))
     for by in (NodeId(b"\xee" * 16), cluster.engines[4].node, cluster.engines[5].node):
-        claim = replace(accusation(cluster, 5, 1), by=by)
+        claim = structs.replace(accusation(cluster, 5, 1), by=by)
         frame = Plain(CLUSTER).close(NodeId(b"\xee" * 16), encode(News((claim,))), cluster.now)
         cluster.give(0, DatagramReceived(frame, ("10.0.0.9", 9)))
     assert states(cluster, 5)[0] == "alive"
@@ -344,7 +345,7 @@ def test_who_passes_on_what_was_refuted_is_told_the_row_by_whoever_has_it() -> N
     assert refuted > claim.incarnation
     cluster.judge = lambda source, target, prng: [MILLISECOND] if {source[1], target[1]} <= {1, 3} else []
     for by in (1, 2, 4):
-        whisper(cluster, by, 0, News((replace(claim, by=cluster.engines[by].node),)))
+        whisper(cluster, by, 0, News((structs.replace(claim, by=cluster.engines[by].node),)))
     assert states(cluster, 3)[0] == "suspect"
     whisper(cluster, 0, 2, News((claim,)))
     cluster.run(2 * MILLISECOND)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import pairwise, permutations
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from lattice import canonical, wire
 from lattice.cells import CellKind
@@ -148,7 +148,7 @@ class Liar:
     def row(self, **changed: object) -> Row:
         held = self.cluster.engines[1]._health.table.get(self.cluster.engines[0].node)
         assert held is not None
-        return replace(held.signed.row, **changed)  # type: ignore[arg-type]  # whatever field the test names
+        return replace(held.signed.row, **changed)
 
     def tell(self, index: int, row: Row, signer: Ed25519Signer | None = None) -> None:
         self.send(index, WireCell(CellKind.ROW, sign_row(row, signer or self.signer).data))

@@ -17,6 +17,7 @@ import pytest
 import trio
 from hypothesis import Phase, find, is_hypothesis_test, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from lattice import (
     admission,
@@ -107,7 +108,7 @@ def _hears_older_claims(patch: Patch) -> None:
         known = self._members.get(update.node)
         if known is None or update.incarnation != known.incarnation or update.state == known.state:
             return False
-        self._put(replace(known, state=update.state, changed=now))
+        self._put(structs.replace(known, state=update.state, changed=now))
         return True
 
     patch.setattr(Membership, "hear", plant)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from lattice import antientropy, wire
 from lattice.cells import SHARDS_MIN, Cell, CellIndex, Shards, Urgency, shard_of

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from lattice.cells import CellKind
 from lattice.events import DatagramReceived, LocalUpdate, Notification, OpsSubmitted, Rejected

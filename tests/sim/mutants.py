@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from msgspec import structs
+
 from lattice.cells import Cell, CellKind, Shards, Urgency
 from lattice.digest import Bloom
 from lattice.engine import Engine
@@ -100,7 +102,7 @@ class RaisesOthers(Engine):
             known = members.get(update.node)
             if known is None or update.state <= known.state:
                 return False
-            members._put(replace(known, incarnation=known.incarnation + 3, state=update.state))
+            members._put(structs.replace(known, incarnation=known.incarnation + 3, state=update.state))
             return True
 
         plant(members, "hear", invented)
@@ -110,7 +112,7 @@ class RevivesTheDead(Engine):
     def handle(self, event: Input, now: Micros) -> list[Effect]:
         for member in self._swim.members.all():
             if member.state is MemberState.DOWN:
-                self._swim.members._put(replace(member, state=MemberState.ALIVE))
+                self._swim.members._put(structs.replace(member, state=MemberState.ALIVE))
                 self._out.stale_view = True
         return super().handle(event, now)
 
@@ -123,7 +125,7 @@ class BelievesLastWords(Engine):
             row = self._row_of(member.node)
             last = row is not None and (row.incarnation, row.seq) == (member.incarnation, member.seq)
             if member.state is MemberState.DOWN and last:
-                self._swim.members._put(replace(member, state=MemberState.ALIVE))
+                self._swim.members._put(structs.replace(member, state=MemberState.ALIVE))
                 self._out.stale_view = True
         return super().handle(event, now)
 
@@ -144,17 +146,17 @@ class ListensToOneVoice(Engine):
     def view(self) -> LatticeView:
         view = super().view()
         regions = tuple(
-            replace(region, verdict=max((witness.level for witness in region.witnesses), default=Level.UNKNOWN))
+            structs.replace(region, verdict=max((witness.level for witness in region.witnesses), default=Level.UNKNOWN))
             for region in view.regions
         )
-        return replace(view, regions=regions)
+        return structs.replace(view, regions=regions)
 
 
 class TrustsOnlyItself(Engine):
     def view(self) -> LatticeView:
         view = super().view()
-        regions = tuple(replace(region, effective=region.own or region.effective) for region in view.regions)
-        return replace(view, regions=regions)
+        regions = tuple(structs.replace(region, effective=region.own or region.effective) for region in view.regions)
+        return structs.replace(view, regions=regions)
 
 
 class LetsTheDeadVote(Engine):
@@ -204,7 +206,7 @@ class CountsFrames(Engine):
 
 class ShowsAnotherRoot(Engine):
     def view(self) -> LatticeView:
-        return replace(super().view(), root=bytes(16))
+        return structs.replace(super().view(), root=bytes(16))
 
 
 class ChokesOnOps(Engine):
