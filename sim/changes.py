@@ -20,7 +20,7 @@ from lattice.verdict import quorum
 from sim.host import Host
 from sim.quantities import Section, choice, number, text
 from sim.signing import KeyedSigner
-from sim.stage import Selector, Stage, selector
+from sim.stage import ScenarioError, Selector, Stage, selector
 from sim.topology import Topology
 
 OPERATOR = "operator"
@@ -82,7 +82,7 @@ class HealthChange:
         region = self.region or min(stage.world.regions)
         if region not in stage.world.regions:
             there = ", ".join(sorted(stage.world.regions))
-            raise ValueError(f"there is no region {region!r}: there are {there}")
+            raise ScenarioError(f"there is no region {region!r}: there are {there}")
         now = stage.cluster.now
         seeing = stage.world.change(stage.cluster, region, self.level)
         voters = {stage.cluster.hosts[index].site for index in stage.world.regions[region].watchers}

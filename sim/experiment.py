@@ -44,7 +44,7 @@ from sim.safety import SAFETY
 from sim.scenario import Scenario, Step
 from sim.scheduler import EPOCH
 from sim.signing import KeyedSigner
-from sim.stage import Stage
+from sim.stage import ScenarioError, Stage
 from sim.users import Users
 from sim.world import Doubts, World
 
@@ -226,7 +226,7 @@ class Experiment:
         self.users: Users | None = None
 
     def run(self) -> Result:
-        """Run to the end, or to the first broken promise."""
+        """Run to the end, or to the first broken promise. Raises `ScenarioError`, and OSError of a journal's file."""
         with uncollected(len(self.cluster.hosts)):
             return self._run()
 
@@ -245,8 +245,8 @@ class Experiment:
             evidence = f"assertion {error} ({where.filename.rpartition('/')[2]}:{where.lineno})"
             violations.append(Violation("no-input-raises", cluster.now - EPOCH, "", evidence))
             verdict = "violated"
-        except ValueError as error:
-            raise ScenarioError(str(error)) from error
+        except (ScenarioError, OSError):
+            raise  # no engine did that: it knows of no file
         except Exception as error:  # noqa: BLE001  (whatever an engine raises is a broken promise of its contract)
             where = traceback.extract_tb(error.__traceback__)[-1]
             evidence = f"{type(error).__name__}: {error} ({where.filename.rpartition('/')[2]}:{where.lineno})"
@@ -456,10 +456,6 @@ class Experiment:
             "all_p50_s": seconds(percentile(sorted(last), 50)),
             "all_max_s": seconds(max(last)),
         }
-
-
-class ScenarioError(Exception):
-    """The scenario asks for something that this cluster does not have."""
 
 
 def _when(announced: tuple[int, int, str, str]) -> tuple[int, int]:

@@ -19,7 +19,7 @@ class Act(Protocol):
     """Something that happens to a cluster."""
 
     def begin(self, stage: Stage, prng: Prng, until: int) -> str:
-        """Do it; how far it reached, in a few words. Raises ValueError if it names what is not there."""
+        """Do it; how far it reached, in a few words. Raises `ScenarioError` if it names what is not there."""
         ...
 
     def end(self, stage: Stage) -> None:

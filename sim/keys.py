@@ -16,7 +16,7 @@ from sim.envelopes import cluster_secret
 from sim.host import Host
 from sim.host_faults import boot
 from sim.quantities import Section, any_duration, choice, some_duration
-from sim.stage import Selector, Stage, selector
+from sim.stage import ScenarioError, Selector, Stage, selector
 
 UNKNOWN_MESSAGE: Final = 100
 """A message type that no version so far has."""
@@ -32,7 +32,7 @@ class RotateKeys:
 
     def begin(self, stage: Stage, prng: Prng, until: int) -> str:
         if not stage.seals.sealed:
-            raise ValueError('keys can rotate only where there are any: set protocol.seal = "sealed"')
+            raise ScenarioError('keys can rotate only where there are any: set protocol.seal = "sealed"')
         stage.rotations += 1
         fresh = cluster_secret(f"rotation {stage.rotations}")
         hosts = stage.chosen(self.which, prng)

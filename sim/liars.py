@@ -24,7 +24,7 @@ from sim.changes import LEVELS
 from sim.host import Host
 from sim.quantities import Section, choice, some_duration, text
 from sim.signing import KeyedSigner
-from sim.stage import Selector, Stage, selector
+from sim.stage import ScenarioError, Selector, Stage, selector
 
 ONE = Selector("count", 1)
 CAUGHT_MAX = 64
@@ -43,7 +43,7 @@ class LieAboutHealth:
     def begin(self, stage: Stage, prng: Prng, until: int) -> str:
         region = self.region or min(stage.world.regions)
         if region not in stage.world.regions:
-            raise ValueError(f"there is no region {region!r}: there are {', '.join(sorted(stage.world.regions))}")
+            raise ScenarioError(f"there is no region {region!r}: there are {', '.join(sorted(stage.world.regions))}")
         if self.which.kind == "count":
             watchers = stage.world.regions[region].watchers
             self._hosts = [stage.cluster.hosts[index] for index in prng.sample(sorted(watchers), self.which.count)]

@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from sim.experiment import Experiment, ScenarioError
+from sim.experiment import Experiment
 from sim.quantities import ConfigError, duration_text
 from sim.scenario import Scenario, draw_swarm, from_table
+from sim.stage import ScenarioError
 
 TRIES_MAX = 400
 NODES_MIN = 2
@@ -31,21 +32,30 @@ class Shrunk:
     """Before and after, as "faults 4 -> 1, nodes 50 -> 3"."""
 
 
-def shrink(scenario: Scenario, seed: str, say: Callable[[str], None] = lambda _: None) -> Shrunk | None:
-    """None when the run breaks no promise. `say` hears of every success. Raises `ScenarioError`."""
+def shrink(
+    scenario: Scenario,
+    seed: str,
+    say: Callable[[str], None] = lambda _: None,
+    tried: Callable[[int], None] = lambda _: None,
+) -> Shrunk | None:
+    """None when the run breaks no promise. `say` hears when it is smaller, `tried` after how many runs. Raises
+    `ScenarioError`."""
     table = _plain(scenario, seed)
     check = _first_broken(table, seed)
     if check is None:
         return None
-    first = _size(table)
+    first = least = _size(table)
     tries, progress = 0, True
     while progress and tries < TRIES_MAX:
         progress = False
         for candidate in smaller(table):
             tries += 1
+            tried(tries)
             if broken(candidate, seed) == check:
                 table, progress = candidate, True
-                say(_difference(first, _size(table)))
+                if _size(table) != least:
+                    least = _size(table)
+                    say(_difference(first, least))
                 break
             if tries >= TRIES_MAX:
                 break

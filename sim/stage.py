@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from sim.changes import Change
 
 
+class ScenarioError(Exception):
+    """The scenario asks for something that this cluster does not have."""
+
+
 @dataclass(frozen=True, slots=True)
 class Selector:
     """Which hosts, as a scenario says it: a count, a share, a group, names, or all."""
@@ -112,7 +116,7 @@ class Stage:
         return Prng.seeded(f"{self.seed}/{name}")
 
     def chosen(self, which: Selector, prng: Prng) -> list[Host]:
-        """The hosts a selector means, by index. Raises ValueError when it names something that is not there."""
+        """The hosts a selector means, by index. Raises `ScenarioError` when it names something that is not there."""
         hosts = self.cluster.hosts
         match which.kind:
             case "all":
@@ -126,7 +130,7 @@ class Stage:
             case "node":
                 wanted = sorted({int(name) for name in which.names})
                 if wanted[-1] >= len(hosts):
-                    raise ValueError(f"there is no node {wanted[-1]}: they are 0 to {len(hosts) - 1}")
+                    raise ScenarioError(f"there is no node {wanted[-1]}: they are 0 to {len(hosts) - 1}")
                 return [hosts[index] for index in wanted]
             case "group":
                 places = self.cluster.network.topology.places
@@ -145,7 +149,7 @@ class Stage:
         for name in wanted:
             if name not in known:
                 shown = ", ".join(known[:8]) + (" ..." if len(known) > 8 else "")
-                raise ValueError(f"there is no {what} {name!r}: there are {shown}")
+                raise ScenarioError(f"there is no {what} {name!r}: there are {shown}")
 
     def touch(self, hosts: Iterable[Host]) -> None:
         for host in hosts:

@@ -212,13 +212,14 @@ class ShowsAnotherRoot(Engine):
 class ChokesOnOps(Engine):
     """The contagious update: the handler raises on a certain cell."""
 
+    error: type[Exception] = KeyError
+
     def __init__(self, **given: Any) -> None:
         super().__init__(**given)
         self._admission.admit_op = self._choke  # type: ignore[method-assign]  # the planted mistake
 
-    @staticmethod
-    def _choke(data: bytes, own: bool = False) -> list[Cell]:
-        raise KeyError("a field that older versions lack")
+    def _choke(self, data: bytes, own: bool = False) -> list[Cell]:
+        raise self.error("a field that older versions lack")
 
 
 class NeverCallsAgain(Engine):

@@ -6,9 +6,10 @@ import pytest
 
 from lattice.types import SECOND
 from sim import inside
-from sim.experiment import AT_LAST, Experiment, ScenarioError
+from sim.experiment import AT_LAST, Experiment
 from sim.outcome import Cost, as_json, read_token, token_of
 from sim.scenario import from_table, load
+from sim.stage import ScenarioError
 from tests.sim.runs import run, table
 
 
