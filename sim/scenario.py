@@ -37,6 +37,7 @@ from sim.quantities import (
     truth,
 )
 from sim.topology import ROOM_DELAY_US, PathSettings, Room, Topology, globe, measured
+from sim.trace import read_trace
 from sim.world import RegionSettings
 
 SHIPPED: Final = Path(__file__).parent / "scenarios"
@@ -427,6 +428,10 @@ def _users(section: Section, path: Path) -> UserSettings:
             section.note("trace", f"there is no file {trace}")
         else:
             trace = str(found)
+            try:
+                read_trace(found)
+            except (ValueError, OSError) as error:
+                section.note("trace", str(error))
     settings = UserSettings(
         section.take("rate", number(0, 1_000_000), 0), trace, section.take("speed", factor, 1_000_000)
     )

@@ -7,12 +7,7 @@ ejected here before the next request is decided.
 
 from __future__ import annotations
 
-import csv
-import gzip
-import io
-from collections.abc import Iterator
 from dataclasses import astuple, dataclass
-from hashlib import blake2b
 from operator import add
 from pathlib import Path
 
@@ -27,6 +22,7 @@ from sim.host import Host
 from sim.routing import HOST, NodeRouter, Programs, policy_blocks, policy_text
 from sim.scenario import UserSettings
 from sim.stage import Stage
+from sim.trace import read_trace
 
 TICK_US = 100 * MILLISECOND
 
@@ -79,7 +75,9 @@ class Users:
         self._last: dict[int, str] = {}
         self._regions = list(stage.world.regions.values())
         self._start = stage.cluster.now
-        self._trace = _trace(Path(settings.trace), settings.speed_ppm) if settings.trace else None
+        self._trace = read_trace(Path(settings.trace)) if settings.trace else None
+        self._taken = 0
+        """So many requests of the trace have arrived."""
         self._carry = 0
         self._tries = Tries(stage)
         stage.policy_blocks = lambda version: policy_blocks(policy_text(self._regions, version))
@@ -132,10 +130,10 @@ class Users:
     def _tick(self) -> None:
         now = self._stage.cluster.now
         if self._trace is not None:
-            for at_us, client in self._trace:
-                self._arrive(client)
-                if self._start + at_us > now:
-                    break
+            so_far_us = (now - self._start) * self._settings.speed_ppm // 1_000_000
+            while self._taken < len(self._trace) and self._trace[self._taken][0] <= so_far_us:
+                self._arrive(self._trace[self._taken][1])
+                self._taken += 1
         else:
             self._carry += self._settings.rate * TICK_US
             for _ in range(self._carry // SECOND):
@@ -207,13 +205,3 @@ class Users:
         if self._last.get(host.index, region) != region:
             felt.flaps += 1
         self._last[host.index] = region
-
-
-def _trace(path: Path, speed_ppm: int) -> Iterator[tuple[int, str]]:
-    """(microseconds from the start, client) of each request of a CSV with the columns `t_s` and `client_prefix24`."""
-    data = path.read_bytes()
-    written = gzip.decompress(data).decode() if path.suffix == ".gz" else data.decode()
-    for row in csv.DictReader(io.StringIO(written)):
-        prefix = row["client_prefix24"].rpartition(".")[0]
-        last = blake2b(row["client_prefix24"].encode(), digest_size=1).digest()[0]
-        yield int(float(row["t_s"]) * SECOND) * 1_000_000 // max(1, speed_ppm), f"{prefix}.{last}"

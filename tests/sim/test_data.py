@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from lattice.types import Level
+from router.cli import main
 from sim.matrix import read_matrix
 from sim.outages import Outage, merged, read_outages
+from sim.trace import read_trace
 from tests.sim.runs import run, table
 
 SQUARE = "src,Paris,Tokyo,Lima\nParis,,230.5,190\nTokyo,231,,240\nLima,,,\n"
@@ -74,6 +76,49 @@ def test_what_is_wrong_with_a_matrix_is_said(tmp_path: Path, text: str, said: st
     with pytest.raises(ValueError, match=r"rtt\.csv") as raised:
         read_matrix(path)
     assert said in str(raised.value)
+
+
+TRACE = "t_s,client_prefix24,status\n0,203.0.113.0,200\n2.5,198.51.100.0,200\n1,192.0.2.0,404\n3600,192.0.2.0,200\n"
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_recorded_requests_by_time(tmp_path: Path, packed: bool) -> None:
+    path = tmp_path / ("requests.csv.gz" if packed else "requests.csv")
+    path.write_bytes(gzip.compress(TRACE.encode()) if packed else TRACE.encode())
+    found = read_trace(path)
+    assert [at for at, _ in found] == [0, 1_000_000, 2_500_000, 3_600_000_000]
+    assert [client.rpartition(".")[0] for _, client in found] == ["203.0.113", "192.0.2", "198.51.100", "192.0.2"]
+    assert found[1][1] == found[3][1], "one network, one client"
+
+
+def test_recorded_requests_come_when_they_came_and_are_decided(tmp_path: Path) -> None:
+    path = tmp_path / "requests.csv"
+    path.write_text(TRACE)
+    assert run(table(users={"trace": str(path)})).by_second == {0: [1, 1, 0], 1: [1, 1, 0], 2: [1, 1, 0]}
+    faster = run(table(users={"trace": str(path), "speed": 1_000}))
+    assert {second: counts[0] for second, counts in faster.by_second.items()} == {0: 3, 3: 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "requests.csv:1: no column t_s"),
+        ("t_s\n", "requests.csv:1: no column client_prefix24"),
+        (TRACE + "4\n", "requests.csv:6: no request: list index out of range"),
+        (TRACE + "x,192.0.2.0,200\n", "requests.csv:6: no request: could not convert string to float: 'x'"),
+        (TRACE + "4,nobody,200\n", "requests.csv:6: no request: Expected 4 octets in 'nobody'"),
+        (TRACE + "-1,192.0.2.0,200\n", "requests.csv:6: no request: -1 s is before the start"),
+        (TRACE + "nan,192.0.2.0,200\n", "requests.csv:6: no request: nan s is before the start"),
+        ("\udcff", "requests.csv: cannot be read: 'utf-8' codec"),
+    ],
+)
+def test_what_is_wrong_with_recorded_requests_is_said(
+    tmp_path: Path, text: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "requests.csv"
+    path.write_bytes(text.encode(errors="surrogateescape"))
+    assert main(["sim", "run", "smoke", "--set", f"users.trace={path}"]) == 2
+    assert f"--set users.trace: {said}" in capsys.readouterr().err
 
 
 def test_overlapping_outages_of_a_region_are_one_as_bad_as_the_worst(tmp_path: Path) -> None:
