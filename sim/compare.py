@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from lattice.types import SECOND
 from sim.baselines import BASELINES, PATIENCE_US, RandomFanout
-from sim.experiment import Experiment
+from sim.experiment import Experiment, Progress
 from sim.metrics import percentile, seconds
 from sim.scenario import Scenario, from_table
 
@@ -27,12 +27,12 @@ def one_publish(scenario: Scenario, published: bool) -> Scenario:
     return from_table(f"{scenario.name}: one publish", table)
 
 
-def ours(scenario: Scenario, seed: str, name: str) -> Row:
+def ours(scenario: Scenario, seed: str, name: str, progress: Progress | None = None) -> Row:
     """What our own engine makes of it. Its bytes are those of rumours, announcements and repairs, less what the same
     ten seconds cost without the publish."""
-    experiment = Experiment(one_publish(scenario, published=True), seed)
+    experiment = Experiment(one_publish(scenario, published=True), seed, progress=progress)
     result = experiment.run()
-    quiet = Experiment(one_publish(scenario, published=False), seed)
+    quiet = Experiment(one_publish(scenario, published=False), seed, progress=progress)
     quiet.run()
     _, delays, _ = result.curves[0]
     copies = experiment.stage.changes[0].copies

@@ -10,6 +10,7 @@ import json
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from itertools import product
 from typing import Any, Final
 
@@ -19,6 +20,7 @@ from sim.metrics import percentile
 from sim.outcome import Cost, as_json, lines
 from sim.quantities import ConfigError, Problem
 from sim.scenario import load
+from sim.toml_text import toml_text
 
 CASES_MAX = 1_000_000
 VALUES_MIN = 3
@@ -53,10 +55,16 @@ class Case:
     scenario: str
     seed: str
     sets: tuple[str, ...]
+    of: str
+    """A digest of the scenario as it is read with these overrides: a file may say something else tomorrow."""
 
     @property
     def key(self) -> str:
         return json.dumps([self.scenario, self.seed, list(self.sets)])
+
+    def is_among(self, done: Mapping[str, Mapping[str, Any]]) -> bool:
+        """Whether this very case is one of these."""
+        return self.key in done and done[self.key]["of"] == self.of
 
 
 def grid(axes: Sequence[str]) -> list[tuple[str, ...]]:
@@ -84,24 +92,28 @@ def cases(scenario: str, seeds: Sequence[str], axes: Sequence[str], sets: Sequen
     """Every case, seeds innermost. Raises `ConfigError` if any combination is no scenario."""
     found = []
     for chosen in grid(axes):
-        load(scenario, [*sets, *chosen])
-        found += [Case(scenario, seed, (*sets, *chosen)) for seed in seeds]
+        table = toml_text(load(scenario, [*sets, *chosen]).table)
+        of = blake2b(table.encode(), digest_size=8).hexdigest()
+        found += [Case(scenario, seed, (*sets, *chosen), of) for seed in seeds]
     return found
 
 
 def run_case(case: Case) -> dict[str, Any]:
     """One case, in whatever process."""
     result = Experiment(load(case.scenario, case.sets), case.seed).run()
-    return {"case": case.key, "set": list(case.sets), **as_json(result, Cost())}
+    return {"case": case.key, "of": case.of, "set": list(case.sets), **as_json(result, Cost())}
 
 
 def finished(written: Iterator[str]) -> dict[str, dict[str, Any]]:
-    """By key, the cases that a file of cases holds; a last line that was cut off is left out."""
+    """By key, the cases that a file of cases holds, the last of each; a line that was cut off is left out, and one of
+    a version that measured something else."""
     done = {}
     for line in written:
         try:
             case = json.loads(line)
-            done[str(case["case"])] = case
+            if all(isinstance(case[name], str) for name in ("case", "of", "scenario", "seed", "verdict")):
+                _ = [*case["set"], *(figure_of(case, name) for name in FIGURES)]
+                done[case["case"]] = case
         except (ValueError, KeyError, TypeError):
             continue
     return done

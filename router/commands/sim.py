@@ -8,17 +8,17 @@ from __future__ import annotations
 import json
 import os
 import resource
-import sys
 import time
 from pathlib import Path
 
 import click
 
-from router.commands.failing import EXIT_USAGE, CommandError, complain, why
+from router.commands.failing import EXIT_USAGE, CommandError, complain
 from router.commands.sim_many import CASES_FILE, soak, sweep, write_sweep_page
 from router.commands.sim_options import (
     EXIT_HELD,
     EXIT_VIOLATED,
+    files_in,
     json_option,
     load_scenario,
     make_folder,
@@ -27,10 +27,11 @@ from router.commands.sim_options import (
 )
 from router.commands.sim_plots import FORMATS
 from router.commands.sim_plots import export as export_plots
+from router.commands.sim_progress import Progress
 from sim.baselines import ITEM_BYTES
 from sim.compare import baselines, ours, stretched, table_lines, theory
 from sim.difference import first_divergence
-from sim.experiment import ALL_CHECKS, Experiment, Result, ScenarioError
+from sim.experiment import ALL_CHECKS, Experiment, Result
 from sim.faults import KINDS
 from sim.obstacles import PAYS_HOSTS
 from sim.outcome import Cost, as_json, lines, read_token, rerun_line, token_of
@@ -38,12 +39,11 @@ from sim.parallel import run_by
 from sim.report import html
 from sim.run_folder import REPORT_FILE, read_folder, read_story, write_folder
 from sim.scenario import Scenario, shipped
-from sim.shrink import shrink
+from sim.shrink import TRIES_MAX, shrink
+from sim.stage import ScenarioError
 from sim.toml_text import toml_text
 
 JOURNAL_FILE = "events.jsonl"
-PROGRESS_EVERY_S = 0.5
-PLAIN_EVERY_S = 10.0
 
 
 @click.group()
@@ -120,10 +120,8 @@ def run(
         make_folder(out)
     result, cost = _run(found, seed, quiet=as_one, lines_to=out / JOURNAL_FILE if journal and out else None, jobs=jobs)
     if out is not None:
-        try:
+        with files_in(out):
             write_folder(out, result, cost, list(sets))
-        except OSError as error:
-            raise CommandError(_said_of_file(error), EXIT_USAGE) from None
     if as_one:
         click.echo(json.dumps(as_json(result, cost)))
     else:
@@ -146,19 +144,17 @@ def report(directory: Path, export: str | None) -> None:
     if (directory / CASES_FILE).exists():
         if export is not None:
             raise click.UsageError("--export is for run folders: a sweep has its page only.")
-        try:
-            click.echo(write_sweep_page(directory))
-        except OSError as error:
-            raise CommandError(_said_of_file(error), EXIT_USAGE) from None
+        with files_in(directory):
+            page = write_sweep_page(directory)
+        click.echo(page)
         return
     try:
         story = read_story(directory)
-        (directory / REPORT_FILE).write_text(html(story))
-        written = [directory / REPORT_FILE, *(export_plots(story, directory, export) if export else ())]
-    except OSError as error:
-        raise CommandError(_said_of_file(error), EXIT_USAGE) from None
     except ValueError as error:
         raise CommandError(str(error), EXIT_USAGE) from None
+    with files_in(directory):
+        (directory / REPORT_FILE).write_text(html(story))
+        written = [directory / REPORT_FILE, *(export_plots(story, directory, export) if export else ())]
     for path in written:
         click.echo(path)
 
@@ -203,12 +199,16 @@ def compare(scenario: str, seed: str, sets: tuple[str, ...], as_one: bool) -> No
     if found.topology.nodes < 2:
         raise CommandError("topology.nodes = 1: nobody is told anything; compare two nodes or more", EXIT_USAGE)
     rows = []
+    progress = Progress(as_one)
     try:
         for name, strategy in (("ours", "default"), ("ours, random 4", "random")):
-            rows.append(ours(load_scenario(scenario, [*sets, f"protocol.strategy={strategy}"]), seed, name))
+            other = load_scenario(scenario, [*sets, f"protocol.strategy={strategy}"])
+            rows.append(ours(other, seed, name, progress.of_run(f"{name}: ")))
         rows = stretched([*rows, *baselines(found, seed)])
     except ScenarioError as error:
         raise CommandError(f"{found.source}: {error}", EXIT_USAGE) from None
+    finally:
+        progress.clear()
     promised = theory(found.topology.nodes, found.link.loss_ppm)
     if as_one:
         click.echo(json.dumps({"rows": rows, "theory": promised}))
@@ -231,10 +231,21 @@ def shrink_(scenario: str, seed: str, sets: tuple[str, ...], out: Path | None) -
     """Make a run that breaks a promise as small as it can be and still break it."""
     if out is not None and not out.parent.is_dir():
         raise CommandError(f"--out {out}: there is no directory {out.parent}", EXIT_USAGE)
+    progress = Progress()
+
+    def smaller(said: str) -> None:
+        progress.clear()
+        complain(said)
+
+    def tried(runs: int) -> None:
+        progress.say(lambda: f"{runs} runs of at most {TRIES_MAX}, {runs / progress.spent_s:.1f}/s")
+
     try:
-        found = shrink(load_scenario(scenario, sets), seed, complain)
+        found = shrink(load_scenario(scenario, sets), seed, smaller, tried)
     except ScenarioError as error:
         raise CommandError(f"{scenario}: {error}", EXIT_USAGE) from None
+    finally:
+        progress.clear()
     if found is None:
         complain("this run breaks no promise")
         return EXIT_HELD
@@ -243,10 +254,11 @@ def shrink_(scenario: str, seed: str, sets: tuple[str, ...], out: Path | None) -
         click.echo(toml_text(found.table), nl=False)
     else:
         try:
-            out.write_text(toml_text(found.table))
-        except OSError as error:
+            with files_in(out):
+                out.write_text(toml_text(found.table))
+        except CommandError:
             click.echo(toml_text(found.table), nl=False)
-            raise CommandError(_said_of_file(error), EXIT_USAGE) from None
+            raise
         complain(f"again: {rerun_line(str(out), seed, [])}")
     return EXIT_VIOLATED
 
@@ -273,56 +285,24 @@ def _run(
     scenario: Scenario, seed: str, quiet: bool, lines_to: Path | None = None, jobs: int | None = None
 ) -> tuple[Result, Cost]:
     started = time.monotonic()
-    progress = None if quiet else _Progress(started)
+    progress = Progress(quiet)
+    tell = progress.of_run()
     why: str | None = "its journal is one"
     try:
         if lines_to is None:
             wanted = jobs or (len(os.sched_getaffinity(0)) if scenario.topology.nodes >= PAYS_HOSTS else 1)
-            result, why = run_by(lambda: Experiment(scenario, seed, progress=progress), wanted)
+            result, why = run_by(lambda: Experiment(scenario, seed, progress=tell), wanted)
         else:
-            lines_to.parent.mkdir(parents=True, exist_ok=True)
-            with lines_to.open("w") as file:
-                result = Experiment(scenario, seed, lines=file, progress=progress).run()
+            with files_in(lines_to), lines_to.open("w") as file:
+                result = Experiment(scenario, seed, lines=file, progress=tell).run()
     except ScenarioError as error:
         raise CommandError(f"{scenario.source}: {error}", EXIT_USAGE) from None
-    except OSError as error:
-        raise CommandError(_said_of_file(error), EXIT_USAGE) from None
     finally:
-        if progress is not None:
-            progress.clear()
+        progress.clear()
     if why is not None and jobs is not None and jobs > 1:
         complain(f"one process: {why}")
     peak_kb = sum(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return result, Cost(time.monotonic() - started, peak_kb // 1024)
-
-
-def _said_of_file(error: OSError) -> str:
-    return f"{error.filename}: {why(error)}" if error.filename else why(error)
-
-
-class _Progress:
-    """How far a run is: on one line of a terminal, or now and then as a line of its own."""
-
-    def __init__(self, started: float) -> None:
-        self._started = started
-        self._terminal = sys.stderr.isatty()
-        self._said = started
-
-    def __call__(self, done_us: int, most_us: int, events: int) -> None:
-        now = time.monotonic()
-        if now - self._said < (PROGRESS_EVERY_S if self._terminal else PLAIN_EVERY_S):
-            return
-        self._said = now
-        spent = now - self._started
-        left = spent * (most_us - done_us) / max(done_us, 1)
-        text = (
-            f"{done_us / 1e6:.1f} of at most {most_us / 1e6:.0f} s, {events / spent:,.0f} events/s, {left:.0f} s left"
-        )
-        click.echo(f"\r\x1b[2K{text}" if self._terminal else text, nl=not self._terminal, err=True)
-
-    def clear(self) -> None:
-        if self._terminal and self._said != self._started:
-            click.echo("\r\x1b[2K", nl=False, err=True)
 
 
 sim.add_command(sweep)

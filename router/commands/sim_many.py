@@ -9,12 +9,19 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import sys
-import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, as_completed, wait
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    BrokenExecutor,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    as_completed,
+    wait,
+)
 from contextlib import contextmanager
+from functools import partial
 from itertools import count
 from multiprocessing import get_context
 from pathlib import Path
@@ -22,14 +29,15 @@ from typing import Any, TypeVar
 
 import click
 
-from router.commands.failing import EXIT_USAGE, CommandError, complain, why
+from router.commands.failing import EXIT_USAGE, CommandError, complain
 from router.commands.numbers import Number
-from router.commands.sim_options import EXIT_HELD, EXIT_VIOLATED, load_scenario, make_folder, set_option
-from sim.experiment import ScenarioError
+from router.commands.sim_options import EXIT_HELD, EXIT_VIOLATED, files_in, load_scenario, make_folder, set_option
+from router.commands.sim_progress import Progress
 from sim.faults import KINDS
 from sim.outcome import rerun_line
 from sim.quantities import ConfigError
-from sim.sweep import Soaked, cases, finished, run_case, seeds_of, soak_seed, summarise
+from sim.stage import ScenarioError
+from sim.sweep import Case, Soaked, cases, finished, run_case, seeds_of, soak_seed, summarise
 from sim.sweep_report import html
 
 Result = TypeVar("Result")
@@ -88,31 +96,38 @@ def sweep(
         raise CommandError(str(error), EXIT_USAGE) from None
     make_folder(out)
     file = out / CASES_FILE
-    try:
+    with files_in(file):
         done = finished(iter(file.read_text().splitlines())) if file.exists() else {}
         file.open("a").close()
-    except OSError as error:
-        raise CommandError(f"--out {file}: {why(error)}", EXIT_USAGE) from None
-    missing = [case for case in wanted if case.key not in done]
-    complain(f"{len(wanted)} cases, {len(wanted) - len(missing)} done before")
-    started = time.monotonic()
-    with file.open("a") as kept, _executor(kind, jobs, scheduler) as pool:
-        running = {pool.submit(run_case, case) for case in missing}
+    missing = [case for case in wanted if not case.is_among(done)]
+    complain(f"{len(wanted)} cases, {len(wanted) - len(missing)} done before{_others(missing, done)}")
+    progress = Progress()
+    running: list[Future[dict[str, Any]]] = []
+    with files_in(file), file.open("a") as kept, _executor(kind, jobs, scheduler) as pool, _given_up(running):
+        running.extend(pool.submit(run_case, case) for case in missing)
         for number, future in enumerate(as_completed(running), 1):
-            case = _result(future, scenario)
-            done[case["case"]] = case
-            kept.write("\n" * (file.stat().st_size > 0 and number == 1) + json.dumps(case) + "\n")
+            one = _result(future, scenario)
+            done[one["case"]] = one
+            kept.write("\n" * (file.stat().st_size > 0 and number == 1) + json.dumps(one) + "\n")
             kept.flush()
-            _say_rate(started, number, len(missing))
+            progress.say(partial(_rate, progress.spent_s, number, len(missing)), now=number == len(missing))
+    progress.clear()
     rows = summarise([done[case.key] for case in wanted])
-    (out / SUMMARY_FILE).write_text(json.dumps(rows, indent=2) + "\n")
+    with files_in(out):
+        (out / SUMMARY_FILE).write_text(json.dumps(rows, indent=2) + "\n")
+        page = write_sweep_page(out)
     for row in rows:
         click.echo(", ".join(f"{name} {_said(value)}" for name, value in row.items() if value is not None))
-    click.echo(write_sweep_page(out))
-    broken = [done[case.key] for case in wanted if done[case.key]["verdict"] != found.expect]
-    for case in broken[:10]:
-        complain(f"again: {rerun_line(scenario, case['seed'], case['set'])}")
+    click.echo(page)
+    broken = [one for one in (done[case.key] for case in wanted) if one["verdict"] != found.expect]
+    for one in broken[:10]:
+        complain(f"again: {rerun_line(scenario, one['seed'], one['set'])}")
     return EXIT_VIOLATED if broken else EXIT_HELD
+
+
+def _others(missing: Sequence[Case], done: Mapping[str, object]) -> str:
+    again = sum(case.key in done for case in missing)
+    return f", {again} of another scenario of that name, and so done again" if again else ""
 
 
 def _said(value: object) -> str:
@@ -146,13 +161,19 @@ def _executor(kind: str, jobs: int | None, scheduler: str | None) -> Iterator[Ex
         yield pool
 
 
-def _say_rate(started: float, number: int, of: int) -> None:
-    spent = time.monotonic() - started
-    text = f"{number} of {of} cases, {number / spent:.1f}/s, {spent / number * (of - number):.0f} s left"
-    if sys.stderr.isatty():
-        click.echo(f"\r\x1b[2K{text}" + ("\n" if number == of else ""), nl=False, err=True)
-    elif number == of or number % max(1, of // 10) == 0:
-        complain(text)
+@contextmanager
+def _given_up(running: Collection[Future[Result]]) -> Iterator[None]:
+    """Whoever is interrupted waits for what runs, and for nothing that has not begun: it would be in no file."""
+    try:
+        yield
+    except BaseException:
+        for future in running:
+            future.cancel()
+        raise
+
+
+def _rate(spent_s: float, number: int, of: int) -> str:
+    return f"{number} of {of} cases, {number / spent_s:.1f}/s, {spent_s / number * (of - number):.0f} s left"
 
 
 @click.command()
@@ -167,7 +188,7 @@ def soak(scenario: str, budget: float, first: int, jobs: int | None, sets: tuple
     """Seed after seed, until the time is spent or a promise is broken."""
     found = load_scenario(scenario, sets)
     jobs = jobs or len(os.sched_getaffinity(0))
-    started = time.monotonic()
+    progress = Progress()
     seeds = count(first)
     held: list[Soaked] = []
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
@@ -176,15 +197,18 @@ def soak(scenario: str, budget: float, first: int, jobs: int | None, sets: tuple
             done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
             for soaked in sorted((_result(one, scenario) for one in done), key=lambda each: each.seed):
                 if soaked.verdict != found.expect:
+                    progress.clear()
                     for line in soaked.lines:
                         click.echo(line)
                     complain(f"again: {rerun_line(scenario, str(soaked.seed), sets)}")
                     pool.shutdown(cancel_futures=True)
                     return EXIT_VIOLATED
                 held.append(soaked)
-                if time.monotonic() - started < budget:
+                if progress.spent_s < budget:
                     waiting.add(pool.submit(soak_seed, scenario, next(seeds), sets))
-    spent = time.monotonic() - started
+            progress.say(partial(_soaking, progress.spent_s, len(held), budget))
+    progress.clear()
+    spent = progress.spent_s
     last = max((soaked.seed for soaked in held), default=first)
     click.echo(f"{len(held)} seeds held, {first} to {last}, in {spent:.1f} s ({len(held) / spent:.1f}/s)")
     for line in _covered(found.swarm.kinds if found.swarm.faults_max else (), held):
@@ -192,12 +216,19 @@ def soak(scenario: str, budget: float, first: int, jobs: int | None, sets: tuple
     return EXIT_HELD
 
 
+def _soaking(spent_s: float, held: int, budget_s: float) -> str:
+    return f"{held} seeds held, {held / spent_s:.1f}/s, {max(0, budget_s - spent_s):.0f} s left"
+
+
 def _result(future: Future[Result], scenario: str) -> Result:
-    """Raises `CommandError` where the scenario asks for what its cluster has not."""
+    """Raises `CommandError` where the scenario asks for what its cluster has not, or whoever ran it is no more."""
     try:
         return future.result()
     except ScenarioError as error:
         raise CommandError(f"{scenario}: {error}", EXIT_USAGE) from None
+    except BrokenExecutor:
+        said = f"{scenario}: a process that ran a case was killed (is there memory for so many at once? see --jobs)"
+        raise CommandError(said, EXIT_USAGE) from None
 
 
 def _covered(kinds: Sequence[str], held: Sequence[Soaked]) -> list[str]:

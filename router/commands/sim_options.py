@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -35,3 +36,15 @@ def make_folder(out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CommandError(f"--out {out}: {why(error)}", EXIT_USAGE) from None
+
+
+@contextmanager
+def files_in(out: Path) -> Iterator[None]:
+    """What the system refuses is said with the file's name, or with that of the folder: a disk that is full names
+    none. Raises `CommandError`."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise  # whoever reads our output has enough
+    except OSError as error:
+        raise CommandError(f"{error.filename or out}: {why(error)}", EXIT_USAGE) from None

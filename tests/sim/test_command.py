@@ -111,6 +111,26 @@ def test_a_run_that_cannot_be_kept_is_not_begun(tmp_path: Path, monkeypatch: pyt
     assert sim("run", "smoke", "--out", str(tmp_path / "file" / "x")) == 2
 
 
+@pytest.mark.parametrize("file", ["result.json", "users.csv", "report.html", "events.jsonl"])
+def test_a_disk_that_is_full_is_said_and_nobody_broke_a_promise(
+    file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / file).symlink_to("/dev/full")
+    assert sim("run", "smoke", "--set", "topology.nodes=3", "--journal", "--out", str(tmp_path)) == 2
+    said = capsys.readouterr()
+    assert said.err.endswith("no space left on device\n")
+    assert str(tmp_path) in said.err
+    assert "violated" not in said.out
+
+
+@pytest.mark.parametrize("file", ["summary.json", "index.html"])
+def test_a_sweep_on_a_full_disk_says_so(file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / file).symlink_to("/dev/full")
+    words = ("--set", "topology.nodes=2", "--seeds", "0:1", "--jobs", "1", "--out", str(tmp_path))
+    assert sim("sweep", "smoke", *words) == 2
+    assert capsys.readouterr().err.endswith(f"{tmp_path}: no space left on device\n")
+
+
 def test_a_run_that_is_to_break_a_promise_holds_when_it_does(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

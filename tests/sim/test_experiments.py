@@ -93,6 +93,30 @@ def test_a_killed_sweep_loses_no_finished_case(tmp_path: Path, capsys: pytest.Ca
     assert (tmp_path / "index.html").read_text() == page
 
 
+def test_a_sweep_of_another_scenario_in_the_same_folder_is_run_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scenario, folder = tmp_path / "mine.toml", tmp_path / "swept"
+    words = ["sim", "sweep", str(scenario), "--seeds", "0:1", "--jobs", "1", "--out", str(folder)]
+    nodes = []
+    again = "1 cases, 0 done before, 1 of another scenario of that name, and so done again\n"
+    for count, said in ((2, "1 cases, 0 done before\n"), (2, "1 cases, 1 done before\n"), (3, again)):
+        scenario.write_text(f'purpose = "mine"\nduration = "1s"\n[topology]\nnodes = {count}\n')
+        assert main(words) == 0
+        assert said in capsys.readouterr().err
+        (case,) = finished(iter((folder / "cases.jsonl").read_text().splitlines())).values()
+        nodes.append(case["nodes"])
+    assert nodes == [2, 2, 3], "of each case the last counts"
+
+
+def test_a_case_of_a_version_that_measured_something_else_is_no_case(tmp_path: Path) -> None:
+    older = {"case": '["smoke", "0", []]', "verdict": "held"}
+    assert finished(iter([json.dumps(older), "[1]", '"x"', json.dumps({**older, "of": "", "set": 3})])) == {}
+    (tmp_path / "cases.jsonl").write_text(json.dumps(older) + "\n")
+    assert main(["sim", "report", str(tmp_path)]) == 0
+    assert "0 of 0 held" in (tmp_path / "index.html").read_text()
+
+
 def test_the_interval_of_a_median() -> None:
     assert interval([1.0, 2.0]) is None
     values = [float(value) for value in range(1, 101)]

@@ -19,8 +19,8 @@ from tests.bench.sim_processes import on_processes, simulated
 pytestmark = pytest.mark.slow
 
 
-def sweep(out: Path, *words: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "router", "sim", "sweep", "smoke", "--seeds", "0:12", "--jobs", "2"]
+def sweep(out: Path, *words: str, seeds: str = "0:12") -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "router", "sim", "sweep", "smoke", "--seeds", seeds, "--jobs", "2"]
     command = [*command, "--set", "topology.nodes=4", "--out", str(out), *words]
     return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
 
@@ -45,6 +45,23 @@ def test_a_sweep_killed_with_kill_9_goes_on_where_it_was(tmp_path: Path) -> None
     after = kept(tmp_path)
     assert len(after) == 12
     assert all(after[key] == case for key, case in before.items()), "nothing finished was done again"
+
+
+@pytest.mark.parametrize("as_a_terminal_does", [True, False])
+def test_a_sweep_that_is_interrupted_does_not_go_on_for_hours(tmp_path: Path, as_a_terminal_does: bool) -> None:
+    """What had not begun was run to its end, and was in no file."""
+    stopped = sweep(tmp_path, seeds="0:5000")
+    while len(kept(tmp_path)) < 3 and stopped.poll() is None:
+        time.sleep(0.02)
+    if as_a_terminal_does:
+        os.killpg(stopped.pid, signal.SIGINT)
+    else:
+        stopped.send_signal(signal.SIGINT)
+    _, said = stopped.communicate(timeout=120)
+    assert stopped.returncode == 130
+    assert said.splitlines()[-1] == "edgelattice: interrupted"
+    assert "Traceback" not in said
+    assert len(kept(tmp_path)) < 500
 
 
 @pytest.mark.extras
