@@ -32,15 +32,12 @@ from sim.cluster import INPUTS, Cluster
 from sim.converged import start_cold, start_converged
 from sim.envelopes import Seals
 from sim.faults import KINDS
-from sim.frugality import FRUGALITY, Quiet
+from sim.frugality import Quiet
 from sim.host import EngineMaker, Host, Maker
 from sim.journal import Journal, Lines
-from sim.laws import LAWS
-from sim.liveness import LIVENESS
 from sim.metrics import Metrics, percentile, seconds, summary
 from sim.network import Network
-from sim.rollout_checks import Contained, RolloutsEnd
-from sim.safety import SAFETY
+from sim.promises import ALWAYS, AT_LAST
 from sim.scenario import Scenario, Step
 from sim.scheduler import EPOCH
 from sim.signing import KeyedSigner
@@ -59,9 +56,6 @@ LEFT_NODES = 256
 
 Progress = Callable[[int, int, int], None]
 """(virtual microseconds done, of how many at most, events)."""
-ALWAYS: tuple[type[Check], ...] = (*SAFETY, *LAWS, *FRUGALITY, Contained)
-AT_LAST: tuple[type[Check], ...] = (*LIVENESS, RolloutsEnd)
-ALL_CHECKS: tuple[type[Check], ...] = (*ALWAYS, *AT_LAST)
 
 
 @dataclass(slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import shlex
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -89,13 +90,9 @@ def _copies(result: Result) -> float | None:
 
 
 def rerun_line(name: str, seed: str, sets: Sequence[str]) -> str:
-    """The command that repeats a run."""
-    return " ".join(["edgelattice sim run", name, f"--seed {seed}", *(f"--set {_quoted(one)}" for one in sets)])
-
-
-def _quoted(text: str) -> str:
-    safe = text.replace("'", "'\\''")
-    return text if text.replace("=", "").replace(".", "").replace("_", "").isalnum() else f"'{safe}'"
+    """The command that repeats a run, as a shell reads it."""
+    words = ["edgelattice", "sim", "run", name, "--seed", seed]
+    return shlex.join([*words, *(word for one in sets for word in ("--set", one))])
 
 
 def token_of(name: str, seed: str, sets: Sequence[str]) -> str:

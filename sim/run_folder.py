@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 from lattice.types import SECOND
@@ -36,7 +37,7 @@ def write_folder(directory: Path, result: Result, cost: Cost, sets: list[str]) -
     directory.mkdir(parents=True, exist_ok=True)
     (directory / SCENARIO_FILE).write_text(toml_text(result.scenario.table))
     said = in_full(result, cost)
-    name, seed = result.scenario.name, result.seed
+    name, seed = result.scenario.asked, result.seed
     said |= {"rerun": rerun_line(name, seed, sets), "token": token_of(name, seed, sets), "set": sets}
     said["acts"] = [
         {"from_s": start / SECOND, "to_s": None if end is None else end / SECOND, "what": what, "how": how}
@@ -66,20 +67,36 @@ def write_folder(directory: Path, result: Result, cost: Cost, sets: list[str]) -
     (directory / REPORT_FILE).write_text(html(story))
 
 
-def read_story(directory: Path) -> Story:
-    """What a run folder tells. Raises ValueError when it is none."""
+def read_report(directory: Path) -> tuple[Story, str]:
+    """What a run folder tells, and as a page. Raises ValueError when it is none, or not of this version."""
     try:
-        return Story.from_json((directory / STORY_FILE).read_text())
+        story = Story.from_json((directory / STORY_FILE).read_text())
     except (OSError, ValueError) as error:
         raise ValueError(f"{directory} is no run folder: {_said(error)}") from None
+    try:
+        return story, html(story)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        said = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{directory} is a run folder of another version, or damaged: {said}") from None
 
 
-def read_folder(directory: Path) -> tuple[Path, str, str]:
-    """(scenario file, seed, digest) of a run folder. Raises ValueError when it is none."""
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What a run folder says of its run."""
+
+    path: Path
+    """Its scenario's file."""
+    name: str
+    seed: str
+    digest: str
+
+
+def read_folder(directory: Path) -> Kept:
+    """What is needed to run it again. Raises ValueError when it is no run folder."""
     try:
         said = json.loads((directory / RESULT_FILE).read_text())
-        return directory / SCENARIO_FILE, str(said["seed"]), str(said["digest"])
-    except (OSError, ValueError, KeyError) as error:
+        return Kept(directory / SCENARIO_FILE, str(said["scenario"]), str(said["seed"]), str(said["digest"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{directory} is no run folder: {_said(error)}") from None
 
 

@@ -6,8 +6,9 @@ can be overridden from outside with `a.b=c`. Every mistake is reported at once w
 
 from __future__ import annotations
 
+import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -19,6 +20,7 @@ from lattice.types import SECOND
 from sim.faults import KINDS, Act
 from sim.matrix import read_matrix
 from sim.network import LinkSettings
+from sim.promises import ALL_CHECKS
 from sim.quantities import (
     ConfigError,
     NotExpected,
@@ -150,6 +152,11 @@ class Scenario:
     """The whole as one TOML table, after `extends` and overrides."""
     source: str
 
+    @property
+    def asked(self) -> str:
+        """What `load` finds it by."""
+        return self.name if Path(self.source).parent == SHIPPED else self.source
+
     def timeline(self, seed: str) -> list[Step]:
         """Fresh acts for one run, the swarm's among them, by time."""
         problems: list[Problem] = []
@@ -184,10 +191,11 @@ def load(name: str, overrides: Sequence[str] = ()) -> Scenario:
     texts = path.read_text() if path.exists() else ""
     for override in overrides:
         _override(table, override)
+    _ground(table, Path())
     problems: list[Problem] = []
     scenario = _read(path, table, problems)
     if problems:
-        overridden = {override.partition("=")[0] for override in overrides}
+        overridden = {override.partition("=")[0].strip() for override in overrides}
         raise ConfigError(str(path), tuple(_placed(problem, texts, overridden) for problem in problems))
     assert scenario is not None
     return scenario
@@ -213,6 +221,7 @@ def _joined(name: str, depth: int) -> tuple[Path, dict[str, object]]:
         raise ConfigError(str(path), (Problem("", None, f"no valid TOML: {error}"),)) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(str(path), (Problem("", None, f"cannot be read: {error}"),)) from None
+    _ground(table, path.parent)
     parent = table.pop("extends", None)
     if isinstance(parent, str):
         near = path.parent / parent
@@ -222,6 +231,20 @@ def _joined(name: str, depth: int) -> tuple[Path, dict[str, object]]:
     elif parent is not None:
         raise ConfigError(str(path), (Problem("extends", str(parent), "expected the name or path of a scenario"),))
     return path, table
+
+
+def _ground(table: Mapping[str, object], folder: Path) -> None:
+    """Have files that stand beside a scenario named by their whole paths: a run folder is elsewhere, and so is whoever
+    extends it."""
+    rows = table.get("timeline")
+    for part, key in (
+        (table.get("topology"), "matrix"),
+        (table.get("users"), "trace"),
+        *((row, "file") for row in (rows if isinstance(rows, list) else ())),
+    ):
+        name = part.get(key) if isinstance(part, dict) else None
+        if isinstance(part, dict) and isinstance(name, str) and name and (folder / name).is_file():
+            part[key] = str((folder / name).resolve())
 
 
 def _find(name: str) -> Path:
@@ -276,7 +299,7 @@ def _read(path: Path, table: dict[str, object], problems: list[Problem]) -> Scen
     duration_us = top.take("duration", some_duration, 30 * SECOND)
     settle_us = top.take("settle", some_duration, 60 * SECOND)
     expect = top.take("expect", choice("held", "violated"), "held")
-    topology = _topology(top.section("topology"), path)
+    topology = _topology(top.section("topology"))
     link = _link(top.section("link"))
     protocol = top.section("protocol")
     seal = protocol.take("seal", choice("tagged", "sealed"), "tagged")
@@ -286,7 +309,7 @@ def _read(path: Path, table: dict[str, object], problems: list[Problem]) -> Scen
     degree = protocol.take("degree", number(1, 1_000), 6)
     config = _config(protocol)
     regions = _regions(top.section("regions"), topology.nodes)
-    users = _users(top.section("users"), path)
+    users = _users(top.section("users"))
     swarm = _swarm(top.section("swarm"))
     checks = _checks(top.section("checks"))
     sweep = _sweep(top.section("sweep"))
@@ -326,7 +349,7 @@ def _rows(value: object) -> tuple[object, ...]:
     return tuple(value)
 
 
-def _topology(section: Section, path: Path) -> TopologySettings:
+def _topology(section: Section) -> TopologySettings:
     base = TopologySettings()
     model = section.take("model", choice("globe", "lan", "matrix"), base.model)
     nodes = section.take("nodes", number(1, NODES_MAX), base.nodes)
@@ -337,15 +360,7 @@ def _topology(section: Section, path: Path) -> TopologySettings:
         if not matrix:
             section.note("matrix", "is missing: expected the path of a CSV of round trips in milliseconds")
         else:
-            found = next((p for p in (Path(matrix), path.parent / matrix) if p.is_file()), None)
-            if found is None:
-                section.note("matrix", f"there is no file {matrix}")
-            else:
-                matrix = str(found)
-                try:
-                    read_matrix(found, holes == "drop", row)
-                except ValueError as error:
-                    section.note("matrix", str(error))
+            _note_unread(section, "matrix", matrix, lambda path: read_matrix(path, holes == "drop", row))
     settings = TopologySettings(
         nodes=nodes,
         model=model,
@@ -420,18 +435,21 @@ def _watchers(value: object) -> int:
     return 0 if value == "all" else number(1, NODES_MAX)(value)
 
 
-def _users(section: Section, path: Path) -> UserSettings:
+def _note_unread(section: Section, key: str, name: str, read: Callable[[Path], object]) -> None:
+    path = Path(name)
+    if not path.is_file():
+        section.note(key, f"there is no file {name}")
+        return
+    try:
+        read(path)
+    except (ValueError, OSError) as error:
+        section.note(key, str(error))
+
+
+def _users(section: Section) -> UserSettings:
     trace = section.take("trace", text, "")
     if trace:
-        found = next((p for p in (Path(trace), path.parent / trace) if p.is_file()), None)
-        if found is None:
-            section.note("trace", f"there is no file {trace}")
-        else:
-            trace = str(found)
-            try:
-                read_trace(found)
-            except (ValueError, OSError) as error:
-                section.note("trace", str(error))
+        _note_unread(section, "trace", trace, read_trace)
     settings = UserSettings(
         section.take("rate", number(0, 1_000_000), 0), trace, section.take("speed", factor, 1_000_000)
     )
@@ -457,7 +475,7 @@ def _sweep(section: Section) -> SweepSettings:
 def _checks(section: Section) -> CheckSettings:
     settings = CheckSettings(
         every=section.take("every", number(0, 10_000_000), 0),
-        off=section.take_each("off", text, ()),
+        off=section.take_each("off", choice(*(check.name for check in ALL_CHECKS)), ()),
         false_positives_max=section.take("false_positives_max", number(0, 10_000_000), None),
         availability_min_ppm=section.take("availability_min", share, None),
         idle_bytes_max=section.take("idle_bytes_max", number(0, 1_000_000_000), None),
@@ -500,9 +518,10 @@ def draw_swarm(settings: SwarmSettings, nodes: int, duration_us: int, seed: str)
 
 
 def _placed(problem: Problem, written: str, overridden: set[str]) -> Problem:
-    """The problem with its line, when the key stands in the file."""
-    if problem.key in overridden:
-        return Problem(f"--set {problem.key}", problem.value, problem.expected, problem.hint)
+    """The problem with its line, when the key stands in the file, and not in what overrides it."""
+    dotted = re.sub(r"\[(\d+)\]", r".\1", problem.key)
+    if any(f"{dotted}.".startswith(f"{set_}.") or set_.startswith(f"{dotted}.") for set_ in overridden):
+        return Problem(f"--set {dotted}", problem.value, problem.expected, problem.hint)
     line = line_of(written, problem.key)
     return problem if line is None else Problem(f"line {line}: {problem.key}", problem.value, problem.expected,
                                                 problem.hint)  # fmt: skip

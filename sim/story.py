@@ -59,7 +59,7 @@ def story_of(result: Result, cost: Cost, sets: Sequence[str]) -> Story:
     return Story(
         figures=in_full(result, cost),
         purpose=result.scenario.purpose,
-        rerun=rerun_line(result.scenario.name, result.seed, sets),
+        rerun=rerun_line(result.scenario.asked, result.seed, sets),
         virtual_us=result.virtual_us,
         curves=result.curves,
         theory=theory_curve(result.nodes, result.scenario.link.loss_ppm),

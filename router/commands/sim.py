@@ -9,6 +9,7 @@ import json
 import os
 import resource
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -31,13 +32,13 @@ from router.commands.sim_progress import Progress
 from sim.baselines import ITEM_BYTES
 from sim.compare import baselines, ours, stretched, table_lines, theory
 from sim.difference import first_divergence
-from sim.experiment import ALL_CHECKS, Experiment, Result
+from sim.experiment import Experiment, Result
 from sim.faults import KINDS
 from sim.obstacles import PAYS_HOSTS
 from sim.outcome import Cost, as_json, lines, read_token, rerun_line, token_of
 from sim.parallel import run_by
-from sim.report import html
-from sim.run_folder import REPORT_FILE, read_folder, read_story, write_folder
+from sim.promises import ALL_CHECKS
+from sim.run_folder import REPORT_FILE, Kept, read_folder, read_report, write_folder
 from sim.scenario import Scenario, shipped
 from sim.shrink import TRIES_MAX, shrink
 from sim.stage import ScenarioError
@@ -145,15 +146,15 @@ def report(directory: Path, export: str | None) -> None:
         if export is not None:
             raise click.UsageError("--export is for run folders: a sweep has its page only.")
         with files_in(directory):
-            page = write_sweep_page(directory)
-        click.echo(page)
+            written = [write_sweep_page(directory)]
+        click.echo(written[0])
         return
     try:
-        story = read_story(directory)
+        story, page = read_report(directory)
     except ValueError as error:
         raise CommandError(str(error), EXIT_USAGE) from None
     with files_in(directory):
-        (directory / REPORT_FILE).write_text(html(story))
+        (directory / REPORT_FILE).write_text(page)
         written = [directory / REPORT_FILE, *(export_plots(story, directory, export) if export else ())]
     for path in written:
         click.echo(path)
@@ -164,26 +165,26 @@ def report(directory: Path, export: str | None) -> None:
 @json_option
 def replay(what: str, as_one: bool) -> int:
     """Run again what a run folder or a token says, and see that it comes to the same."""
-    expected: str | None = None
-    sets: list[str] = []
+    folder = Path(what)
+    kept: Kept | None = None
     try:
-        if Path(what).is_dir():
-            path, seed, expected = read_folder(Path(what))
-            name = str(path)
+        if folder.is_dir():
+            kept = read_folder(folder)
+            found, seed = replace(load_scenario(str(kept.path), ()), name=kept.name), kept.seed
         else:
             name, seed, sets = read_token(what)
+            found = load_scenario(name, sets)
     except ValueError as error:
-        said = str(error) if Path(what).is_dir() else f"{what}: no run folder, and no token: {error}"
+        said = str(error) if folder.is_dir() else f"{what}: no run folder, and no token: {error}"
         raise CommandError(said, EXIT_USAGE) from None
-    found = load_scenario(name, sets)
     result, cost = _run(found, seed, quiet=as_one)
     if as_one:
         click.echo(json.dumps(as_json(result, cost)))
     else:
         for line in lines(result, cost):
             click.echo(line)
-    if expected is not None and expected != result.digest:
-        complain(f"the history differs: digest {result.digest}, the folder has {expected}; the engine has changed")
+    if kept is not None and kept.digest != result.digest:
+        complain(f"the history differs: digest {result.digest}, the folder has {kept.digest}; the engine has changed")
         return EXIT_VIOLATED
     return EXIT_HELD if result.verdict == found.expect else EXIT_VIOLATED
 

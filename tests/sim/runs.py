@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from sim.experiment import ALL_CHECKS, Experiment, Result
+from sim.experiment import Experiment, Result
 from sim.host import EngineMaker
+from sim.promises import ALL_CHECKS
 from sim.scenario import from_table
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import shlex
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -64,6 +67,58 @@ def test_a_run_folder_can_be_read_and_run_again(tmp_path: Path, capsys: pytest.C
     assert "the history differs" in capsys.readouterr().err
 
 
+def test_a_scenario_of_ones_own_is_run_again_from_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its matrix lies beside it; the folder is read elsewhere, and the seed is two words."""
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "rtt.csv").write_text("src,a,b\na,,100\nb,100,\n")
+    scenario, folder, small = tmp_path / "own" / "mine.toml", tmp_path / "run", tmp_path / "small.toml"
+    scenario.write_text(
+        'purpose = "mine"\nduration = "3s"\n[topology]\nnodes = 3\nmodel = "matrix"\nmatrix = "rtt.csv"\n'
+        '[checks]\nconverge_within = "1ms"\n[[timeline]]\nat = "1s"\ndo = "publish"\n'
+    )
+    words = [str(scenario), "--seed", "a b"]
+    assert sim("run", *words, "--out", str(folder)) == 1
+    said = json.loads((folder / "result.json").read_text())
+    assert f"edgelattice: again: {said['rerun']}\n" in capsys.readouterr().err
+    assert shlex.split(said["rerun"]) == ["edgelattice", "sim", "run", *words]
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    for what in (str(folder), said["token"]):
+        assert sim("replay", what, "--json") == 1
+        again = json.loads(capsys.readouterr().out)
+        assert (again["scenario"], again["digest"]) == ("mine", said["digest"])
+    assert sim("shrink", *words, "--out", str(small)) == 1
+    assert "nodes 3 -> 2" in capsys.readouterr().err
+    assert sim("run", str(small), "--seed", "a b") == 1
+
+
+@pytest.mark.parametrize(
+    ("file", "damage"),
+    [
+        ("story.json", lambda story: story.pop("checks")),
+        ("story.json", lambda story: story["figures"].pop("convergence")),
+        ("story.json", lambda story: story.update(acts=[[1]])),
+        ("result.json", lambda result: result.pop("scenario")),
+        ("result.json", None),
+    ],
+)
+def test_a_folder_of_another_version_is_said_to_be_one(
+    file: str, damage: Callable[[dict[str, Any]], object] | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sim("run", "smoke", "--set", "topology.nodes=2", "--out", str(tmp_path)) == 0
+    told = json.loads((tmp_path / file).read_text())
+    if damage is None:
+        told = [told]
+    else:
+        damage(told)
+    (tmp_path / file).write_text(json.dumps(told))
+    capsys.readouterr()
+    assert sim("report" if file == "story.json" else "replay", str(tmp_path)) == 2
+    assert f"edgelattice: {tmp_path} is " in capsys.readouterr().err
+
+
 def test_a_broken_promise_is_status_1_and_one_line_to_repeat_it(capsys: pytest.CaptureFixture[str]) -> None:
     assert sim("run", "smoke", "--seed", "3", "--set", "checks.idle_bytes_max=1") == 1
     said = capsys.readouterr()
@@ -77,6 +132,9 @@ def test_a_broken_promise_is_status_1_and_one_line_to_repeat_it(capsys: pytest.C
         (("run", "smok"), "did you mean smoke?"),
         (("run", "smoke", "--set", "topology.nods=3"), "did you mean nodes?"),
         (("run", "smoke", "--set", "timeline.0.region=atlantis"), "there is no region 'atlantis'"),
+        (("run", "smoke", "--set", "timeline.0.at=soon"), '--set timeline.0.at = "soon": expected a duration'),
+        (("run", "smoke", "--set", "topology.foo.bar=5"), "--set topology.foo: unknown key"),
+        (("run", "smoke", "--set", 'checks.off=["same-root"]'), "did you mean same-roots?"),
         (("run", "smoke", "--journal"), "--journal needs --out"),
         (("validate", "nowhere.toml"), "there is no such file"),
         (("replay", "el1-xx"), "the token is damaged"),

@@ -9,8 +9,9 @@ import pytest
 
 from lattice.engine import Engine
 from sim.checks import Check
-from sim.experiment import ALL_CHECKS, Looker
+from sim.experiment import Looker
 from sim.host import Host
+from sim.promises import ALL_CHECKS
 from tests.sim import mutants
 from tests.sim.runs import run, run_only, table
 

@@ -6,8 +6,9 @@ import pytest
 
 from lattice.types import SECOND
 from sim import inside
-from sim.experiment import AT_LAST, Experiment
+from sim.experiment import Experiment
 from sim.outcome import Cost, as_json, read_token, token_of
+from sim.promises import AT_LAST
 from sim.scenario import from_table, load
 from sim.stage import ScenarioError
 from tests.sim.runs import run, table

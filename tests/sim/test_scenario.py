@@ -15,7 +15,7 @@ NAMES = [name for name, _ in shipped()]
 PROMISED = {
     "wan-1000", "lan-1000", "wan-10000", "halves", "region-cut", "one-way", "bridge", "flapping-link", "slow-node",
     "pause", "rolling-restart", "mass-restart", "join-storm", "cold-boot", "poison-policy", "liars", "home-devices",
-    "fan-out", "contagious-update", "stale-writer", "outage-replay",
+    "fan-out", "contagious-update", "stale-writer", "key-rotation", "outage-replay",
 }  # fmt: skip
 GOOD = 'purpose = "a test"\n[topology]\nnodes = 4\n[[timeline]]\nat = "1s"\ndo = "halves"\n'
 
@@ -103,6 +103,23 @@ def test_a_scenario_extends_another(tmp_path: Path) -> None:
     child.write_text('extends = "child.toml"\npurpose = "for ever"\n')
     with pytest.raises(ConfigError, match="circle"):
         load(str(child))
+
+
+def test_files_beside_a_scenario_are_found_from_whoever_extends_it(tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "rtt.csv").write_text("src,a,b\na,,1\nb,1,\n")
+    (own / "requests.csv").write_text("t_s,client_prefix24\n0,192.0.2.0\n")
+    (own / "outages.csv").write_text("first_post_utc,service,region,severity_1to3,stated_duration_min\n")
+    base = GOOD.replace("nodes = 4", 'nodes = 4\nmodel = "matrix"\nmatrix = "rtt.csv"')
+    base += '[[timeline]]\nat = "2s"\ndo = "outages"\nfile = "outages.csv"\n[users]\ntrace = "requests.csv"\n'
+    (own / "base.toml").write_text(base)
+    (tmp_path / "child.toml").write_text(f'extends = "{own}/base.toml"\npurpose = "more"\n')
+    scenario = load(str(tmp_path / "child.toml"))
+    assert scenario.topology.matrix == str(own / "rtt.csv")
+    assert scenario.users.trace == str(own / "requests.csv")
+    (tmp_path / "resolved.toml").write_text(toml_text(scenario.table))
+    assert load(str(tmp_path / "resolved.toml")).table == scenario.table
 
 
 def test_a_swarm_is_drawn_from_its_seed() -> None:
