@@ -5,13 +5,14 @@ system would send. One item of `ITEM_BYTES` is known to one node; who has it whe
 it (or patience ends)?
 
 * ``push-all``: every second each node sends its whole state to a random peer (the anti-entropy of Demers et al., 1987).
-* ``random``: memberlist's way. Every 200 ms to three random peers, each item ``4 × ceil(log10(n + 1))`` times.
+* ``random``: memberlist's way. Every 200 ms to three random peers, no two the same (`kRandomNodes`), each item
+  ``4 × ceil(log10(n + 1))`` times.
 * ``scuttlebutt``: every second each node compares version vectors with a random peer and ships what is newer (van
   Renesse et al., 2008, as Cassandra and chitchat do it).
 * ``flood``: whoever hears it first tells everybody else. n² messages.
 * ``bare-tree``: a tree of degree six from the origin, once, without repair: n - 1 messages, and what a loss cuts off
   stays so.
-* ``unicast``: the origin sends to everybody: the floor in time, n - 1 messages from one uplink.
+* ``unicast``: the origin sends to everybody, once: n - 1 messages from one uplink.
 """
 
 from __future__ import annotations
@@ -93,8 +94,11 @@ class Baseline:
         """Every interval, at a phase of the node's own."""
 
     def peer_of(self, node: int) -> int:
-        other = self._prng.below(self.nodes - 1)
-        return other + (other >= node)
+        return self.peers_of(node, 1)[0]
+
+    def peers_of(self, node: int, count: int) -> list[int]:
+        """So many different ones, or all there are."""
+        return [other + (other >= node) for other in self._prng.sample(range(self.nodes - 1), count)]
 
     def send(self, source: int, target: int, size: int, item: bool, then: Callable[[], None] | None = None) -> None:
         """Send `size` bytes in as many datagrams as it takes; all must arrive for it to count."""
@@ -149,10 +153,10 @@ class RandomFanout(Baseline):
         self._left[node] = 4 * len(str(self.nodes))
 
     def tick(self, node: int) -> None:
-        for _ in range(self.fanout):
-            if self._left.get(node, 0) > 0:
+        if self._left.get(node, 0) > 0:
+            for peer in self.peers_of(node, min(self.fanout, self._left[node])):
                 self._left[node] -= 1
-                self.send(node, self.peer_of(node), ITEM_BYTES, item=True)
+                self.send(node, peer, ITEM_BYTES, item=True)
 
 
 class Scuttlebutt(Baseline):

@@ -2,7 +2,8 @@
 
 A change is complete at a node when the node acts on it: its effective level of the region is the new one, the new
 policy version is the one it serves. The floor is what no protocol can beat: one direct packet from whoever knew to
-everybody, which for a verdict means from as many watchers as make a quorum.
+everybody, which for a verdict means from as many watchers as can move it. A watcher acts on the worse of the verdict
+and what it sees: at once on what is worse than before, and on what is better only when it sees that, too.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from lattice.policy_ops import NAMESPACE, Op, hlc_at, sign_op
 from lattice.prng import Prng
 from lattice.types import Level, NodeId, VersionId
 from lattice.verdict import quorum
+from sim import inside
 from sim.host import Host
 from sim.quantities import Section, choice, number, text
 from sim.signing import KeyedSigner
@@ -41,6 +43,8 @@ class Change:
     """(when, host): who could tell it from then on."""
     needed: int = 1
     """How many of them must be heard for it to hold."""
+    worse: bool | None = None
+    """Of a region, whether it is worse than before; None of all else."""
     learned: dict[int, int] = field(default_factory=dict)
     """By host, when it first acted on it."""
     needle: bytes = b""
@@ -61,13 +65,18 @@ class Change:
 
     def floor_us(self, topology: Topology, hosts: Iterable[int]) -> list[int]:
         """The least each of these could have taken, sorted."""
+        saw = {host: when for when, host in self.sources}
         floors = []
         for host in hosts:
             arrivals = sorted(
                 when + (0 if source == host else topology.delay_us(source, host)) for when, source in self.sources
             )
-            if len(arrivals) >= self.needed:
-                floors.append(arrivals[self.needed - 1] - self.at)
+            agreed = arrivals[self.needed - 1] if len(arrivals) >= self.needed else None
+            if host in saw and self.worse is not None:
+                both = [saw[host]] if agreed is None else [saw[host], agreed]
+                agreed = min(both) if self.worse else max(both)
+            if agreed is not None:
+                floors.append(agreed - self.at)
         return sorted(floors)
 
 
@@ -84,16 +93,27 @@ class HealthChange:
             there = ", ".join(sorted(stage.world.regions))
             raise ScenarioError(f"there is no region {region!r}: there are {there}")
         now = stage.cluster.now
+        worse = self.level > stage.world.truth[region]
+        voices = _voices(stage, region)
         seeing = stage.world.change(stage.cluster, region, self.level)
-        voters = {stage.cluster.hosts[index].site for index in stage.world.regions[region].watchers}
+        most, as_bad = quorum(len(voices)), sum(level >= self.level for level in voices)
+        needed = most - as_bad if worse else sum(level > self.level for level in voices) - most + 1
         name = f"{region} {self.level.name}"
-        change = Change(name, "health", (region, self.level), now, seeing, quorum(len(voters)))
+        change = Change(name, "health", (region, self.level), now, seeing, max(1, needed), worse)
         change.region, change.level = region, self.level
         stage.changes.append(change)
         return f"{name}, seen by {len(seeing)}"
 
     def end(self, stage: Stage) -> None:
         """The truth stays."""
+
+
+def _voices(stage: Stage, region: str) -> list[Level]:
+    """What the region's watchers say of it: not always what they saw, for who only confirms the verdict takes its time,
+    and who sees all that it watches fail has no voice."""
+    watchers = [stage.cluster.hosts[index] for index in stage.world.regions[region].watchers]
+    here = [inside.voice_of(host.engine, region) for host in watchers if host.here and host.alive]
+    return [level for said in stage.cluster.company.gather(here) for level in said if level is not None]
 
 
 @dataclass(slots=True)

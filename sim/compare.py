@@ -29,15 +29,16 @@ def one_publish(scenario: Scenario, published: bool) -> Scenario:
 
 def ours(scenario: Scenario, seed: str, name: str, progress: Progress | None = None) -> Row:
     """What our own engine makes of it. Its bytes are those of rumours, announcements and repairs, less what the same
-    ten seconds cost without the publish."""
+    ten seconds cost without the publish; None when that is no less, as where links lose so much that what is repaired
+    anyhow drowns it. Copies are None under a real seal."""
     experiment = Experiment(one_publish(scenario, published=True), seed, progress=progress)
     result = experiment.run()
     quiet = Experiment(one_publish(scenario, published=False), seed, progress=progress)
     quiet.run()
     _, delays, _ = result.curves[0]
-    copies = experiment.stage.changes[0].copies
+    copies = None if experiment.stage.seals.sealed else experiment.stage.changes[0].copies
     extra = experiment.metrics.spreading_bytes() - quiet.metrics.spreading_bytes()
-    return _row(name, result.nodes, delays, copies, extra, None)
+    return _row(name, result.nodes, delays, copies, extra if extra > 0 else None, None)
 
 
 def baselines(scenario: Scenario, seed: str) -> list[Row]:
@@ -51,21 +52,29 @@ def baselines(scenario: Scenario, seed: str) -> list[Row]:
     return rows
 
 
-def _row(name: str, nodes: int, delays: Sequence[int], copies: int, sent: int, messages: int | None) -> Row:
+def _row(
+    name: str, nodes: int, delays: Sequence[int], copies: int | None, sent: int | None, messages: int | None
+) -> Row:
     row: Row = {"way": name, "nodes": nodes, "reached": len(delays)}
     padded = [*delays, *[PATIENCE_US * 10] * (nodes - len(delays))]
     for percent in PERCENTS:
         value = percentile(padded, percent)
         row[f"p{percent}_s"] = None if value is None or value > PATIENCE_US else seconds(value)
-    row |= {"copies_per_node": round(copies / nodes, 2), "bytes_per_node": round(sent / nodes), "messages": messages}
-    return row
+    row["copies_per_node"] = None if copies is None else round(copies / nodes, 2)
+    row["bytes_per_node"] = None if sent is None else round(sent / nodes)
+    return row | {"messages": messages}
 
 
-def stretched(rows: Sequence[Row]) -> list[Row]:
-    """The same rows with their p99 over that of the direct unicast."""
-    floor = next((row["p99_s"] for row in rows if row["way"] == "unicast"), None)
+def floor_us(scenario: Scenario, seed: str) -> int:
+    """The p99 of one direct packet to everybody that nothing befalls: the floor of unicast."""
+    topology = scenario.build_topology(seed)
+    return percentile(sorted([0, *(topology.delay_us(0, node) for node in range(1, len(topology)))]), 99) or 0
+
+
+def stretched(rows: Sequence[Row], floor_us: int) -> list[Row]:
+    """The same rows with their p99 over the floor's."""
     return [
-        {**row, "stretch": round(p99 / floor, 2) if isinstance(p99 := row["p99_s"], float) and isinstance(floor, float)
+        {**row, "stretch": round(p99 * SECOND / floor_us, 2) if isinstance(p99 := row["p99_s"], float) and floor_us
          else None}
         for row in rows
     ]  # fmt: skip

@@ -218,6 +218,8 @@ class Experiment:
         self.acts: list[list[object]] = []
         self._running: list[tuple[Step, list[object]]] = []
         self.users: Users | None = None
+        self._owed = list(self.liveness)
+        """What is to come true in the end, and has not yet."""
 
     def run(self) -> Result:
         """Run to the end, or to the first broken promise. Raises `ScenarioError`, and OSError of a journal's file."""
@@ -328,11 +330,10 @@ class Experiment:
     def _settle(self) -> None:
         """Let time pass until every liveness promise is kept, or patience is at an end."""
         patience = self.cluster.now + self.scenario.settle_us
-        waiting = list(self.liveness)
         wait_us = SLICE_US
-        while waiting and self.cluster.now < patience:
-            waiting = [check for check in waiting if check.pending() is not None]
-            if waiting:
+        while self._owed and self.cluster.now < patience:
+            self._owed = [check for check in self._owed if check.pending() is not None]
+            if self._owed:
                 self._advance(min(self.cluster.now + wait_us, patience))
                 wait_us = min(wait_us * 2, SECOND)
 
@@ -409,9 +410,15 @@ class Experiment:
                 (change.name, change.at - EPOCH, dict(sorted(change.learned.items()))) for change in stage.changes
             ],
             checks=[
-                (check.name, check.promise, _outcome(check, violations)) for check in (*self.safety, *self.liveness)
+                (check.name, check.promise, self._outcome(check, violations))
+                for check in (*self.safety, *self.liveness)
             ],
         )
+
+    def _outcome(self, check: Check, violations: Sequence[Violation]) -> str:
+        if any(violation.check == check.name for violation in violations):
+            return "broken"
+        return "unknown" if check in self._owed else "held"
 
     def _figures(self) -> dict[str, object]:
         metrics, cluster = self.metrics, self.cluster
@@ -424,6 +431,7 @@ class Experiment:
             "idle_bytes_per_node_s": metrics.idle_bytes_per_node_s(nodes),
             "false_positives": metrics.false_positives,
             "detection": self._detection(),
+            "called_down": metrics.called_down(),
             "dropped": dict(sorted((cluster.network.dropped + cluster.dropped).items())),
             "region_changes": dict(sorted(metrics.flips.by_region.items())),
             "users": self.users.felt.figures() if self.users else None,
@@ -454,10 +462,6 @@ class Experiment:
 
 def _when(announced: tuple[int, int, str, str]) -> tuple[int, int]:
     return announced[:2]
-
-
-def _outcome(check: Check, violations: Sequence[Violation]) -> str:
-    return "broken" if any(violation.check == check.name for violation in violations) else "held"
 
 
 def _strategy(scenario: Scenario) -> Callable[[], Strategy] | None:

@@ -48,9 +48,11 @@ def world_map(
     for index, (name, group, latitude, longitude) in enumerate(sites):
         x, y = _at(latitude, longitude)
         took = late_us.get(index)
-        kind = "site" if took is not None else "unreached"
+        kind = "site" if took is not None or not late_us else "unreached"
         opacity = 1 - 0.7 * took / most if took is not None else 1.0
-        said = f"{name} ({group})" + (f": {took / SECOND:.3f} s" if took is not None else ": did not learn")
+        said = f"{name} ({group})"
+        if late_us:
+            said += f": {took / SECOND:.3f} s" if took is not None else ": did not learn"
         parts.append(
             f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="{radius}" opacity="{opacity:.2f}">'
             f"<title>{escape(said)}</title></circle>"

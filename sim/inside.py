@@ -58,6 +58,14 @@ def row_of(engine: Engine) -> SignedRow | None:
     return held.signed if held else None
 
 
+def voice_of(engine: Engine, region: str) -> Level | None:
+    """At which level the engine's own row reports the region; None when it does not, or has no voice."""
+    own = row_of(engine)
+    if own is None or own.row.isolated:
+        return None
+    return next((report.level for report in own.row.reports if report.region == region), None)
+
+
 def held_row(engine: Engine, node: NodeId) -> Row | None:
     held = engine._health.table.get(node)
     return held.signed.row if held else None

@@ -110,6 +110,11 @@ class Metrics:
         if self._stage.sound(subject) and self._stage.sound(host):
             self.false_positives += 1
 
+    def called_down(self) -> dict[str, int]:
+        """By site, how many nodes called it down at one time or another: the most first."""
+        told = {self._stage.cluster.by_node[node].site: len(by) for node, by in self.down_announced.items()}
+        return dict(sorted(told.items(), key=lambda one: (-one[1], one[0])))
+
     def merge(self) -> None:
         """Have every process know what each has seen at its own hosts."""
         stage = self._stage
@@ -177,6 +182,11 @@ def seconds(value_us: int | None) -> float | None:
     return None if value_us is None else round(value_us / 1_000_000, 6)
 
 
+def _is_counted(change: Change, stage: Stage) -> bool:
+    """Whether copies of its payload are seen: nobody looks into a frame under a real seal."""
+    return bool(change.needle) and not stage.seals.sealed
+
+
 def summary(change: Change, stage: Stage) -> dict[str, object]:
     """A change's figures, over the nodes that are up."""
     hosts = [host.index for host in stage.cluster.living() if host.index not in stage.liars]
@@ -195,5 +205,5 @@ def summary(change: Change, stage: Stage) -> dict[str, object]:
         "p100_s": seconds(delays[-1]) if complete and delays else None,
         "floor_s": seconds(floor_p99),
         "stretch_p99": round(p99 / floor_p99, 2) if complete and p99 is not None and floor_p99 else None,
-        "copies_per_node": round(change.copies / len(hosts), 3) if change.needle and hosts else None,
+        "copies_per_node": round(change.copies / len(hosts), 3) if _is_counted(change, stage) and hosts else None,
     }

@@ -14,6 +14,7 @@ from sim.experiment import Result
 
 TOKEN_PREFIX = "el1-"  # noqa: S105  (the name of a format)
 TOKEN_CHARS_MAX = 8_192
+CALLED_SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,7 @@ def in_full(result: Result, cost: Cost) -> dict[str, object]:
         "messages_by_type": figures["messages_by_type"],
         "bytes_per_node_s": figures["bytes_per_node_s"],
         "detection": figures["detection"],
+        "called_down": figures["called_down"],
         "dropped": figures["dropped"],
         "violations": [
             {"check": v.check, "at_s": v.at_us / SECOND, "node": v.node, "evidence": v.evidence}
@@ -132,6 +134,11 @@ def lines(result: Result, cost: Cost) -> list[str]:
             f"  {detection['crashes']} crashed for good: first told dead after {detection['first_p50_s']} s, "
             f"known to all after {detection['all_p50_s']} s (median)"
         )
+    called = figures["called_down"]
+    if isinstance(called, Mapping) and called:
+        shown = ", ".join(f"{site} by {by}" for site, by in list(called.items())[:CALLED_SHOWN])
+        more = f", and {len(called) - CALLED_SHOWN} more" if len(called) > CALLED_SHOWN else ""
+        said.append(f"  called down at some time: {shown}{more}")
     idle = figures["idle_bytes_per_node_s"]
     said.append(
         f"  bytes a node and second: {figures['bytes_per_node_s']}" + (f", idle {idle}" if idle is not None else "")
@@ -155,7 +162,8 @@ def lines(result: Result, cost: Cost) -> list[str]:
 
 def _change_line(change: Mapping[str, object]) -> str:
     if change["p100_s"] is None:
-        return f"  {change['change']}: reached {change['reached']} of {change['of']} (p50 {change['p50_s']} s)"
+        half = f" (p50 {change['p50_s']} s)" if change["p50_s"] is not None else ""
+        return f"  {change['change']}: reached {change['reached']} of {change['of']}{half}"
     stretch = f", floor {change['floor_s']} s, stretch {change['stretch_p99']}" if change["stretch_p99"] else ""
     copies = f", {change['copies_per_node']} copies a node" if change["copies_per_node"] is not None else ""
     return (

@@ -22,6 +22,7 @@ SCORES = (
     ("false_positives", "false deaths"),
     ("events", "events"),
 )
+OUTCOMES = {"held": "held", "broken": "violated", "unknown": "soft"}
 COLUMNS = ("change", "reached", "of", "p50_s", "p90_s", "p99_s", "p100_s", "floor_s", "stretch_p99", "copies_per_node")
 
 
@@ -32,7 +33,7 @@ def html(story: Story) -> str:
     parts = [
         f"<h1>{escape(name)} <span class={verdict}>{verdict}</span></h1>",
         f"<p class=soft>{escape(story.purpose)}; seed {escape(said['seed'])}</p>",
-        f"<p class=lead>{escape(in_words(said))}</p>",
+        f"<p class=lead>{escape(in_words(said, bool(story.acts)))}</p>",
         *(f"<p class=violated><b>{escape(violation)}</b></p>" for violation in story.violations),
         _cards(said),
     ]
@@ -55,7 +56,7 @@ def html(story: Story) -> str:
     return page(f"{name}, seed {said['seed']}", parts)
 
 
-def in_words(said: Mapping[str, Any]) -> str:
+def in_words(said: Mapping[str, Any], was_troubled: bool) -> str:
     """What came of it, in a sentence or two."""
     slowest = next((one for one in said["changes"] if one["change"] == said["slowest_change"]), None)
     told = []
@@ -71,8 +72,11 @@ def in_words(said: Mapping[str, Any]) -> str:
         told.append(f"of {users['requests']:,} requests {lost or 'none'} went unanswered")
     if said["false_positives"]:
         told.append(f"{said['false_positives']} times a node that was well was called dead")
+    if not told:
+        told.append("No region changed and no policy was published")
+        told.append("the nodes had to bear what is told below" if was_troubled else "the nodes were left alone")
     text = "; ".join(told)
-    return text[:1].upper() + text[1:] + "." if text else "Nothing was changed; the nodes were left alone."
+    return text[:1].upper() + text[1:] + "."
 
 
 def _cards(said: Mapping[str, Any]) -> str:
@@ -104,8 +108,9 @@ def _changes(changes: Sequence[Mapping[str, object]]) -> str:
 def _map(story: Story) -> str:
     late: dict[int, int] = {}
     name = ""
-    if story.learned:
-        name, _, learned = max(story.learned, key=lambda one: len(one[2]))
+    slowest = [one for one in story.learned if one[0] == story.figures["slowest_change"]]
+    if slowest:
+        name, _, learned = slowest[-1]
         first = min((when for _, when in learned), default=0)
         late = {host: when - first for host, when in learned}
     note = f"the paler a site, the later it acted on: {escape(name)}; " if name else ""
@@ -133,8 +138,7 @@ def _felt(story: Story) -> str:
 def _checks(checks: Sequence[tuple[str, str, str]]) -> str:
     held = sum(outcome == "held" for _, _, outcome in checks)
     rows = "".join(
-        f"<tr><td>{escape(name)}</td><td>{escape(promise)}</td>"
-        f"<td class={'held' if outcome == 'held' else 'violated'}>{outcome}</td></tr>"
+        f"<tr><td>{escape(name)}</td><td>{escape(promise)}</td><td class={OUTCOMES[outcome]}>{outcome}</td></tr>"
         for name, promise, outcome in checks
     )
     table = f"<details><summary>all of them</summary><table>{rows}</table></details>"

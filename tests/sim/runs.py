@@ -30,11 +30,11 @@ def run(scenario: Mapping[str, object], seed: str = "0") -> Result:
 
 
 def run_only(
-    check: str, scenario: Mapping[str, object], engine_type: EngineMaker | None = None, off: Sequence[str] = ()
+    check: str, scenario: Mapping[str, object], engine_type: EngineMaker | None = None, on: Sequence[str] = ()
 ) -> Result:
-    """Run with one check alone, on another engine if one is given."""
-    others = [other.name for other in ALL_CHECKS if other.name != check]
-    alone = {**scenario, "checks": {"off": [*others, *off]}}
+    """Run with one check alone, or with these, too; on another engine if one is given."""
+    others = [other.name for other in ALL_CHECKS if other.name not in {check, *on}]
+    alone = {**scenario, "checks": {"off": others}}
     if engine_type is None:
         return Experiment(from_table("test", alone)).run()
     return Experiment(from_table("test", alone), engine_type=engine_type).run()

@@ -67,6 +67,15 @@ def test_a_run_folder_can_be_read_and_run_again(tmp_path: Path, capsys: pytest.C
     assert "the history differs" in capsys.readouterr().err
 
 
+def test_a_report_does_not_say_that_nothing_was_done_where_nothing_changed(tmp_path: Path) -> None:
+    assert sim("run", "equivocation", "--set", "topology.nodes=4", "--set", "duration=6s", "--set", "users.rate=0",
+               "--out", str(tmp_path)) == 0  # fmt: skip
+    page = (tmp_path / "report.html").read_text()
+    assert "the nodes had to bear what is told below" in page
+    assert "left alone" not in page
+    assert 'class="unreached"' not in page, "there was nothing that anybody did not learn"
+
+
 def test_a_scenario_of_ones_own_is_run_again_from_anywhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

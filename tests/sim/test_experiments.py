@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from router.cli import main
-from sim.baselines import BASELINES
+from sim.baselines import BASELINES, RandomFanout
 from sim.compare import ours, theory
 from sim.difference import first_divergence
 from sim.network import LinkSettings
@@ -52,6 +53,45 @@ def test_our_engine_sends_about_one_copy_and_misses_nobody() -> None:
     copies = row["copies_per_node"]
     assert isinstance(copies, float)
     assert copies < 3
+
+
+def test_the_baseline_of_memberlist_draws_different_peers() -> None:
+    told: list[int] = []
+
+    class Told(RandomFanout):
+        def send(self, source: int, target: int, *size: Any, **item: Any) -> None:
+            told.append(target)
+
+    gossip = Told(Room(5, 10_000), LinkSettings(), "0")
+    gossip.learn(2, 2)
+    for _ in range(10):
+        gossip.tick(2)
+    assert len(told) == 4, "4 × ceil(log10(5 + 1)) times, and then no more"
+    assert len(set(told[:3])) == 3
+    assert 2 not in told
+
+
+def test_stretch_is_over_a_floor_that_nobody_beats(capsys: pytest.CaptureFixture[str]) -> None:
+    """Also where unicast itself reaches nobody else: it was measured against what the lossy unicast took."""
+    assert main(["sim", "compare", "lossy", "--set", "topology.nodes=12", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["floor_p99_s"] > 0
+    for row in told["rows"]:
+        if row["p99_s"] is None:
+            assert row["stretch"] is None
+        else:
+            assert row["stretch"] == pytest.approx(row["p99_s"] / told["floor_p99_s"], abs=0.01)
+            assert row["stretch"] >= 1, row["way"]
+        assert row["bytes_per_node"] is None or row["bytes_per_node"] > 0
+    assert sum(row["stretch"] is not None for row in told["rows"]) >= 6
+
+
+def test_under_a_real_seal_copies_are_not_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    few = ["--set", "topology.nodes=4", "--json"]
+    assert main(["sim", "compare", "key-rotation", *few]) == 0
+    assert json.loads(capsys.readouterr().out)["rows"][0]["copies_per_node"] is None
+    assert main(["sim", "run", "key-rotation", *few]) == 0
+    assert json.loads(capsys.readouterr().out)["copies_per_node"] is None
 
 
 def test_the_theory() -> None:

@@ -7,11 +7,12 @@ import pytest
 from lattice.types import SECOND
 from sim import inside
 from sim.experiment import Experiment
-from sim.outcome import Cost, as_json, read_token, token_of
+from sim.outcome import Cost, as_json, lines, read_token, token_of
 from sim.promises import AT_LAST
 from sim.scenario import from_table, load
 from sim.stage import ScenarioError
-from tests.sim.runs import run, table
+from tests.sim.mutants import BelievesSignatures
+from tests.sim.runs import run, run_only, table
 
 
 def experiment(name: str, *sets: str, seed: str = "0") -> Experiment:
@@ -86,6 +87,42 @@ def test_a_change_is_measured_against_its_floor() -> None:
     assert len(delays) == len(floors) == 6
     assert delays[0] == floors[0] == 0, "the node it was published at"
     assert all(took >= floor for took, floor in zip(delays, floors, strict=True)), "nobody is faster than light"
+
+
+@pytest.mark.parametrize("watchers", [1, 2, 3, 4, "all"])
+@pytest.mark.parametrize("seed", ["0", "1", "2"])
+def test_nobody_knows_a_region_sooner_than_the_floor(watchers: int | str, seed: str) -> None:
+    """A watcher acts on what it sees, sooner than others agree; of four, three call a region down and two end that."""
+    steps = [
+        {"at": f"{at}s", "do": "health", "level": level} for at, level in ((1, "down"), (3, "failing"), (5, "healthy"))
+    ]
+    told = Experiment(from_table("t", table(*steps, nodes=6, regions={"watchers": watchers})), seed)
+    told.run()
+    topology = told.cluster.network.topology
+    assert len(told.stage.changes) == 3
+    for change in told.stage.changes:
+        for host, when in change.learned.items():
+            (floor,) = change.floor_us(topology, [host])
+            assert when - change.at >= floor, (change.name, host)
+
+
+def test_what_a_broken_run_did_not_come_to_is_not_held() -> None:
+    early = run(table({"at": "1s", "do": "lie-forged", "nodes": "node 2"}, {"at": "2s", "do": "publish"}))
+    assert {outcome for _, _, outcome in early.checks} == {"held"}
+    result = run_only("rows-are-signed", table({"at": "1s", "do": "lie-forged", "nodes": "node 2"}), BelievesSignatures,
+                      on=[check.name for check in AT_LAST])  # fmt: skip
+    outcomes = {name: outcome for name, _, outcome in result.checks}
+    assert outcomes.pop("rows-are-signed") == "broken"
+    assert set(outcomes) == {check.name for check in AT_LAST}
+    assert set(outcomes.values()) == {"unknown"}
+
+
+def test_who_was_called_down_is_told() -> None:
+    result = run(table({"at": "1s", "for": "15s", "do": "isolate", "nodes": "node 1"}, nodes=6, duration="20s"))
+    called = result.figures["called_down"]
+    assert isinstance(called, dict)
+    assert list(called.values()) == [5]
+    assert f"  called down at some time: {next(iter(called))} by 5" in lines(result, Cost())
 
 
 def test_a_dead_region_is_felt_and_then_avoided() -> None:
