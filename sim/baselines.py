@@ -109,7 +109,7 @@ class Baseline:
         latest = 0
         for _ in range(parts):
             self._seq += 1
-            copies = self._network.send(source, target, b"", False, self.now, self._seq)
+            copies = self._network.send(source, target, self._seq.to_bytes(8, "big"), False, self.now)
             if not copies:
                 return
             latest = max(latest, copies[0][0])

@@ -272,19 +272,18 @@ class Cluster:
             self.journal.write(at, host.index, event)
         now = at if host.clock is RIGHT else host.read_clock(at)
         effects: Sequence[Effect] = engine.handle(event, now)  # type: ignore[arg-type]  # a call the less
-        ordinal, told = 0, False
+        told = False
         for effect in effects:
             if isinstance(effect, SendDatagram):  # the frequent first
-                self._send(host, ordinal, effect, False)
+                self._send(host, effect, False)
             elif isinstance(effect, Notify):
                 told = True
                 for listener in self.listeners:
                     listener.heard(host, effect.notification)
             elif isinstance(effect, SendStream):
-                self._send(host, ordinal, effect, True)
+                self._send(host, effect, True)
             else:
                 self._keep(host, effect)
-            ordinal += 1  # noqa: SIM113  (`enumerate` takes as long as the loop)
         if engine.due < host.deadline or host.clock is not RIGHT:
             self.arm(host)
         kind = type(event)
@@ -329,9 +328,9 @@ class Cluster:
 
     def inject(self, host: Host, target: Host, frame: bytes) -> None:
         """Send a frame of the simulation's own making as if the host had."""
-        self._send(host, 1_000, SendDatagram(frame, target.endpoint), False)
+        self._send(host, SendDatagram(frame, target.endpoint), False)
 
-    def _send(self, host: Host, ordinal: int, frame: SendDatagram | SendStream, stream: bool) -> None:
+    def _send(self, host: Host, frame: SendDatagram | SendStream, stream: bool) -> None:
         data = frame.data
         size = len(data)
         if size > self._datagram_bytes_max and (not stream or size > self._frame_bytes_max):
@@ -355,11 +354,11 @@ class Cluster:
         scheduler, network = self.scheduler, self.network
         at = scheduler.now
         if stream:
-            for delay_us, copy in network.send(host.index, index, data, True, at, ordinal):
+            for delay_us, copy in network.send(host.index, index, data, True, at):
                 given = StreamFrameReceived(copy, (host.endpoint[0], STREAM_PORT))
                 scheduler.give(at + delay_us, host.next_order(), index, ANY_LIFE, given)
         elif network.faultless and not network.rules:  # as most are
-            at += network.delay_us(host.index, index, at, ordinal)
+            at += network.delay_us(host.index, index, data)
             host.order = order = host.order + 1
             taken = DatagramReceived(data, host.endpoint)
             if scheduler.elsewhere:
@@ -367,7 +366,7 @@ class Cluster:
             else:
                 heappush(scheduler.queue, (at, order, index, ANY_LIFE, taken))
         else:
-            for delay_us, copy in network.send(host.index, index, data, False, at, ordinal):
+            for delay_us, copy in network.send(host.index, index, data, False, at):
                 scheduler.give(at + delay_us, host.next_order(), index, ANY_LIFE, DatagramReceived(copy, host.endpoint))
 
     def _keep(self, host: Host, record: Persist) -> None:

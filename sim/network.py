@@ -9,24 +9,16 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from math import floor
+from struct import Struct
+from typing import Final, Protocol, TypeAlias
 
 from lattice.record import Record
 from lattice.types import MILLISECOND
-from sim.draws import (
-    PPM,
-    QUANTILE_BITS,
-    QUANTILE_ONE,
-    QUANTILES,
-    SHARE_BITS,
-    delay_bits,
-    exponential,
-    happens,
-    luck,
-    packet_name,
-    seed32,
-)
+from sim.draws import PPM, QUANTILES, exponential, happens, luck, seed30
 from sim.topology import Topology
+
+_burst_name: Final = Struct("<IIQ?").pack
 
 
 class Packet(Record):
@@ -104,9 +96,9 @@ class Network:
         self.settings = settings
         self.dropped: Counter[str] = Counter()
         self.rules: list[Rule] = []
-        self._seed = seed32(f"{seed}/link")
-        self._jitter_us = settings.jitter_us
-        self._jitter_share = (settings.jitter_ppm << SHARE_BITS) // PPM
+        self._seed = seed30(f"{seed}/link")
+        self._jitter_us = float(settings.jitter_us)
+        self._jitter_share = settings.jitter_ppm / PPM
         self._bursts: dict[tuple[int, int], tuple[bool, int]] = {}
         self._uplink_free: dict[int, int] = {}
         self._calm = not (settings.duplicate_ppm or settings.reorder_ppm or settings.corrupt_ppm)
@@ -114,22 +106,19 @@ class Network:
         self.faultless = self._calm and not lossy and not settings.bandwidth_bit_s
         """Whether nothing befalls a packet but its delay, unless a rule says so."""
 
-    def delay_us(self, source: int, target: int, at: int, ordinal: int) -> int:
-        """How long a datagram takes when nothing interferes. `ordinal`: which send of this instant."""
-        measure = self._base_us
-        base_us = measure(source, target)
-        bits = delay_bits(packet_name(source, target, at, ordinal), self._seed)
-        jitter_us = self._jitter_us + (base_us * self._jitter_share >> SHARE_BITS)
-        return base_us + QUANTILES[bits & QUANTILE_BITS] * jitter_us // QUANTILE_ONE  # `exponential`, for every packet
+    def delay_us(self, source: int, target: int, data: bytes) -> int:
+        """How long a datagram takes when nothing interferes."""
+        base_us = self._base_us(source, target)
+        quantile = QUANTILES[luck(data, self._seed + target)[0]]  # `exponential`, for every packet
+        return base_us + floor(quantile * (self._jitter_us + base_us * self._jitter_share))
 
-    def send(
-        self, source: int, target: int, data: bytes, stream: bool, at: int, ordinal: int
-    ) -> list[tuple[int, bytes]]:
-        """(delay, bytes) of each copy that arrives, none when it is lost. `ordinal`: which send of this instant."""
+    def send(self, source: int, target: int, data: bytes, stream: bool, at: int) -> list[tuple[int, bytes]]:
+        """(delay, bytes) of each copy that arrives, none when it is lost."""
         settings = self.settings
         base_us = self._base_us(source, target)
-        delay_us = self.delay_us(source, target, at, ordinal)
-        one, other = luck(self._seed, source, target, at, ordinal)
+        delay_us = self.delay_us(source, target, data)
+        drawn = luck(data, self._seed + target)
+        one, other = int.from_bytes(drawn[:8], "big"), int.from_bytes(drawn[8:], "big")
         queued_us = 0
         if settings.bandwidth_bit_s:
             waited = self._queue(source, len(data), at)
@@ -168,7 +157,7 @@ class Network:
             data = data[:place] + bytes([data[place] ^ (1 + (one >> 12) % 255)]) + data[place + 1 :]
         copies = [(delay_us, data)]
         if happens(other >> 32, settings.duplicate_ppm):
-            copies.append((delay_us + exponential(other >> 8, base_us + MILLISECOND), data))
+            copies.append((delay_us + exponential(other >> 8 & 0xFF, base_us + MILLISECOND), data))
         return copies
 
     def _queue(self, source: int, size: int, at: int) -> int | None:
@@ -190,7 +179,7 @@ class Network:
             until = at - at % max(1, settings.burst_us)  # begin in the past, so that a first packet is nothing special
         while until <= at:
             bad = not bad
-            bits, _ = luck(self._seed ^ 0x5BD1E995, source, target, until, int(bad))
-            until += 1 + exponential(bits, settings.burst_us if bad else good_us)
+            drawn = luck(_burst_name(source, target, until, bad), self._seed)
+            until += 1 + exponential(drawn[0], settings.burst_us if bad else good_us)
         self._bursts[source, target] = (bad, until)
         return bad

@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from math import dist, isqrt
+from math import dist, floor, isqrt
 from typing import Final
 
 from lattice.prng import Prng
@@ -167,7 +167,7 @@ class Globe(Topology):
 
     def delay_us(self, source: int, target: int) -> int:
         points, access_us = self._points, self._access_us
-        step = int(dist(points[source], points[target]) + _ROUNDED_STEP)  # of `_chord`, for every packet
+        step = floor(dist(points[source], points[target]) + _ROUNDED_STEP)  # of `_chord`, for every packet
         return self._table[step] + access_us[source] + access_us[target]
 
     def clumps(self) -> list[list[int]]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lattice.prng import Prng
-from sim.draws import PPM, happens, luck, seed32
+from sim.draws import PPM, happens, luck, seed30
 from sim.network import PASS, Deliver, Drop, Packet, Verdict
 from sim.quantities import NotExpected, Section, bandwidth, choice, factor, share, size, some_duration
 from sim.stage import Selector, Stage, selector
@@ -54,7 +54,7 @@ class Worse:
 
     def __init__(self, chosen: frozenset[int], seed: str, factor_ppm: int, loss_ppm: int, extra_us: int) -> None:
         self._chosen = chosen
-        self._seed = seed32(seed)
+        self._seed = seed30(seed)
         self._factor_ppm = factor_ppm
         self._loss_ppm = loss_ppm
         self._extra_us = extra_us
@@ -63,8 +63,8 @@ class Worse:
         if packet.source not in self._chosen and packet.target not in self._chosen:
             return PASS
         if self._loss_ppm:
-            bits, _ = luck(self._seed, packet.source, packet.target, packet.bits, 0)
-            if happens(bits, self._loss_ppm):
+            drawn = luck(packet.bits.to_bytes(8, "big"), self._seed)
+            if happens(int.from_bytes(drawn[:4], "big"), self._loss_ppm):
                 return Drop("loss burst")
         if self._factor_ppm == PPM and not self._extra_us:
             return PASS
