@@ -24,7 +24,7 @@ differ in the last bit of a logarithm agree."""
 
 
 def seed30(name: str) -> int:
-    """A seed out of a name, of 30 bits: with a number of a host added CPython still reckons fast, and `luck` takes it."""
+    """A seed out of a name, of 30 bits: with the number of a host added it is one that `luck` takes, still."""
     return int.from_bytes(blake2b(name.encode(), digest_size=4).digest(), "big") >> 2
 
 

@@ -16,6 +16,7 @@ from typing import Final, Protocol, TypeAlias
 from lattice.record import Record
 from lattice.types import MILLISECOND
 from sim.draws import PPM, QUANTILES, exponential, happens, luck, seed30
+from sim.signing import altered
 from sim.topology import Topology
 
 _burst_name: Final = Struct("<IIQ?").pack
@@ -153,8 +154,7 @@ class Network:
         if happens(other, settings.reorder_ppm):
             delay_us += (other >> 48) * 4 * base_us >> 16
         if happens(other >> 16, settings.corrupt_ppm) and data:
-            place = (one >> 20) % len(data)
-            data = data[:place] + bytes([data[place] ^ (1 + (one >> 12) % 255)]) + data[place + 1 :]
+            data = altered(data, (one >> 20) % len(data), 1 + (one >> 12) % 255)
         copies = [(delay_us, data)]
         if happens(other >> 32, settings.duplicate_ppm):
             copies.append((delay_us + exponential(other >> 8 & 0xFF, base_us + MILLISECOND), data))
