@@ -20,10 +20,13 @@ tried. So of twice as many who are drawn the nearer half is asked: still of many
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+
+from msgspec import Struct
 
 from lattice.prng import Prng
 from lattice.rtt import LATE_US
+from lattice.timers import NEVER_COMES
 from lattice.turns import Turns
 from lattice.types import Endpoint, Micros, NodeId
 
@@ -47,9 +50,8 @@ class Relay:
     said_nack: bool = False
 
 
-@dataclass(slots=True)
-class Probe:
-    """One of our own."""
+class Probe(Struct, gc=False):
+    """One of our own: made as fast as a record is, for each is made anew, and changed where its answer is late."""
 
     target: NodeId
     nonce: int
@@ -66,8 +68,8 @@ class Probe:
     nacked: tuple[NodeId, ...] = ()
     further: tuple[tuple[int, Micros], ...] = ()
     """(nonce, when it was sent) of each further ping to the target itself: most probes need none."""
-    measured: bool = field(init=False, repr=False, compare=False)
-    """Whether an ack after its end has told how long the target takes. Only one that failed has this."""
+    measured: bool = False
+    """Whether an ack after its end has told how long the target takes."""
 
     def sent_at(self, nonce: int) -> Micros | None:
         """When the target itself was pinged with this; None if it was not."""
@@ -96,12 +98,14 @@ class Probe:
 class ProbeCycle:
     """Which members are being probed, and whose probes we carry."""
 
-    __slots__ = ("_failed", "_prng", "_probes", "_relays", "_us", "turns")
+    __slots__ = ("_failed", "_prng", "_probes", "_relays", "_us", "first", "turns")
 
     def __init__(self, us: NodeId, interval_us: int, prng: Prng) -> None:
         self._us = us
         self._prng = prng
         self.turns = Turns(us, interval_us, prng)
+        self.first = NEVER_COMES
+        """When something is due next, `NEVER_COMES` while nothing is."""
         self._probes: dict[NodeId, Probe] = {}
         self._relays: dict[int, Relay] = {}
         self._failed: dict[NodeId, Probe] = {}
@@ -118,6 +122,8 @@ class ProbeCycle:
             probe_us = 2 * ack_us
         due, ends = Micros(now + ack_us), Micros(now + probe_us)
         probe = self._probes[target] = Probe(target, self._prng.token(), now, due, ends, ack_us)
+        if due < self.first:
+            self.first = due
         return probe
 
     def again(self, probe: Probe, now: Micros) -> int:
@@ -127,8 +133,16 @@ class ProbeCycle:
         probe.further += ((nonce, now),)
         step_us = probe.step_us
         following = Micros(now + step_us)
-        probe.due = following if following + step_us <= probe.ends else probe.ends
+        self._wait(probe, following if following + step_us <= probe.ends else probe.ends)
         return nonce
+
+    def wait_on(self, probe: Probe) -> None:
+        """The target itself is asked no more; its helpers may still be answered."""
+        self._wait(probe, probe.ends)
+
+    def _wait(self, probe: Probe, until: Micros) -> None:
+        probe.due = until
+        self._settle()
 
     def ask(
         self,
@@ -147,10 +161,10 @@ class ProbeCycle:
 
     def end(self, probe: Probe) -> None:
         del self._probes[probe.target]
+        self._settle()
 
     def _fail(self, probe: Probe) -> None:
         self.end(probe)
-        probe.measured = False
         self._failed[probe.target] = probe
 
     def carry(self, relay: Relay) -> int | None:
@@ -159,15 +173,19 @@ class ProbeCycle:
             return None
         nonce = self._prng.token()
         self._relays[nonce] = relay
+        self._settle()
         return nonce
 
     def acked(self, nonce: int, subject: NodeId) -> Micros | None:
         """An ack came, from the subject itself or passed on. If it ends a probe, when the ping was sent that it is
         for."""
         probe = self._probes.get(subject)
-        sent_at = probe.sent_at(nonce) if probe is not None else None
+        if probe is None:
+            return None
+        sent_at = probe.began if nonce == probe.nonce else probe.sent_at(nonce)
         if sent_at is not None:
             del self._probes[subject]
+            self._settle()
         return sent_at
 
     def acked_late(self, nonce: int, subject: NodeId, now: Micros) -> Micros | None:
@@ -183,7 +201,11 @@ class ProbeCycle:
     def acked_for(self, nonce: int, subject: NodeId) -> Relay | None:
         """An ack came that ends no probe of ours: whom to pass it on to, once."""
         relay = self._relays.get(nonce)
-        return self._relays.pop(nonce) if relay is not None and relay.subject == subject else None
+        if relay is None or relay.subject != subject:
+            return None
+        del self._relays[nonce]
+        self._settle()
+        return relay
 
     def nacked(self, nonce: int, subject: NodeId, helper: NodeId) -> Probe | None:
         """A helper got no answer either. The probe, if with that all have spoken: it is over."""
@@ -206,16 +228,6 @@ class ProbeCycle:
         probe.nacked += (helper,)
         return True
 
-    def earliest(self) -> Micros | None:
-        """When something is due next."""
-        probes, relays = self._probes, self._relays
-        if not probes and not relays:
-            return None
-        if not relays and len(probes) == 1:
-            for probe in probes.values():
-                return probe.due
-        return min([probe.due for probe in probes.values()] + [relay.due for relay in relays.values()])
-
     def due(self, now: Micros) -> list[Probe]:
         """Probes whose last answer is late, and those that failed, which are over (`ends`); by target."""
         late = [self._probes[target] for target in sorted(self._probes) if self._probes[target].due <= now]
@@ -237,6 +249,7 @@ class ProbeCycle:
             relay.due = relay.ends
             if relay.ends <= now:
                 del self._relays[nonce]
+        self._settle()
         return late
 
     def forget(self, target: NodeId) -> None:
@@ -248,3 +261,14 @@ class ProbeCycle:
         self._probes.clear()
         self._relays.clear()
         self._failed.clear()
+        self._settle()
+
+    def _settle(self) -> None:
+        """What was due first may be over, or later."""
+        first = NEVER_COMES
+        for probe in self._probes.values():
+            if probe.due < first:
+                first = probe.due
+        if self._relays:
+            first = min(first, *[relay.due for relay in self._relays.values()])
+        self.first = first

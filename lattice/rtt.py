@@ -14,6 +14,8 @@ of an area: it is the member's own link.
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 from lattice.types import MILLISECOND, SECOND, Micros, NodeId
 
 AREAS_MAX = 1_024
@@ -29,27 +31,24 @@ LATE_KEPT_US = 60 * SECOND
 """And for so long after such an answer its member is waited for as long as it took."""
 
 
-class Rtt:
-    """One smoothed estimate. Kept times 8 and 4, as Jacobson did, so that shifts lose nothing."""
+Estimate: TypeAlias = tuple[int, int, int]
+"""A smoothed round trip times 8, how much it varies times 4, as Jacobson kept them, so that shifts lose nothing; and of
+how many samples it is. Each sample makes another one: so small a tuple is sooner made than an object is changed."""
 
-    __slots__ = ("_srtt_8", "_var_4", "samples")
 
-    def __init__(self, sample_us: int) -> None:
-        self._srtt_8 = sample_us * 8
-        self._var_4 = sample_us * 2
-        self.samples = 1
+def after(estimate: Estimate | None, sample_us: int) -> Estimate:
+    """What one more sample makes of it; the first one makes it alone."""
+    if estimate is None:
+        return sample_us * 8, sample_us * 2, 1
+    srtt_8, var_4, samples = estimate
+    error = sample_us - (srtt_8 >> 3)
+    return srtt_8 + error, var_4 + (error if error >= 0 else -error) - (var_4 >> 2), samples + 1
 
-    def observe(self, sample_us: int) -> None:
-        srtt_8 = self._srtt_8
-        error = sample_us - (srtt_8 >> 3)
-        self.samples += 1
-        self._srtt_8 = srtt_8 + error
-        self._var_4 += (error if error >= 0 else -error) - (self._var_4 >> 2)
 
-    @property
-    def timeout_us(self) -> int:
-        """What hardly any answer exceeds."""
-        return self._srtt_8 // 8 + self._var_4
+def timeout_of(estimate: Estimate) -> int:
+    """What hardly any answer exceeds."""
+    srtt_8, var_4, _ = estimate
+    return (srtt_8 >> 3) + var_4
 
 
 class RttTable:
@@ -60,8 +59,8 @@ class RttTable:
     def __init__(self, least_us: int, most_us: int) -> None:
         self._least_us = min(least_us, most_us)
         self._most_us = most_us
-        self._members: dict[NodeId, Rtt] = {}
-        self._areas: dict[str, Rtt] = {}
+        self._members: dict[NodeId, Estimate] = {}
+        self._areas: dict[str, Estimate] = {}
         self._late: dict[NodeId, tuple[int, Micros]] = {}
         """Whose answers were later than the clamp: the latest, and until when that counts. Of hardly any member."""
 
@@ -69,23 +68,21 @@ class RttTable:
         if sample_us > self._most_us:
             self.observe_late(node, sample_us, now)
             return
-        near = self._areas.get(area)
         if self._late:
             self._remember(node, sample_us, now)
-        self._observe(node, sample_us)
-        if near is not None:
-            near.observe(sample_us)
-            return
-        if len(self._areas) >= AREAS_MAX:
-            self._areas.clear()  # rows may name any area; measuring again costs a few patient probes
-        self._areas[area] = Rtt(sample_us)
+        members, areas = self._members, self._areas
+        members[node] = after(members.get(node), sample_us)
+        near = areas.get(area)
+        if near is None and len(areas) >= AREAS_MAX:
+            areas.clear()  # rows may name any area; measuring again costs a few patient probes
+        areas[area] = after(near, sample_us)
 
     def observe_late(self, node: NodeId, sample_us: int, now: Micros) -> None:
         """An answer that came after its probe, or later than the clamp. Its area has nothing to do with that: the
         member's own link has."""
         sample_us = min(sample_us, LATE_US)
         self._remember(node, sample_us, now)
-        self._observe(node, sample_us)
+        self._members[node] = after(self._members.get(node), sample_us)
 
     def _remember(self, node: NodeId, sample_us: int, now: Micros) -> None:
         """Keep how late its answers were, as far as this one leaves it."""
@@ -96,23 +93,17 @@ class RttTable:
         if latest_us > self._most_us:
             self._late[node] = latest_us, Micros(now + LATE_KEPT_US) if sample_us > self._most_us else until
 
-    def _observe(self, node: NodeId, sample_us: int) -> None:
-        known = self._members.get(node)
-        if known is None:
-            self._members[node] = Rtt(sample_us)
-        else:
-            known.observe(sample_us)
-
     def timeout_us(self, node: NodeId, area: str, now: Micros) -> int:
         """How long to wait for an answer of this member."""
-        known, near = self._members.get(node), self._areas.get(area)
-        timeout = near.timeout_us if near is not None else UNMEASURED_US
-        if timeout > UNMEASURED_US and near is not None and near.samples < SAMPLES_TRUSTED:
-            timeout = UNMEASURED_US
+        known, near, timeout = self._members.get(node), self._areas.get(area), UNMEASURED_US
+        if near is not None:
+            timeout = timeout_of(near)
+            if timeout > UNMEASURED_US and near[2] < SAMPLES_TRUSTED:
+                timeout = UNMEASURED_US
         most_us = self._most_us
         if known is not None:
-            own = known.timeout_us
-            if own > timeout or known.samples >= SAMPLES_TRUSTED:
+            own = timeout_of(known)
+            if own > timeout or known[2] >= SAMPLES_TRUSTED:
                 timeout = own
         if timeout > most_us:
             latest_us, until = self._late.get(node, (0, now))

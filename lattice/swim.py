@@ -368,15 +368,14 @@ class Swim:
 
     def on_due(self) -> None:
         """It is time for probes that want something, or for the next one."""
-        due = self._probe.earliest()
-        if due is not None and due <= self.due:
+        if self._probe.first <= self.due:
             self._look_after_probes()
         elif self._next_at <= self.due:
             self._probe_next()
         self._arm()
 
     def _probe_next(self) -> None:
-        out, stretch = self._out, self._stretch
+        out, stretch = self._out, self.health.stretch(1)
         target = self._probe.pick(self.members.everybody.nodes, out.now, stretch == 1)
         if target is not None:
             member = self.members.get(target)
@@ -412,7 +411,7 @@ class Swim:
                 for address in member.addresses:
                     self._ping(member, self._probe.again(probe, now), address)
             else:
-                probe.due = probe.ends
+                self._probe.wait_on(probe)
 
     def _failed(self, probe: Probe) -> None:
         """Nobody got an answer."""
@@ -455,8 +454,10 @@ class Swim:
         return self._ack_us(node, self.members.get(node))
 
     def _arm(self) -> None:
-        due = self._probe.earliest()
-        self.due = self._next_at if due is None or due > self._next_at else due
+        due = self._next_at
+        if self._probe.first < due:
+            due = self._probe.first
+        self.due = due
 
     # --- suspecting
 
@@ -488,7 +489,7 @@ class Swim:
         if by == self._out.node:
             suspicion.tell_at = self._out.now
             self._out.timers.set_earlier("tell", self._out.now)
-        self._out.timers.set(f"suspect {node.hex()}", max(suspicion.deadline(self._stretch), self._out.now))
+        self._out.timers.set(f"suspect {node.hex()}", max(suspicion.deadline(self.health.stretch(1)), self._out.now))
 
     def _push(self, claim: MemberUpdate, came_from: NodeId | None) -> None:
         if not self._pushes.take(None, self._out.now):
@@ -496,10 +497,6 @@ class Swim:
             return
         for hop in self._hops(claim, came_from):
             self._out.send(News((claim,)), self.endpoint_of(hop))
-
-    @property
-    def _stretch(self) -> int:
-        return self.health.stretch(1)
 
     def _recover(self) -> None:
         """A misfortune of ours less: whom we suspect need not be spared any longer than our health now asks for.
@@ -510,15 +507,15 @@ class Swim:
         if self.health.score:
             self.health.better()
             for node, suspicion in sorted(self._suspicions.items()):
-                due = max(suspicion.deadline(self._stretch), self._out.now)
+                due = max(suspicion.deadline(self.health.stretch(1)), self._out.now)
                 self._out.timers.set_earlier(f"suspect {node.hex()}", due)
 
     def on_suspicion_over(self, node: NodeId) -> None:
         member, suspicion = self.members.get(node), self._suspicions.get(node)
         if member is None or member.state != MemberState.SUSPECT:
             return
-        if suspicion is not None and suspicion.deadline(self._stretch) > self._out.now:
-            self._out.timers.set(f"suspect {node.hex()}", suspicion.deadline(self._stretch))
+        if suspicion is not None and suspicion.deadline(self.health.stretch(1)) > self._out.now:
+            self._out.timers.set(f"suspect {node.hex()}", suspicion.deadline(self.health.stretch(1)))
             return
         row = self._row_of(node)
         seq = row.seq if row is not None and row.incarnation == member.incarnation else 0

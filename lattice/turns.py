@@ -37,7 +37,7 @@ STRIDES_KEPT = 64
 class Turns:
     """Of one node."""
 
-    __slots__ = ("_interval_us", "_nodes", "_phase_us", "_place", "_prng", "_step", "_turn", "_us")
+    __slots__ = ("_began", "_distance", "_interval_us", "_nodes", "_phase_us", "_place", "_prng", "_step", "_us")
 
     def __init__(self, us: NodeId, interval_us: int, prng: Prng) -> None:
         self._us = us
@@ -45,28 +45,40 @@ class Turns:
         self._prng = prng
         self._nodes: Sequence[NodeId] = (us,)
         self._place, self._step, self._phase_us = 0, 1, 0
-        self._turn = 0
-        """The one nearest to when somebody was picked last. So whoever is out of step, as after a change of the list,
-        is in step again half an interval to one and a half later: one in the mean, as always."""
+        self._began = Micros(0)
+        """When the turn begins that is nearest to when somebody was picked last. So whoever is out of step, as after a
+        change of the list, is in step again half an interval to one and a half later: one in the mean, as always."""
+        self._distance = 0
+        """How many steps away, less one, whose turn that is: r mod (n-1)."""
 
     def pick(self, everybody: Sequence[NodeId], now: Micros, busy: Container[NodeId], well: bool) -> NodeId | None:
         """Whose turn it is, or None when there is nobody but us and the busy. `everybody` are those who are present,
         and ourselves, in the order in which all see them."""
-        if everybody is not self._nodes:
-            self._take_place(everybody)
-        count, others = len(everybody), len(everybody) - 1
-        turn = self._turn = (now - self._phase_us + self._interval_us // 2) // self._interval_us
-        if not well:
-            turn = self._prng.below(max(1, others))
-        for later in range(others):
-            target = everybody[(self._place + self._step * ((turn + later) % others + 1)) % count]
+        interval_us, others = self._interval_us, len(everybody) - 1
+        began, distance = self._began + interval_us, self._distance + 1
+        if everybody is self._nodes and 0 <= now - began + interval_us // 2 < interval_us:  # as nearly always
+            self._began, self._distance = Micros(began), distance if distance < others else 0
+        else:
+            self._fall_in_step(everybody, now)
+        distance = self._distance if well else self._prng.below(max(1, others))
+        for _ in range(others):
+            target = everybody[(self._place + self._step * (distance + 1)) % (others + 1)]
             if target not in busy:
                 return target
+            distance = (distance + 1) % others
         return None
 
     def following(self, skipped: int) -> Micros:
         """When our turn after the one just picked begins, or the one after so many that are skipped."""
-        return Micros(self._phase_us + self._interval_us * (self._turn + 1 + skipped))
+        return Micros(self._began + self._interval_us * (1 + skipped))
+
+    def _fall_in_step(self, everybody: Sequence[NodeId], now: Micros) -> None:
+        """Find the nearest turn by the clock, where it is not the one after the last."""
+        if everybody is not self._nodes:
+            self._take_place(everybody)
+        interval_us, phase_us = self._interval_us, self._phase_us
+        turn = (now - phase_us + interval_us // 2) // interval_us
+        self._began, self._distance = Micros(phase_us + interval_us * turn), turn % max(1, len(everybody) - 1)
 
     def _take_place(self, everybody: Sequence[NodeId]) -> None:
         count = len(everybody)

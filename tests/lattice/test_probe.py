@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from lattice.prng import Prng
 from lattice.probe import PINGS_MAX, RELAYS_MAX, Probe, ProbeCycle, Relay
 from lattice.rtt import LATE_US
+from lattice.timers import NEVER_COMES
 from lattice.types import Endpoint, Micros, NodeId
 
 NODES = [NodeId(bytes([number]) * 16) for number in range(9)]
@@ -87,8 +88,8 @@ def test_an_unanswered_probe_pings_again_and_again_and_then_fails() -> None:
     assert probe.helpers is None
     asked(cycle, probe, [*NODES[:4], US], 3)
     cycle.again(probe, Micros(START + ACK_US))
-    assert cycle.earliest() == START + ACK_US + PROBE_US // PINGS_MAX
-    while (due := cycle.earliest()) is not None:
+    assert cycle.first == START + ACK_US + PROBE_US // PINGS_MAX
+    while (due := cycle.first) < NEVER_COMES:
         assert cycle.due(Micros(due)) == [probe]
         if due < probe.ends:
             cycle.again(probe, Micros(due))
@@ -100,12 +101,12 @@ def test_no_more_pings_than_that_each_with_time_to_be_answered(ack: int, rest: i
     cycle = cycle_of()
     probe = cycle.begin(NODES[0], START, ack, ack + rest)
     asked(cycle, probe, [], 0)
-    while (due := cycle.earliest()) is not None:
+    while (due := cycle.first) < NEVER_COMES:
         assert cycle.due(Micros(due)) == [probe]
         if due < probe.ends:
             cycle.again(probe, Micros(due))
     sent = [probe.began, *(at for _, at in probe.further)]
-    assert due is None
+    assert due == NEVER_COMES
     assert len(sent) <= PINGS_MAX
     assert all(later - earlier >= ack for earlier, later in pairwise(sent))
     assert len(sent) == 2 or probe.ends - sent[-1] >= ack
@@ -134,7 +135,7 @@ def test_when_all_helpers_say_that_they_tried_there_is_nothing_to_wait_for() -> 
     assert cycle.nacked(probe.nonce, probe.target, second) is None
     assert cycle.nacked(probe.nonce, probe.target, third) is probe
     assert probe.nacked == (first, second, third)
-    assert cycle.earliest() is None
+    assert cycle.first == NEVER_COMES
 
 
 def test_a_carried_probe_is_passed_on_once_even_after_the_nack_and_carriage_is_bounded() -> None:
@@ -152,7 +153,7 @@ def test_a_carried_probe_is_passed_on_once_even_after_the_nack_and_carriage_is_b
     assert len(cycle.relays_due(Micros(START + ACK_US))) == 2
     assert cycle.acked_for(late, NODES[1]) is not None
     assert cycle.relays_due(Micros(START + PROBE_US)) == [], "said already"
-    assert cycle.earliest() is None
+    assert cycle.first == NEVER_COMES
     assert [cycle.carry(relay()) is None for _ in range(RELAYS_MAX + 1)] == [False] * RELAYS_MAX + [True]
     cycle.forget_all()
     assert lost is not None

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lattice.rtt import AREAS_MAX, LATE_KEPT_US, LATE_US, UNMEASURED_US, Rtt, RttTable
+from lattice.rtt import AREAS_MAX, LATE_KEPT_US, LATE_US, UNMEASURED_US, RttTable, after, timeout_of
 from lattice.types import MILLISECOND, SECOND, Micros, NodeId
 
 LEAST_US, MOST_US = 50 * MILLISECOND, 500 * MILLISECOND
@@ -15,18 +15,17 @@ ONE, TWO = NodeId(bytes(16)), NodeId(bytes([1]) * 16)
 
 
 def test_the_first_samples_are_as_rfc_6298_says() -> None:
-    rtt = Rtt(80_000)
-    assert rtt.timeout_us == 80_000 + 4 * 40_000
-    rtt.observe(120_000)
-    assert rtt.timeout_us == 85_000 + 4 * (30_000 + 10_000)
+    first = after(None, 80_000)
+    assert timeout_of(first) == 80_000 + 4 * 40_000
+    assert timeout_of(after(first, 120_000)) == 85_000 + 4 * (30_000 + 10_000)
 
 
 @given(st.integers(1_000, 400_000), st.integers(0, 400_000))
 def test_a_steady_path_is_learnt_within_a_few_samples(steady_us: int, first_us: int) -> None:
-    rtt = Rtt(first_us)
+    estimate = after(None, first_us)
     for _ in range(120):
-        rtt.observe(steady_us)
-    assert steady_us - 8 <= rtt.timeout_us <= steady_us + 1_000
+        estimate = after(estimate, steady_us)
+    assert steady_us - 8 <= timeout_of(estimate) <= steady_us + 1_000
 
 
 @given(st.lists(st.integers(0, 10**6), min_size=1))

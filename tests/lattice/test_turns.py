@@ -52,6 +52,16 @@ def test_every_member_is_probed_once_an_interval_and_everybody_by_everybody(coun
         assert sorted(probers) == sorted(set(everybody) - {target}), "each of the others once"
 
 
+@given(st.integers(2, 9), st.lists(st.integers(0, 3 * T), max_size=40))
+def test_whose_turn_it_is_hangs_on_the_clock_and_on_no_earlier_turn(count: int, waits: list[int]) -> None:
+    everybody, at = crowd(count), START
+    turns = turns_of(everybody[0])
+    for wait in waits:
+        at, fresh = Micros(at + wait), turns_of(everybody[0])
+        assert turns.pick(everybody, at, (), True) == fresh.pick(everybody, at, (), True)
+        assert turns.following(0) == fresh.following(0)
+
+
 @settings(max_examples=50)
 @given(st.integers(2, 40), st.integers(0, T // 3), st.integers(-10 * T, 10 * T), st.integers(0, 5))
 def test_whoever_sees_others_than_others_do_probes_all_whom_it_sees(
