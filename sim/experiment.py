@@ -433,6 +433,7 @@ class Experiment:
             "detection": self._detection(),
             "called_down": metrics.called_down(),
             "dropped": dict(sorted((cluster.network.dropped + cluster.dropped).items())),
+            "refused": dict(sorted(metrics.refused.items())),
             "region_changes": dict(sorted(metrics.flips.by_region.items())),
             "users": self.users.felt.figures() if self.users else None,
             "rollouts": canaries.figures(self.stage) or None,

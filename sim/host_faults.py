@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from lattice.events import LeaveRequested
@@ -30,7 +30,8 @@ def damage(stage: Stage, host: Host, disk: str, prng: Prng) -> None:
 
 
 def boot(stage: Stage, host: Host) -> None:
-    """Start a process, tell it its seeds, and let its prober look."""
+    """Start a process, by the clock as it is by now, tell it its seeds, and let its prober look."""
+    host.clock = stage.clocks.pop(host.index, host.clock)
     stage.cluster.start(host)
     meet(stage.cluster, host, stage.seeds)
     stage.world.tell(stage.cluster, host)
@@ -180,11 +181,13 @@ class WrongClock:
         return f"{len(self._hosts)} nodes"
 
     def _set(self, stage: Stage, host: Host, clock: ClockFault) -> None:
-        """A running process keeps what it has if the new clock is behind: its own clock never goes back."""
-        reading = host.read_clock(stage.cluster.now)
-        behind_us = reading - clock.read(stage.cluster.now)
+        """A running process goes on from what it has read if the new clock is behind that; the next one reads it."""
+        now = stage.cluster.now
+        stage.clocks.pop(host.index, None)
+        behind_us = host.read_clock(now) - clock.read(now)
         if host.alive and behind_us > 0:
-            clock.offset_us += behind_us
+            stage.clocks[host.index] = clock
+            clock = replace(clock, offset_us=clock.offset_us + behind_us)
         host.clock = clock
 
     def end(self, stage: Stage) -> None:

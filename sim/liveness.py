@@ -84,20 +84,32 @@ class SamePolicy(Settled):
 
 class LastPolicy(Settled):
     name = "last-policy-wins"
-    promise = "the version published last is the one in force everywhere"
+    promise = "the version published last is in force everywhere, if a surviving node with an undamaged disk had it"
 
     def pending(self) -> str | None:
-        last: dict[str, tuple[int, object]] = {}
-        for change in self.stage.changes:
-            if change.kind == "policy":
-                last[change.name.split()[1]] = (change.at, change.key)
+        wanted = self._wanted()
         found = []
         for host in self.ours():
             serving = {policy.policy: policy.version for policy in host.engine.policy.policies()}
-            missed = sum(serving.get(policy) != version for policy, (_, version) in last.items())
+            missed = sum(serving.get(policy) not in versions for policy, versions in wanted.items())
             found += [(host.index, host.site)] * missed
         behind = self.everywhere(found)
         return f"{len(behind)} nodes do not serve the last version: {some(behind)}" if behind else None
+
+    def _wanted(self) -> dict[str, set[object]]:
+        """By policy, the last version that cannot have been lost, and those after it, which may not have been."""
+        published = [change for change in self.stage.changes if change.kind == "policy"]
+        sure = [host.index for host in self.ours() if not host.ever_damaged]
+        here = [any(index in change.learned for index in sure) for change in published]
+        kept = [any(each) for each in zip(*self.stage.cluster.company.gather(here), strict=True)]
+        wanted: dict[str, set[object]] = {}
+        for change, is_kept in zip(published, kept, strict=True):
+            policy = change.name.split()[1]
+            if is_kept:
+                wanted[policy] = {change.key}
+            elif policy in wanted:
+                wanted[policy].add(change.key)
+        return wanted
 
 
 class OpsEverywhere(Settled):

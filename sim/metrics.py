@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from lattice import wire
-from lattice.events import MemberChanged, Notification, PolicyChanged, RegionChanged
+from lattice.events import MemberChanged, Notification, PolicyChanged, RegionChanged, Rejected
 from lattice.types import NodeId
 from sim.changes import Change
 from sim.host import Host
@@ -37,6 +37,8 @@ class Metrics:
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
         self.false_positives = 0
+        self.refused: Counter[str] = Counter()
+        """Frames, rows and ops that engines refused, by why."""
         self.down_announced: dict[NodeId, dict[int, int]] = {}
         self.flips = Flips()
         self.timeline: list[tuple[int, int, str, str]] = []
@@ -93,6 +95,8 @@ class Metrics:
             case PolicyChanged(_, version):
                 self.timeline.append((now, host.index, "policy", version[:4].hex()))
                 self._learn("policy", version, host.index, now)
+            case Rejected():
+                self.refused[notification.reason.partition(":")[0]] += 1
             case MemberChanged(node, site, state):
                 self.timeline.append((now, host.index, "member", f"{site} {state}"))
                 if state == "down":
@@ -121,7 +125,7 @@ class Metrics:
         hosts = stage.cluster.hosts
         changes = [(change.learned, change.copies) for change in stage.changes]
         timeline = [one for one in self.timeline if hosts[one[1]].here]
-        own = (changes, timeline, self.flips, self.false_positives, self.down_announced)
+        own = (changes, timeline, self.flips, self.false_positives, self.down_announced, self.refused)
         said = stage.cluster.company.gather(own)
         for change, each in zip(stage.changes, zip(*(one[0] for one in said), strict=True), strict=True):
             change.copies = sum(copies for _, copies in each)
@@ -129,6 +133,7 @@ class Metrics:
         self.timeline = [entry for one in said for entry in one[1]]
         self.flips = Flips(sum((one[2].by_region for one in said), Counter()), max(one[2].last_at for one in said))
         self.false_positives = sum(one[3] for one in said)
+        self.refused = sum((one[5] for one in said), Counter())
         self.down_announced = {}
         for one in said:
             for node, told in one[4].items():

@@ -63,6 +63,7 @@ def in_full(result: Result, cost: Cost) -> dict[str, object]:
         "detection": figures["detection"],
         "called_down": figures["called_down"],
         "dropped": figures["dropped"],
+        "refused": figures["refused"],
         "violations": [
             {"check": v.check, "at_s": v.at_us / SECOND, "node": v.node, "evidence": v.evidence}
             for v in result.violations
@@ -139,6 +140,9 @@ def lines(result: Result, cost: Cost) -> list[str]:
         shown = ", ".join(f"{site} by {by}" for site, by in list(called.items())[:CALLED_SHOWN])
         more = f", and {len(called) - CALLED_SHOWN} more" if len(called) > CALLED_SHOWN else ""
         said.append(f"  called down at some time: {shown}{more}")
+    refused = figures["refused"]
+    if isinstance(refused, Mapping) and refused:
+        said.append("  refused: " + ", ".join(f"{why} {count:,}" for why, count in refused.items()))
     idle = figures["idle_bytes_per_node_s"]
     said.append(
         f"  bytes a node and second: {figures['bytes_per_node_s']}" + (f", idle {idle}" if idle is not None else "")

@@ -14,7 +14,7 @@ from lattice.rollouts import RolloutId
 from lattice.types import SECOND, VersionId
 from router.decision.decide import Decision
 from sim.cluster import Cluster
-from sim.host import Host
+from sim.host import ClockFault, Host
 from sim.network import Rule
 from sim.quantities import NotExpected
 from sim.world import World
@@ -81,6 +81,8 @@ class Stage:
         self.seeds: list[Host] = []
         self.touched: Counter[int] = Counter()
         """By host, how many faults act on it now."""
+        self.clocks: dict[int, ClockFault] = {}
+        """By host, a clock that was set back: whoever runs there has not read it, the next process will."""
         self._wire_faults = 0
         self._wire_quiet_from = 0
         self._quiet_from: dict[int, int] = {}

@@ -156,6 +156,7 @@ class Soaked:
     acts: tuple[str, ...]
     """Every kind of act that was done, as often as it was."""
     dropped: Mapping[str, int]
+    """Packets that the network lost, by why, and what engines refused."""
     lines: tuple[str, ...]
     """What a person wants to know of a seed that did not hold."""
 
@@ -165,6 +166,7 @@ def soak_seed(scenario: str, seed: int, sets: Sequence[str]) -> Soaked:
     found = load(scenario, sets)
     result = Experiment(found, str(seed)).run()
     said = tuple(lines(result, Cost())) if result.verdict != found.expect else ()
-    dropped = result.figures["dropped"]
+    dropped, refused = result.figures["dropped"], result.figures["refused"]
     assert isinstance(dropped, dict)
-    return Soaked(seed, result.verdict, tuple(what for _, _, what, _ in result.acts), dropped, said)
+    assert isinstance(refused, dict)
+    return Soaked(seed, result.verdict, tuple(what for _, _, what, _ in result.acts), dropped | refused, said)
