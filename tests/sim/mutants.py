@@ -17,6 +17,7 @@ from lattice.events import (
     HealthObserved,
     Input,
     LocalUpdate,
+    MemberChanged,
     Notify,
     PolicyChanged,
     RegionChanged,
@@ -220,6 +221,17 @@ class ChokesOnOps(Engine):
 
     def _choke(self, data: bytes, own: bool = False) -> list[Cell]:
         raise self.error("a field that older versions lack")
+
+
+class CriesWolf(Engine):
+    """Announces now and then that somebody is down who is not."""
+
+    def handle(self, event: Input, now: Micros) -> list[Effect]:
+        effects = super().handle(event, now)
+        others = [member for member in self._swim.members.all() if member.node != self.node]
+        if isinstance(event, TimerFired) and others:
+            effects = [*effects, Notify(MemberChanged(others[0].node, others[0].site, "down"))]
+        return effects
 
 
 class NeverCallsAgain(Engine):

@@ -9,9 +9,10 @@ import pytest
 
 from lattice.engine import Engine
 from sim.checks import Check
-from sim.experiment import Looker
+from sim.experiment import Experiment, Looker
 from sim.host import Host
 from sim.promises import ALL_CHECKS
+from sim.scenario import from_table
 from tests.sim import mutants
 from tests.sim.runs import run, run_only, table
 
@@ -128,22 +129,30 @@ def test_an_engine_that_raises_is_found(error: type[Exception], monkeypatch: pyt
 def test_every_check_has_its_mutant_and_every_mutant_its_check() -> None:
     assert {planted.check for planted in PLANTED} == {check.name for check in ALL_CHECKS}
     made = {one for one in vars(mutants).values() if isinstance(one, type) and issubclass(one, Engine)}
-    assert made - {Engine, mutants.ChokesOnOps} == {planted.engine for planted in PLANTED}
+    others = {Engine, mutants.ChokesOnOps, mutants.CriesWolf}
+    assert made - others == {planted.engine for planted in PLANTED}
 
 
 @pytest.mark.parametrize(
     ("bound", "value"),
-    [("converge_within", "1ms"), ("detect_within", "1ms"), ("idle_bytes_max", 1), ("false_positives_max", 0)],
+    [("converge_within", "1ms"), ("detect_within", "1ms"), ("idle_bytes_max", 1), ("availability_min", "100%")],
 )
 def test_a_bound_of_the_scenario_can_fail(bound: str, value: object) -> None:
-    changes: list[dict[str, object]] = [dict(GONE) if bound == "detect_within" else dict(DOWN)]
-    if bound == "false_positives_max":
-        changes = [{"at": "1s", "for": "8s", "do": "isolate", "nodes": 1}]
-    result = run(table(*changes, duration="40s", checks={bound: value}))
-    if bound == "false_positives_max":
-        assert result.verdict == "held", "a node that was cut off was not falsely called dead"
-    else:
-        assert [violation.check for violation in result.violations] == [bound.removesuffix("_max").replace("_", "-")]
+    act = dict(GONE) if bound == "detect_within" else dict(DOWN)
+    scenario = table(act, duration="40s", regions={"count": 1}, users={"rate": 20}, checks={bound: value})
+    violations = run(scenario).violations
+    named = bound.removesuffix("_max").removesuffix("_min").replace("_", "-")
+    assert [violation.check for violation in violations] == [named]
+
+
+def test_who_is_well_and_called_down_is_counted_and_who_was_cut_off_is_not() -> None:
+    bound = {"false_positives_max": 0}
+    cut = run(table({"at": "1s", "for": "8s", "do": "isolate", "nodes": 1}, duration="40s", checks=bound))
+    assert cut.verdict == "held", cut.violations
+    assert cut.figures["called_down"]
+    alone = {**bound, "off": [check.name for check in ALL_CHECKS]}
+    cried = Experiment(from_table("t", table(checks=alone)), engine_type=mutants.CriesWolf).run()
+    assert [violation.check for violation in cried.violations] == ["false-positives"]
 
 
 @pytest.mark.parametrize(("bound", "value"), [("idle_bytes_max", 10_000), ("availability_min", "1%")])
