@@ -140,10 +140,11 @@ class Publish:
     def texts(self, stage: Stage) -> list[str]:
         if self.body:
             return [self.body]
-        if stage.policy_blocks is not None and self.policy == "default":
-            return stage.policy_blocks(stage.published + 1)
         padding = "#" * 200 + "\n"
-        return [f"# version {stage.published + 1}, statement {number}\n{padding}" for number in range(self.blocks)]
+        rest = [f"# version {stage.published + 1}, statement {number}\n{padding}" for number in range(self.blocks)]
+        if stage.policy_blocks is not None and self.policy == "default":
+            return [*stage.policy_blocks(stage.published + 1), *rest[1:]]
+        return rest
 
     def end(self, stage: Stage) -> None:
         """What is published stays."""

@@ -48,6 +48,8 @@ from sim.world import Doubts, World
 SLICE_US = 100 * MILLISECOND
 LOOK_SMALL = 10
 """Up to so many nodes, the node that stepped is looked at after every step."""
+SPREAD_US = SECOND
+"""After so long the policy that users brought is everywhere, and idle nodes are idle."""
 ACQUAINTED_US = 5 * SECOND
 """After the last node of a cold start has begun, its acquaintance is upkeep: no part of what idle nodes cost."""
 
@@ -282,8 +284,10 @@ class Experiment:
                 assert stage.policy_blocks is not None, "users brought a policy"
                 publish(stage, present[0], stage.policy_blocks(1))
         first = min((step.at_us for step in self.timeline), default=scenario.duration_us)
-        if scenario.topology.start == "converged":
+        if scenario.topology.start == "converged" and self.users is None:
             self.metrics.begin_idle(cluster.now)
+        elif scenario.topology.start == "converged":
+            cluster.scheduler.call(EPOCH + min(SPREAD_US, first), lambda: self.metrics.begin_idle(cluster.now))
         elif (acquainted := scenario.topology.over_us + ACQUAINTED_US) < first:
             cluster.scheduler.call(EPOCH + acquainted, lambda: self.metrics.begin_idle(cluster.now))
         cluster.scheduler.call(EPOCH + first, lambda: self.metrics.end_idle(cluster.now))

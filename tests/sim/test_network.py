@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -68,6 +69,33 @@ def test_duplicates_and_corruption() -> None:
     ]
     assert abs(differing.count(0) / MANY - 0.9) < 0.02
     assert set(differing) == {0, 1, 2}, "a byte, and what shows it"
+
+
+def test_jitter_is_of_the_mean_that_was_asked_for() -> None:
+    for settings in (LinkSettings(jitter_us=5_000, jitter_ppm=0), LinkSettings(jitter_us=0, jitter_ppm=500_000)):
+        extra = [copies[0][0] - 10 * MILLISECOND for copies in arrivals(network(settings))]
+        assert abs(sum(extra) / MANY - 5_000) < 200
+        assert sum(waited > 5_000 for waited in extra) / MANY == pytest.approx(math.exp(-1), abs=0.02), "exponential"
+    still = network(LinkSettings(jitter_us=0, jitter_ppm=0))
+    assert {copies[0][0] for copies in arrivals(still, 100)} == {10 * MILLISECOND}
+
+
+def test_who_is_reordered_comes_after_who_was_sent_later() -> None:
+    wire = network(LinkSettings(jitter_us=0, jitter_ppm=0, reorder_ppm=200_000))
+    delays = [copies[0][0] for copies in arrivals(wire)]
+    held = [delay for delay in delays if delay > 10 * MILLISECOND]
+    assert abs(len(held) / MANY - 0.2) < 0.02
+    assert abs(sum(held) / len(held) - 30 * MILLISECOND) < MILLISECOND, "by up to four times its delay, evenly"
+    assert max(held) <= 50 * MILLISECOND
+    at = sorted(range(MANY), key=lambda sent: 1_000 * sent + delays[sent])
+    assert sum(a > b for a, b in pairwise(at)) > MANY / 10
+
+
+def test_a_stream_is_whole_and_takes_one_more_round_trip() -> None:
+    settings = LinkSettings(0, 0, duplicate_ppm=500_000, reorder_ppm=500_000, corrupt_ppm=500_000)
+    wire = network(settings)
+    sent = [wire.send(0, 1, packet_of(number), True, 0) for number in range(200)]
+    assert sent == [[(30 * MILLISECOND, packet_of(number))] for number in range(200)]
 
 
 def test_a_slow_uplink_queues_and_then_drops() -> None:
@@ -163,6 +191,19 @@ def test_the_first_hundred_of_a_thousand_sites_are_the_same_hundred() -> None:
     few, many = globe(100, PathSettings(), "0"), globe(300, PathSettings(), "0")
     assert many.places[:100] == few.places
     assert all(many.delay_us(a, 7) == few.delay_us(a, 7) for a in range(100))
+
+
+def test_a_path_is_the_great_circle_times_the_detour_of_fibre_and_both_ends() -> None:
+    """Paris to Sydney is 16,960 km by the great circle; light in glass makes 204 km a millisecond."""
+    straight, detour = (
+        globe(400, PathSettings(fibre_factor_ppm=ppm, access_us=0), "0") for ppm in (1_000_000, 1_760_000)
+    )
+    groups = {place.name.rpartition("-")[0]: index for index, place in enumerate(straight.places)}
+    paris, sydney = groups["paris"], groups["sydney"]
+    assert straight.delay_us(paris, sydney) == pytest.approx(16_960 / 204.19 * 1_000, rel=0.01)
+    assert detour.delay_us(paris, sydney) == pytest.approx(1.76 * straight.delay_us(paris, sydney), rel=0.001)
+    ends = globe(400, PathSettings(fibre_factor_ppm=1_000_000, access_us=5_000), "0")
+    assert 2_000 < ends.delay_us(paris, sydney) - straight.delay_us(paris, sydney) < 20_000
 
 
 @given(st.integers(0, 99), st.integers(0, 99))

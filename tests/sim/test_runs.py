@@ -125,6 +125,22 @@ def test_who_was_called_down_is_told() -> None:
     assert f"  called down at some time: {next(iter(called))} by 5" in lines(result, Cost())
 
 
+def test_what_idle_nodes_cost_is_not_what_the_policy_of_users_cost() -> None:
+    acts = [{"at": "6s", "do": "publish"}]
+    bare = run(table(*acts, nodes=12)).figures["idle_bytes_per_node_s"]
+    assert run(table(*acts, nodes=12, users={"rate": 20})).figures["idle_bytes_per_node_s"] == pytest.approx(
+        bare, rel=0.05
+    )
+
+
+def test_a_large_policy_is_large_where_there_are_users_too() -> None:
+    large = {"at": "1s", "do": "publish", "nodes": "node 0", "blocks": 60}
+    few, many = (run(table({**large, "blocks": blocks}, users={"rate": 20})) for blocks in (1, 60))
+    sizes = [sum(result.figures["bytes_by_type"].values()) for result in (few, many)]  # type: ignore[attr-defined]
+    assert sizes[1] > sizes[0] + 40_000
+    assert many.figures["users"]["availability"] == 1.0  # type: ignore[index]
+
+
 def test_a_dead_region_is_felt_and_then_avoided() -> None:
     """Each site whose nearest it was sends one request there. Which region is whose is drawn with the places."""
     world, sites = Experiment(from_table("test", table())).world, range(4)

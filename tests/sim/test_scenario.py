@@ -33,6 +33,15 @@ def test_the_promised_scenarios_ship() -> None:
     assert len(NAMES) >= 20
 
 
+MEASURED_BARE = {"wan-1000", "lan-1000", "wan-10000", "fan-out"}
+"""By these it is measured what the lattice costs alone."""
+
+
+@pytest.mark.parametrize("name", sorted(PROMISED - MEASURED_BARE))
+def test_a_promised_scenario_says_what_users_felt(name: str) -> None:
+    assert load(name).users.rate > 0
+
+
 @pytest.mark.parametrize("name", ["wan", "liars", "swarm"])
 def test_a_resolved_scenario_reads_back_as_the_same(name: str, tmp_path: Path) -> None:
     path = tmp_path / "resolved.toml"
