@@ -5,7 +5,8 @@ printing and arithmetic differ), no extension types. Arrays come back as tuples.
 library allocates, and `unpack_canonical` refuses an encoding that `pack` would not have produced, so that a hash or a
 signature covers exactly one spelling of a value.
 
-The only module that imports msgpack. It never reuses an `Unpacker` (CVE-2026-57585).
+Written by msgspec, which takes a third of the time, and read by msgpack, which bounds what it reads; no other module
+knows of either form. It never reuses an `Unpacker` (CVE-2026-57585).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from ipaddress import ip_address
 from typing import NoReturn, TypeAlias
 
 import msgpack
+from msgspec.msgpack import Encoder
 
 from lattice.errors import MalformedError
 from lattice.types import Endpoint
@@ -26,9 +28,8 @@ ARRAY_LENGTH_MAX = 4_096
 INTEGER_MAX = 2**63 - 1
 """Enough for microseconds until the year 294,000, and the same in every language."""
 
-pack: Callable[[Value], bytes] = msgpack.Packer(use_bin_type=True).pack
-"""The one encoding of a value. One packer for all: making one costs as much as packing a ping. It empties itself after
-every value and after every error; only an `Unpacker` must not be used again."""
+pack: Callable[[Value], bytes] = Encoder().encode
+"""The one encoding of a value, the shortest that msgpack has for it."""
 
 
 def unpack(data: bytes, bytes_max: int) -> object:
