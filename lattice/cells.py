@@ -100,15 +100,16 @@ def shards_for(cells: int) -> int:
 class CellIndex:
     """All cells of one node, with their sums kept as cells come and go."""
 
-    __slots__ = ("_cells", "_counts", "_root", "_sums", "_total")
+    __slots__ = ("_cells", "_counts", "_sums", "_total", "root")
 
     def __init__(self) -> None:
         self._cells: dict[CellId, Cell] = {}
         self._total = 0
         self._sums = [0] * SHARDS_MAX
         self._counts = [0] * SHARDS_MAX
-        self._root: bytes | None = None
-        """The last root, until a cell comes or goes."""
+        self.root = bytes(16)
+        """Equal if and only if the sets are, up to a collision of the hash. Every ping and ack asks for it, and cells
+        come and go far less often: so it is worked out when they do."""
 
     def __len__(self) -> int:
         return len(self._cells)
@@ -137,13 +138,7 @@ class CellIndex:
         self._total += term
         self._sums[shard] += term
         self._counts[shard] += by
-        self._root = None
-
-    def root(self) -> bytes:
-        """16 bytes; equal if and only if the sets are, up to a collision of the hash."""
-        if self._root is None:
-            self._root = (self._total % _MODULUS).to_bytes(16, "big")
-        return self._root
+        self.root = (self._total % _MODULUS).to_bytes(16, "big")
 
     def fingerprints(self, of: int, salt: int) -> tuple[bytes, ...]:
         """Of each shard, `FINGERPRINT_BYTES` of its sum's hash under `salt`."""

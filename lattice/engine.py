@@ -71,7 +71,6 @@ from lattice.seal import Seal, counter_in
 from lattice.seal_records import SAVE_INTERVAL_US, SealRecords
 from lattice.spreading import Spreading
 from lattice.swim import Swim
-from lattice.timers import NEVER_COMES
 from lattice.types import MILLISECOND, AuthorId, CellId, Endpoint, Micros, NodeId
 from lattice.view import LatticeView, MemberView
 from lattice.wire import (
@@ -109,7 +108,7 @@ class Engine:
     """One node. See the module's contract."""
 
     __slots__ = (
-        "_admission", "_attends_at", "_cells", "_config", "_grants", "_health", "_out", "_own_address", "_policy",
+        "_admission", "_cells", "_config", "_grants", "_health", "_out", "_own_address", "_policy",
         "_presence", "_reconciliation", "_records_due", "_rollouts", "_seal", "_seal_records", "_spreading",
         "_stall_us", "_stalled_for", "_started", "_strategy", "_swim", "_us", "_view", "due", "node",
     )  # fmt: skip
@@ -145,8 +144,6 @@ class Engine:
         """When it is to be given `TimerFired`. To be read after each input: it may be earlier than it was, and a timer
         is to be moved then. Where it is later a timer may also run out first, and be set anew."""
         self._records_due = Micros(0)
-        self._attends_at = NEVER_COMES
-        """`_attention_due`, as of the last input."""
         self._view: LatticeView | None = None
         self._stall_us = config.stall_us
         self._stalled_for: Micros | None = None
@@ -230,7 +227,7 @@ class Engine:
         out.now = now
         effects: list[Effect] = []
         out.effects = effects
-        if now > self._attends_at:
+        if now > self._records_due or now - self.due > self._stall_us:
             self._attend()
         if isinstance(event, DatagramReceived):
             self._on_frame(event.data, event.source, False)
@@ -245,9 +242,7 @@ class Engine:
         due, first = self._swim.due, out.timers.first
         if first < due:
             due = first
-        if due != self.due:
-            self.due = due
-            self._attends_at = self._attention_due()
+        self.due = due
         out.effects = NO_INPUT
         return effects
 
@@ -264,7 +259,7 @@ class Engine:
                 members=self._view_members(),
                 regions=self._health.regions(),
                 policies=self._policy.policies(),
-                root=self._cells.root(),
+                root=self._cells.root,
                 cells=len(self._cells),
                 quarantined=self._health.quarantined(),
                 forks=self._policy.forks(),
@@ -294,15 +289,11 @@ class Engine:
 
     # --- inputs
 
-    def _attention_due(self) -> Micros:
-        """After when an input finds more to be seen to than itself: records are to be saved, or we come so late to what
-        was due that we have stalled."""
-        if not self._started:
-            return NEVER_COMES
-        stalled, saves = self.due + self._stall_us, self._records_due
-        return saves if saves < stalled else Micros(stalled)
-
     def _attend(self) -> None:
+        """There is more to be seen to than the input: records are to be saved, or we come so late to what was due that
+        we have stalled."""
+        if not self._started:
+            return
         out, now = self._out, self._out.now
         if now > self._records_due:
             self._records_due = out.after(SAVE_INTERVAL_US)
@@ -312,7 +303,6 @@ class Engine:
             self._health.records.save()
         if now - self.due > self._stall_us:
             self._notice_stall()
-        self._attends_at = self._attention_due()
 
     def _notice_stall(self) -> None:
         """We come late to what was due: whatever was to be heard meanwhile has not been."""

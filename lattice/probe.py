@@ -265,10 +265,7 @@ class ProbeCycle:
 
     def _settle(self) -> None:
         """What was due first may be over, or later."""
-        first = NEVER_COMES
-        for probe in self._probes.values():
-            if probe.due < first:
-                first = probe.due
-        if self._relays:
-            first = min(first, *[relay.due for relay in self._relays.values()])
-        self.first = first
+        self.first = NEVER_COMES
+        if self._probes or self._relays:  # mostly there is nothing once an answer has come
+            probes, relays = self._probes.values(), self._relays.values()
+            self.first = min([probe.due for probe in probes] + [relay.due for relay in relays])

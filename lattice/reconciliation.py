@@ -85,7 +85,7 @@ class Reconciliation:
 
     def compare(self, peer: NodeId, root: bytes) -> bool:
         """A member's root, as it just said. Whether it differs from ours."""
-        if root == self._cells.root():
+        if root == self._cells.root:
             if peer in self._roots:
                 self.forget(peer)
             return False
@@ -111,7 +111,7 @@ class Reconciliation:
         self._waiting_since.pop(peer, None)
         member = self._swim.members.get(peer)
         root = self._roots.pop(peer, None)
-        if member is not None and member.present and root is not None and root != self._cells.root():
+        if member is not None and member.present and root is not None and root != self._cells.root:
             self._out.count("reconciliations begun")
             self._begin_with(peer)
             self._last_part = None

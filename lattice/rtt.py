@@ -95,16 +95,16 @@ class RttTable:
 
     def timeout_us(self, node: NodeId, area: str, now: Micros) -> int:
         """How long to wait for an answer of this member."""
-        known, near, timeout = self._members.get(node), self._areas.get(area), UNMEASURED_US
-        if near is not None:
-            timeout = timeout_of(near)
-            if timeout > UNMEASURED_US and near[2] < SAMPLES_TRUSTED:
-                timeout = UNMEASURED_US
+        known = self._members.get(node)
+        timeout = timeout_of(known) if known is not None else 0
+        if known is None or known[2] < SAMPLES_TRUSTED:
+            near = self._areas.get(area)
+            usual = timeout_of(near) if near is not None else UNMEASURED_US
+            if usual > UNMEASURED_US and near is not None and near[2] < SAMPLES_TRUSTED:
+                usual = UNMEASURED_US
+            if usual > timeout:
+                timeout = usual
         most_us = self._most_us
-        if known is not None:
-            own = timeout_of(known)
-            if own > timeout or known[2] >= SAMPLES_TRUSTED:
-                timeout = own
         if timeout > most_us:
             latest_us, until = self._late.get(node, (0, now))
             return min(timeout, latest_us) if until > now else most_us

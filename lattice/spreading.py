@@ -251,7 +251,7 @@ class Spreading:
         """The most urgent cells first."""
         batches = self.batches(cells)
         for left, batch in zip(reversed(range(len(batches))), batches, strict=True):
-            self._out.send(Delta(self._cells.root(), batch, left), target)
+            self._out.send(Delta(self._cells.root, batch, left), target)
 
     def not_in_line(self, cells: Sequence[Cell]) -> list[Cell]:
         """Those that do not go out soon in any case."""

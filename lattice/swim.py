@@ -165,7 +165,7 @@ class Swim:
         """`sender` is None where it is no member; who has just introduced itself is answered with our row."""
         ours = self._our_row() if introduced else ()
         news = self._news_for(sender) if sender is not None else ()  # each claim rides on a few frames only
-        body = wire.ack_body(nonce, self._out.node, self._cells.root(), _unscoped(source), news, ours)
+        body = wire.ack_body(nonce, self._out.node, self._cells.root, _unscoped(source), news, ours)
         self._out.send_body(body, bool(ours), source)
 
     def on_ack(self, nonce: int, subject: NodeId, root: bytes, sender: Member | None) -> None:
@@ -199,7 +199,7 @@ class Swim:
         carried = self._probe.carry(Relay(source, request.nonce, request.subject, due, ends))
         if carried is None:
             raise WireError("too many relays", "more probes are carried for others than we can keep in mind")
-        ping = Ping(carried, self._cells.root(), self._news_for(subject))
+        ping = Ping(carried, self._cells.root, self._news_for(subject))
         # Whoever asks hears the subject on a network that we may not be on, and the other way round.
         for target in dict.fromkeys((request.target, *(subject.addresses if subject is not None else ()))):
             if target[0]:
@@ -329,7 +329,7 @@ class Swim:
     def _call(self, endpoint: Endpoint, there: Sequence[Member]) -> None:
         claims, nonce = tuple(self._claim(member) for member in there[:1]), self._out.prng.token()
         self.challenges.give(nonce, Given(None, endpoint))
-        self._out.send(Ping(nonce, self._cells.root(), claims, self._our_row()), endpoint)
+        self._out.send(Ping(nonce, self._cells.root, claims, self._our_row()), endpoint)
 
     # --- one key in two places
 
@@ -440,7 +440,7 @@ class Swim:
             self._out.timers.set("tell", min(self._suspicions[node].tell_at for node in ours))
 
     def _ping(self, member: Member, nonce: int, address: Endpoint | None = None) -> None:
-        body = wire.ping_body(nonce, self._cells.root(), self._news_for(member))
+        body = wire.ping_body(nonce, self._cells.root, self._news_for(member))
         self._out.send_body(body, False, address or member.endpoint)
 
     def _ack_us(self, node: NodeId, member: Member | None) -> int:

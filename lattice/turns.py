@@ -61,11 +61,13 @@ class Turns:
         else:
             self._fall_in_step(everybody, now)
         distance = self._distance if well else self._prng.below(max(1, others))
-        for _ in range(others):
+        left = others
+        while left:
             target = everybody[(self._place + self._step * (distance + 1)) % (others + 1)]
             if target not in busy:
                 return target
             distance = (distance + 1) % others
+            left -= 1
         return None
 
     def following(self, skipped: int) -> Micros:

@@ -109,7 +109,7 @@ def everybody(engine: Engine) -> Everybody:
 
 
 def root_of(engine: Engine) -> bytes:
-    return engine._cells.root()
+    return engine._cells.root
 
 
 def cells_count(engine: Engine) -> int:
@@ -261,7 +261,7 @@ def graft(engine: Engine, base: Base, row_due: Micros) -> None:
     cells._cells = shared(base.cells._cells)
     cells._total = base.cells._total
     cells._sums, cells._counts = list(base.cells._sums), list(base.cells._counts)
-    cells._root = None
+    cells.root = base.cells.root
     assert own.cell in cells, "the base was made of these very rows"
     timers = engine._out.timers
     timers._deadlines.update((name, deadline) for deadline, name in base.leases)

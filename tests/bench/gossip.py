@@ -149,14 +149,14 @@ def digest_bytes(cells: int, differing: int, seed: int) -> int:
         sides.append((index, Reconciler(index, Prng.seeded(f"{seed}/{side}"))))
     (left, asking), (right, answering) = sides
     here, there, now, sent = NodeId(b"l" * 16), NodeId(b"r" * 16), Micros(0), 0
-    while left.root() != right.root():
+    while left.root != right.root:
         compare = asking.open(there, now)
         digest = answering.compared(here, compare, now)
         assert digest is not None, "the roots differ, so some shard does"
         missing_there, back = asking.digested(there, digest, now)
         assert back is not None, "it was asked for"
         missing_here, _ = answering.digested(here, back, now)
-        messages: tuple[Message, ...] = (compare, digest, back, Delta(left.root(), ()), Delta(right.root(), ()))
+        messages: tuple[Message, ...] = (compare, digest, back, Delta(left.root, ()), Delta(right.root, ()))
         sent += sum(map(frame_bytes, messages))
         for missing, index in ((missing_there, right), (missing_here, left)):
             for found in missing:
@@ -166,7 +166,7 @@ def digest_bytes(cells: int, differing: int, seed: int) -> int:
 
 def digest_bytes_equal() -> int:
     """What the root adds to a ping: equal roots end the matter."""
-    return len(canonical.pack(CellIndex().root()))
+    return len(canonical.pack(CellIndex().root))
 
 
 # --- large clusters, in the simulator

@@ -160,7 +160,7 @@ def pair(cells: int, cell_bytes: int, shared: int = 0) -> dict[str, object]:
             sides[side].add(cell)
     left, right = (Reconciler(index, Prng.seeded(str(side))) for side, index in enumerate(sides))
     here, there, now, sent, rounds = NodeId(b"l" * 16), NodeId(b"r" * 16), Micros(0), 0, 0
-    while sides[0].root() != sides[1].root():
+    while sides[0].root != sides[1].root:
         compare = left.open(there, now)
         digest = right.compared(here, compare, now)
         assert digest is not None, "the roots differ, so some shard does"
@@ -171,7 +171,7 @@ def pair(cells: int, cell_bytes: int, shared: int = 0) -> dict[str, object]:
         for found, giver, taker in ((for_right, 0, 1), (for_left, 1, 0)):
             given = affordable(found, LIFEGUARD.delta_bytes_max)
             for batch in batches(given, LIFEGUARD.datagram_bytes_max, lambda cell: 0):
-                sent += frame_bytes(Delta(sides[giver].root(), batch))
+                sent += frame_bytes(Delta(sides[giver].root, batch))
             for cell in given:
                 sides[taker].add(cell)
         rounds += 1

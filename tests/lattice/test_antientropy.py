@@ -57,10 +57,10 @@ def test_two_nodes_become_equal(one: set[int], two: set[int], seed: int) -> None
     left, right = Side(f"left {seed}", one), Side(f"right {seed}", two)
     travelled = 0
     for _ in range(10):
-        if left.index.root() == right.index.root():
+        if left.index.root == right.index.root:
             break
         travelled += one_round(left, right)
-    assert left.index.root() == right.index.root()
+    assert left.index.root == right.index.root
     assert len(left.index) == len(one | two)
     assert travelled == len(one ^ two), "and nothing travelled that was known"
 
@@ -68,7 +68,7 @@ def test_two_nodes_become_equal(one: set[int], two: set[int], seed: int) -> None
 def test_large_differences_take_a_few_rounds_of_one_datagram_each() -> None:
     left, right = Side("left", set(range(6_000))), Side("right", set(range(3_000, 6_100)))
     rounds = 0
-    while left.index.root() != right.index.root():
+    while left.index.root != right.index.root:
         one_round(left, right)
         rounds += 1
         assert rounds <= 40
@@ -119,7 +119,7 @@ def test_a_false_positive_costs_a_round_and_nothing_else() -> None:
         for number in range(150):
             right.index.add(cell(seed * 1_000 + number))
         rounds = 0
-        while left.index.root() != right.index.root():
+        while left.index.root != right.index.root:
             one_round(left, right)
             rounds += 1
         late += rounds > 1
@@ -146,7 +146,7 @@ def test_few_differences_in_a_large_store_cost_little(differing: int, bytes_max:
     left = Side("left", shared | set(range(20_000, 20_000 + differing // 2)))
     right = Side("right", shared | set(range(30_000, 30_000 + differing - differing // 2)))
     sent, exchanges = 0, 0
-    while left.index.root() != right.index.root():
+    while left.index.root != right.index.root:
         compare = left.reconciler.open(B, NOW)
         digest = right.reconciler.compared(A, compare, NOW)
         assert digest is not None
@@ -172,6 +172,6 @@ def test_what_hides_behind_an_equal_fingerprint_is_found_in_the_next_exchange(mo
         while one_round(left, right) == 0:
             exchanges += 1
         hidden += exchanges > 1
-        assert left.index.root() == right.index.root()
+        assert left.index.root == right.index.root
         assert exchanges <= 3
     assert hidden > 0, "otherwise this test shows nothing"

@@ -55,7 +55,7 @@ def test_an_index_is_the_set_of_what_came_and_did_not_go(moved: list[tuple[bool,
         assert len(index) == len(held)
         assert (identity in index) == (identity in held)
     fresh = index_of(sorted(held, reverse=True))
-    assert index.root() == fresh.root()
+    assert index.root == fresh.root
     assert index.fingerprints(of, 5) == fresh.fingerprints(of, 5)
     assert index.ids_in(Shards(of, tuple(range(of)))) == sorted(held)
     for shard in range(of):
@@ -68,7 +68,7 @@ def test_an_index_is_the_set_of_what_came_and_did_not_go(moved: list[tuple[bool,
 @given(st.sets(hashed_ids, max_size=20), st.sets(hashed_ids, max_size=20), divisions)
 def test_roots_are_equal_exactly_if_the_sets_are(one: set[CellId], two: set[CellId], of: int) -> None:
     left, right = index_of(sorted(one)), index_of(sorted(two))
-    assert (left.root() == right.root()) == (one == two)
+    assert (left.root == right.root) == (one == two)
     for shard, prints in enumerate(zip(left.fingerprints(of, 5), right.fingerprints(of, 5), strict=True)):
         same = {i for i in one if shard_of(i, of) == shard} == {i for i in two if shard_of(i, of) == shard}
         assert (prints[0] == prints[1]) == same
@@ -77,7 +77,7 @@ def test_roots_are_equal_exactly_if_the_sets_are(one: set[CellId], two: set[Cell
 @given(few_ids)
 def test_a_shard_is_the_first_bits(identity: CellId) -> None:
     assert [shard_of(identity, of) for of in DIVISIONS] == [identity[0] >> bits for bits in (4, 3, 2, 1, 0)]
-    assert len(index_of([identity]).root()) == 16
+    assert len(index_of([identity]).root) == 16
     for of in DIVISIONS:
         assert [len(part) for part in index_of([identity]).fingerprints(of, 0)] == [FINGERPRINT_BYTES] * of
         assert [identity in Shards(of, (shard,)) for shard in range(of)].count(True) == 1
