@@ -3,7 +3,7 @@
 A change is complete at a node when the node acts on it: its effective level of the region is the new one, the new
 policy version is the one it serves. The floor is what no protocol can beat: one direct packet from whoever knew to
 everybody, which for a verdict means from as many watchers as can move it. A watcher acts on the worse of the verdict
-and what it sees: at once on what is worse than before, and on what is better only when it sees that, too.
+and what it sees: at once on what is worse than before, and on what is better when it sees that, at the earliest.
 """
 
 from __future__ import annotations
@@ -43,6 +43,8 @@ class Change:
     """(when, host): who could tell it from then on."""
     needed: int = 1
     """How many of them must be heard for it to hold."""
+    settled: frozenset[int] = frozenset()
+    """Hosts among them who say nothing else than they did before."""
     worse: bool | None = None
     """Of a region, whether it is worse than before; None of all else."""
     learned: dict[int, int] = field(default_factory=dict)
@@ -69,12 +71,13 @@ class Change:
         floors = []
         for host in hosts:
             arrivals = sorted(
-                when + (0 if source == host else topology.delay_us(source, host)) for when, source in self.sources
+                when + (0 if source == host else topology.delay_us(source, host))
+                for when, source in self.sources
+                if source not in self.settled
             )
             agreed = arrivals[self.needed - 1] if len(arrivals) >= self.needed else None
             if host in saw and self.worse is not None:
-                both = [saw[host]] if agreed is None else [saw[host], agreed]
-                agreed = min(both) if self.worse else max(both)
+                agreed = saw[host] if agreed is None or not self.worse else min(saw[host], agreed)
             if agreed is not None:
                 floors.append(agreed - self.at)
         return sorted(floors)
@@ -96,10 +99,12 @@ class HealthChange:
         worse = self.level > stage.world.truth[region]
         voices = _voices(stage, region)
         seeing = stage.world.change(stage.cluster, region, self.level)
-        most, as_bad = quorum(len(voices)), sum(level >= self.level for level in voices)
-        needed = most - as_bad if worse else sum(level > self.level for level in voices) - most + 1
+        as_bad = {host for host, level in voices.items() if level >= self.level}
+        worst = {host for host, level in voices.items() if level > self.level}
+        needed = quorum(len(voices)) - len(as_bad) if worse else len(worst) - quorum(len(voices)) + 1
+        settled = as_bad if worse else voices.keys() - worst
         name = f"{region} {self.level.name}"
-        change = Change(name, "health", (region, self.level), now, seeing, max(1, needed), worse)
+        change = Change(name, "health", (region, self.level), now, seeing, max(1, needed), frozenset(settled), worse)
         change.region, change.level = region, self.level
         stage.changes.append(change)
         return f"{name}, seen by {len(seeing)}"
@@ -108,12 +113,16 @@ class HealthChange:
         """The truth stays."""
 
 
-def _voices(stage: Stage, region: str) -> list[Level]:
-    """What the region's watchers say of it: not always what they saw, for who only confirms the verdict takes its time,
-    and who sees all that it watches fail has no voice."""
-    watchers = [stage.cluster.hosts[index] for index in stage.world.regions[region].watchers]
-    here = [inside.voice_of(host.engine, region) for host in watchers if host.here and host.alive]
-    return [level for said in stage.cluster.company.gather(here) for level in said if level is not None]
+def _voices(stage: Stage, region: str) -> dict[int, Level]:
+    """By host, what the region's watchers say of it: not always what they saw, for who only confirms the verdict takes
+    its time, and who sees all that it watches fail has no voice."""
+    here = {}
+    for index in stage.world.regions[region].watchers:
+        host = stage.cluster.hosts[index]
+        level = inside.voice_of(host.engine, region) if host.here and host.alive else None
+        if level is not None:
+            here[index] = level
+    return {index: level for said in stage.cluster.company.gather(here) for index, level in said.items()}
 
 
 @dataclass(slots=True)

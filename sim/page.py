@@ -35,6 +35,7 @@ svg{width:100%;height:auto;display:block}.grid{stroke:var(--line);stroke-width:1
 stroke-dasharray:1.5 4;stroke-linecap:round}.k-region{fill:var(--c1)}.k-policy{fill:var(--c0)}.k-member{fill:var(--bad)}
 .key{display:inline-block;width:.75em;height:.75em;border-radius:2px;vertical-align:-.05em;margin:0 .3em 0 .8em}
 .lead{font-size:1.08rem;margin:.8rem 0 0}td.num,th.num{text-align:right;white-space:nowrap}
+.dense{font-size:.74rem}.dense td,.dense th{padding:.25rem .3rem}.dense th+th+th{text-align:right}
 details summary{cursor:pointer;color:var(--soft)}
 """
 

@@ -84,7 +84,7 @@ def _row(
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:
     shown = [name for name in FIGURES if any(row[f"{name} median"] is not None for row in rows)]
-    head = "".join(f"<th class=num>{name}</th>" for name in ("runs", "held", *shown))
+    head = "".join(f"<th>{name.replace('_', ' ')}</th>" for name in ("runs", "held", *shown))
     body = "".join(
         f"<tr><td>{place}</td><td>{escape(row['set'])}</td>"
         + "".join(f"<td class=num>{row[name]}</td>" for name in ("runs", "held"))
@@ -93,7 +93,7 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> str:
         for place, row in enumerate(rows, 1)
     )
     note = "median, below it the interval, and the worst of all runs"
-    return f"<table><tr><th></th><th>set</th>{head}</tr>{body}</table><p class=soft>{note}</p>"
+    return f"<table class=dense><tr><th></th><th>set</th>{head}</tr>{body}</table><p class=soft>{note}</p>"
 
 
 def _said(row: Mapping[str, Any], name: str) -> str:

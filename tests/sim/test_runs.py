@@ -89,7 +89,7 @@ def test_a_change_is_measured_against_its_floor() -> None:
     assert all(took >= floor for took, floor in zip(delays, floors, strict=True)), "nobody is faster than light"
 
 
-@pytest.mark.parametrize("watchers", [1, 2, 3, 4, "all"])
+@pytest.mark.parametrize("watchers", [1, 2, 3, 4, 5, "all"])
 @pytest.mark.parametrize("seed", ["0", "1", "2"])
 def test_nobody_knows_a_region_sooner_than_the_floor(watchers: int | str, seed: str) -> None:
     """A watcher acts on what it sees, sooner than others agree; of four, three call a region down and two end that."""
@@ -104,6 +104,13 @@ def test_nobody_knows_a_region_sooner_than_the_floor(watchers: int | str, seed: 
         for host, when in change.learned.items():
             (floor,) = change.floor_us(topology, [host])
             assert when - change.at >= floor, (change.name, host)
+
+
+def test_a_region_that_is_well_again_is_as_soon_known_as_who_called_it_down_can_say_so() -> None:
+    """Five watch, three have said that it is down, for that was enough: of these two must see that it is not."""
+    steps = [{"at": f"{at}s", "do": "health", "level": level} for at, level in ((1, "down"), (3, "healthy"))]
+    told = run(table(*steps, nodes=16, regions={"watchers": 5}))
+    assert [change["stretch_p99"] for change in told.changes] == pytest.approx([1.0, 1.0], abs=0.05)
 
 
 def test_what_a_broken_run_did_not_come_to_is_not_held() -> None:
