@@ -34,7 +34,7 @@ from sim.company import Company
 from sim.host import INBOX_MAX, NOT_HERE, RIGHT, STREAM_PORT, Host, Maker, Shard, endpoint_of
 from sim.journal import Journal, said
 from sim.network import Network
-from sim.scheduler import ANY_LIFE, EPOCH, NOBODY, STOP, Scheduler, first_order
+from sim.scheduler import EPOCH, NOBODY, STOP, Scheduler, first_order
 from sim.shards import cut
 from sim.signing import KIND_AT, KINDS
 from sim.topology import Place
@@ -201,9 +201,9 @@ class Cluster:
         """Let time pass. Whatever a watcher raises stops it, between two steps."""
         hosts, give, scheduler = self.hosts, self.give, self.scheduler
         queue = scheduler.queue
-        heappush(queue, (until + 1, 0, STOP, ANY_LIFE, None))
+        heappush(queue, (until + 1, 0, STOP, None))
         while True:
-            at, _, index, life, event = heappop(queue)
+            at, _, index, event = heappop(queue)
             if index < 0:
                 if index == NOBODY:
                     scheduler.now = at
@@ -215,7 +215,7 @@ class Cluster:
             host = hosts[index]
             if not host.alive:
                 continue
-            if life != ANY_LIFE and (life != host.life or (event is TIMER and not self._is_over(host, at))):
+            if event is TIMER and not self._is_over(host, at):
                 continue
             if host.paused or host.cost_us:
                 self._queue(host, event, at)
@@ -313,7 +313,7 @@ class Cluster:
         """Whether it is the host's timer that is over, and its engine due. Mostly an answer has come meanwhile, and the
         engine is due later: then the timer is set anew, and a timer that nobody needed costs no more than that."""
         if host.deadline != at:
-            return False  # it was set to an earlier time
+            return False  # it was set to an earlier time, or by a process that is no more
         due = host.engine.due if host.clock is RIGHT else host.clock.when(host.engine.due)
         if due > at:
             self._set_timer(host, due)
@@ -324,7 +324,7 @@ class Cluster:
     def _set_timer(self, host: Host, at: int) -> None:
         host.deadline = at
         host.order = order = host.order + 1
-        heappush(self.scheduler.queue, (at, order, host.index, host.life, TIMER))  # `give`, of one that is here
+        heappush(self.scheduler.queue, (at, order, host.index, TIMER))  # `give`, of one that is here
 
     def inject(self, host: Host, target: Host, frame: bytes) -> None:
         """Send a frame of the simulation's own making as if the host had."""
@@ -356,18 +356,18 @@ class Cluster:
         if stream:
             for delay_us, copy in network.send(host.index, index, data, True, at):
                 given = StreamFrameReceived(copy, (host.endpoint[0], STREAM_PORT))
-                scheduler.give(at + delay_us, host.next_order(), index, ANY_LIFE, given)
+                scheduler.give(at + delay_us, host.next_order(), index, given)
         elif network.faultless and not network.rules:  # as most are
             at += network.delay_us(host.index, index, data)
             host.order = order = host.order + 1
             taken = DatagramReceived(data, host.endpoint)
             if scheduler.elsewhere:
-                scheduler.give(at, order, index, ANY_LIFE, taken)
+                scheduler.give(at, order, index, taken)
             else:
-                heappush(scheduler.queue, (at, order, index, ANY_LIFE, taken))
+                heappush(scheduler.queue, (at, order, index, taken))
         else:
             for delay_us, copy in network.send(host.index, index, data, False, at):
-                scheduler.give(at + delay_us, host.next_order(), index, ANY_LIFE, DatagramReceived(copy, host.endpoint))
+                scheduler.give(at + delay_us, host.next_order(), index, DatagramReceived(copy, host.endpoint))
 
     def _keep(self, host: Host, record: Persist) -> None:
         if record.value is None:

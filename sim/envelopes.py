@@ -7,6 +7,7 @@ envelope, which nobody of this one opens.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from hashlib import blake2b
 from typing import Final
 
@@ -47,6 +48,8 @@ class Seals:
         self.sealed = sealed
         self.rings: dict[int, KeyRing] = {}
         self.versions: dict[int, int] = {}
+        self.mixed: list[Callable[[], object]] = []
+        """Told when the first process is about to speak another version than ours."""
         self.first = KeyRing.of(cluster_secret("first"))
         self._kinds: dict[bytes, int] = {}
         self._made: dict[int, Sealed] = {}
@@ -57,6 +60,13 @@ class Seals:
             return TaggedSeal(CLUSTER, version)
         self._made[index] = SpokenSeal(CLUSTER, self.ring_of(index), version, self._kinds)
         return self._made[index]
+
+    def speak(self, index: int, version: int) -> None:
+        """A host's next process speaks this version."""
+        if not self.versions:
+            for tell in self.mixed:
+                tell()
+        self.versions[index] = version
 
     def rekey(self, index: int, ring: KeyRing) -> None:
         """A host's key file is another: a running process takes it up at once, one that is down when it starts."""

@@ -191,16 +191,21 @@ class KeysOpen(Check):
 class VersionsApart(Check):
     name = "versions-apart"
     promise = "a frame of another protocol version is refused for that, and for nothing that stands behind it"
-    inputs = _FRAMES
 
     def __init__(self, stage: Stage, start: int) -> None:
         super().__init__(stage, start)
         self._versions = stage.seals.versions
+        if stage.cluster.network.settings.corrupt_ppm:
+            self._watch()
+        else:  # there is no such frame until somebody speaks another version
+            stage.seals.mixed.append(self._watch)
 
-    def stepped(self, host: Host, event: Input, effects: Sequence[Effect]) -> None:
-        frame: bytes = event.data  # type: ignore[union-attr]  # only frames are among `inputs`
-        if not self._versions and frame and frame[0] & 0x7F == VERSION:  # as in most runs
-            return
+    def _watch(self) -> None:
+        for kind in _FRAMES:
+            self.stage.cluster.watchers[kind].append(self._taken)
+
+    def _taken(self, host: Host, event: Input, effects: Sequence[Effect]) -> None:
+        frame: bytes = event.data  # type: ignore[union-attr]  # only frames are given
         ours = self._versions.get(host.index, VERSION)
         if len(frame) < OVERHEAD_BYTES or frame[0] & 0x7F == ours or frame[1:_CLUSTER_ENDS] != _TAG:
             return

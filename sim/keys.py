@@ -98,7 +98,7 @@ class MixVersions:
 
     def _upgrade(self, stage: Stage, host: Host) -> None:
         if self.speaks == "another":
-            stage.seals.versions[host.index] = VERSION + 1
+            stage.seals.speak(host.index, VERSION + 1)
         if host.alive:
             stage.cluster.crash(host)
             boot(stage, host)

@@ -36,7 +36,7 @@ from sim.company import Company
 from sim.experiment import Experiment, Result, uncollected
 from sim.host import STREAM_PORT
 from sim.obstacles import obstacle
-from sim.scheduler import ANY_LIFE, ORDER_BITS
+from sim.scheduler import ORDER_BITS
 from sim.shards import Shards
 
 T = TypeVar("T")
@@ -198,9 +198,9 @@ class Together(Company):
                 raise Apart("a frame was on its way for less than the lookahead")
             source = endpoints[(order >> ORDER_BITS) - 1]
             if stream:
-                heappush(queue, (at, order, host, ANY_LIFE, StreamFrameReceived(data, (source[0], STREAM_PORT))))
+                heappush(queue, (at, order, host, StreamFrameReceived(data, (source[0], STREAM_PORT))))
             else:
-                heappush(queue, (at, order, host, ANY_LIFE, DatagramReceived(data, source)))
+                heappush(queue, (at, order, host, DatagramReceived(data, source)))
         for kind, *fact in facts:
             self.hearers[kind](*fact)
 

@@ -24,8 +24,6 @@ NOBODY: Final = -1
 """The host of an act of the simulation itself."""
 STOP: Final = -2
 """The host of an entry behind which `Cluster.run_until` does not go."""
-ANY_LIFE: Final = -1
-"""The life of an input that whatever process is there then takes: a datagram."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +33,8 @@ class Act:
     do: Callable[[], object]
 
 
-Entry: TypeAlias = tuple[int, int, int, int, Any]
-"""(at, order, host, life, what), an input, or an act where the host is `NOBODY`; `life` tells an input for a process
-that is no more."""
+Entry: TypeAlias = tuple[int, int, int, Any]
+"""(at, order, host, what): an input, for whatever process is there then, or an act where the host is `NOBODY`."""
 
 
 OnItsWay: TypeAlias = tuple[int, int, int, bool, bytes]
@@ -61,21 +58,21 @@ class Scheduler:
         """By host of which another process has the engine: where what is on its way to it goes."""
         self._acts = 0
 
-    def give(self, at: int, order: int, host: int, life: int, event: Input) -> None:
+    def give(self, at: int, order: int, host: int, event: Input) -> None:
         """Hand `event` to a host at that time. `order`: the next of the host that brought it about."""
         assert at >= self.now, f"an event {self.now - at} us in the past"
         if self.elsewhere and host in self.elsewhere:
             assert not isinstance(event, TimerFired | LocalUpdate | Restored), "only frames go from one host to another"
             self.elsewhere[host]((at, order, host, isinstance(event, StreamFrameReceived), event.data))
         else:
-            heappush(self.queue, (at, order, host, life, event))
+            heappush(self.queue, (at, order, host, event))
 
     def call(self, at: int, do: Callable[[], object], order: int | None = None) -> None:
         """Have the simulation do something at that time; never earlier than now. `order`: the next of the host that
         brought it about, None when it was the simulation itself."""
         if order is None:
             self._acts = order = self._acts + 1
-        heappush(self.queue, (max(at, self.now), order, NOBODY, ANY_LIFE, Act(do)))
+        heappush(self.queue, (max(at, self.now), order, NOBODY, Act(do)))
 
     def __len__(self) -> int:
         return len(self.queue)

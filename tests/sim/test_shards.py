@@ -8,7 +8,7 @@ import pytest
 
 from lattice.events import DatagramReceived
 from lattice.types import SECOND
-from sim.scheduler import ANY_LIFE, EPOCH, Entry, Scheduler, first_order
+from sim.scheduler import EPOCH, Entry, Scheduler, first_order
 from sim.shards import HOSTS_MIN, LOOKAHEAD_MIN_US, Shards, cut
 from sim.topology import PathSettings, Room, Topology, globe, measured
 
@@ -68,10 +68,10 @@ def test_few_hosts_and_one_room_are_one_shard() -> None:
 def test_acts_come_first_and_then_hosts_in_order_whoever_came_first() -> None:
     scheduler, at = Scheduler(), EPOCH + SECOND
     frames = [DatagramReceived(bytes([number]), ("10.0.0.1", 1)) for number in range(4)]
-    scheduler.give(at, first_order(7) + 1, 3, ANY_LIFE, frames[2])
-    scheduler.give(at, first_order(2) + 2, 3, ANY_LIFE, frames[1])
+    scheduler.give(at, first_order(7) + 1, 3, frames[2])
+    scheduler.give(at, first_order(2) + 2, 3, frames[1])
     scheduler.call(at, lambda: None, first_order(9) + 1)
-    scheduler.give(at, first_order(2) + 1, 5, ANY_LIFE, frames[0])
+    scheduler.give(at, first_order(2) + 1, 5, frames[0])
     scheduler.call(at, lambda: None)
     order = [what if isinstance(what, DatagramReceived) else "act" for *_, what in sorted(scheduler.queue, key=_due)]
     assert order == ["act", *frames[:3], "act"]
