@@ -6,8 +6,9 @@ Each is proven by a planted mistake that trips it (`tests/sim/test_mutants.py`).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from operator import gt, lt
+from typing import Generic, TypeVar
 
 from lattice.engine import Engine
 from lattice.events import (
@@ -24,13 +25,15 @@ from lattice.health import SignedRow
 from lattice.identity import SIGNATURE_BYTES
 from lattice.types import Level, NodeId
 from lattice.verdict import verdict_of
-from lattice.view import LatticeView
+from lattice.view import LatticeView, MemberView
 from sim import inside
 from sim.checks import Check
 from sim.host import Host
 from sim.signing import KeyedVerifier
 from sim.stage import Stage
 
+T = TypeVar("T")
+V = TypeVar("V")
 SPIN_MAX = 200
 """Timers of one host in one microsecond: more is an engine that never lets time pass."""
 
@@ -112,17 +115,45 @@ class OnlyOwnRows(Check):
             self._known.add(signed.cell)
 
 
+class Earlier(Generic[T, V]):
+    """What a check saw of each node when it looked at a process before. The first time that is kept as it came: many
+    processes are looked at once, and there is nothing to compare."""
+
+    def __init__(self, entry: Callable[[T], tuple[NodeId, V]]) -> None:
+        self._entry = entry
+        self._first: dict[tuple[int, int], Sequence[T]] = {}
+        """By host and life."""
+        self._tables: dict[tuple[int, int], dict[NodeId, V]] = {}
+
+    def table(self, host: Host) -> dict[NodeId, V]:
+        """What is known so far, to be compared with and to be changed."""
+        life = (host.index, host.life)
+        table = self._tables.get(life)
+        if table is None:
+            table = self._tables[life] = dict(map(self._entry, self._first.pop(life, ())))
+        return table
+
+    def begins(self, host: Host, seen: Sequence[T]) -> bool:
+        """Whether this is the first that is seen at that process; then it is kept."""
+        life = (host.index, host.life)
+        if life in self._tables or life in self._first:
+            return False
+        self._first[life] = seen
+        return True
+
+
 class RowsRise(Check):
     name = "rows-rise"
     promise = "what a node holds of an observer never goes back to an earlier version within a life"
 
     def __init__(self, stage: Stage, start: int) -> None:
         super().__init__(stage, start)
-        self._held: dict[tuple[int, int], dict[NodeId, SignedRow]] = {}
-        """By host and life."""
+        self._held = Earlier[SignedRow, SignedRow](lambda signed: (signed.observer, signed))
 
     def looked(self, host: Host, view: LatticeView, rows: Sequence[SignedRow]) -> None:
-        held = self._held.setdefault((host.index, host.life), {})
+        if self._held.begins(host, rows):
+            return
+        held = self._held.table(host)
         for signed in rows:
             before = held.get(signed.observer)
             if before is signed:
@@ -150,8 +181,9 @@ class Incarnated(Check):
             self.stage.cluster.company.tell("incarnation", host.node, incarnation)
 
     def looked(self, host: Host, view: LatticeView, rows: Sequence[SignedRow]) -> None:
+        known = self._greatest.get
         for member in view.members:
-            if member.incarnation <= self._greatest.get(member.node, -1):
+            if member.incarnation <= known(member.node, -1):
                 continue
             subject = self.stage.cluster.by_node.get(member.node)
             if subject is None:
@@ -177,8 +209,9 @@ class MembersRise(Check):
 
     def __init__(self, stage: Stage, start: int) -> None:
         super().__init__(stage, start)
-        self._believed: dict[tuple[int, int], dict[NodeId, tuple[int, str]]] = {}
-        """By host and life, of each member its incarnation and state."""
+        self._believed = Earlier[MemberView, tuple[int, str]](
+            lambda member: (member.node, (member.incarnation, member.state))
+        )
         self._buried_with: dict[tuple[int, int, NodeId], int] = {}
         """The last row held of a member when it was found to be down."""
 
@@ -186,27 +219,32 @@ class MembersRise(Check):
         """Whoever is down may be back before anybody looks again, in a large cluster."""
         if isinstance(notification, MemberChanged) and notification.state == "down":
             incarnation = inside.incarnation_known(host.engine, notification.node)
-            key = (host.index, host.life)
-            self._believed.setdefault(key, {})[notification.node] = (incarnation, "down")
-            self._buried_with[*key, notification.node] = self._seq(host, notification.node, incarnation)
+            self._believed.table(host)[notification.node] = (incarnation, "down")
+            self._bury(host, notification.node, incarnation)
 
     def looked(self, host: Host, view: LatticeView, rows: Sequence[SignedRow]) -> None:
-        believed = self._believed.setdefault((host.index, host.life), {})
+        if self._believed.begins(host, view.members):
+            for gone in [member for member in view.members if member.state == "down"]:
+                self._bury(host, gone.node, gone.incarnation)
+            return
+        believed = self._believed.table(host)
         for member in view.members:
             now = (member.incarnation, member.state)
             before = believed.get(member.node)
             if now == before or member.node == host.node:
                 continue
-            key = (host.index, host.life, member.node)
             if before is not None and self._order(now) < self._order(before):
                 row, seq = inside.held_row(host.engine, member.node), self._seq(host, member.node, member.incarnation)
                 answered = before == (now[0], "down") and row is not None and not row.isolated
-                if not answered or seq <= self._buried_with[key]:
+                if not answered or seq <= self._buried_with[host.index, host.life, member.node]:
                     was = f"{before[1]}({before[0]})"
                     raise self.broken(host, f"{member.site} went from {was} to {member.state}({member.incarnation})")
             if member.state == "down":
-                self._buried_with[key] = self._seq(host, member.node, member.incarnation)
+                self._bury(host, member.node, member.incarnation)
             believed[member.node] = now
+
+    def _bury(self, host: Host, node: NodeId, incarnation: int) -> None:
+        self._buried_with[host.index, host.life, node] = self._seq(host, node, incarnation)
 
     @staticmethod
     def _seq(host: Host, node: NodeId, incarnation: int) -> int:
@@ -403,11 +441,12 @@ class OwnView(Check):
         if view.root != inside.root_of(host.engine) or view.cells != inside.cells_count(host.engine):
             raise self.broken(host, "root or count is not that of the cells held")
         names = [region.region for region in view.regions]
-        order = [(member.site, member.node) for member in view.members]
-        if not all(map(lt, names, names[1:])) or not all(map(lt, order, order[1:])):
+        nodes = [member.node for member in view.members]
+        order = list(zip([member.site for member in view.members], nodes, strict=True))
+        if not all(map(lt, names, names[1:])) or order != sorted(order) or len(set(nodes)) < len(nodes):
             raise self.broken(host, "members or regions are not sorted, or twice there")
-        if [member.node for member in view.members].count(host.node) != 1:
-            raise self.broken(host, "the node itself is not there exactly once")
+        if host.node not in nodes:
+            raise self.broken(host, "the node itself is not there")
 
 
 SAFETY: tuple[type[Check], ...] = (
