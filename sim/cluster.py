@@ -101,7 +101,8 @@ class Cluster:
         for index, place in enumerate(network.topology.places):
             signer = maker.signer(index, place)
             node, shard = node_id_of(signer.public_key), self._shards[self.cut.of[index]]
-            host = Host(index, place.name, endpoint_of(index), signer, node, NOT_HERE, shard, first_order(index))
+            endpoint, order = endpoint_of(index), first_order(index)
+            host = Host(index, endpoint, NOT_HERE, shard, order, site=place.name, signer=signer, node=node)
             self.hosts.append(host)
             self.by_node[host.node] = host
             self._by_endpoint[host.endpoint] = index
