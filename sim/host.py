@@ -104,8 +104,8 @@ class Shard:
 
 @dataclass(slots=True)
 class Stepping:
-    """What every step reads of a host, in a class of its own: CPython sorts the slots of a class by name, and puts those
-    of a subclass behind them. So it is in two lines of the processor's caches instead of four."""
+    """What every step reads of a host. CPython sorts the slots of a class by name, and puts those of a subclass behind
+    them: so these are in two lines of the processor's caches instead of four."""
 
     index: int
     endpoint: Endpoint

