@@ -146,10 +146,10 @@ class Journal:
 def said(event: Input) -> Value:
     """What stands for an input, the bytes of a datagram for that: no two inputs look alike."""
     match event:
-        case DatagramReceived(data):
-            return data
         case TimerFired():
             return None
+        case DatagramReceived(data):
+            return data
         case StreamFrameReceived(data):
             return (data,)
     return repr(event)

@@ -103,7 +103,7 @@ class TaggedSeal(Plain):
             self._start(now)
             self._speaker, self._begins = sender, self._prefix + self._keys + sender
         self._counter += 1
-        return b"".join((self._begins, self._counter.to_bytes(8, "big"), body, _TAG))
+        return b"".join((self._begins, self._counter.to_bytes(8), body, _TAG))
 
     def open(self, frame: bytes) -> tuple[NodeId, bytes]:
         prefix, sender, body, last = _PARTS(frame)
