@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from enum import IntEnum
+from operator import attrgetter
 from typing import Final
 
 from msgspec.structs import replace
@@ -47,6 +48,7 @@ STATE_NAMES: Final = tuple(state.name.lower() for state in MemberState)
 """As they are shown, by state."""
 _SUSPECT: Final = MemberState.SUSPECT
 """To ask the class for it takes several times as long, and every probe asks who is present."""
+_BY_NODE: Final = attrgetter("node")
 
 
 class MemberUpdate(Record):
@@ -90,11 +92,16 @@ class Member(Record):
 class Membership:
     """Every other node we know of, by id."""
 
-    __slots__ = ("_members", "_members_max", "everybody")
+    __slots__ = ("_members", "_members_max", "_nearby", "area", "everybody")
 
     def __init__(self, us: NodeId, area: str, members_max: int) -> None:
         self._members: dict[NodeId, Member] = {}
         self._members_max = members_max
+        self._nearby: dict[Endpoint, tuple[NodeId, ...]] = {}
+        """By address, whose it is or was (`Member.addresses`): who is called asks, and of thousands hardly any is
+        there."""
+        self.area = area
+        """Ours."""
         self.everybody = Everybody.of([(area, us)])
         """Members that are alive or suspect, and ourselves."""
 
@@ -117,14 +124,13 @@ class Membership:
 
     def at(self, endpoints: Iterable[Endpoint]) -> dict[Endpoint, list[Member]]:
         """The members at each of these, by id; of those that are gone, also who was there once."""
-        wanted = set(endpoints)
         found: dict[Endpoint, list[Member]] = {}
-        # Of thousands hardly any: the others are passed over in one step.
-        for member in [each for each in self._members.values() if each.endpoint in wanted or each.also]:
-            for endpoint in (member.endpoint,) if member.present else member.addresses:
-                if endpoint in wanted:
-                    found.setdefault(endpoint, []).append(member)
-        return {endpoint: sorted(members, key=lambda member: member.node) for endpoint, members in found.items()}
+        for endpoint in endpoints:
+            known = [self._members[node] for node in self._nearby.get(endpoint, ()) if node in self._members]
+            there = [each for each in known if each.endpoint == endpoint or not each.present]
+            if there:
+                found[endpoint] = sorted(there, key=_BY_NODE)
+        return found
 
     def is_present(self, node: NodeId) -> bool:
         """Whether it is a member that is alive or suspect."""
@@ -173,19 +179,27 @@ class Membership:
 
     def forget(self, node: NodeId) -> None:
         known = self._members.pop(node, None)
-        if known is not None and known.present:
+        if known is None:
+            return
+        self._leave(known.addresses, node)
+        if known.present:
             self.everybody = self.everybody.lacking(known.area, node)
 
     def _put(self, member: Member) -> None:
         node = member.node
         known = self._members.get(node)
         if known is not None:
-            if known.endpoint != member.endpoint and known.endpoint[0]:
-                left = [each for each in known.addresses if each != member.endpoint]
+            if known.endpoint != member.endpoint:
+                left = [each for each in known.addresses if each[0] and each != member.endpoint]
                 member = replace(member, also=tuple(left[: ADDRESSES_MAX - 1]))
             elif known.also != member.also:
                 member = replace(member, also=known.also)
         self._members[node] = member
+        if known is None or known.endpoint != member.endpoint or known.also != member.also:
+            if known is not None:
+                self._leave(known.addresses, node)
+            for address in member.addresses:
+                self._nearby[address] = (*self._nearby.get(address, ()), node)
         was = known.area if known is not None and known.present else None
         area = member.area if member.present else None
         if was != area:
@@ -193,3 +207,12 @@ class Membership:
                 self.everybody = self.everybody.lacking(was, node)
             if area is not None:
                 self.everybody = self.everybody.having(area, node)
+
+    def _leave(self, addresses: Iterable[Endpoint], node: NodeId) -> None:
+        """It is no longer to be found at these."""
+        for address in addresses:
+            others = tuple([other for other in self._nearby[address] if other != node])
+            if others:
+                self._nearby[address] = others
+            else:
+                del self._nearby[address]

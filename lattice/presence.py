@@ -19,7 +19,7 @@ class Presence:
         self._out = out
         self._members = members
         self._reunion = Reunion()
-        self._roster = Roster(out.node, members.everybody)
+        self._roster = Roster(out.node, members.area, members.everybody)
 
     def changed(self, node: NodeId) -> None:
         """A member came, went, or came back."""
@@ -35,7 +35,7 @@ class Presence:
     def everybody(self) -> Roster:
         everybody = self._members.everybody
         if self._roster.everybody is not everybody:
-            self._roster = Roster(self._out.node, everybody)
+            self._roster = Roster(self._out.node, self._members.area, everybody)
         return self._roster
 
     def others(self, node: NodeId) -> Roster:
@@ -43,7 +43,8 @@ class Presence:
         member = self._members.get(node)
         if member is None or not member.present:
             return self.everybody()
-        return Roster(self._out.node, self._members.everybody.lacking(member.area, node))
+        others = self._members.everybody.lacking(member.area, node)
+        return Roster(self._out.node, self._members.area, others)
 
     def our_side(self) -> Roster:
         """Those of them who were never gone."""

@@ -30,7 +30,11 @@ def suspicion_us(confirmations: int, wanted: int, least_us: int, most_us: int) -
 class Suspicion:
     """One suspect: since when, and who said so."""
 
-    def __init__(self, since: Micros, wanted: int, least_us: int, most_us: int) -> None:
+    __slots__ = ("_held_until", "_most_us", "_since", "_wanted", "accusers", "least_us", "tell_at", "timer")
+
+    def __init__(self, since: Micros, wanted: int, least_us: int, most_us: int, timer: str) -> None:
+        self.timer = timer
+        """What its deadline is called."""
         self.accusers: list[NodeId] = []
         self.tell_at = since
         """When the suspect is to hear of it from us again, where we are among them."""

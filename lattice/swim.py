@@ -472,12 +472,14 @@ class Swim:
         accuser = self.members.get(by)
         if by != self._out.node and (accuser is None or not accuser.present):
             return
+        # What is kept of hundreds who go at once names them by the ids that we have, not by copies off the wire.
+        node, by = member.node, self._out.node if accuser is None else accuser.node
         suspicion = self._suspicions.get(node)
         if suspicion is None:
             config, now = self._out.config, self._out.now
-            wanted = max(0, min(config.confirmations, len(self.members.everybody.nodes) - 2))
+            wanted = max(0, min(config.confirmations, self.members.everybody.count - 2))
             least_us = self._refutes_in_us(member)
-            suspicion = Suspicion(now, wanted, least_us, least_us * config.suspicion_max_mult)
+            suspicion = Suspicion(now, wanted, least_us, least_us * config.suspicion_max_mult, f"suspect {node.hex()}")
             self._suspicions[node] = suspicion
         if not suspicion.accuse(by):
             return
@@ -489,7 +491,7 @@ class Swim:
         if by == self._out.node:
             suspicion.tell_at = self._out.now
             self._out.timers.set_earlier("tell", self._out.now)
-        self._out.timers.set(f"suspect {node.hex()}", max(suspicion.deadline(self.health.stretch(1)), self._out.now))
+        self._out.timers.set(suspicion.timer, max(suspicion.deadline(self.health.stretch(1)), self._out.now))
 
     def _push(self, claim: MemberUpdate, came_from: NodeId | None) -> None:
         if not self._pushes.take(None, self._out.now):
@@ -506,17 +508,18 @@ class Swim:
         """
         if self.health.score:
             self.health.better()
-            for node, suspicion in sorted(self._suspicions.items()):
-                due = max(suspicion.deadline(self.health.stretch(1)), self._out.now)
-                self._out.timers.set_earlier(f"suspect {node.hex()}", due)
+            stretch, now = self.health.stretch(1), self._out.now
+            for _, suspicion in sorted(self._suspicions.items()):
+                self._out.timers.set_earlier(suspicion.timer, max(suspicion.deadline(stretch), now))
 
     def on_suspicion_over(self, node: NodeId) -> None:
         member, suspicion = self.members.get(node), self._suspicions.get(node)
         if member is None or member.state != MemberState.SUSPECT:
             return
         if suspicion is not None and suspicion.deadline(self.health.stretch(1)) > self._out.now:
-            self._out.timers.set(f"suspect {node.hex()}", suspicion.deadline(self.health.stretch(1)))
+            self._out.timers.set(suspicion.timer, suspicion.deadline(self.health.stretch(1)))
             return
+        node = member.node
         row = self._row_of(node)
         seq = row.seq if row is not None and row.incarnation == member.incarnation else 0
         down = MemberUpdate(node, MemberState.DOWN, member.incarnation, self._out.node, seq)

@@ -196,6 +196,7 @@ class Crowd:
     def __init__(self, members: Sequence[Member]) -> None:
         self.members = {member.node: member for member in members}
         self.everybody = Everybody.of((member.area, member.node) for member in members)
+        self._nearby = {member.endpoint: (member.node,) for member in members}
 
     def introduce(self, engine: Engine) -> None:
         """Make this what the engine knows, before it starts: so its first row has a large cluster's lease.
@@ -204,11 +205,13 @@ class Crowd:
         """
         known = engine._swim.members
         known._members = shared(self.members)
+        known._nearby = shared(self._nearby)
         del known._members[engine.node]
 
     def remember(self, gone: Sequence[Member]) -> None:
         """Members that everybody here holds as down."""
         self.members.update((member.node, member) for member in gone)
+        self._nearby.update((member.endpoint, (member.node,)) for member in gone)
 
     def gather(self, engine: Engine) -> None:
         """A started engine counts everybody as present."""
@@ -303,6 +306,7 @@ def settle(engine: Engine) -> None:
     """Give a grafted engine tables of its own: what it handles then costs what it costs in life."""
     members, table, cells = engine._swim.members, engine._health.table, engine._cells
     members._members = dict(members._members.items())
+    members._nearby = dict(members._nearby.items())
     table._rows = dict(table._rows.items())
     table._floors = dict(table._floors.items())
     cells._cells = dict(cells._cells.items())

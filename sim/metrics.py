@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from sys import intern
 from typing import TypeVar
 
 from lattice import wire
@@ -98,7 +99,7 @@ class Metrics:
             case Rejected():
                 self.refused[notification.reason.partition(":")[0]] += 1
             case MemberChanged(node, site, state):
-                self.timeline.append((now, host.index, "member", f"{site} {state}"))
+                self.timeline.append((now, host.index, "member", intern(f"{site} {state}")))
                 if state == "down":
                     self._announced_down(host, node, now)
                     self._learn("member", (node, "down"), host.index, now)

@@ -13,7 +13,7 @@ import os
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 
 from sim.experiment import Experiment, Result
@@ -46,6 +46,8 @@ LOSSY = ("link.loss=5%",)
 CRASHES = ", ".join(f'{{at="{second}s", do="crash", nodes=1}}' for second in range(3, 8))
 """How long one takes is when it meets its first probe: with one a run three seeds say little."""
 GONE = f'{{at="2900ms", do="crash", nodes="2%"}}, {PUBLISH}'
+"""Of 10,000 that is 200, and two million findings that one is dead: other goals are about those, so a run that is about
+nobody's having noticed ends when all have the publish."""
 GOALS = (
     Goal("a publish over the unicast floor, p99", 1.3, "×", PUBLISH, (), "stretch_p99"),
     Goal("a region's death over the floor, p99", 1.3, "×", DOWN, (), "stretch_p99"),
@@ -66,10 +68,11 @@ def _detection(result: Result, figure: str) -> object:
 
 
 def run(nodes: int, timeline: str, sets: Sequence[str], seed: int) -> Result:
-    """One run; crashes are given time to be found."""
-    duration = "16s" if "crash" in timeline and "publish" not in timeline else "6s"
+    """One run; crashes are given time to be found. Without what would be large and is not asked for."""
+    duration, off = {CRASHES: ("16s", ""), GONE: ("4s", ', "all-know-all"')}.get(timeline, ("6s", ""))
     given = [f"topology.nodes={nodes}", f"duration={duration}", "settle=30s", f"timeline=[{timeline}]", *sets]
-    return Experiment(load("wan-1000", given), str(seed)).run()
+    result = Experiment(load("wan-1000", [*given, f'checks.off=["replay-is-nothing"{off}]']), str(seed)).run()
+    return replace(result, announced=[], learned=[], curves=[])
 
 
 def measure(nodes: int, seeds: int, jobs: int) -> list[dict[str, object]]:

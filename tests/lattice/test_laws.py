@@ -163,6 +163,45 @@ def test_claims_in_any_order_make_the_same_membership(heard: list[MemberUpdate],
     assert {*one.everybody.nodes} == {NodeId(bytes(15) + b"u"), *there}
 
 
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(min_value=0, max_value=2),
+            st.integers(min_value=0, max_value=5),
+            st.sampled_from(("row", "frame", "forget")),
+        ),
+        max_size=25,
+    )
+)
+def test_who_is_at_an_address_is_found_without_a_look_at_all(steps: list[tuple[int, int, str]]) -> None:
+    members = Membership(NodeId(bytes(15) + b"u"), "", members_max=16)
+    addresses: list[Endpoint] = [("", 0), *[(f"10.0.0.{number}", 7946) for number in range(4)]]
+    for number, (who, where, what) in enumerate(steps):
+        node = NodeId(bytes([who]) * 16)
+        known = members.get(node)
+        incarnation = 3 if known is None else known.incarnation
+        if where == len(addresses):
+            members.hear(MemberUpdate(node, MemberState.DOWN, incarnation), NOW)
+        elif what == "forget":
+            members.forget(node)
+        elif what == "frame":
+            members.reached_at(node, addresses[where])
+        else:
+            members.introduce(node, "site", "", addresses[where], incarnation, NOW, number)
+        found = members.at(addresses)
+        assert found == {
+            address: there
+            for address in addresses
+            if (
+                there := [
+                    member
+                    for member in members.all()
+                    if address in ((member.endpoint,) if member.present else member.addresses)
+                ]
+            )
+        }
+
+
 @given(st.lists(claims, max_size=12))
 def test_a_claim_is_news_exactly_if_it_changes_the_record_and_records_only_go_up(heard: list[MemberUpdate]) -> None:
     members = _introduced()

@@ -43,7 +43,7 @@ def test_more_voices_never_lengthen_it_and_it_keeps_its_bounds(wanted: int, leas
 
 
 def test_each_voice_counts_once_and_no_more_than_are_wanted() -> None:
-    suspicion = Suspicion(Micros(0), 3, LEAST_US, MOST_US)
+    suspicion = Suspicion(Micros(0), 3, LEAST_US, MOST_US, "suspect")
     assert [suspicion.accuse(voice) for voice in (VOICES[0], VOICES[0], *VOICES)] == [True, False, False] + [
         True
     ] * 3 + [False] * 4
@@ -52,7 +52,7 @@ def test_each_voice_counts_once_and_no_more_than_are_wanted() -> None:
 
 
 def test_our_own_ill_health_gives_it_more_time_and_a_stall_holds_it() -> None:
-    suspicion = Suspicion(Micros(0), 3, LEAST_US, MOST_US)
+    suspicion = Suspicion(Micros(0), 3, LEAST_US, MOST_US, "suspect")
     suspicion.accuse(VOICES[0])
     assert suspicion.deadline(stretch=1) == MOST_US
     assert suspicion.deadline(stretch=3) == 3 * MOST_US
