@@ -6,7 +6,7 @@ Where hundreds go at once there are a thousand pieces, so a frame does not look 
 from __future__ import annotations
 
 from heapq import heapify, heappop, heappush
-from typing import Final
+from typing import TypeAlias
 
 from lattice.membership import MemberUpdate
 from lattice.types import NodeId
@@ -20,16 +20,20 @@ def retransmits(mult: int, members: int) -> int:
     return mult * len(str(members))
 
 
+_Turn: TypeAlias = tuple[int, NodeId, NodeId]
+"""How often a piece was sent, of whom it is and by whom: the order in which they ride."""
+
+
 class Piggyback:
     """The queue: at most one piece of news for a member and whoever says it, the least-sent first."""
 
     __slots__ = ("_turns", "_turns_max", "waiting")
 
     def __init__(self) -> None:
-        self.waiting: dict[NodeId, dict[NodeId, tuple[int, MemberUpdate]]] = {}
-        """By member, then by voice, how often it was sent, and the news. Most pings and acks find nothing here."""
-        self._turns: list[tuple[int, NodeId, NodeId]] = []
-        """A heap: how often it was sent, of whom and by whom. What was dropped or said anew stays until its turn."""
+        self.waiting: dict[NodeId, dict[NodeId, tuple[_Turn, MemberUpdate]]] = {}
+        """By member, then by voice, its turn and the news. Most pings and acks find nothing here."""
+        self._turns: list[_Turn] = []
+        """A heap. The turn of what was dropped or said anew stays until it comes; it is known by being another one."""
         self._turns_max = TURNS_LEAST
 
     def __len__(self) -> int:
@@ -40,15 +44,14 @@ class Piggyback:
 
     def add(self, update: MemberUpdate) -> None:
         """The newest claim replaces an older one of the same voice."""
-        self.waiting.setdefault(update.node, {})[update.by] = (0, update)
+        turn = (0, update.node, update.by)
+        self.waiting.setdefault(update.node, {})[update.by] = (turn, update)
         if len(self._turns) >= self._turns_max:
-            self._turns = [
-                (sent, node, by) for node, voices in self.waiting.items() for by, (sent, _) in voices.items()
-            ]
+            self._turns = [turn for voices in self.waiting.values() for turn, _ in voices.values()]
             heapify(self._turns)
             self._turns_max = 2 * len(self._turns) + TURNS_LEAST
         else:
-            heappush(self._turns, (0, update.node, update.by))
+            heappush(self._turns, turn)
 
     def drop(self, node: NodeId) -> None:
         """What is said of this member is old, whoever said it."""
@@ -57,17 +60,20 @@ class Piggyback:
     def take(self, count: int, limit: int) -> tuple[MemberUpdate, ...]:
         """Up to `count` pieces for one frame, in order; a piece sent `limit` times is old."""
         taken: list[MemberUpdate] = []
-        again: list[tuple[int, NodeId, NodeId]] = []
+        again: list[_Turn] = []
         while self._turns and len(taken) < count:
-            sent, node, by = heappop(self._turns)
-            voices = self.waiting.get(node, _SILENCE)
-            now_sent, update = voices.get(by, _NOTHING)
-            if update is None or now_sent != sent:
+            turn = heappop(self._turns)
+            sent, node, by = turn
+            voices = self.waiting.get(node)
+            piece = voices.get(by) if voices is not None else None
+            if voices is None or piece is None or piece[0] is not turn:
                 continue  # dropped, or said anew
+            update = piece[1]
             taken.append(update)
             if sent + 1 < limit:
-                voices[by] = (sent + 1, update)
-                again.append((sent + 1, node, by))
+                following = (sent + 1, node, by)
+                voices[by] = (following, update)
+                again.append(following)
                 continue
             del voices[by]
             if not voices:
@@ -75,7 +81,3 @@ class Piggyback:
         for turn in again:
             heappush(self._turns, turn)
         return tuple(taken)
-
-
-_SILENCE: Final[dict[NodeId, tuple[int, MemberUpdate]]] = {}
-_NOTHING: Final[tuple[int, None]] = (0, None)
