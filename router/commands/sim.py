@@ -121,15 +121,15 @@ def run(
     if out is not None:
         make_folder(out)
     result, cost = _run(found, seed, quiet=as_one, lines_to=out / JOURNAL_FILE if journal and out else None, jobs=jobs)
-    if out is not None:
-        with files_in(out):
-            write_folder(out, result, cost, list(sets))
     if as_one:
         click.echo(json.dumps(as_json(result, cost)))
     else:
         for line in lines(result, cost):
             click.echo(line)
-        if out is not None:
+    if out is not None:
+        with files_in(out):
+            write_folder(out, result, cost, list(sets))
+        if not as_one:
             click.echo(f"  {out}/report.html")
     if result.verdict != found.expect:
         complain(f"again: {rerun_line(scenario, seed, sets)}")

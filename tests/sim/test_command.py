@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shlex
+import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,12 +16,17 @@ import pytest
 
 from router.cli import main
 from router.commands import sim as sim_command
+from router.commands import sim_progress
+from sim.outcome import token_of
 from sim.scenario import shipped
 
 KEYS = [
     "verdict", "scenario", "nodes", "seed", "digest", "convergence", "copies_per_node", "idle_bytes_per_node_s",
     "bytes_by_type", "false_positives", "users", "events", "events_per_s", "wall_s", "peak_mb",
 ]  # fmt: skip
+
+
+FAR = r"\d+\.\d of at most 50 s, [\d,]+ events/s, \d+ s left"
 
 
 def sim(*words: str) -> int:
@@ -128,6 +135,38 @@ def test_a_folder_of_another_version_is_said_to_be_one(
     assert f"edgelattice: {tmp_path} is " in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("terminal", [True, False])
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("run", "smoke"), r"\d+\.\d of at most 50 s, [\d,]+ events/s, \d+ s left"),
+        (
+            ("replay", token_of("smoke", "1", ["topology.nodes=2"])),
+            r"\d+\.\d of at most 50 s, [\d,]+ events/s, \d+ s left",
+        ),
+        (("compare", "smoke"), r"ours, random 4: \d+\.\d of at most 60 s, [\d,]+ events/s, \d+ s left"),
+        (("soak", "--budget", "0.1", "--jobs", "1"), r"\d+ seeds held, \d+\.\d/s, \d+ s left"),
+        (("sweep", "smoke", "--seeds", "0:2", "--jobs", "1", "--out", "{}"), r"1 of 2 cases, \d+\.\d/s, \d+ s left"),
+        (("shrink", "smoke", "--set", "checks.converge_within=1ms"), r"\d+ runs of at most 400, \d+\.\d/s"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+def test_how_far_it_is_is_a_line_of_a_terminal_or_plain_lines(
+    words: tuple[str, ...], said: str, terminal: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    for name in ("TERMINAL_EVERY_S", "PLAIN_EVERY_S"):
+        monkeypatch.setattr(sim_progress, name, 0)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    few = () if words[0] == "replay" else ("--set", "topology.nodes=2")
+    sim(*(word.format(tmp_path) for word in words), *few)
+    told = capsys.readouterr().err
+    wipe = "\r\x1b[2K"
+    assert re.search(f"{re.escape(wipe)}{said}{re.escape(wipe)}" if terminal else f"(?m)^{said}$", told)
+    assert terminal or "\x1b" not in told
+    assert all(line.startswith("edgelattice: ") for line in told.rpartition(wipe)[2].splitlines() if terminal)
+
+
 def test_a_broken_promise_is_status_1_and_one_line_to_repeat_it(capsys: pytest.CaptureFixture[str]) -> None:
     assert sim("run", "smoke", "--seed", "3", "--set", "checks.idle_bytes_max=1") == 1
     said = capsys.readouterr()
@@ -188,6 +227,7 @@ def test_a_disk_that_is_full_is_said_and_nobody_broke_a_promise(
     assert said.err.endswith("no space left on device\n")
     assert str(tmp_path) in said.err
     assert "violated" not in said.out
+    assert ("held, digest" in said.out) == (file != "events.jsonl"), "what the run took its minutes for is said"
 
 
 @pytest.mark.parametrize("file", ["summary.json", "index.html"])
