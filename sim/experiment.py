@@ -181,7 +181,7 @@ class Experiment:
     ) -> None:
         self.scenario = scenario
         self.seed = seed
-        self._progress = progress
+        self.progress = progress
         if Experiment.left and scenario.topology.nodes >= LEFT_NODES:
             gc.collect()
             Experiment.left = False
@@ -346,8 +346,8 @@ class Experiment:
         while self.cluster.now < until:
             self.cluster.company.pass_time(self.cluster, min(self.cluster.now + SLICE_US, until))
             self.looker.elapsed()
-            if self._progress is not None:
-                self._progress(self.cluster.now - EPOCH, most, self.cluster.company.events(self.cluster.journal.events))
+            if self.progress is not None:
+                self.progress(self.cluster.now - EPOCH, most, self.cluster.company.events(self.cluster.journal.events))
 
     def _bounds(self) -> None:
         """What this scenario asks for beyond what always holds."""

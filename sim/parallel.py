@@ -12,8 +12,8 @@ Whatever goes wrong in one of them (a broken promise, an engine that raises, a q
 all, and is said as `Apart`: one process then does the run again, and that result counts. So a result of several
 processes is always one of a run that broke nothing on its way, and a violation is reported as one process saw it.
 
-An edge: this module forks, and talks through sockets. Frames are plain bytes: how far the sender is and how many inputs
-it took, then a `marshal` of what is on its way and of facts, or a pickle of what it says to a question of all.
+An edge: this module forks, and talks through sockets. Frames are plain bytes: a `marshal` of how far the sender is, of
+what is on its way and of facts, or a pickle of what it says to a question of all.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from heapq import heappush
-from select import select
+from select import POLLIN, poll, select
 from struct import Struct
 from typing import Any, Final, NoReturn, TypeAlias, TypeVar
 
@@ -36,17 +36,21 @@ from sim.company import Company
 from sim.experiment import Experiment, Result, uncollected
 from sim.host import STREAM_PORT
 from sim.obstacles import obstacle
-from sim.scheduler import ORDER_BITS
+from sim.scheduler import ORDER_BITS, OnItsWay
 from sim.shards import Shards
 
 T = TypeVar("T")
 PIECES: Final = 3
 """So often within the lookahead a process says how far it is: the oftener, the less another waits for one that just now
 has more to do."""
-_HEAD: Final = Struct("<cQQI")
-"""What kind of frame, how far its sender is, how many inputs it took, and how many bytes follow."""
+LOOKS: Final = 200
+"""So often a process looks whether something has come before it sleeps, where each has a processor: about as long as
+most waits are, and as long as to be woken takes twice."""
+_HEAD: Final = Struct("<cI")
+"""What kind of frame, and how many bytes follow."""
 _PASSED, _SAID, _FAILED = b"t", b"q", b"x"
-_READ_BYTES: Final = 1 << 18
+_READ_BYTES: Final = 1 << 16
+"""Of a buffer of twice that and more, which is memory from the system each time, a read takes six times as long."""
 _PLAIN: Final = 2
 """The version of `marshal` that does not look whether it has written an object before."""
 
@@ -66,9 +70,8 @@ class Peer:
         self.lookahead_us = lookahead_us
         self.clock = clock
         """Until then it has said all that it sends here."""
-        self.events = 0
-        self.box: list[tuple[int, int, int, bool, bytes]] = []
-        """(when, order, host, whether by stream, bytes) of what is on its way there."""
+        self.box: list[OnItsWay] = []
+        """What is on its way there."""
         self.said: list[Any] = []
         """What it said to questions that have not been asked here yet."""
         self.end = end
@@ -76,10 +79,10 @@ class Peer:
         self._in = bytearray()
         self._out = bytearray()
 
-    def send(self, kind: bytes, clock: int, events: int, body: bytes) -> None:
+    def send(self, kind: bytes, body: bytes) -> None:
         """Never waits for the other to read unless it reads meanwhile itself: both may have much to say. Raises
         `Apart` when the other is gone."""
-        self._out += _HEAD.pack(kind, clock, events, len(body)) + body
+        self._out += _HEAD.pack(kind, len(body)) + body
         self._write()
         while self._out:
             readable, _, _ = select([self.end], [self.end], [])
@@ -95,17 +98,17 @@ class Peer:
         except OSError as error:
             raise _gone(error) from error
 
-    def frames(self) -> list[tuple[bytes, int, int, bytes]]:
-        """All that has come in whole. Raises `Apart` when the other is gone."""
+    def frames(self) -> list[tuple[bytes, bytes]]:
+        """Kind and body of all that have come in whole. Raises `Apart` when the other is gone."""
         self._read()
         found = []
         data, at = self._in, 0
         while len(data) - at >= _HEAD.size:
-            kind, clock, events, length = _HEAD.unpack_from(data, at)
+            kind, length = _HEAD.unpack_from(data, at)
             ends = at + _HEAD.size + length
             if len(data) < ends:
                 break
-            found.append((kind, clock, events, bytes(data[at + _HEAD.size : ends])))
+            found.append((kind, bytes(data[at + _HEAD.size : ends])))
             at = ends
         del data[:at]
         return found
@@ -132,6 +135,9 @@ class Together(Company):
         super().__init__()
         self._number = number
         self.hearers = cluster.company.hearers
+        self._events: dict[int, int] = {}
+        """How many inputs each other took."""
+        self.on("events", self._events.__setitem__)
         self._cluster = cluster
         self._peers = {
             other: Peer(end, shards.lookahead_us[other][number], cluster.now)
@@ -139,6 +145,10 @@ class Together(Company):
             if end is not None
         }
         self._each = list(self._peers.values())
+        self._incoming = poll()
+        for peer in self._each:
+            self._incoming.register(peer.end, POLLIN)
+        self._looks = LOOKS if shards.count <= len(os.sched_getaffinity(0)) else 0
         self._clock = cluster.now
         """How far this process is, and how far it has said that it is."""
         self._told = -1
@@ -163,35 +173,42 @@ class Together(Company):
                 continue
             cluster.run_until(ends)
             self._clock = ends
+            if ends == until:
+                self.tell("events", self._number, cluster.journal.events)
             self._say(ends)
             self._listen()
 
     def _say(self, clock: int) -> None:
         """How far this process is, what it has sent, and what it has found out."""
         facts, self._facts = self._facts, []
-        events = self._cluster.journal.events
         for peer in self._each:
-            peer.send(_PASSED, clock, events, marshal.dumps((peer.box, facts), _PLAIN))
+            peer.send(_PASSED, marshal.dumps((clock, peer.box, facts), _PLAIN))
             peer.box.clear()
         self._told = clock
 
     def _wait(self) -> None:
-        select([peer.end for peer in self._each], [], [])
+        look = self._incoming.poll
+        for _ in range(self._looks):
+            if look(0):
+                break
+        else:
+            look()
         self._listen()
 
     def _listen(self) -> None:
         for peer in self._each:
-            for kind, clock, events, body in peer.frames():
+            for kind, body in peer.frames():
                 if kind == _PASSED:
-                    peer.clock, peer.events = clock, events
-                    self._take(body)
+                    peer.clock, sent, facts = marshal.loads(body)  # noqa: S302  (our own child's, or our parent's)
+                    self._take(sent)
+                    for fact, *what in facts:
+                        self.hearers[fact](*what)
                 elif kind == _SAID:
-                    peer.said.append(pickle.loads(body))  # noqa: S301  (our own child's, or our parent's)
+                    peer.said.append(pickle.loads(body))  # noqa: S301  (the same)
                 else:
                     raise Apart(body.decode())
 
-    def _take(self, body: bytes) -> None:
-        sent, facts = marshal.loads(body)  # noqa: S302  (the same)
+    def _take(self, sent: list[OnItsWay]) -> None:
         queue, endpoints, now = self._cluster.scheduler.queue, self._endpoints, self._cluster.now
         for at, order, host, stream, data in sent:
             if at <= now:
@@ -201,8 +218,6 @@ class Together(Company):
                 heappush(queue, (at, order, host, StreamFrameReceived(data, (source[0], STREAM_PORT))))
             else:
                 heappush(queue, (at, order, host, DatagramReceived(data, source)))
-        for kind, *fact in facts:
-            self.hearers[kind](*fact)
 
     # --- words
 
@@ -212,7 +227,7 @@ class Together(Company):
             self._say(now - 1)
         body = pickle.dumps(value)
         for peer in self._each:
-            peer.send(_SAID, self._told, self._cluster.journal.events, body)
+            peer.send(_SAID, body)
         while not all(peer.said for peer in self._each):
             self._wait()
         said = {other: peer.said.pop(0) for other, peer in self._peers.items()}
@@ -223,13 +238,13 @@ class Together(Company):
         self._facts.append((kind, *fact))
 
     def events(self, own: int) -> int:
-        return own + sum(peer.events for peer in self._each)
+        return own + sum(self._events.values())
 
     def fail(self, why: str) -> None:
         """Tell the others that this process cannot go on."""
         for peer in self._each:
             with suppress(OSError, Apart):
-                peer.send(_FAILED, 0, 0, why.encode())
+                peer.send(_FAILED, why.encode())
 
 
 def run_by(make: Callable[[], Experiment], jobs: int) -> tuple[Result, str | None]:
@@ -277,6 +292,7 @@ def _be(experiment: Experiment, number: int, shards: Shards, pairs: Pairs) -> No
     """Be a child, to the end. Nothing of the parent's is flushed or freed: that is the parent's to do."""
     try:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is told, and ends this one
+        experiment.progress = None  # the parent tells of it
         _together(experiment, number, shards, pairs)
         parent = pairs[number, 0][0]
         parent.setblocking(True)

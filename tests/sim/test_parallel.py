@@ -174,6 +174,23 @@ def test_what_is_not_shared_is_one_process_with_a_reason() -> None:
         assert result.digest == Experiment(scenario).run().digest
 
 
+def test_how_far_a_run_is_is_told_by_one_process_with_what_all_have_taken() -> None:
+    """The children's words were on the terminal, too."""
+    reading, writing = os.pipe()
+    scenario = load("wan-1000", [f"topology.nodes={NODES}", "duration=7s"])
+
+    def progress(done_us: int, most_us: int, events: int) -> None:
+        os.write(writing, f"{os.getpid()} {events}\n".encode())
+
+    result, why = run_by(lambda: Experiment(scenario, progress=progress), 2)
+    os.close(writing)
+    with os.fdopen(reading) as told:
+        lines = [line.split() for line in told]
+    assert why is None
+    assert {process for process, _ in lines} == {str(os.getpid())}
+    assert int(lines[-1][1]) > result.events * 0.9
+
+
 def test_acts_that_are_shared_are_acts() -> None:
     assert KINDS.keys() >= SHARED
 
@@ -184,7 +201,7 @@ def test_one_that_is_gone_is_said_to_be_whether_it_is_written_to_or_read() -> No
     with ours:
         peer = Peer(ours, 1, 0)
         with pytest.raises(Apart, match=r"one of the processes is gone: .Errno"):
-            peer.send(b"t", 1, 1, b"")
+            peer.send(b"t", b"")
         with pytest.raises(Apart, match="one of the processes is gone: it has closed its end"):
             peer.frames()
 
