@@ -237,7 +237,7 @@ def test_an_interrupted_run_leaves_no_process_behind() -> None:
 
 @pytest.mark.slow
 def test_where_one_process_is_lost_one_does_it_all() -> None:
-    with running("--json", "--set", "topology.nodes=400") as (run, child):
+    with running("--json", "--set", "topology.nodes=400", "--set", "duration=90s") as (run, child):
         os.kill(child, signal.SIGKILL)
         out, err = run.communicate(timeout=60)
     assert "one process: one of the processes is gone" in err
