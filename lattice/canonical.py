@@ -60,7 +60,7 @@ def unpack_canonical(data: bytes, bytes_max: int) -> object:
     value = unpack(data, bytes_max)
     try:
         again = pack(value)  # type: ignore[arg-type]  # whatever came out is being checked here
-    except (TypeError, ValueError, OverflowError) as error:
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise MalformedError("not canonical", type(error).__name__) from error
     if again != data:
         raise MalformedError("not canonical", "another encoding of the same value")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from collections.abc import Callable
+from contextlib import suppress
 
 import msgpack
 import pytest
@@ -93,6 +94,12 @@ def test_a_bomb_is_refused_in_bounded_memory(read: Callable[[bytes, int], object
         assert tracemalloc.get_traced_memory()[1] < 256 * 1024
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize("depth", [*range(900, 1_030), 100_000])
+def test_however_deep_arrays_are_they_are_read_or_refused(depth: int) -> None:
+    with suppress(MalformedError):
+        canonical.unpack_canonical(b"\x91" * depth + b"\xc0", 200_000)
 
 
 @given(st.binary(max_size=80))
