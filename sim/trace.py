@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import zlib
 from hashlib import blake2b
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -20,9 +21,9 @@ def read_trace(path: Path) -> list[tuple[int, str]]:
     data = path.read_bytes()
     try:
         written = gzip.decompress(data).decode() if path.suffix == ".gz" else data.decode()
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+        lines = list(csv.reader(io.StringIO(written)))
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path.name}: cannot be read: {error}") from None
-    lines = list(csv.reader(io.StringIO(written)))
     header = [cell.strip() for cell in lines[0]] if lines else []
     missing = [column for column in COLUMNS if column not in header]
     if missing:

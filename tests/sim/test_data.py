@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -110,6 +111,7 @@ def test_recorded_requests_come_when_they_came_and_are_decided(tmp_path: Path) -
         (TRACE + "-1,192.0.2.0,200\n", "requests.csv:6: no request: -1 s is before the start"),
         (TRACE + "nan,192.0.2.0,200\n", "requests.csv:6: no request: nan s is before the start"),
         ("\udcff", "requests.csv: cannot be read: 'utf-8' codec"),
+        (TRACE + "4" * 200_000, "requests.csv: cannot be read: field larger than field limit"),
     ],
 )
 def test_what_is_wrong_with_recorded_requests_is_said(
@@ -119,6 +121,14 @@ def test_what_is_wrong_with_recorded_requests_is_said(
     path.write_bytes(text.encode(errors="surrogateescape"))
     assert main(["sim", "run", "smoke", "--set", f"users.trace={path}"]) == 2
     assert f"--set users.trace: {said}" in capsys.readouterr().err
+
+
+def test_packed_requests_that_are_damaged_anywhere_are_read_or_refused(tmp_path: Path) -> None:
+    path, packed = tmp_path / "requests.csv.gz", gzip.compress(TRACE.encode())
+    for place in range(len(packed)):
+        path.write_bytes(packed[:place] + bytes([packed[place] ^ 0xFF]) + packed[place + 1 :])
+        with suppress(ValueError):
+            read_trace(path)
 
 
 def test_overlapping_outages_of_a_region_are_one_as_bad_as_the_worst(tmp_path: Path) -> None:
