@@ -118,7 +118,8 @@ def altered(frame: bytes, place: int, bits: int) -> bytes:
     """What arrives when these bits of a byte were turned over on the way."""
     came = bytearray(frame)
     came[place] ^= bits
-    came[-1] = _WHOLE[0] ^ 1
+    if came[-1] == frame[-1]:
+        came[-1] ^= 1
     return bytes(came)
 
 

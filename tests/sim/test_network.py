@@ -233,6 +233,14 @@ def test_a_frame_that_was_altered_on_the_way_is_refused(place: int) -> None:
             seal.open(altered(frame, place, bits))
 
 
+@pytest.mark.parametrize("last", range(256))
+def test_a_frame_that_was_altered_is_another_however_it_ends(last: int) -> None:
+    """A real seal's tag ends with any byte."""
+    frame = bytes([7, last])
+    assert all(altered(frame, place, bits) != frame for place in (0, 1) for bits in range(1, 256))
+    assert all(altered(frame, place, bits)[1] != last for place in (0, 1) for bits in range(1, 256))
+
+
 @pytest.mark.parametrize("kept", [0, 1, OVERHEAD_BYTES - 1])
 def test_a_frame_that_is_no_longer_one_is_refused(kept: int) -> None:
     seal = TaggedSeal(CLUSTER)
