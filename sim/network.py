@@ -152,7 +152,7 @@ class Network:
     def _disturbed(self, delay_us: int, base_us: int, data: bytes, one: int, other: int) -> list[tuple[int, bytes]]:
         settings = self.settings
         if happens(other, settings.reorder_ppm):
-            delay_us += (other >> 48) * 4 * base_us >> 16
+            delay_us += (one & 0xFFFF) * 4 * base_us >> 16  # not the bits by which it is sent twice
         if happens(other >> 16, settings.corrupt_ppm) and data:
             data = altered(data, (one >> 20) % len(data), 1 + (one >> 12) % 255)
         copies = [(delay_us, data)]

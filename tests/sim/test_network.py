@@ -71,6 +71,14 @@ def test_duplicates_and_corruption() -> None:
     assert set(differing) == {0, 1, 2}, "a byte, and what shows it"
 
 
+def test_a_packet_that_arrives_twice_is_held_back_as_long_as_any() -> None:
+    fates = arrivals(network(LinkSettings(0, 0, duplicate_ppm=50_000, reorder_ppm=500_000)))
+    for copies in (1, 2):
+        late = [fate[0][0] - 10 * MILLISECOND for fate in fates if len(fate) == copies]
+        held_us = [delay_us for delay_us in late if delay_us]
+        assert abs(sum(held_us) / len(held_us) - 20 * MILLISECOND) < 2 * MILLISECOND
+
+
 def test_jitter_is_of_the_mean_that_was_asked_for() -> None:
     for settings in (LinkSettings(jitter_us=5_000, jitter_ppm=0), LinkSettings(jitter_us=0, jitter_ppm=500_000)):
         extra = [copies[0][0] - 10 * MILLISECOND for copies in arrivals(network(settings))]
