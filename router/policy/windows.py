@@ -34,6 +34,8 @@ _ONCE = re.compile(rf"{_DATE} to {_DATE} {_NAME}\Z")
 _ZONE_PART = re.compile(r"[A-Za-z][A-Za-z0-9_+-]*\Z")
 _LOOK_AHEAD_DAYS = 9
 """A weekly window opens again within a week, and a day more for zones far east or west."""
+_FARTHER_DAYS = _LOOK_AHEAD_DAYS + 7
+"""Unless it lies within a gap then. No two gaps of a zone are a week apart since 1970: 16 days (in tzdata 2026f)."""
 YEARS = (1970, 2199)
 
 
@@ -57,12 +59,15 @@ class Window:
     last: str = ""
 
     def open_at(self, now_us: int) -> bool:
-        return any(start <= now_us < end for start, end in self._around(now_us))
+        return any(start <= now_us < end for start, end in self._around(now_us, _LOOK_AHEAD_DAYS))
 
     def next_edge(self, now_us: int) -> int | None:
         """The first moment after `now_us` at which it opens or closes; None when it never will again."""
-        edges = [edge for start, end in self._around(now_us) if start < end for edge in (start, end) if edge > now_us]
-        return min(edges, default=None)
+        for days in (_LOOK_AHEAD_DAYS, _FARTHER_DAYS):
+            stretches = [(start, end) for start, end in self._around(now_us, days) if start < end]
+            if edges := [edge for stretch in stretches for edge in stretch if edge > now_us]:
+                return min(edges)
+        return None
 
     def __str__(self) -> str:
         start, end = _clock(self.start_minute), _clock(self.end_minute)
@@ -70,7 +75,7 @@ class Window:
             return f"{self.first} {start} to {self.last} {end} {self.zone}"
         return f"{f'{_days_text(self.days)} ' if len(self.days) < 7 else ''}{start}-{end} {self.zone}"
 
-    def _around(self, now_us: int) -> Iterator[tuple[int, int]]:
+    def _around(self, now_us: int, days_ahead: int) -> Iterator[tuple[int, int]]:
         """The stretches that may hold `now_us`, and those soon after, as microseconds since the epoch."""
         if self.first:
             yield self.once_us()
@@ -78,7 +83,7 @@ class Window:
         zone = time_zone(self.zone)
         today = _utc(now_us).astimezone(zone).date()
         over_midnight = self.end_minute <= self.start_minute
-        for offset in range(-2, _LOOK_AHEAD_DAYS):
+        for offset in range(-2, days_ahead):
             day = today + timedelta(days=offset)
             if day.weekday() in self.days:
                 end_day = day + timedelta(days=over_midnight)
@@ -170,7 +175,7 @@ def _utc(now_us: int) -> datetime:
 def read_moment(text: str) -> int:
     """An ISO 8601 moment with its offset ("2027-03-28T03:30:00+02:00"), as microseconds. Raises `ValueError`.
 
-    Of the years that windows are for: calendars end, and windows look a few days around.
+    Of the years that windows are for, in UTC: calendars end, and windows look a few days around.
     """
     try:
         moment = datetime.fromisoformat(text)
@@ -179,7 +184,7 @@ def read_moment(text: str) -> int:
         raise ValueError("not ISO 8601" if repr(text) in str(error) else str(error)) from None
     if moment.tzinfo is None:
         raise ValueError("no offset from UTC")
-    if not YEARS[0] <= moment.year <= YEARS[1]:
+    if not datetime(YEARS[0], 1, 1, tzinfo=UTC) <= moment < datetime(YEARS[1] + 1, 1, 1, tzinfo=UTC):
         raise ValueError(f"years are from {YEARS[0]} to {YEARS[1]}")
     return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
 

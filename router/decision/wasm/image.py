@@ -361,7 +361,7 @@ class _Layer:
 
     def window(self, window: Window) -> bytes:
         if window.first:
-            opens, closes = window.once_us()
+            opens, closes = (max(0, edge) for edge in window.once_us())  # no moment asked about is before 1970
             return bytes(at.WINDOW_OPENS) + _u64(opens) + _u64(closes)
         fields = {
             at.WINDOW_ZONE: self.clock(window.zone),

@@ -47,6 +47,8 @@ WINDOWS = tuple(
             "02:00-03:00 Europe/Berlin",
             "Sat,Sun 00:00-24:00 Asia/Tokyo",
             "2027-03-28 01:30 to 2027-03-28 03:30 Europe/Berlin",
+            "1970-01-01 00:00 to 2027-03-28 03:00 Europe/Berlin",
+            "Sun 02:00-03:00 Europe/Berlin",
         ),
     )
 )
@@ -193,7 +195,7 @@ def whole_policies(draw: st.DrawFn) -> Policy:
     regions = tuple(
         replace(
             region,
-            avoid=draw(st.sampled_from(((), (), (), WINDOWS[:1], WINDOWS[2:]))),
+            avoid=draw(st.sampled_from(((), (), (), WINDOWS[:1], WINDOWS[2:4], WINDOWS[4:5], WINDOWS[5:]))),
             endpoints=tuple(replace(each, weight=draw(st.sampled_from((1, 1, 3)))) for each in region.endpoints),
         )
         for region in base.regions
@@ -211,7 +213,7 @@ def whole_policies(draw: st.DrawFn) -> Policy:
                 Rule(
                     f"rule-{number}",
                     draw(conditions(zone_names)),
-                    draw(st.sampled_from(((), (), WINDOWS[:1], WINDOWS[1:3]))),
+                    draw(st.sampled_from(((), (), WINDOWS[:1], WINDOWS[1:3], WINDOWS[4:]))),
                     draw(st.none() | st.builds(Share, shares_ppm, keys)),
                     refuse,
                     () if refuse else draw(tier_lists(regions, groups)),

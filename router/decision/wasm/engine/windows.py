@@ -26,7 +26,9 @@ from router.decision.wasm.layout import (
 DAY_S = 86_400
 DAYS_BACK = 2
 DAYS_LOOKED_AT = 11
-"""Two days back and nine ahead: a weekly window opens again within a week."""
+"""Two days back and nine ahead: a weekly window opens again within a week,"""
+DAYS_LOOKED_AT_MOST = 18
+"""or the week after, when it lies within a gap then."""
 NEVER = 0xFFFF_FFFF_FFFF_FFFF
 
 
@@ -110,7 +112,9 @@ def next_edge(window: u32, now_us: u64) -> u64:
         return sooner(NEVER, get64(window + WINDOW_OPENS), get64(window + WINDOW_CLOSES), now_us)
     edge: u64 = NEVER
     day = today(zone, now_us // 1_000_000 + BIAS_S) - DAYS_BACK
-    for _ in range(DAYS_LOOKED_AT):
+    for looked_at in range(DAYS_LOOKED_AT_MOST):
+        if looked_at == DAYS_LOOKED_AT and edge != NEVER:
+            return edge
         if has_day(window, day):
             edge = sooner(edge, opening(window, day), closing(window, day), now_us)
         day += 1

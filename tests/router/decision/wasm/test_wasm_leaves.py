@@ -218,7 +218,8 @@ def some_windows(draw: st.DrawFn) -> Window:
     )
     start, end = (f"{minute // 60:02}:{minute % 60:02}" for minute in draw(st.tuples(*[st.integers(0, 1_439)] * 2)))
     if draw(st.integers(0, 3)) == 0:
-        return read_window(f"2027-03-28 {start} to 2027-03-29 {end} {zone}")
+        first = draw(st.sampled_from(("1970-01-01", "2027-03-28")))
+        return read_window(f"{first} {start} to 2027-03-29 {end} {zone}")
     days = draw(st.sets(st.sampled_from(("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")), min_size=1))
     return read_window(f"{','.join(sorted(days))} {start}-{end} {zone}")
 
@@ -228,6 +229,8 @@ def some_windows(draw: st.DrawFn) -> Window:
     st.one_of(st.integers(1_806_000_000, 1_806_900_000), st.integers(0, 7_200_000_000)),
     st.integers(0, 3),
 )
+@example([read_window("1970-01-01 00:00 to 2027-03-28 03:00 Europe/Berlin")], 0, 0)
+@example([read_window("Sun 02:00-03:00 Europe/Berlin")], 1_805_594_400, 0)  # and a gap takes the next one
 def test_windows_are_open_alike(drawn: list[Window], now_s: int, micros: int) -> None:
     now = now_s * SECOND + micros
     ours = [window for window in drawn if window.first or window.days]
