@@ -7,6 +7,7 @@ is a fail-over its author believes in and does not have. All are errors here, an
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import TypeVar
 
 from router.policy.check_routes import check_reachable, check_routes
@@ -33,7 +34,7 @@ ENDPOINTS_MAX = 64
 ROUTES_MAX = 1_000
 HOSTS_MAX = 4_000
 """Host patterns of all routes together. Both keep the index of routes by host, and the check for unreachable routes,
-within a second and some megabytes whatever the text."""
+within two seconds and some megabytes whatever the text; what exceeds them is not checked so far."""
 
 Declared = TypeVar("Declared", Region, Zone, Health, Route, Group, Never, Scenario)
 
@@ -53,7 +54,7 @@ def check(policy: Policy, findings: Findings) -> None:
     _check_health(policy, findings)
     check_routes(policy, regions, zones, findings)
     check_rules(policy, regions, zones, findings)
-    if len(policy.routes) <= ROUTES_MAX:
+    if len(policy.routes) <= ROUTES_MAX and _hosts(policy) <= HOSTS_MAX:
         check_reachable(policy, findings)
 
 
@@ -89,14 +90,17 @@ def _check_size(policy: Policy, findings: Findings) -> None:
             "a route that says what goes where",
             'add: route all for "*" { primary nearest }',
         )
-    hosts = sum(len(route.hosts) for route in policy.routes)
     for count, most, what in (
         (len(policy.regions), REGIONS_MAX, "regions"),
         (len(policy.routes), ROUTES_MAX, "routes"),
-        (hosts, HOSTS_MAX, "host patterns"),
+        (_hosts(policy), HOSTS_MAX, "host patterns"),
     ):
         if count > most:
             findings.add("E001", NOWHERE, f"the policy has {count} {what}", f"at most {most} {what} in a policy")
+
+
+def _hosts(policy: Policy) -> int:
+    return sum(len(route.hosts) for route in policy.routes)
 
 
 def _check_regions(policy: Policy, health: Mapping[str, Health], findings: Findings) -> None:
@@ -135,8 +139,8 @@ def _check_regions(policy: Policy, health: Mapping[str, Health], findings: Findi
                 "E304",
                 region.health_span,
                 f"there is no health block {region.health}",
-                listed("a declared health block", health),
-                did_you_mean(region.health, health),
+                partial(listed, "a declared health block", health),
+                partial(did_you_mean, region.health, health),
             )
     for block in policy.health:
         if block.name not in used and used <= {HEALTH_DEFAULT, *health}:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 from router.policy.check_rules import check_group_name
 from router.policy.errors import Findings, did_you_mean, listed
@@ -50,8 +51,8 @@ def _check_overrides(
                 "E303",
                 override.span,
                 f"there is no zone {override.zone}",
-                listed("a declared zone", zones),
-                did_you_mean(override.zone, zones),
+                partial(listed, "a declared zone", zones),
+                partial(did_you_mean, override.zone, zones),
             )
         if override.zone in seen:
             findings.add(
@@ -74,7 +75,7 @@ def check_tiers(
     groups: Mapping[str, Group],
     findings: Findings,
 ) -> None:
-    found = len(findings.diagnostics)
+    found = findings.count
     names = [tier.name for tier in tiers]
     if PRIMARY not in names:
         findings.add(
@@ -99,7 +100,7 @@ def check_tiers(
     for tier in tiers:
         if isinstance(tier.choice, Nearest | AnyLeft) and tier.choice.group is not None:
             check_group_name(tier.choice.group, tier.choice.group_span, groups, findings)
-    if len(findings.diagnostics) == found:
+    if findings.count == found:
         _check_inert(what, tiers, regions, groups, findings)
 
 
@@ -112,8 +113,8 @@ def _check_names(tiers: tuple[Tier, ...], regions: Mapping[str, Region], finding
                     "E302",
                     region.span,
                     f"there is no region {region.name}",
-                    listed("a declared region", regions),
-                    did_you_mean(region.name, [*regions, "nearest", "any"]),
+                    partial(listed, "a declared region", regions),
+                    partial(_near_region, region.name, regions),
                 )
             if region.name in taken:
                 findings.add(
@@ -132,6 +133,10 @@ def _check_names(tiers: tuple[Tier, ...], regions: Mapping[str, Region], finding
                 "weights for all regions of a tier, or for none",
                 "give each a weight",
             )
+
+
+def _near_region(name: str, regions: Mapping[str, Region]) -> str:
+    return did_you_mean(name, [*regions, "nearest", "any"])
 
 
 def _check_inert(
@@ -187,9 +192,13 @@ def check_reachable(policy: Policy, findings: Findings) -> None:
     wide: dict[str, list[tuple[PathPattern, Route]]] = {}
     for route in policy.routes:
         path = PathPattern.compiled(route.path)
-        takers = [_taker(host, route.path, path, exact, wide) for host in route.hosts]
-        named = {taker.name: f"{taker.name} (line {taker.span.line})" for taker in takers if taker}
-        if takers and all(takers) and route.span not in findings.damaged:
+        takers: list[Route] = []
+        for host in route.hosts:
+            if (taker := _taker(host, route.path, path, exact, wide)) is None:
+                break  # it is reached, and the other hosts need not be looked at
+            takers.append(taker)
+        named = {taker.name: f"{taker.name} (line {taker.span.line})" for taker in takers}
+        if 0 < len(takers) == len(route.hosts) and route.span not in findings.damaged:
             findings.add(
                 "E310",
                 route.span,

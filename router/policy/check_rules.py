@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from functools import partial
 
 from router.policy.conditions import Condition, Match, tests_of
 from router.policy.errors import Findings, did_you_mean, listed
@@ -26,9 +28,13 @@ def check_rules(policy: Policy, regions: Mapping[str, Region], zones: Mapping[st
         _check_route(route, zones, findings)
     for never in policy.nevers:
         _check_never(never, regions, groups, zones, findings)
+    named = {
+        "route": {route.name for route in policy.routes},
+        "rule": {rule.name for route in policy.routes for rule in route.rules},
+    }
     for test in policy.tests:
         for action in test.actions:
-            _check_action(action, policy, regions, findings)
+            _check_action(action, named, regions, findings)
     for count, most, what in (
         (len(policy.groups), GROUPS_MAX, "groups"),
         (len(policy.tests), TESTS_MAX, "tests"),
@@ -76,7 +82,11 @@ def check_bands(health: Health, findings: Findings) -> None:
 def check_group_name(group: str, span: Span, groups: Mapping[str, Group], findings: Findings) -> None:
     if group not in groups:
         findings.add(
-            "E314", span, f"there is no group {group}", listed("a declared group", groups), did_you_mean(group, groups)
+            "E314",
+            span,
+            f"there is no group {group}",
+            partial(listed, "a declared group", groups),
+            partial(did_you_mean, group, groups),
         )
 
 
@@ -86,8 +96,8 @@ def check_region_name(region: RegionName, regions: Mapping[str, Region], finding
             "E302",
             region.span,
             f"there is no region {region.name}",
-            listed("a declared region", regions),
-            did_you_mean(region.name, regions),
+            partial(listed, "a declared region", regions),
+            partial(did_you_mean, region.name, regions),
         )
 
 
@@ -153,8 +163,8 @@ def _check_condition(condition: Condition | None, zones: Mapping[str, Zone], fin
                         "E303",
                         test.span,
                         f"there is no zone {zone}",
-                        listed("a declared zone", zones),
-                        did_you_mean(zone, zones),
+                        partial(listed, "a declared zone", zones),
+                        partial(did_you_mean, zone, zones),
                     )
 
 
@@ -172,11 +182,14 @@ def _check_never(
         check_region_name(region, regions, findings)
 
 
-def _check_action(action: Action, policy: Policy, regions: Mapping[str, Region], findings: Findings) -> None:
+def _check_action(
+    action: Action, named: Mapping[str, AbstractSet[str]], regions: Mapping[str, Region], findings: Findings
+) -> None:
+    """`named`: the names that there are, by what a test may expect."""
     match action:
         case Repeat(_, actions):
             for inner in actions:
-                _check_action(inner, policy, regions, findings)
+                _check_action(inner, named, regions, findings)
         case SetLevel(region, _, span) | SetSaturation(region, _, span):
             check_region_name(RegionName(region, span=span), regions, findings)
         case Expected("region", value, _, span) if isinstance(value, str):
@@ -184,18 +197,13 @@ def _check_action(action: Action, policy: Policy, regions: Mapping[str, Region],
         case Expected("load", _, region, span):
             check_region_name(RegionName(region, span=span), regions, findings)
         case Expected("rule" | "route" as what, value, _, span):
-            names = (
-                [route.name for route in policy.routes]
-                if what == "route"
-                else [rule.name for route in policy.routes for rule in route.rules]
-            )
-            if value not in (*names, "none"):
+            if value not in named[what] and value != "none":
                 findings.add(
                     "E315",
                     span,
                     f"there is no {what} {value}",
-                    listed(f"a {what} of this policy", names),
-                    did_you_mean(str(value), names),
+                    partial(listed, f"a {what} of this policy", named[what]),
+                    partial(did_you_mean, str(value), named[what]),
                 )
         case _:
             pass

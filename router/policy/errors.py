@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
 
 from router.policy.span import Span
 
@@ -14,6 +15,8 @@ SOURCE_LINE_MAX = 110
 """Characters of the source line that a rendered diagnostic shows; a longer line is cut around the caret."""
 EXCERPT_MAX = 40
 """Characters of the author's text that a message quotes."""
+Said: TypeAlias = str | Callable[[], str]
+"""Words of a diagnostic, or what finds them: a search among many names is made for those that are shown alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +54,18 @@ class Diagnostic:
         return "\n".join(lines)
 
 
+def said(words: Said) -> str:
+    return words if isinstance(words, str) else words()
+
+
 class PolicyError(Exception):
     """A policy text is refused; whatever was in force stays so. Never empty; sorted by place."""
 
-    def __init__(self, diagnostics: Iterable[Diagnostic]) -> None:
+    def __init__(self, diagnostics: Iterable[Diagnostic], left_out: int = 0) -> None:
         everything = sorted(diagnostics, key=lambda diagnostic: (diagnostic.line, diagnostic.column, diagnostic.code))
         assert everything, "an error without a diagnostic helps nobody"
         self.diagnostics = tuple(everything[:DIAGNOSTICS_MAX])
-        self.left_out = len(everything) - len(self.diagnostics)
+        self.left_out = left_out + len(everything) - len(self.diagnostics)
         super().__init__("; ".join(f"{d.file}:{d.line}:{d.column}: {d.code}: {d.message}" for d in self.diagnostics))
 
     def render(self, text: str) -> str:
@@ -69,26 +76,48 @@ class PolicyError(Exception):
         return "\n\n".join(parts)
 
 
+class _Finding(NamedTuple):
+    line: int
+    column: int
+    code: str
+    width: int
+    message: str
+    expected: Said
+    hint: Said
+
+
 class Findings:
     """What has been found wrong so far; parsing and checking go on as long as that makes sense."""
 
     def __init__(self, file: str = "policy") -> None:
         self.file = file
-        self.diagnostics: list[Diagnostic] = []
+        self._found: list[_Finding] = []
         self.damaged: set[Span] = set()
         """Names of statements that hold a bad value: what they seem to lack may be what could not be read."""
 
-    def add(self, code: str, span: Span, message: str, expected: str, hint: str = "") -> None:
-        self.diagnostics.append(
-            Diagnostic(
-                code, span.line, span.column, _printable(message), expected, _printable(hint), span.width, self.file
-            )
-        )
+    def add(self, code: str, span: Span, message: str, expected: Said, hint: Said = "") -> None:
+        self._found.append(_Finding(span.line, span.column, code, span.width, message, expected, hint))
+
+    @property
+    def count(self) -> int:
+        return len(self._found)
+
+    @property
+    def diagnostics(self) -> tuple[Diagnostic, ...]:
+        """All of them, in the order in which they were found."""
+        return tuple(map(self._diagnostic, self._found))
 
     def raise_if_any(self) -> None:
         """Raises `PolicyError` with everything found."""
-        if self.diagnostics:
-            raise PolicyError(self.diagnostics)
+        if self._found:
+            shown = sorted(self._found, key=lambda found: found[:3])[:DIAGNOSTICS_MAX]
+            raise PolicyError(map(self._diagnostic, shown), left_out=len(self._found) - len(shown))
+
+    def _diagnostic(self, found: _Finding) -> Diagnostic:
+        line, column, code, width, message, expected, hint = found
+        return Diagnostic(
+            code, line, column, _printable(message), said(expected), _printable(said(hint)), width, self.file
+        )
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -18,7 +18,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from router.policy.conditions import CONDITION_DEPTH_MAX
-from router.policy.errors import excerpt
+from router.policy.errors import EXCERPT_MAX, excerpt
 from router.policy.grammar import FORBIDDEN, TEXT_BYTES_MAX
 from router.policy.printer import print_policy
 from router.policy.syntax import Policy
@@ -134,7 +134,7 @@ def _node(nodes: dict[str, Any], value: Any, path: str, depth: int) -> Any:
     shown = {field.name: field for field in _shown(made)}
     for name in value:
         if name != "is" and name not in shown:
-            raise JsonPolicyError(f"{path}.{name}", f"unknown; a {kind} has {', '.join(shown)}")
+            raise JsonPolicyError(f"{path}.{_field(name)}", f"unknown; a {kind} has {', '.join(shown)}")
     found = {}
     for name, field in shown.items():
         if name in value:
@@ -171,9 +171,17 @@ def _said(error: BadValueError) -> str:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"the field {next(name for name in found if names.count(name) > 1)!r} is there twice")
+        seen: set[str] = set()
+        for name, _ in pairs:
+            if name in seen:
+                raise ValueError(f"the field {excerpt(name)} is there twice")
+            seen.add(name)
     return found
+
+
+def _field(name: str) -> str:
+    """A field's name in a path, whatever it is."""
+    return name if name.isascii() and name.isidentifier() and len(name) <= EXCERPT_MAX else excerpt(name)
 
 
 def _network(value: Any, path: str) -> IPv4Network | IPv6Network:

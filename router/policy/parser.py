@@ -55,7 +55,7 @@ def parse(text: str, name: str = "policy") -> Policy:
     """
     findings = Findings(name)
     nodes = _parse(text, findings)
-    broken = bool(findings.diagnostics)
+    broken = findings.count > 0
     policy = build(nodes, findings, blocks=() if broken else _cut(text, nodes), whole=not broken)
     if nodes and not broken:
         check(policy, findings)

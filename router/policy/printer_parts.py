@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from router.policy.conditions import And, Condition, Match, Not, Or, Present
+from router.policy.grammar import reserved_words
 from router.policy.settings import Cache, Hedge, Key, Retry, Settings
 from router.policy.values import is_name, write_duration, write_percent
 
@@ -32,7 +33,7 @@ def _field(test: Match | Present) -> str:
 
 
 def _value(field: str, value: str) -> str:
-    bare = field in _BARE and (field != "upgrade" or is_name(value))
+    bare = field in _BARE and (field != "upgrade" or (is_name(value) and value not in reserved_words()))
     return value if bare else f'"{value}"'
 
 

@@ -82,7 +82,7 @@ class Reader:
         try:
             return read(word.text)
         except values.BadValueError as error:
-            self._findings.add(error.code, word.span, error.message, error.expected, error.hint)
+            self._findings.add(error.code, word.span, error.message, error.expected, error.remedy)
             if owner is not None:
                 self._findings.damaged.add(owner)
             return instead

@@ -10,7 +10,7 @@ import re
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
 
 from lattice.types import MILLISECOND, SECOND, Level
-from router.policy.errors import did_you_mean, excerpt
+from router.policy.errors import Said, did_you_mean, excerpt, said
 from router.policy.paths import PathPattern
 from router.policy.probe import ProbeKind
 from router.policy.syntax import Network
@@ -41,9 +41,13 @@ _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\Z")
 class BadValueError(Exception):
     """A word that does not mean what its place needs: the author's to mend."""
 
-    def __init__(self, code: str, message: str, expected: str, hint: str = "") -> None:
+    def __init__(self, code: str, message: str, expected: str, hint: Said = "") -> None:
         super().__init__(message)
-        self.code, self.message, self.expected, self.hint = code, message, expected, hint
+        self.code, self.message, self.expected, self.remedy = code, message, expected, hint
+
+    @property
+    def hint(self) -> str:
+        return said(self.remedy)
 
 
 def read_name(word: str) -> str:

@@ -15,7 +15,7 @@ from router.policy.conditions import CONDITION_DEPTH_MAX, FIELDS, VALUES_MAX, WI
 from router.policy.errors import excerpt
 from router.policy.printer_parts import print_condition
 from router.policy.probe import USUAL_PROBE, Probe, ProbeKind, StatusRange
-from router.policy.scenarios import ACTIONS_MAX, FACTS, Expected, Fact, Repeat, Scenario
+from router.policy.scenarios import ACTIONS_MAX, FACTS, Expected, Fact, Given, Repeat, Scenario
 from router.policy.settings import KEYS, Cache, Key, Stick, Timeouts
 from router.policy.syntax import Health, Named, Never, Rule, Zone
 from router.policy.values import BadValueError, write_percent
@@ -114,6 +114,11 @@ def _never(never: Never) -> None:
     _condition(never)
     if (never.outside is None) == (not never.regions):
         raise _no("serves nothing, or both outside a group and by these", "outside, or regions")
+
+
+def _given(given: Given) -> None:
+    if not given.facts:
+        raise _no("a request of which nothing is given", "one fact at least")
 
 
 def _fact(fact: Fact) -> None:
@@ -216,6 +221,7 @@ WHOLE: Final[dict[str, Callable[[Any], None]]] = {
     "Cache": _cache,
     "Expected": _expected,
     "Fact": _fact,
+    "Given": _given,
     "Health": _health,
     "Key": _key,
     "Match": _tested,

@@ -71,7 +71,7 @@ def read_window_text(text: str) -> Window:
         return read_window(text)
     except WindowError as error:
         if error.unknown_zone:
-            near = did_you_mean(error.unknown_zone, zone_names()) or _by_city(error.unknown_zone)
+            near = partial(_near_zone, error.unknown_zone)
             raise BadValueError("E119", str(error), "an IANA time zone, like Europe/Berlin or UTC", near) from None
         raise BadValueError(
             "E118",
@@ -80,7 +80,9 @@ def read_window_text(text: str) -> Window:
         ) from None
 
 
-def _by_city(word: str) -> str:
+def _near_zone(word: str) -> str:
+    if near := did_you_mean(word, zone_names()):
+        return near
     cities = {zone.rpartition("/")[2].casefold(): zone for zone in zone_names()}
     zone = cities.get(word.rpartition("/")[2].casefold())
     return f"did you mean {zone!r}?" if zone else ""
@@ -102,7 +104,7 @@ def _read_nearest(word: str) -> int:
         return values.read_count(word, NEAREST_MAX, "regions")
     except BadValueError as error:
         if values.is_name(word):
-            error.hint = f"to name regions leave out nearest: primary {word}"
+            error.remedy = f"to name regions leave out nearest: primary {word}"
         raise
 
 

@@ -101,6 +101,19 @@ def test_a_value_of_the_wrong_type_is_an_error_with_its_path() -> None:
     assert len(seen) > 60, len(seen)
 
 
+@pytest.mark.parametrize("name", ["\u202e", "a\nb", "x" * 5_000, "", "a.b"])
+def test_a_field_of_any_name_is_told_in_a_line(name: str) -> None:
+    error = refused(FORM | {name: 1})
+    assert str(error).isprintable()
+    assert len(str(error)) < 300
+
+
+def test_a_field_that_is_there_twice_is_found_among_many() -> None:
+    names = [*(f"f{number}" for number in range(100_000)), "f99999"]
+    with pytest.raises(JsonPolicyError, match="the field 'f99999' is there twice"):  # minutes, if each were counted
+        from_json("{" + ",".join(f'"{name}":1' for name in names) + "}")
+
+
 def test_what_is_missing_is_an_error_with_its_path() -> None:
     for path, node in nodes(FORM):
         if isinstance(node, dict) and "name" in node and path.count("[0]") == path.count("["):
@@ -217,6 +230,7 @@ def test_forms_put_together_wrongly_are_refused_or_can_be_printed() -> None:
             "the character U+0022 cannot stand in a policy's text",
         ),
         ("$.routes[0].rules[1].settings.retry.methods", [], "there are no methods; expected one at least"),
+        ("$.tests[0].actions[0].facts", [], "a request of which nothing is given; expected one fact at least"),
         ("$.tests[0].name", "", "missing"),
     ],
 )
@@ -230,7 +244,7 @@ def test_an_error_names_value_place_and_remedy(path: str, value: Any, said: str)
     if said == "missing":
         del node[last]
     error = str(refused(form))
-    assert error.startswith(path.partition("[")[0] if "countries" in path or "methods" in path else f"{path}: ")
+    assert error.startswith(path.partition("[")[0] if "countries" in path or value == [] else f"{path}: ")
     assert said in error
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from router.policy import PolicyError, blocks, parse, print_policy
+from router.policy.check import HOSTS_MAX
 from router.policy.errors import DIAGNOSTICS_MAX
 from router.policy.parser import STATEMENTS_MAX, TEXT_BYTES_MAX
 from router.policy.syntax import Policy
@@ -27,6 +30,14 @@ def test_what_is_printed_parses_back_to_the_same(policy: Policy) -> None:
     text = print_policy(policy)
     assert parse(text) == policy
     assert print_policy(parse(text)) == text
+
+
+def test_a_protocol_may_be_a_word_of_the_language() -> None:
+    text = (
+        "edition 1\nregion a { at 1 2 endpoint 192.0.2.1:1 }\n"
+        'route r for "*" { rule r { when upgrade in "for", websocket deny 403 } primary a }\n'
+    )
+    assert parse(print_policy(parse(text))) == parse(text)
 
 
 @given(policies(), st.randoms(use_true_random=False))
@@ -137,6 +148,14 @@ def test_a_text_past_a_limit_is_one_diagnostic(text: str, message: str) -> None:
     assert [diagnostic.code for diagnostic in caught.value.diagnostics] == ["E001"]
 
 
+def test_who_names_too_many_hosts_is_told_so_and_no_more() -> None:
+    hosts = " ".join(f'"h{number}"' for number in range(HOSTS_MAX))
+    routes = f'route a for {hosts} {{ primary fra }}\nroute b for "h1" {{ primary fra }}\n'  # which is never reached
+    with pytest.raises(PolicyError) as caught:
+        parse("edition 1\nregion fra { at 1 2 endpoint 192.0.2.1:1 }\n" + routes)
+    assert [diagnostic.code for diagnostic in caught.value.diagnostics] == ["E001"]
+
+
 @pytest.mark.parametrize("opening", ["(", "{", "not (", "route r { "])
 def test_deep_nesting_is_refused_by_a_named_limit_before_it_is_parsed(opening: str) -> None:
     text = 'edition 1\nroute r for "*" { rule a { when ' + opening * 20_000
@@ -152,6 +171,34 @@ def test_too_many_diagnostics_are_counted_not_listed() -> None:
     assert len(caught.value.diagnostics) == DIAGNOSTICS_MAX
     assert caught.value.left_out == 7 + 2  # and that there is neither region nor route
     assert caught.value.render(text).endswith("... and 9 more, once these are mended")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "group g { " + ",".join(f"x{number}" for number in range(500)) + " }",
+        'route b for "b" { primary ' + ",".join(f"x{number}" for number in range(500)) + " }",
+        'route b for "b" { ' + "".join(f"primary any of x{number}\n" for number in range(500)) + " }",
+        'route b for "b" { ' + "".join(f"zone x{number} {{ primary any }}\n" for number in range(500)) + " }",
+        'route b for "b" { rule r { when zone in ' + ",".join(f"x{number}" for number in range(500)) + " deny 403 } }",
+        'test "t" { ' + "".join(f"expect rule x{number}\n" for number in range(500)) + " }",
+        'route b for "b" { rule r { ' + 'during "10:00-11:00 Berlin"\n' * 500 + " deny 403 } }",
+        "".join(f"region y{number} {{ health x{number} }}\n" for number in range(500)),
+    ],
+)
+def test_what_was_meant_is_searched_for_where_it_is_shown(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    searches: list[str] = []
+
+    def counted(word: str, known: list[str], **options: Any) -> list[str]:
+        searches.append(word)
+        return get_close_matches(word, known, **options)
+
+    monkeypatch.setattr("router.policy.errors.difflib.get_close_matches", counted)
+    names = "".join(f"region fra{number} {{ at 1 1 endpoint 192.0.2.1:{1 + number} }}\n" for number in range(20))
+    with pytest.raises(PolicyError) as caught:
+        parse(f"edition 1\n{names}zone eu {{ 10.0.0.0/8 }}\n{wrong}\n")
+    assert caught.value.left_out >= 450
+    assert len(searches) <= DIAGNOSTICS_MAX
 
 
 @given(st.integers(1_000, DURATION_US_MAX))
