@@ -165,7 +165,7 @@ class Swim:
         """`sender` is None where it is no member; who has just introduced itself is answered with our row."""
         ours = self._our_row() if introduced else ()
         news = self._news_for(sender) if sender is not None else ()  # each claim rides on a few frames only
-        body = wire.ack_body(nonce, self._out.node, self._cells.root, _unscoped(source), news, ours)
+        body = wire.ack_body(nonce, self._out.node, self._cells.root, source, news, ours)
         self._out.send_body(body, bool(ours), source)
 
     def on_ack(self, nonce: int, subject: NodeId, root: bytes, sender: Member | None) -> None:
@@ -187,7 +187,7 @@ class Swim:
                 return
         relay = self._probe.acked_for(nonce, subject)
         if relay is not None:
-            self._out.send(Ack(relay.nonce, subject, root, _unscoped(relay.asked_by)), relay.asked_by)
+            self._out.send(Ack(relay.nonce, subject, root, relay.asked_by), relay.asked_by)
 
     def on_ping_req(self, request: PingReq, source: Endpoint) -> None:
         """Probe in somebody's stead. Raises `WireError` when too many probes are carried already."""
@@ -405,8 +405,7 @@ class Swim:
                 suspects = self._suspicions if config.lifeguard else ()
                 everybody, count = self.members.everybody.nodes, config.ping_req_count
                 for helper in self._probe.ask(probe, everybody, count, suspects, self._far_us):
-                    target = _unscoped(member.endpoint)
-                    self._out.send(PingReq(probe.nonce, member.node, target), self.endpoint_of(helper))
+                    self._out.send(PingReq(probe.nonce, member.node, member.endpoint), self.endpoint_of(helper))
             if config.lifeguard:
                 for address in member.addresses:
                     self._ping(member, self._probe.again(probe, now), address)
@@ -645,9 +644,3 @@ class Swim:
 def _lifts(row: Row) -> int:
     """The number of a row that says that its observer is there and hears. Isolated, it might be deaf: then none."""
     return 0 if row.isolated else row.seq
-
-
-def _unscoped(endpoint: Endpoint) -> Endpoint:
-    """As another machine may read it: a link-local address's scope is ours."""
-    host, port = endpoint
-    return (host.partition("%")[0], port) if "%" in host else endpoint

@@ -265,11 +265,11 @@ def _encode(message: Message) -> bytes:
         case Ping(nonce, root, updates, cells):
             return pack((1, nonce, root, _updates(updates), _cells(cells)))
         case Ack(nonce, subject, root, seen_as, updates, cells):
-            return pack((2, nonce, subject, root, seen_as, _updates(updates), _cells(cells)))
+            return pack((2, nonce, subject, root, _unscoped(seen_as), _updates(updates), _cells(cells)))
         case IHave(ids):
             return pack((9, b"".join(ids)))
         case PingReq(nonce, subject, target):
-            return pack((3, nonce, subject, target))
+            return pack((3, nonce, subject, _unscoped(target)))
         case Compare(salt, fingerprints):
             return pack((5, salt, b"".join(fingerprints)))
         case Digest(shards, salt, bloom, answer_salt):
@@ -366,7 +366,13 @@ class _Remembered(dict[K, V]):
 
 def _ends(seen_as: Endpoint) -> bytes:
     """How an ack without news ends: mostly the same way."""
-    return pack(seen_as) + _NOTHING
+    return pack(_unscoped(seen_as)) + _NOTHING
+
+
+def _unscoped(endpoint: Endpoint) -> Endpoint:
+    """As another machine may read it: a link-local address's scope is ours."""
+    host, port = endpoint
+    return (host.partition("%")[0], port) if "%" in host else endpoint
 
 
 def _ended(ends: bytes) -> Endpoint | None:

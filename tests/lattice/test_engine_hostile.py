@@ -269,7 +269,7 @@ def test_a_peer_can_not_bring_us_to_ask_the_name_service() -> None:
     """Endpoints are numeric: a name would be looked up by whoever sends to it."""
     victim = Victim(SEALS["sealed"])
     for host in ("evil.example", "localhost", "1.2.3", "10.0.0.1 ", "0x7f.1", "fe80::1%eth0", "[::1]"):
-        body = wire.encode(wire.PingReq(1, victim.peer, (host, 53)))
+        body = canonical.pack((wire.NUMBERS[wire.PingReq], 1, victim.peer, (host, 53)))
         assert victim.attack(DatagramReceived, [victim.speaking(body)]) == {"datagram rejected: bad shape": 1}
 
 
