@@ -19,7 +19,7 @@ that are gone stay in the table (and are called again, so that a long partition 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from enum import IntEnum
 from operator import attrgetter
 from typing import Final
@@ -92,10 +92,10 @@ class Member(Record):
 class Membership:
     """Every other node we know of, by id."""
 
-    __slots__ = ("_members", "_members_max", "_nearby", "area", "everybody")
+    __slots__ = ("_members", "_members_max", "_nearby", "area", "everybody", "get")
 
     def __init__(self, us: NodeId, area: str, members_max: int) -> None:
-        self._members: dict[NodeId, Member] = {}
+        self.keep_in({})
         self._members_max = members_max
         self._nearby: dict[Endpoint, tuple[NodeId, ...]] = {}
         """By address, whose it is or was (`Member.addresses`): who is called asks, and of thousands hardly any is
@@ -104,6 +104,12 @@ class Membership:
         """Ours."""
         self.everybody = Everybody.of([(area, us)])
         """Members that are alive or suspect, and ourselves."""
+
+    def keep_in(self, members: dict[NodeId, Member]) -> None:
+        """Have this table from now on, with whom it holds."""
+        self._members = members
+        self.get: Callable[[NodeId], Member | None] = members.get
+        """Our record of a node, None where it is no member. The table's own method: every frame asks."""
 
     def __len__(self) -> int:
         return len(self._members)
@@ -114,9 +120,6 @@ class Membership:
     def __iter__(self) -> Iterator[Member]:
         """In no order that anything may hang on."""
         return iter(self._members.values())
-
-    def get(self, node: NodeId) -> Member | None:
-        return self._members.get(node)
 
     def all(self) -> list[Member]:
         """By id."""

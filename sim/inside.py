@@ -204,7 +204,7 @@ class Crowd:
         Until `gather` it counts nobody as present, so that its first row is on no way to anybody.
         """
         known = engine._swim.members
-        known._members = shared(self.members)
+        known.keep_in(shared(self.members))
         known._nearby = shared(self._nearby)
         del known._members[engine.node]
 
@@ -305,7 +305,7 @@ def hand_ops(engine: Engine, ops: Sequence[bytes]) -> None:
 def settle(engine: Engine) -> None:
     """Give a grafted engine tables of its own: what it handles then costs what it costs in life."""
     members, table, cells = engine._swim.members, engine._health.table, engine._cells
-    members._members = dict(members._members.items())
+    members.keep_in(dict(members._members.items()))
     members._nearby = dict(members._nearby.items())
     table._rows = dict(table._rows.items())
     table._floors = dict(table._floors.items())
