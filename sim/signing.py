@@ -12,9 +12,8 @@ envelope, and the tests of the lattice do.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from hashlib import blake2b
-from operator import itemgetter
+from struct import Struct
 from typing import Final
 
 from lattice import wire
@@ -33,12 +32,9 @@ KIND_AT: Final = HEADER_BYTES + 1
 CA: Final = "ca"
 FOREVER_S: Final = 2**40
 _TAG: Final = bytes(TAG_BYTES)
-_LAST: Final = slice(-1, None)
-_WHOLE: Final = _TAG[_LAST]
-_PARTS: Final[Callable[[bytes], tuple[bytes, NodeId, bytes, bytes]]] = itemgetter(
-    slice(KEY_AT), slice(SENDER_AT, COUNTER_AT), slice(HEADER_BYTES, -TAG_BYTES), _LAST
-)
-"""(version and cluster, sender, body, what an altered frame does not end with) of a frame."""
+_BEGINS: Final = Struct(f"{KEY_AT}s{SENDER_AT - KEY_AT}x{COUNTER_AT - SENDER_AT}s")
+"""Version and cluster, and the sender."""
+_BODY: Final = slice(HEADER_BYTES, -TAG_BYTES)
 _DIGEST_BYTES: Final = 16
 _PAD: Final = bytes(SIGNATURE_BYTES - _DIGEST_BYTES)
 
@@ -106,12 +102,14 @@ class TaggedSeal(Plain):
         return b"".join((self._begins, self._counter.to_bytes(8), body, _TAG))
 
     def open(self, frame: bytes) -> tuple[NodeId, bytes]:
-        prefix, sender, body, last = _PARTS(frame)
-        if prefix != self._prefix or len(frame) < OVERHEAD_BYTES:
+        if len(frame) < OVERHEAD_BYTES:
             self._check(frame, OVERHEAD_BYTES)
-        if last != _WHOLE:
+        prefix, sender = _BEGINS.unpack_from(frame)
+        if prefix != self._prefix:
+            self._check(frame, OVERHEAD_BYTES)
+        if frame[-1]:
             raise WireError("wrong key", "altered on the way")
-        return sender, body
+        return sender, frame[_BODY]
 
 
 def altered(frame: bytes, place: int, bits: int) -> bytes:
