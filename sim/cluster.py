@@ -268,7 +268,8 @@ class Cluster:
         """Hand one input to one engine, now, and perform what it asks for."""
         at, shard, engine = self.scheduler.now, host.shard, host.engine
         take = shard.take
-        take((at, host.index, event.data if isinstance(event, DatagramReceived) else said(event)))
+        what = event.data if isinstance(event, DatagramReceived) else None if event is TIMER else said(event)
+        take((at, host.index, what))
         if self._writes:
             self.journal.write(at, host.index, event)
         now = at if host.clock is RIGHT else host.read_clock(at)
