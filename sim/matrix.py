@@ -19,6 +19,8 @@ import io
 from pathlib import Path
 from typing import Final
 
+from sim.files import content
+
 PLACES_MAX = 2_000
 SOURCES: Final = ("src", "source", "i", "cty1", "src_zone", "from")
 TARGETS: Final = ("dst", "destination", "j", "cty2", "dst_zone", "to")
@@ -29,7 +31,7 @@ Found = dict[tuple[str, str], int]
 def read_matrix(path: Path, drop: bool = False, row: str = "") -> tuple[list[str], list[list[int]]]:
     """(names, round trips in microseconds). `row` is which snapshot, "" the last. Raises ValueError, naming line and
     pair, when it is no such file."""
-    data = path.read_bytes()
+    data = content(path)
     try:
         written = gzip.decompress(data).decode() if path.suffix == ".gz" else data.decode()
     except (OSError, EOFError, UnicodeDecodeError) as error:

@@ -20,6 +20,7 @@ from typing import Final
 from lattice.prng import Prng
 from lattice.types import SECOND, Level
 from sim.changes import HealthChange
+from sim.files import content
 from sim.quantities import Section, number, text
 from sim.stage import Stage
 
@@ -41,7 +42,11 @@ class Outage:
 
 def read_outages(path: Path) -> list[Outage]:
     """All of a file, by time. Raises ValueError, naming the line, when it is no such file."""
-    lines = list(csv.reader(io.StringIO(path.read_text())))
+    try:
+        written = content(path).decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path.name}: cannot be read: {error}") from None
+    lines = list(csv.reader(io.StringIO(written)))
     header = [cell.strip() for cell in lines[0]] if lines else []
     missing = [column for column in COLUMNS if column not in header]
     if missing:
@@ -123,12 +128,8 @@ def read_replay(section: Section) -> Replay:
     name = section.require("file", text, "")
     speed = section.take("speed", number(1, 1_000_000), 3_600)
     skip = section.take("skip", number(0, 1_000_000), 0)
-    path = Path(name)
-    if name and not path.is_file():
-        section.note("file", f"there is no file {name}")
-        return Replay([], speed)
     try:
-        return Replay(merged(read_outages(path))[skip:] if name else [], speed)
-    except (ValueError, OSError, UnicodeDecodeError) as error:
+        return Replay(merged(read_outages(Path(name)))[skip:] if name else [], speed)
+    except ValueError as error:
         section.note("file", str(error))
         return Replay([], speed)

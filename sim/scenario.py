@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -18,6 +18,7 @@ from lattice.config import Config
 from lattice.prng import Prng
 from lattice.types import SECOND
 from sim.faults import KINDS, Act
+from sim.files import Unreadable, content, is_file, named
 from sim.matrix import read_matrix
 from sim.network import LinkSettings
 from sim.promises import ALL_CHECKS
@@ -187,8 +188,7 @@ def shipped() -> list[tuple[str, str]]:
 
 def load(name: str, overrides: Sequence[str] = ()) -> Scenario:
     """A shipped scenario by name, or one by its path. Raises `ConfigError` with everything that is wrong."""
-    path, table = _joined(name, 0)
-    texts = path.read_text() if path.exists() else ""
+    path, table, texts = _joined(name, 0)
     for override in overrides:
         _override(table, override)
     _ground(table, Path())
@@ -211,31 +211,49 @@ def from_table(name: str, table: Mapping[str, object]) -> Scenario:
     return scenario
 
 
-def _joined(name: str, depth: int) -> tuple[Path, dict[str, object]]:
+def _joined(name: str, depth: int) -> tuple[Path, dict[str, object], str]:
+    """(its file, the table with what it extends, the file's own text)."""
     path = _find(name)
     if depth > EXTENDS_DEPTH_MAX:
         raise ConfigError(str(path), (Problem("extends", name, "scenarios extend each other in a circle"),))
     try:
-        table: dict[str, object] = tomllib.loads(path.read_text())
+        written = content(path).decode()
+        table: dict[str, object] = tomllib.loads(written)
+    except Unreadable as error:
+        raise ConfigError(named(path), (Problem("", None, error.reason),)) from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(str(path), (Problem("", None, f"cannot be read: {error}"),)) from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(str(path), (Problem("", None, f"no valid TOML: {error}"),)) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(str(path), (Problem("", None, f"cannot be read: {error}"),)) from None
+    except RecursionError:
+        raise ConfigError(str(path), (Problem("", None, "no valid TOML: values nest too deep"),)) from None
     _ground(table, path.parent)
     parent = table.pop("extends", None)
     if isinstance(parent, str):
         near = path.parent / parent
-        base = _joined(str(near) if near.is_file() else parent, depth + 1)[1]
+        base = _joined(str(near) if is_file(near) else parent, depth + 1)[1]
         base.pop("purpose", None)
         table = _over(base, table)
     elif parent is not None:
         raise ConfigError(str(path), (Problem("extends", str(parent), "expected the name or path of a scenario"),))
-    return path, table
+    return path, table, written
 
 
 def _ground(table: Mapping[str, object], folder: Path) -> None:
     """Have files that stand beside a scenario named by their whole paths: a run folder is elsewhere, and so is whoever
     extends it."""
+    for part, key, name in _naming(table):
+        if is_file(folder / name):
+            part[key] = str((folder / name).resolve())
+
+
+def files_of(table: Mapping[str, object]) -> list[Path]:
+    """The files that a scenario reads, besides those that it is written in."""
+    return [Path(name) for _, _, name in _naming(table) if is_file(Path(name))]
+
+
+def _naming(table: Mapping[str, object]) -> Iterator[tuple[dict[str, object], str, str]]:
+    """(table, key, name) of every key that names a file."""
     rows = table.get("timeline")
     for part, key in (
         (table.get("topology"), "matrix"),
@@ -243,23 +261,21 @@ def _ground(table: Mapping[str, object], folder: Path) -> None:
         *((row, "file") for row in (rows if isinstance(rows, list) else ())),
     ):
         name = part.get(key) if isinstance(part, dict) else None
-        if isinstance(part, dict) and isinstance(name, str) and name and (folder / name).is_file():
-            part[key] = str((folder / name).resolve())
+        if isinstance(part, dict) and isinstance(name, str) and name:
+            yield part, key, name
 
 
 def _find(name: str) -> Path:
     direct = Path(name)
     if direct.suffix == ".toml" or "/" in name:
-        if direct.is_file():
-            return direct
-        raise ConfigError(name, (Problem("", None, "there is no such file"),))
+        return direct
     path = SHIPPED / f"{name}.toml"
-    if path.is_file():
+    if is_file(path):
         return path
     known = [known for known, _ in shipped()]
     near = get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]}?" if near else "`edgelattice sim list` shows them; a file ends in .toml"
-    raise ConfigError(name, (Problem("", None, "there is no scenario of that name", hint),))
+    raise ConfigError(named(name), (Problem("", None, "there is no scenario of that name", hint),))
 
 
 def _over(base: Mapping[str, object], table: Mapping[str, object]) -> dict[str, object]:
@@ -279,6 +295,8 @@ def _override(table: dict[str, object], override: str) -> None:
         value: object = tomllib.loads(f"x = {written}")["x"]
     except tomllib.TOMLDecodeError:
         value = written.strip()
+    except RecursionError:
+        raise ConfigError("--set", (Problem(path, None, "its value nests too deep"),)) from None
     place: object = table
     for key in keys[:-1]:
         if isinstance(place, list) and key.isdecimal() and int(key) < len(place):
@@ -357,9 +375,9 @@ def _topology(section: Section) -> TopologySettings:
     holes = section.take("holes", choice("refuse", "drop"), base.holes)
     row = section.take("row", text, "")
     if model == "matrix":
-        if not matrix:
+        if not section.has("matrix"):
             section.note("matrix", "is missing: expected the path of a CSV of round trips in milliseconds")
-        else:
+        elif matrix:
             _note_unread(section, "matrix", matrix, lambda path: read_matrix(path, holes == "drop", row))
     settings = TopologySettings(
         nodes=nodes,
@@ -436,13 +454,9 @@ def _watchers(value: object) -> int:
 
 
 def _note_unread(section: Section, key: str, name: str, read: Callable[[Path], object]) -> None:
-    path = Path(name)
-    if not path.is_file():
-        section.note(key, f"there is no file {name}")
-        return
     try:
-        read(path)
-    except (ValueError, OSError) as error:
+        read(Path(name))
+    except ValueError as error:
         section.note(key, str(error))
 
 

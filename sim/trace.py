@@ -11,6 +11,8 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Final
 
+from sim.files import content
+
 COLUMNS: Final = ("t_s", "client_prefix24")
 SECONDS_MAX: Final = 10 * 366 * 86_400
 
@@ -18,7 +20,7 @@ SECONDS_MAX: Final = 10 * 366 * 86_400
 def read_trace(path: Path) -> list[tuple[int, str]]:
     """(microseconds from the start, client) of each request, by time. Which host of its network a client is depends on
     the network alone. Raises ValueError, naming the line, when it is no such file."""
-    data = path.read_bytes()
+    data = content(path)
     try:
         written = gzip.decompress(data).decode() if path.suffix == ".gz" else data.decode()
         lines = list(csv.reader(io.StringIO(written)))

@@ -35,6 +35,7 @@ from sim.compare import FLOOD_NODES_MAX, baselines, floor_us, ours, stretched, t
 from sim.difference import first_divergence
 from sim.experiment import Experiment, Result
 from sim.faults import KINDS
+from sim.files import is_directory, is_file, named
 from sim.obstacles import PAYS_HOSTS
 from sim.outcome import Cost, as_json, lines, read_token, rerun_line, token_of
 from sim.parallel import run_by
@@ -143,7 +144,7 @@ def run(
 @click.option("--export", type=click.Choice(FORMATS), help="Pictures as files, too; needs edgelattice[plots].")
 def report(directory: Path, export: str | None) -> None:
     """Write a run folder's report.html, or a sweep's index.html, again."""
-    if (directory / CASES_FILE).exists():
+    if is_file(directory / CASES_FILE):
         if export is not None:
             raise click.UsageError("--export is for run folders: a sweep has its page only.")
         with files_in(directory):
@@ -169,14 +170,14 @@ def replay(what: str, as_one: bool) -> int:
     folder = Path(what)
     kept: Kept | None = None
     try:
-        if folder.is_dir():
+        if is_directory(folder):
             kept = read_folder(folder)
             found, seed = replace(load_scenario(str(kept.path), ()), name=kept.name), kept.seed
         else:
             name, seed, sets = read_token(what)
             found = load_scenario(name, sets)
     except ValueError as error:
-        said = str(error) if folder.is_dir() else f"{what}: no run folder, and no token: {error}"
+        said = str(error) if is_directory(folder) else f"{named(what)}: no run folder, and no token: {error}"
         raise CommandError(said, EXIT_USAGE) from None
     result, cost = _run(found, seed, quiet=as_one)
     if as_one:
@@ -237,8 +238,8 @@ def compare(scenario: str, seed: str, sets: tuple[str, ...], as_one: bool) -> No
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Where the scenario goes.")
 def shrink_(scenario: str, seed: str, sets: tuple[str, ...], out: Path | None) -> int:
     """Make a run that breaks a promise as small as it can be and still break it."""
-    if out is not None and not out.parent.is_dir():
-        raise CommandError(f"--out {out}: there is no directory {out.parent}", EXIT_USAGE)
+    if out is not None and not is_directory(out.parent):
+        raise CommandError(f"--out {named(out)}: there is no directory {named(out.parent)}", EXIT_USAGE)
     progress = Progress()
 
     def smaller(said: str) -> None:
@@ -276,11 +277,15 @@ def shrink_(scenario: str, seed: str, sets: tuple[str, ...], out: Path | None) -
 @click.argument("other", type=click.Path(path_type=Path, exists=True, file_okay=False))
 def diff(one: Path, other: Path) -> int:
     """Where two run folders part, when both were made with --journal."""
-    try:
-        with (one / JOURNAL_FILE).open() as left, (other / JOURNAL_FILE).open() as right:
-            parted = first_divergence(left, right)
-    except OSError as error:
-        raise CommandError(f"{error.filename}: was the run made with --journal?", EXIT_USAGE) from None
+    for folder in (one, other):
+        if not is_file(folder / JOURNAL_FILE):
+            raise CommandError(f"{folder / JOURNAL_FILE}: was the run made with --journal?", EXIT_USAGE)
+    with (
+        files_in(one),
+        (one / JOURNAL_FILE).open(errors="replace") as left,
+        (other / JOURNAL_FILE).open(errors="replace") as right,
+    ):
+        parted = first_divergence(left, right)
     if parted is None:
         click.echo("the same history")
         return EXIT_HELD

@@ -97,7 +97,7 @@ def sweep(
     make_folder(out)
     file = out / CASES_FILE
     with files_in(file):
-        done = finished(iter(file.read_text().splitlines())) if file.exists() else {}
+        done = finished(iter(file.read_text(errors="replace").splitlines())) if file.exists() else {}
         file.open("a").close()
     missing = [case for case in wanted if not case.is_among(done)]
     complain(f"{len(wanted)} cases, {len(wanted) - len(missing)} done before{_others(missing, done)}")
@@ -136,7 +136,7 @@ def _said(value: object) -> str:
 
 def write_sweep_page(directory: Path) -> Path:
     """A sweep's folder as one page: every finished case in it."""
-    done = list(finished(iter((directory / CASES_FILE).read_text().splitlines())).values())
+    done = list(finished(iter((directory / CASES_FILE).read_text(errors="replace").splitlines())).values())
     page = directory / PAGE_FILE
     page.write_text(html(done[0]["scenario"] if done else "nothing", summarise(done), done))
     return page

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from router.commands.failing import EXIT_USAGE, CommandError, why
+from sim.files import named
 from sim.quantities import ConfigError
 from sim.scenario import Scenario, load
 
@@ -35,7 +36,7 @@ def make_folder(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise CommandError(f"--out {out}: {why(error)}", EXIT_USAGE) from None
+        raise CommandError(f"--out {named(out)}: {why(error)}", EXIT_USAGE) from None
 
 
 @contextmanager

@@ -29,6 +29,9 @@ KEYS = [
 FAR = r"\d+\.\d of at most 50 s, [\d,]+ events/s, \d+ s left"
 
 
+LONG = "n" * 300
+
+
 def sim(*words: str) -> int:
     return main(["sim", *words])
 
@@ -206,6 +209,53 @@ def test_wrong_usage_is_status_2(words: tuple[str, ...], said: str, capsys: pyte
     told = capsys.readouterr().err
     assert said in told
     assert "Errno" not in told
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("run", LONG), "there is no scenario of that name"),
+        (("run", LONG + ".toml"), "a file's name has at most 255 bytes"),
+        (("validate", "."), "there is no scenario of that name"),
+        (("validate", "./"), "is a directory; name a file in it"),
+        (("explain", "/dev/zero.toml"), "there is no such file"),
+        (("run", "smoke", "--out", LONG), ": file name too long"),
+        (("sweep", "smoke", "--out", LONG), ": file name too long"),
+        (("shrink", "smoke", "--out", f"{LONG}/x.toml"), "there is no directory"),
+        (("replay", LONG), "a token begins with"),
+        (("replay", token_of("n\0.toml", "0", [])), "a file's name has no NUL byte in it"),
+        (("replay", token_of("/".join("abcdefgh" * 99), "0", ["x=" + str(n) for n in range(500)])), "no such file"),
+        (("report", LONG), "does not exist"),
+        (("diff", LONG, LONG), "does not exist"),
+    ],
+)
+def test_a_name_that_cannot_be_one_is_status_2(
+    words: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sim(*words) == 2
+    told = capsys.readouterr().err
+    assert said in told
+    assert "mistake of ours" not in told
+
+
+def test_a_token_longer_than_a_file_name_is_one(capsys: pytest.CaptureFixture[str]) -> None:
+    sets = [f"topology.nodes={nodes}" for nodes in range(400, 1, -1)]
+    token = token_of("smoke", "3", sets)
+    assert len(token) > 255
+    assert sim("replay", token) == 0
+    assert "smoke: 2 nodes, seed 3" in capsys.readouterr().out
+
+
+def test_what_is_no_text_in_a_folder_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for file in ("story.json", "result.json"):
+        (tmp_path / file).write_bytes(b"\xff\xfe")
+    assert sim("report", str(tmp_path)) == 2
+    assert sim("replay", str(tmp_path)) == 2
+    assert capsys.readouterr().err.count("is no run folder") == 2
+    (tmp_path / "cases.jsonl").write_bytes(b"\xff\xfe\n")
+    (tmp_path / "events.jsonl").write_bytes(b"\xff\xfe\n")
+    assert sim("report", str(tmp_path)) == 0
+    assert sim("diff", str(tmp_path), str(tmp_path)) == 0
 
 
 def test_a_run_that_cannot_be_kept_is_not_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,66 @@ def test_a_hole_in_a_matrix_is_named(tmp_path: Path) -> None:
     assert "rtt.csv: a hole: nothing was measured between b and c" in complaints(tmp_path, text)
     (tmp_path / "rtt.csv").write_text("src,a,b\na,,x\nb,1,\n")
     assert "rtt.csv:2: 'x' is no number" in complaints(tmp_path, text)
+
+
+MATRIX = GOOD.replace("nodes = 4", 'nodes = 4\nmodel = "matrix"\nmatrix = "FILE"')
+FILE_KEYS = {
+    "line 5: topology.matrix": MATRIX,
+    "line 8: users.trace": GOOD + '[users]\ntrace = "FILE"\n',
+    "line 10: timeline[1].file": GOOD + '[[timeline]]\nat = "2s"\ndo = "outages"\nfile = "FILE"\n',
+}
+NAMED_WRONGLY = {
+    "nowhere.csv": "there is no such file",
+    "n" * 300: "a file's name has at most 255 bytes",
+    "/".join(["n" * 200] * 30): "a file's name has at most 255 bytes",
+    "rtt\\u0000.csv": "expected printable text",
+    "folder": "is a directory; name a file in it",
+    "pipe": "is a pipe or a device",
+    "round": "in a circle",
+    "test.toml/rtt.csv": "there is no such file",
+}
+
+
+@pytest.mark.parametrize("key", FILE_KEYS)
+@pytest.mark.parametrize("name", NAMED_WRONGLY)
+def test_a_file_that_cannot_be_read_is_said_with_key_and_line(tmp_path: Path, key: str, name: str) -> None:
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "round").symlink_to(tmp_path / "round")
+    said = complaints(tmp_path, FILE_KEYS[key].replace("FILE", f"{tmp_path}/{name}"))
+    assert key in said
+    assert NAMED_WRONGLY[name] in said
+    assert "\n" not in said
+    assert len(said) < 400
+
+
+@pytest.mark.parametrize("key", FILE_KEYS)
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_of_somebody_else_is_said_to_be(tmp_path: Path, key: str) -> None:
+    (tmp_path / "secret.csv").write_text("src,a\na,\n")
+    (tmp_path / "secret.csv").chmod(0)
+    assert "permission denied; let whoever runs this read it" in complaints(
+        tmp_path, FILE_KEYS[key].replace("FILE", "secret.csv")
+    )
+
+
+@pytest.mark.parametrize("name", [name for name in NAMED_WRONGLY if "expected" not in NAMED_WRONGLY[name]])
+def test_a_scenario_that_cannot_be_read_is_said(tmp_path: Path, name: str) -> None:
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "round").symlink_to(tmp_path / "round")
+    with pytest.raises(ConfigError) as raised:
+        load(f"{tmp_path}/{name}")
+    assert NAMED_WRONGLY[name] in str(raised.value)
+    assert NAMED_WRONGLY[name] in complaints(tmp_path, f'extends = "{tmp_path}/{name}"\npurpose = "more"\n')
+    assert "no NUL byte" in complaints(tmp_path, 'extends = "a\\u0000.toml"\npurpose = "more"\n')
+    assert "there is no scenario of that name" in complaints(tmp_path, f'extends = "{"n" * 300}"\npurpose = "more"\n')
+
+
+def test_values_that_nest_too_deep_are_no_toml(tmp_path: Path) -> None:
+    deep = "[" * 100_000
+    assert "values nest too deep" in complaints(tmp_path, f"x = {deep}")
+    assert "--set: x: its value nests too deep" in complaints(tmp_path, GOOD, f"x={deep}")
 
 
 def test_an_override_reaches_everything() -> None:
