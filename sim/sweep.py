@@ -12,14 +12,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import product
+from pathlib import Path
 from typing import Any, Final
 
 from lattice.prng import Prng
 from sim.experiment import Experiment
+from sim.files import Unreadable, content, named
 from sim.metrics import percentile
 from sim.outcome import Cost, as_json, lines
 from sim.quantities import ConfigError, Problem
-from sim.scenario import load
+from sim.scenario import files_of, load
 from sim.toml_text import toml_text
 
 CASES_MAX = 1_000_000
@@ -56,7 +58,8 @@ class Case:
     seed: str
     sets: tuple[str, ...]
     of: str
-    """A digest of the scenario as it is read with these overrides: a file may say something else tomorrow."""
+    """A digest of the scenario as it is read with these overrides, and of the files that it reads: any of them may say
+    something else tomorrow."""
 
     @property
     def key(self) -> str:
@@ -91,11 +94,23 @@ def seeds_of(text: str) -> list[str]:
 def cases(scenario: str, seeds: Sequence[str], axes: Sequence[str], sets: Sequence[str]) -> list[Case]:
     """Every case, seeds innermost. Raises `ConfigError` if any combination is no scenario."""
     found = []
+    read: dict[Path, bytes] = {}
     for chosen in grid(axes):
-        table = toml_text(load(scenario, [*sets, *chosen]).table)
-        of = blake2b(table.encode(), digest_size=8).hexdigest()
-        found += [Case(scenario, seed, (*sets, *chosen), of) for seed in seeds]
+        table = load(scenario, [*sets, *chosen]).table
+        of = blake2b(toml_text(table).encode(), digest_size=8)
+        for path in files_of(table):
+            if path not in read:
+                read[path] = _digest_of(path)
+            of.update(read[path])
+        found += [Case(scenario, seed, (*sets, *chosen), of.hexdigest()) for seed in seeds]
     return found
+
+
+def _digest_of(path: Path) -> bytes:
+    try:
+        return blake2b(content(path), digest_size=8).digest()
+    except Unreadable as error:
+        raise ConfigError(named(path), (Problem("", None, error.reason),)) from None
 
 
 def run_case(case: Case) -> dict[str, Any]:

@@ -12,11 +12,13 @@ from router.cli import main
 from sim.baselines import BASELINES, RandomFanout
 from sim.compare import ours, theory
 from sim.difference import first_divergence
+from sim.files import content
 from sim.network import LinkSettings
+from sim.outages import COLUMNS
 from sim.quantities import ConfigError
 from sim.scenario import from_table
 from sim.shrink import shrink
-from sim.sweep import finished, grid, interval, seeds_of, summarise
+from sim.sweep import cases, finished, grid, interval, seeds_of, summarise
 from sim.topology import Room
 from tests.sim.runs import table
 
@@ -147,6 +149,37 @@ def test_a_sweep_of_another_scenario_in_the_same_folder_is_run_again(
         (case,) = finished(iter((folder / "cases.jsonl").read_text().splitlines())).values()
         nodes.append(case["nodes"])
     assert nodes == [2, 2, 3], "of each case the last counts"
+
+
+@pytest.mark.parametrize("kind", ["matrix", "trace", "file"])
+def test_a_case_is_another_when_a_file_that_it_reads_says_something_else(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = {
+        "matrix": ("src,a,b\na,,1\nb,1,\n", "src,a,b\na,,2\nb,2,\n"),
+        "trace": ("t_s,client_prefix24\n0,192.0.2.0\n", "t_s,client_prefix24\n1,192.0.2.0\n"),
+        "file": (f"{','.join(COLUMNS)}\n", f"{','.join(COLUMNS)}\n2020-01-01,a,3,60\n"),
+    }
+    for name, (first, _) in texts.items():
+        (tmp_path / name).write_text(first)
+    scenario = tmp_path / "own.toml"
+    scenario.write_text(
+        'purpose = "reads files"\n[topology]\nmodel = "matrix"\nmatrix = "matrix"\n[users]\ntrace = "trace"\n'
+        '[[timeline]]\nat = "1s"\ndo = "outages"\nfile = "file"\n'
+    )
+    reads: list[str] = []
+
+    def counted(path: Path) -> bytes:
+        reads.append(path.name)
+        return content(path)
+
+    monkeypatch.setattr("sim.sweep.content", counted)
+    words: tuple[str, list[str], list[str], list[str]] = (str(scenario), ["0", "1"], ["topology.nodes=2,3"], [])
+    before = [case.of for case in cases(*words)]
+    assert sorted(reads) == ["file", "matrix", "trace"], "once a sweep, not once a case"
+    assert [case.of for case in cases(*words)] == before
+    (tmp_path / kind).write_text(texts[kind][1])
+    assert not set(before) & {case.of for case in cases(*words)}
 
 
 def test_a_case_of_a_version_that_measured_something_else_is_no_case(tmp_path: Path) -> None:
