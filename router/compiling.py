@@ -6,11 +6,21 @@ from contextlib import suppress
 
 from router.decision.program import Program, compile_policy
 from router.policy import PolicyError, parse
+from router.policy.errors import Diagnostic
 
 
 def compile_text(text: str, name: str) -> Program:
-    """Compile a policy. Pure, and slow for a large one: call it off the loop. Raises `PolicyError`."""
-    return compile_policy(parse(text, name))
+    """Compile a policy. Pure, and slow for a large one: call it off the loop. Raises `PolicyError`.
+
+    Of a mistake of ours too, with it as the cause: a text that one node stumbles over is given to all of them.
+    """
+    try:
+        return compile_policy(parse(text, name))
+    except PolicyError:
+        raise
+    except Exception as error:
+        said = f"{type(error).__name__} while it was compiled: a mistake of ours"
+        raise PolicyError([Diagnostic("", 1, 1, said, "a policy that compiles here", file=name)]) from error
 
 
 def load_grammar() -> None:

@@ -171,7 +171,7 @@ class PolicyKeeper:
         except PolicyError as error:
             told = f"version {short(version)} refused, the last good one stays: {complaint(error)}"
             self._journal.note("policy", told, policy=DEFAULT_POLICY, version=version.hex())
-            log.error("policy %s: %s", DEFAULT_POLICY, told)
+            log.error("policy %s: %s", DEFAULT_POLICY, told, exc_info=error.__cause__)
             return None
         return InForce(version, text, program, self._now_ms())
 
@@ -189,7 +189,9 @@ class PolicyKeeper:
         try:
             program = await trio.to_thread.run_sync(compile_text, text, DEFAULT_POLICY)
         except PolicyError as error:
-            log.error("the version last in force does not compile any more: %s", complaint(error))
+            log.error(
+                "the version last in force does not compile any more: %s", complaint(error), exc_info=error.__cause__
+            )
             return
         await self._prepare(program)
         self._put_into_force(InForce(version, text, program, self._now_ms()), None, None)

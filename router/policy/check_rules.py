@@ -9,7 +9,7 @@ from functools import partial
 from router.policy.conditions import Condition, Match, tests_of
 from router.policy.errors import Findings, did_you_mean, listed
 from router.policy.scenarios import Action, Expected, Repeat, SetLevel, SetSaturation
-from router.policy.span import Span
+from router.policy.span import NOWHERE, Span
 from router.policy.syntax import Group, Health, Never, Policy, Region, RegionName, Route, Rule, Zone
 from router.policy.values import write_duration
 
@@ -17,6 +17,8 @@ RULES_MAX = 256
 """Rules of one route."""
 GROUPS_MAX = 256
 TESTS_MAX = 256
+NEVERS_MAX = 256
+"""Each is proved of every route."""
 
 
 def check_rules(policy: Policy, regions: Mapping[str, Region], zones: Mapping[str, Zone], findings: Findings) -> None:
@@ -38,10 +40,11 @@ def check_rules(policy: Policy, regions: Mapping[str, Region], zones: Mapping[st
     for count, most, what in (
         (len(policy.groups), GROUPS_MAX, "groups"),
         (len(policy.tests), TESTS_MAX, "tests"),
+        (len(policy.nevers), NEVERS_MAX, "promises"),
         (max((len(route.rules) for route in policy.routes), default=0), RULES_MAX, "rules in one route"),
     ):
         if count > most:
-            findings.add("E001", policy.routes[0].span, f"the policy has {count} {what}", f"at most {most} {what}")
+            findings.add("E001", NOWHERE, f"the policy has {count} {what}", f"at most {most} {what}")
 
 
 def check_bands(health: Health, findings: Findings) -> None:

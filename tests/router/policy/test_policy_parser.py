@@ -148,6 +148,16 @@ def test_a_text_past_a_limit_is_one_diagnostic(text: str, message: str) -> None:
     assert [diagnostic.code for diagnostic in caught.value.diagnostics] == ["E001"]
 
 
+@pytest.mark.parametrize(
+    "kind", ["group g{} {{ fra }}", 'test "t{}" {{ expect region fra }}', "never n{} {{ serves fra }}"]
+)
+def test_too_many_statements_of_a_kind_are_refused_where_there_is_no_route(kind: str) -> None:
+    many = "\n".join(kind.format(number) for number in range(257))
+    with pytest.raises(PolicyError, match="the policy has 257 ") as caught:
+        parse("edition 1\nregion fra { at 1 2 endpoint 192.0.2.1:1 }\n" + many)
+    assert sorted(diagnostic.code for diagnostic in caught.value.diagnostics) == ["E001", "E312"]
+
+
 def test_who_names_too_many_hosts_is_told_so_and_no_more() -> None:
     hosts = " ".join(f'"h{number}"' for number in range(HOSTS_MAX))
     routes = f'route a for {hosts} {{ primary fra }}\nroute b for "h1" {{ primary fra }}\n'  # which is never reached
