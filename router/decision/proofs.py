@@ -23,6 +23,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import NamedTuple
 from urllib.parse import quote_plus
 
 from router.decision.layout import Layout, SitePlace, lay_out, lay_out_next_to
@@ -158,6 +159,15 @@ def _too_hard(span: Span, what: str, bound: TooHardError, findings: Findings) ->
     )
 
 
+class _Goal(NamedTuple):
+    """What must hold, or must not, of a request."""
+
+    condition: Condition
+    wanted: bool
+    subjects: frozenset[tuple[str, str]]
+    """What it depends on."""
+
+
 @dataclass(slots=True)
 class _Question:
     """Questions about the requests of one route."""
@@ -206,44 +216,69 @@ class _Question:
         """A request for which every goal has its value; None when there is none. Raises `TooHardError`."""
         if self.unanswerable is not None:
             raise self.unanswerable
-        asked = [(condition, wanted) for condition, wanted in goals if condition is not None]
         if any(condition is None and not wanted for condition, wanted in goals):
             return None
-        subjects = list(dict.fromkeys(subject for condition, _ in asked for subject in self._subjects(condition)))
+        asked = [_Goal(each, wanted, frozenset(self._subjects(each))) for each, wanted in goals if each is not None]
+        subjects = list(dict.fromkeys(subject for goal in asked for subject in self._subjects(goal.condition)))
+        asked.sort(key=lambda goal: not goal.wanted)  # what must hold rules out most, so it is asked first
         self.steps = 0
-        found = self._search(asked, subjects, {})
+        found = self._search(asked, subjects)
         return None if found is None else self._smallest(asked, found)
 
-    def _smallest(self, goals: list[tuple[Condition, bool]], found: Assignment) -> Assignment:
+    def _smallest(self, goals: list[_Goal], found: Assignment) -> Assignment:
         """Without what it can do without: whatever a left-out part is, every goal still has its value."""
         for subject in list(found):
             fewer = {other: value for other, value in found.items() if other != subject}
             self.steps = 0
-            if all(self._value(condition, fewer) is wanted for condition, wanted in goals):
+            if all(self._value(goal.condition, fewer) is goal.wanted for goal in goals if subject in goal.subjects):
                 found = fewer
         return found
 
-    def _search(
-        self,
-        goals: list[tuple[Condition, bool]],
-        subjects: list[tuple[str, str]],
-        known: Assignment,
-    ) -> Assignment | None:
-        open_goals = []
-        for condition, wanted in goals:
-            holds = self._value(condition, known)
-            if holds is None:
-                open_goals.append((condition, wanted))
-            elif holds is not wanted:
-                return None
-        if not open_goals:
-            return dict(known)
-        subject = subjects[0]
-        for value in self.domains.get(subject, [None]):
-            found = self._search(open_goals, subjects[1:], {**known, subject: value})
-            if found is not None:
-                return found
+    def _search(self, goals: list[_Goal], subjects: list[tuple[str, str]]) -> Assignment | None:
+        """The first of all assignments, in the order of subjects and of their values. Without recursion, for a policy
+        may test more fields than the interpreter's stack is deep."""
+        known: Assignment = {}
+        if not goals:
+            return known
+        branches = [(self._values_that_matter(goals, subjects[0]), goals)]
+        while branches:
+            values, goals = branches[-1]
+            subject = subjects[len(branches) - 1]
+            for value in values:
+                known[subject] = value
+                still_open = self._still_open(goals, subject, known)
+                if still_open is not None:
+                    break
+            else:
+                known.pop(subject, None)
+                branches.pop()
+                continue
+            if not still_open:
+                return known
+            branches.append((self._values_that_matter(still_open, subjects[len(branches)]), still_open))
         return None
+
+    def _values_that_matter(self, goals: list[_Goal], subject: tuple[str, str]) -> Iterator[str | None]:
+        """Those of a subject; one when no goal depends on it."""
+        values = iter(self.domains.get(subject, [None]))
+        return values if any(subject in goal.subjects for goal in goals) else islice(values, 1)
+
+    def _still_open(self, goals: list[_Goal], subject: tuple[str, str], known: Assignment) -> list[_Goal] | None:
+        """The goals that are not decided now that this subject is known; None when one has the wrong value."""
+        self._step()
+        still_open = []
+        for goal in goals:
+            holds = self._value(goal.condition, known) if subject in goal.subjects else None
+            if holds is None:
+                still_open.append(goal)
+            elif holds is not goal.wanted:
+                return None
+        return still_open
+
+    def _step(self) -> None:
+        self.steps += 1
+        if self.steps > STEPS_MAX:
+            raise TooHardError(f"in {STEPS_MAX} steps")
 
     def _subjects(self, condition: Condition) -> Iterator[tuple[str, str]]:
         for test in tests_of(condition):
@@ -256,9 +291,7 @@ class _Question:
 
     def _value(self, condition: Condition, known: Assignment) -> bool | None:
         """Whether a condition holds of what is known of a request; None when that does not decide it."""
-        self.steps += 1
-        if self.steps > STEPS_MAX:
-            raise TooHardError(f"in {STEPS_MAX} steps")
+        self._step()
         match condition:
             case And(parts):
                 values = [self._value(part, known) for part in parts]

@@ -47,24 +47,30 @@ def check_windows(route: Route, findings: Findings) -> None:
 
 
 def _check_overlaps(opened: list[_Open], season: Season, said: set[tuple[str, str]], findings: Findings) -> None:
-    for one in opened:
-        for other in opened:
-            pair = one.rule.name, other.rule.name
-            if _place(one.rule) >= _place(other.rule) or pair in said:
+    """Through two weeks, for a stretch may go on into the next; of each rule what is open for longest is enough."""
+    week = sorted((each._replace(stretch=_in_its_week(each.stretch)) for each in opened), key=lambda each: each.stretch)
+    still_open: dict[tuple[int, int], _Open] = {}
+    for one in [*week, *(each._replace(stretch=_a_week_later(each.stretch)) for each in week)]:
+        start = one.stretch.start
+        still_open = {place: other for place, other in still_open.items() if other.stretch.end > start}
+        for other in still_open.values():
+            first, second = sorted((one, other), key=lambda each: _place(each.rule))
+            pair = first.rule.name, second.rule.name
+            if _place(first.rule) == _place(second.rule) or pair in said:
                 continue
-            for shift in (-2 * WEEK, -WEEK, 0, WEEK, 2 * WEEK):
-                start = max(one.stretch.start, other.stretch.start + shift)
-                end = min(one.stretch.end, other.stretch.end + shift)
-                if start < end and pair not in said:
-                    said.add(pair)
-                    findings.add(
-                        "E408",
-                        other.rule.span,
-                        f"the windows of rules {pair[0]} and {pair[1]} overlap, {_when(start, end, season)}, and both "
-                        f"take the same requests: there {pair[0]} wins",
-                        "windows that meet and do not overlap, or conditions that differ",
-                        f"let one end at {_clock(start)}, or begin at {_clock(end)}{_whose(season)}",
-                    )
+            said.add(pair)
+            end = min(one.stretch.end, other.stretch.end)
+            findings.add(
+                "E408",
+                second.rule.span,
+                f"the windows of rules {pair[0]} and {pair[1]} overlap, {_when(start, end, season)}, and both "
+                f"take the same requests: there {pair[0]} wins",
+                "windows that meet and do not overlap, or conditions that differ",
+                f"let one end at {_clock(start)}, or begin at {_clock(end)}{_whose(season)}",
+            )
+        mine = still_open.get(_place(one.rule))
+        if mine is None or mine.stretch.end < one.stretch.end:
+            still_open[_place(one.rule)] = one
 
 
 def _check_gaps(opened: list[_Open], season: Season, said: set[tuple[str, str]], findings: Findings) -> None:
@@ -86,6 +92,11 @@ def _check_gaps(opened: list[_Open], season: Season, said: set[tuple[str, str]],
             )
         if after.stretch.end > covered.stretch.end:
             covered = after
+
+
+def _in_its_week(stretch: Stretch) -> Stretch:
+    start = stretch.start % WEEK
+    return Stretch(start, start + stretch.end - stretch.start)
 
 
 def _a_week_later(stretch: Stretch) -> Stretch:

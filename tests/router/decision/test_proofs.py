@@ -6,6 +6,7 @@ from dataclasses import replace
 from itertools import groupby
 from random import Random
 
+import pytest
 from hypothesis import example, given
 from hypothesis import settings as profile
 from hypothesis import strategies as st
@@ -169,6 +170,37 @@ def test_overlaps_and_gaps_of_windows_are_those_of_the_clock(
         assert ("E409" in found) == gap
     different = REGIONS + 'route all for "*" { ' + rules.replace("rule r1 {", "rule r1 { when method in GET")
     assert not {"E408", "E409"} & set(codes(different + " primary fra secondary any }"))
+
+
+def test_rules_that_test_more_fields_than_a_stack_is_deep_are_proved() -> None:
+    rules = ""
+    for rule in range(220):
+        headers = " or ".join(f'header("h{rule}-{number}") in "1"' for number in range(5))
+        rules += f"rule r{rule} {{ when {headers} deny 403 }}\n"
+    program = compile_policy(parse(f'{REGIONS}route all for "*" {{ {rules} primary fra }}'))
+    question = _Question(program, program.routes[0], {})
+    assert len(question.request(question.reaching(220)) or ()) == 1_100, "all of them are none that a rule names"
+
+
+def test_of_many_rules_each_is_found_in_few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("router.decision.proofs.STEPS_MAX", 2_000)  # the last took 30,672
+    rules = "".join(
+        f'rule r{number} {{ when path in "/{number}/*" and header("a{number % 20}") in "{number}" primary any }}\n'
+        for number in range(100)
+    )
+    assert codes(REGIONS + f'route all for "*" {{ {rules} primary fra secondary any }}') == []
+
+
+def test_many_windows_are_held_against_each_other() -> None:
+    clock = "{:02}:{:02}-{:02}:{:02}"
+    rules = ""
+    for rule in range(2):  # minute by minute in turns: 1,440 windows, 10,080 stretches of a week
+        minutes = [(minute // 60, minute % 60, (minute + 1) // 60 % 24, (minute + 1) % 60) for minute in range(1_440)]
+        said = " ".join(f'during "{clock.format(*each)} UTC"' for each in minutes[rule::2])
+        rules += f"rule r{rule} {{ {said} primary any }}\n"
+    text = f'route all for "*" {{ {rules} primary fra secondary any }}'
+    assert codes(REGIONS + text) == []
+    assert codes(REGIONS + text.replace("00:01-00:02", "00:00-00:02")) == ["E408"]
 
 
 def test_many_paths_are_told_apart() -> None:
