@@ -25,6 +25,12 @@ ERRORS = MappingProxyType(
     }
 )
 """By what `plan` and `decide` return, without its sign."""
+_COUNT_MAX = 0xFFFF
+"""Of a text's bytes, or a list's entries: two bytes say how many there are."""
+
+
+class RefusedError(ValueError):
+    """Bytes that a module does not take, or what cannot be written as such; nothing has changed."""
 
 
 def view_bytes(
@@ -36,7 +42,9 @@ def view_bytes(
     rtt_us: Mapping[str, int] = MappingProxyType({}),
     away_ppm: Mapping[str, int] = MappingProxyType({}),
 ) -> bytes:
-    """What `router.decision.plan.plan` takes, for the module's `plan`: the moment, and the regions nearest first."""
+    """What `router.decision.plan.plan` takes, for the module's `plan`: the moment, and the regions nearest first.
+
+    Raises `RefusedError` when there are more regions than the module takes."""
     regions = [
         _text(name)
         + bytes([levels.get(name, Level.UNKNOWN)])
@@ -48,7 +56,9 @@ def view_bytes(
 
 
 def request_bytes(request: Request, ejected: Collection[Endpoint] = ()) -> bytes:
-    """What `router.decision.decide.decide` takes, for the module's `decide`. The order of `ejected` says nothing."""
+    """What `router.decision.decide.decide` takes, for the module's `decide`. The order of `ejected` says nothing.
+
+    Raises `RefusedError` when a text or a list is longer than the module takes."""
     texts = (
         request.client, request.host, request.path, request.method, request.country, request.continent,
         request.upgrade, request.sni,
@@ -67,8 +77,14 @@ def request_bytes(request: Request, ejected: Collection[Endpoint] = ()) -> bytes
 
 def _text(value: str) -> bytes:
     encoded = value.encode("utf-8", "surrogatepass")
-    return len(encoded).to_bytes(2, "little") + encoded
+    return _counted(encoded) + encoded
 
 
 def _listed(entries: Collection[bytes]) -> bytes:
-    return len(entries).to_bytes(2, "little") + b"".join(entries)
+    return _counted(entries) + b"".join(entries)
+
+
+def _counted(what: Collection[object]) -> bytes:
+    if len(what) > _COUNT_MAX:
+        raise RefusedError(ERRORS[TOO_LONG])
+    return len(what).to_bytes(2, "little")

@@ -9,12 +9,8 @@ from typing import Any
 
 import wasmtime
 
-from router.decision.wasm.abi import ERRORS
+from router.decision.wasm.abi import ERRORS, RefusedError
 from router.decision.wasm.layout import INPUT_BYTES_MAX, TOO_LONG
-
-
-class RefusedError(ValueError):
-    """Bytes that the module does not take; nothing has changed."""
 
 
 class WasmPolicy:

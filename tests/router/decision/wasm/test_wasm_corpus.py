@@ -11,8 +11,8 @@ import pytest
 import wasmtime
 
 from router.decision.wasm import binary, compiler
+from router.decision.wasm.abi import RefusedError
 from router.decision.wasm.binary import module
-from router.decision.wasm.host import RefusedError
 from router.decision.wasm.image import _Layer
 from router.decision.wasm.module import EXPORTS, engine_of
 from router.policy.conditions import Not

@@ -24,8 +24,8 @@ from router.decision.plan import plan
 from router.decision.program import Program, compile_policy
 from router.decision.request import Request
 from router.decision.wasm import image, layout
-from router.decision.wasm.abi import ERRORS, request_bytes, view_bytes
-from router.decision.wasm.host import RefusedError, WasmPolicy
+from router.decision.wasm.abi import ERRORS, RefusedError, request_bytes, view_bytes
+from router.decision.wasm.host import WasmPolicy
 from router.decision.wasm.image import ImageTooLargeError, policy_image
 from router.decision.wasm.module import policy_module
 from router.policy.json_form import from_json, to_json
@@ -120,6 +120,15 @@ def test_every_refusal_is_met() -> None:
             call(content)
         met.add(str(caught.value))
     assert met == set(ERRORS.values())
+
+
+def test_what_two_bytes_cannot_count_is_refused_as_it_is_written() -> None:
+    longest = Request("10.1.2.3", "a.example", "/" + "é" * 32_767)
+    assert len(request_bytes(longest)) > 65_535
+    with pytest.raises(RefusedError, match="longer than 65536 bytes"):
+        request_bytes(longest._replace(path=longest.path + "a"))
+    with pytest.raises(RefusedError, match="longer than 65536 bytes"):
+        request_bytes(longest._replace(path="/", headers=(("a", "b"),) * 65_536))
 
 
 def test_what_alloc_refuses_is_refused_again() -> None:
