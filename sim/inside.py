@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence, Set
 from heapq import heapify
+from operator import attrgetter
 from typing import Final
 
 from lattice.answers import PEERS_MAX
@@ -191,10 +192,11 @@ def queue_limits(config: Config, members: int) -> tuple[int, ...]:
 
 
 class Crowd:
-    """The members of a converged cluster, as every one of them will know the others: built once, shared by all."""
+    """The members of a converged cluster, as every one of them will know the others: built once, shared by all, in the
+    order in which views show them, for what is sorted is soon sorted."""
 
     def __init__(self, members: Sequence[Member]) -> None:
-        self.members = {member.node: member for member in members}
+        self.members = {member.node: member for member in sorted(members, key=attrgetter("site", "node"))}
         self.everybody = Everybody.of((member.area, member.node) for member in members)
         self._nearby = {member.endpoint: (member.node,) for member in members}
 
@@ -224,14 +226,14 @@ def member_record(node: NodeId, site: str, area: str, endpoint: Endpoint, now: M
 
 
 class Base:
-    """The rows of a converged cluster, tallied and indexed once."""
+    """The rows of a converged cluster, tallied and indexed once, in the order in which tables list them."""
 
     def __init__(self, rows: Sequence[SignedRow], now: Micros, until: Micros) -> None:
         self.table = HealthTable()
         self.cells = CellIndex()
         self.leases: list[tuple[Micros, str]] = []
         """Those that end before the run does."""
-        for signed in rows:
+        for signed in sorted(rows, key=attrgetter("observer")):
             offer = self.table.offer(signed, 0, now)
             assert offer.placement is Placement.NEW, "one row a node"
             self.cells.add(row_cell(signed))
