@@ -35,6 +35,7 @@ _TAG: Final = bytes(TAG_BYTES)
 _BEGINS: Final = Struct(f"{KEY_AT}s{SENDER_AT - KEY_AT}x{COUNTER_AT - SENDER_AT}s")
 """Version and cluster, and the sender."""
 _BODY: Final = slice(HEADER_BYTES, -TAG_BYTES)
+_HEADER: Final = Struct(f">{COUNTER_AT}sQ")
 _DIGEST_BYTES: Final = 16
 _PAD: Final = bytes(SIGNATURE_BYTES - _DIGEST_BYTES)
 
@@ -99,7 +100,7 @@ class TaggedSeal(Plain):
             self._start(now)
             self._speaker, self._begins = sender, self._prefix + self._keys + sender
         self._counter += 1
-        return b"".join((self._begins, self._counter.to_bytes(8), body, _TAG))
+        return _HEADER.pack(self._begins, self._counter) + body + _TAG
 
     def open(self, frame: bytes) -> tuple[NodeId, bytes]:
         if len(frame) < OVERHEAD_BYTES:
