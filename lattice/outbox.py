@@ -65,7 +65,7 @@ class Outbox:
         return self._sent[wire.PING], self.received[wire.ACK] + self.received[wire.NUMBERS[wire.Challenge]]
 
     def after(self, delay_us: int) -> Micros:
-        return Micros(self.now + delay_us)
+        return self.now + delay_us
 
     def send(self, message: Message, *targets: Endpoint) -> None:
         """Seal and send: by datagram if it fits one, else as a stream's frame. Nowhere is no target, but is counted.

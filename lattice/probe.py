@@ -120,7 +120,7 @@ class ProbeCycle:
         `ack_us` if that is longer."""
         if probe_us < 2 * ack_us:
             probe_us = 2 * ack_us
-        due, ends = Micros(now + ack_us), Micros(now + probe_us)
+        due, ends = now + ack_us, now + probe_us
         probe = self._probes[target] = Probe(target, self._prng.token(), now, due, ends, ack_us)
         if due < self.first:
             self.first = due
@@ -132,7 +132,7 @@ class ProbeCycle:
         nonce = self._prng.token()
         probe.further += ((nonce, now),)
         step_us = probe.step_us
-        following = Micros(now + step_us)
+        following = now + step_us
         self._wait(probe, following if following + step_us <= probe.ends else probe.ends)
         return nonce
 

@@ -57,7 +57,7 @@ class Turns:
         interval_us, others = self._interval_us, len(everybody) - 1
         began, distance = self._began + interval_us, self._distance + 1
         if everybody is self._nodes and 0 <= now - began + interval_us // 2 < interval_us:  # as nearly always
-            self._began, self._distance = Micros(began), distance if distance < others else 0
+            self._began, self._distance = began, distance if distance < others else 0
         else:
             self._fall_in_step(everybody, now)
         distance = self._distance if well else self._prng.below(max(1, others))
@@ -72,7 +72,7 @@ class Turns:
 
     def following(self, skipped: int) -> Micros:
         """When our turn after the one just picked begins, or the one after so many that are skipped."""
-        return Micros(self._began + self._interval_us * (1 + skipped))
+        return self._began + self._interval_us * (1 + skipped)
 
     def _fall_in_step(self, everybody: Sequence[NodeId], now: Micros) -> None:
         """Find the nearest turn by the clock, where it is not the one after the last."""

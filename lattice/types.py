@@ -18,13 +18,15 @@ if TYPE_CHECKING:
     CellId = NewType("CellId", bytes)
     """16 bytes: the BLAKE2b-128 of a replicated cell's kind and bytes."""
 
-    Micros = NewType("Micros", int)
-    """Microseconds since the Unix epoch by this node's own clock, made monotonic: it never decreases, and it may be
-    wrong.
+    class Micros(int):
+        """Microseconds since the Unix epoch by this node's own clock, made monotonic: it never decreases, and it may
+        be wrong.
 
-    Only what is shown to people, and the hybrid logical clock of policy, reads it as a date. Every timeout, lease and
-    hysteresis uses differences of one node's own values, so a wrong clock changes no verdict.
-    """
+        Only what is shown to people, and the hybrid logical clock of policy, reads it as a date. Every timeout, lease
+        and hysteresis uses differences of one node's own values, so a wrong clock changes no verdict.
+        """
+
+        def __add__(self, duration_us: int, /) -> Micros: ...
 else:
     # At run time a `NewType` is a function of Python's own that returns its argument, and every frame calls some. These
     # return it too, the bytes of bytes and the whole part of a whole number, in a fraction of the time.
