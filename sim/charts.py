@@ -9,6 +9,8 @@ from lattice.types import SECOND
 
 WIDTH, HEIGHT = 860, 260
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 12, 30
+LETTER = 7.0
+"""As wide as a letter of a label is in the widest of usual fonts."""
 PALETTE = 6
 """How many series colours the page defines."""
 
@@ -19,7 +21,8 @@ def _x(value: float, most: float, left: float = LEFT) -> float:
 
 def svg(height: int, parts: Sequence[str], title: str) -> str:
     label = escape(title, quote=True)
-    return f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
+    picture = f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
+    return f"<div class=scroll>{picture}</div>"
 
 
 def ticks(most: float) -> list[float]:
@@ -38,10 +41,17 @@ def axis(most_s: float, height: int, left: float = LEFT) -> list[str]:
     for tick in ticks(most_s):
         x = _x(tick, most_s, left)
         parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{height - BOTTOM}"/>')
+        at, anchor = (x, "middle") if x < WIDTH - 24 else (WIDTH - 2, "end")
         parts.append(
-            f'<text class="tick" x="{x:.1f}" y="{height - BOTTOM + 16}" text-anchor="middle">{tick:g} s</text>'
+            f'<text class="tick" x="{at:.1f}" y="{height - BOTTOM + 16}" text-anchor="{anchor}">{tick:g} s</text>'
         )
     return parts
+
+
+def cut(text: str, room: float) -> str:
+    """As much of a text as surely fits into this room."""
+    most = max(1, int(room / LETTER))
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def propagation(
@@ -92,10 +102,17 @@ def strip(acts: Sequence[tuple[int, int | None, str, str]], virtual_us: int) -> 
         parts.append(
             f'<rect class="act" x="{x:.1f}" y="{y}" width="{width:.1f}" height="13"><title>{label}</title></rect>'
         )
-        at, anchor, kind = x + width + 5, "start", "tick"
-        if x + width > WIDTH * 0.6:
-            at, anchor, kind = (x - 5, "end", "tick") if x > WIDTH * 0.4 else (x + 5, "start", "on-act")
-        parts.append(f'<text class="{kind}" x="{at:.1f}" y="{y + 11}" text-anchor="{anchor}">{label}</text>')
+        written = f"{what}: {how}"
+        sides = (
+            (WIDTH - x - width - 5, x + width + 5, "start", "tick"),
+            (x - 5, x - 5, "end", "tick"),
+            (width - 10, x + 5, "start", "on-act"),
+        )
+        fits = (side for side in sides if len(written) * LETTER <= side[0])
+        room, at, anchor, kind = next(fits, max(sides))
+        parts.append(
+            f'<text class="{kind}" x="{at:.1f}" y="{y + 11}" text-anchor="{anchor}">{escape(cut(written, room))}</text>'
+        )
     return svg(height, parts, "faults and changes over time")
 
 

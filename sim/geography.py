@@ -11,7 +11,7 @@ from html import escape
 from pathlib import Path
 
 from lattice.types import SECOND
-from sim.charts import BOTTOM, LEFT, RIGHT, TOP, WIDTH, axis, svg
+from sim.charts import BOTTOM, LEFT, LETTER, RIGHT, TOP, WIDTH, axis, cut, svg
 
 MAP_HEIGHT = 420
 NORTH, SOUTH = 78, -56
@@ -60,10 +60,11 @@ def world_map(
     for name, latitude, longitude, level in regions:
         x, y = _at(latitude, longitude)
         kind = "region-down" if level == "DOWN" else "region"
+        at, anchor = (x + 10, "start") if x + 10 + len(name) * LETTER < WIDTH else (x - 10, "end")
         parts.append(
             f'<rect class="{kind}" x="{x - 6:.1f}" y="{y - 6:.1f}" width="12" height="12" rx="2">'
             f"<title>region {escape(name)}: {level} at the end</title></rect>"
-            f'<text class="name" x="{x + 10:.1f}" y="{y + 4:.1f}">{escape(name)}</text>'
+            f'<text class="name" x="{at:.1f}" y="{y + 4:.1f}" text-anchor="{anchor}">{escape(name)}</text>'
         )
     return svg(MAP_HEIGHT, parts, "sites and regions on the map; paler sites learned later")
 
@@ -89,7 +90,7 @@ def heat(
         y = TOP + tall * first
         parts.append(f'<line class="grid" x1="0" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
         if (last - first) * tall >= 11:
-            parts.append(f'<text class="tick" x="0" y="{y + 11:.1f}">{escape(group)}</text>')
+            parts.append(f'<text class="tick" x="0" y="{y + 11:.1f}">{escape(cut(group, LEFT + 50))}</text>')
     wide = (WIDTH - LEFT - 50 - RIGHT) / COLUMNS
     most = max(counts.values(), default=1)
     for (column, row, kind), count in sorted(counts.items()):

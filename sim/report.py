@@ -8,7 +8,7 @@ from typing import Any
 
 from sim import charts
 from sim.geography import heat, world_map
-from sim.page import key, page, section
+from sim.page import key, page, section, table
 from sim.story import Story
 
 SCORES = (
@@ -51,8 +51,8 @@ def html(story: Story) -> str:
     parts.append(_map(story))
     parts.append(section("Bytes by kind of message", charts.bars(said["bytes_by_type"], nodes)))
     parts.append(_felt(story))
+    parts.append(section("Run it again", f"<pre>{escape(story.rerun)}</pre>", f"digest {said['digest']}"))
     parts.append(_checks(story.checks))
-    parts.append(f"<h2>Run it again</h2><pre>{escape(story.rerun)}</pre><p class=soft>digest {said['digest']}</p>")
     return page(f"{name}, seed {said['seed']}", parts)
 
 
@@ -102,7 +102,7 @@ def _changes(changes: Sequence[Mapping[str, object]]) -> str:
         "<tr>" + "".join(f"<td{' class=num' * (k != 'change')}>{_shown(k, c[k])}</td>" for k in COLUMNS) + "</tr>"
         for c in changes
     )
-    return f"<table><tr>{head}</tr>{rows}</table>"
+    return table(head, rows)
 
 
 def _map(story: Story) -> str:
@@ -141,5 +141,5 @@ def _checks(checks: Sequence[tuple[str, str, str]]) -> str:
         f"<tr><td>{escape(name)}</td><td>{escape(promise)}</td><td class={OUTCOMES[outcome]}>{outcome}</td></tr>"
         for name, promise, outcome in checks
     )
-    table = f"<details><summary>all of them</summary><table>{rows}</table></details>"
-    return section("What was held against it", f"<p>{held} of {len(checks)} promises held.</p>{table}")
+    listed = f"<details><summary>all of them</summary><table>{rows}</table></details>"
+    return section("What was held against it", f"<p>{held} of {len(checks)} promises held.</p>{listed}")

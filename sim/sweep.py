@@ -7,6 +7,7 @@ is finished is one line of JSON in the file of cases, so that a sweep that is ki
 from __future__ import annotations
 
 import json
+import re
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -150,7 +151,7 @@ def summarise(done: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     for case in done:
         groups.setdefault(tuple(case["set"]), []).append(case)
     rows = []
-    for sets, members in sorted(groups.items()):
+    for sets, members in sorted(groups.items(), key=lambda item: _by_number(item[0])):
         row: dict[str, Any] = {"set": " ".join(sets) or "-", "runs": len(members)}
         row["held"] = sum(member["verdict"] == "held" for member in members)
         for name in FIGURES:
@@ -160,6 +161,11 @@ def summarise(done: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             row[f"{name} interval"] = interval(known)
         rows.append(row)
     return rows
+
+
+def _by_number(sets: Sequence[str]) -> list[tuple[str, int]]:
+    """For sorting: 50 nodes before 200."""
+    return [(before, int(digits or 0)) for before, digits in re.findall(r"(\D*)(\d*)", " ".join(sets))]
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,12 +5,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from html import escape
-from typing import Any
+from typing import Any, Final
 
 from sim.charts import svg
-from sim.page import page, section
+from sim.page import page, section, table
 from sim.sweep import FIGURES, THE_MORE_THE_BETTER, figure_of
 
+TITLES: Final[Mapping[str, str]] = {
+    "p50_s": "p50, s",
+    "p99_s": "p99, s",
+    "stretch": "stretch",
+    "copies": "copies a node",
+    "idle_bytes": "idle B/s a node",
+    "false_positives": "false deaths",
+    "availability": "availability",
+}
+"""Each of `FIGURES`, with its unit."""
 WIDE, ROW, HEAD = 250, 18, 30
 PER_LINE = 3
 
@@ -30,7 +40,7 @@ def html(scenario: str, rows: Sequence[Mapping[str, Any]], done: Sequence[Mappin
     if broken:
         listed = "".join(f"<tr><td>{escape(' '.join(case['set']) or '-')}</td><td>{escape(case['seed'])}</td></tr>"
                          for case in broken[:100])  # fmt: skip
-        parts.append(section("Broken", f"<table><tr><th>set</th><th>seed</th></tr>{listed}</table>"))
+        parts.append(section("Broken", table("<th>set</th><th>seed</th>", listed)))
     return page(f"sweep of {scenario}", parts)
 
 
@@ -43,9 +53,11 @@ def multiples(rows: Sequence[Mapping[str, Any]], done: Sequence[Mapping[str, Any
         x, y = (number % PER_LINE) * (WIDE + 30) + 20, number // PER_LINE * tall
         values = [value for case in done if (value := figure_of(case, name)) is not None]
         most = max(values, default=1) or 1
-        parts.append(f'<text class="name" x="{x}" y="{y + 16}">{escape(name)}</text>')
+        parts.append(f'<text class="name" x="{x}" y="{y + 16}">{TITLES[name]}</text>')
         parts.append(f'<text class="tick" x="{x}" y="{y + tall - 8}">0</text>')
-        parts.append(f'<text class="tick" x="{x + WIDE}" y="{y + tall - 8}" text-anchor="end">{most:g}</text>')
+        parts.append(
+            f'<text class="tick" x="{x + WIDE}" y="{y + tall - 8}" text-anchor="end">{_short(most, name)}</text>'
+        )
         for place, row in enumerate(rows):
             parts += _row(row, name, place, done, x, y + HEAD + ROW * place, WIDE / most)
     height = tall * -(-len(shown) // PER_LINE)
@@ -84,7 +96,7 @@ def _row(
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:
     shown = [name for name in FIGURES if any(row[f"{name} median"] is not None for row in rows)]
-    head = "".join(f"<th>{name.replace('_', ' ')}</th>" for name in ("runs", "held", *shown))
+    head = "".join(f"<th>{name}</th>" for name in ("runs", "held", *(TITLES[name] for name in shown)))
     body = "".join(
         f"<tr><td>{place}</td><td>{escape(row['set'])}</td>"
         + "".join(f"<td class=num>{row[name]}</td>" for name in ("runs", "held"))
@@ -93,19 +105,19 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> str:
         for place, row in enumerate(rows, 1)
     )
     note = "median, below it the interval, and the worst of all runs"
-    return f"<table class=dense><tr><th></th><th>set</th>{head}</tr>{body}</table><p class=soft>{note}</p>"
+    return table(f"<th></th><th>set</th>{head}", body, "dense") + f"<p class=soft>{note}</p>"
 
 
 def _said(row: Mapping[str, Any], name: str) -> str:
     median, interval, worst = (row[f"{name} {what}"] for what in ("median", "interval", "worst"))
     if median is None:
         return "–"
-    spread = f"{_short(interval[0])} – {_short(interval[1])}<br>" if interval else ""
+    spread = f"{_short(interval[0], name)} – {_short(interval[1], name)}<br>" if interval else ""
     mark = "≥" if name in THE_MORE_THE_BETTER else "≤"
-    return f"<b>{_short(median)}</b><br><span class=soft>{spread}{mark} {_short(worst)}</span>"
+    return f"<b>{_short(median, name)}</b><br><span class=soft>{spread}{mark} {_short(worst, name)}</span>"
 
 
-def _short(value: float) -> str:
+def _short(value: float, name: str) -> str:
     if value >= 1_000:
         return f"{value:,.0f}"
-    return f"{value:.6g}" if 0.9 < value < 1 else f"{value:.3g}"  # 0.9996 of the requests are not all
+    return f"{value:.6g}" if name == "availability" else f"{value:.3g}"  # 0.9996 of the requests are not all
