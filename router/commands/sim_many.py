@@ -16,14 +16,12 @@ from concurrent.futures import (
     BrokenExecutor,
     Executor,
     Future,
-    ProcessPoolExecutor,
     as_completed,
     wait,
 )
 from contextlib import contextmanager
 from functools import partial
 from itertools import count
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,6 +30,7 @@ import click
 from router.commands.failing import EXIT_USAGE, CommandError, complain
 from router.commands.numbers import Number
 from router.commands.sim_options import EXIT_HELD, EXIT_VIOLATED, files_in, load_scenario, make_folder, set_option
+from router.commands.sim_processes import Processes
 from router.commands.sim_progress import Progress
 from sim.faults import KINDS
 from sim.outcome import rerun_line
@@ -103,7 +102,7 @@ def sweep(
     complain(f"{len(wanted)} cases, {len(wanted) - len(missing)} done before{_others(missing, done)}")
     progress = Progress()
     running: list[Future[dict[str, Any]]] = []
-    with files_in(file), file.open("a") as kept, _executor(kind, jobs, scheduler) as pool, _given_up(running):
+    with files_in(file), file.open("a") as kept, _executor(kind, jobs, scheduler, running) as pool:
         running.extend(pool.submit(run_case, case) for case in missing)
         for number, future in enumerate(as_completed(running), 1):
             one = _result(future, scenario)
@@ -143,10 +142,13 @@ def write_sweep_page(directory: Path) -> Path:
 
 
 @contextmanager
-def _executor(kind: str, jobs: int | None, scheduler: str | None) -> Iterator[Executor]:
-    """Something that runs cases. Raises `CommandError` when Dask is not installed or does not answer."""
+def _executor(
+    kind: str, jobs: int | None, scheduler: str | None, running: Collection[Future[Result]]
+) -> Iterator[Executor]:
+    """Something that runs cases; whoever is interrupted waits for none of them. Raises `CommandError` when Dask is not
+    installed or does not answer."""
     if kind == "processes":
-        with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        with Processes(jobs) as pool:
             yield pool
         return
     try:
@@ -157,13 +159,13 @@ def _executor(kind: str, jobs: int | None, scheduler: str | None) -> Iterator[Ex
         client = distributed.Client(scheduler, timeout="10s")
     except OSError as error:
         raise CommandError(f"no Dask scheduler at {scheduler}: {error}", EXIT_USAGE) from None
-    with client, client.get_executor(pure=False) as pool:
+    with client, client.get_executor(pure=False) as pool, _given_up(running):
         yield pool
 
 
 @contextmanager
 def _given_up(running: Collection[Future[Result]]) -> Iterator[None]:
-    """Whoever is interrupted waits for what runs, and for nothing that has not begun: it would be in no file."""
+    """What has not begun when somebody interrupts does not begin: it would be in no file."""
     try:
         yield
     except BaseException:
@@ -191,7 +193,7 @@ def soak(scenario: str, budget: float, first: int, jobs: int | None, sets: tuple
     progress = Progress()
     seeds = count(first)
     held: list[Soaked] = []
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+    with Processes(jobs) as pool:
         waiting = {pool.submit(soak_seed, scenario, next(seeds), sets) for _ in range(jobs * WAITING_PER_JOB)}
         while waiting:
             done, waiting = wait(waiting, return_when=FIRST_COMPLETED)

@@ -64,6 +64,20 @@ def test_a_sweep_that_is_interrupted_does_not_go_on_for_hours(tmp_path: Path, as
     assert len(kept(tmp_path)) < 500
 
 
+def test_who_interrupts_before_the_processes_are_there_is_shown_no_traceback(tmp_path: Path) -> None:
+    """One that still imported told of its KeyboardInterrupt."""
+    stopped = sweep(tmp_path, seeds="0:5000")
+    children = Path(f"/proc/{stopped.pid}/task/{stopped.pid}/children")
+    while len(children.read_text().split()) < 2:  # the first is multiprocessing's own
+        time.sleep(0.001)
+    time.sleep(0.1)
+    os.killpg(stopped.pid, signal.SIGINT)
+    _, said = stopped.communicate(timeout=120)
+    assert stopped.returncode == 130
+    assert said.splitlines()[-1] == "edgelattice: interrupted"
+    assert "Traceback" not in said
+
+
 @pytest.mark.extras
 def test_a_dask_cluster_runs_the_same_cases(tmp_path: Path) -> None:
     if find_spec("distributed") is None:
