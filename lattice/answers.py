@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from lattice.batching import Load
 from lattice.cells import Cell
 from lattice.config import Config
 from lattice.token_bucket import TokenBuckets
@@ -27,6 +28,7 @@ class Answers:
 
     def __init__(self, config: Config, count: Callable[[str], None]) -> None:
         self._count = count
+        self._datagram_bytes_max = config.datagram_bytes_max
         rate, burst = config.answer_bytes_per_s, config.answer_bytes_burst
         self._all: TokenBuckets[None] = TokenBuckets(rate, burst, 1)
         self._each: TokenBuckets[NodeId] = TokenBuckets(rate // SHARES, burst // SHARES, PEERS_MAX)
@@ -34,8 +36,9 @@ class Answers:
     def afford(self, peer: NodeId, cells: Iterable[Cell], now: Micros) -> list[Cell]:
         """The first of these, as many as this peer may have now. They are taken for sent."""
         chosen: list[Cell] = []
+        load = Load(self._datagram_bytes_max)
         for cell in cells:
-            size = len(cell.data)
+            size = load.add(cell)
             if not (self._each.take(peer, now, size) and self._all.take(None, now, size)):
                 self._count("answers over the rate")
                 break

@@ -84,14 +84,16 @@ class Config:
     ops_burst: int = 1_024
     """Of an author's ops: the largest policy is 513 of them, so each publish goes out whole, and a tool that publishes
     in a loop does not."""
-    rumour_bytes_per_s: int = 1_200_000
-    """What a node pushes in the long run, of all that it passes on: 10 Mbit/s."""
-    rumour_bytes_burst: int = 1_800_000
-    """And at once. With a second's worth, and one cell that cost more than there was, in no second 4 MB."""
-    answer_bytes_per_s: int = 1_800_000
-    """What all peers may have of a node for the asking in the long run, and any one of them half of it (`answers`)."""
-    answer_bytes_burst: int = 1_800_000
-    """And at once. So in no second 4 MB, whoever asks."""
+    rumour_bytes_per_s: int = 1_300_000
+    """What a node pushes in the long run, of all that it passes on: 10 Mbit/s. What peers are given for the asking is
+    taken from it too, so that rumours wait while much is asked for."""
+    rumour_bytes_burst: int = 2_000_000
+    """And at once. With a second's worth, or a second's answers, in no second 4 MB (the simulator's `no-storm`)."""
+    answer_bytes_per_s: int = 900_000
+    """What all peers may have of a node for the asking in the long run, and any one of them half of it (`answers`).
+    Less than it pushes, or two peers who ask in a loop would have it push nothing."""
+    answer_bytes_burst: int = 900_000
+    """And at once."""
     rumours_waiting_max: int = 4_096
     """Cells that stand in line for that; what finds no place there is left to anti-entropy."""
     reconcile_delay_us: int = 30 * MILLISECOND

@@ -18,14 +18,16 @@ The strategy (`dissemination`) says to whom; this says what is sent, when, and h
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from hashlib import blake2b
 from itertools import groupby
 from typing import Final
 
 from lattice.answers import Answers
 from lattice.antientropy import most_urgent_first
+from lattice.batching import Load, batches, fits
 from lattice.cells import Cell, CellIndex, CellKind
 from lattice.dissemination import Strategy
 from lattice.outbox import Outbox
@@ -33,15 +35,12 @@ from lattice.pacing import affordable
 from lattice.reunion import stem_of
 from lattice.roster import Roster
 from lattice.rumour_line import RumourLine
-from lattice.seal import OVERHEAD_BYTES
 from lattice.token_bucket import TokenBuckets
 from lattice.types import SECOND, CellId, Endpoint, Micros, NodeId
 from lattice.wire import IDS_MAX, Delta, Graft, Heal, IHave, Rumour, WireCell
 
 _OP: Final = CellKind.OP
 """To ask a class for a member takes five times as long, and every rumour is asked."""
-_CELL_OVERHEAD_BYTES = 12
-_MESSAGE_OVERHEAD_BYTES = 32
 WRITERS_MAX = 4_096
 WANTED_MAX = 4_096
 HOLDERS_MAX = 16
@@ -116,45 +115,43 @@ class Spreading:
 
     def on_turn(self) -> None:
         """Send what stands in line, as much of it as may go now."""
-        by_peer: dict[NodeId, list[Cell]] = {}
-        roster, now = self._roster(), self._out.now
+        loads, roster, now = self._loads(), self._roster(), self._out.now
         while (turn := self._line.take(now)) is not None:
             cell, came_from = turn
             if not self._cells.holds(cell.id) and not self._waits(cell.id):
                 continue  # superseded while it stood there
             seed, late = tree_of(cell), self._is_late(cell)
             hops = self._strategy.next_hops(seed, cell.place[0], came_from, roster, self._out.prng, narrow=late)
-            for peer in hops:
-                by_peer.setdefault(peer, []).append(cell)
             if hops:
-                self._line.spend(len(hops) * len(cell.data), now)
+                self._line.spend(sum([loads[peer].add(cell) for peer in hops]), now)
             self._announce(self._strategy.announce_to(seed, came_from, roster), cell.id, late)
         if (due := self._line.due(now)) is not None:
             self._out.timers.set("turn", due)
         alike: dict[tuple[CellId, ...], list[NodeId]] = {}
-        for peer in sorted(by_peer):
-            alike.setdefault(tuple([cell.id for cell in by_peer[peer]]), []).append(peer)
+        for peer in sorted(loads):
+            alike.setdefault(tuple([cell.id for part in loads[peer].parts for cell in part]), []).append(peer)
         for peers in alike.values():
             targets = [self._endpoint_of(peer) for peer in peers]
-            for batch in self.batches(by_peer[peers[0]]):
+            for batch in loads[peers[0]].batches(self._age_ms):
                 self._out.send(Rumour(batch), *targets)
 
     def heal(self, cells: Iterable[Cell], came_from: NodeId | None, side: Roster) -> None:
         """Pass on what the other side of a partition knew (`came_from` is None if we took it in from there)."""
-        by_peer: dict[NodeId, list[Cell]] = {}
+        loads, cost = self._loads(), 0
         for stem, of_stem in groupby(most_urgent_first(cells), stem_of):
             together = list(of_stem)
             for peer in self._strategy.next_hops(stem, b"", came_from, side, self._out.prng):
-                by_peer.setdefault(peer, []).extend(together)
-        for peer in sorted(by_peer):
-            for batch in self.batches(by_peer[peer]):
+                cost += sum(map(loads[peer].add, together))
+        self._line.spend(cost, self._out.now)
+        for peer in sorted(loads):
+            for batch in loads[peer].batches(self._age_ms):
                 self._out.send(Heal(batch), self._endpoint_of(peer))
 
     def _is_late(self, cell: Cell) -> bool:
         """Whether it is one of many. What goes as a stream never is: each hop of those costs three times its path."""
         if cell.moment[1] < WIDE_OPS:
             return False
-        return len(cell.data) + _CELL_OVERHEAD_BYTES <= _room(self._out.config.datagram_bytes_max)
+        return fits(cell, self._out.config.datagram_bytes_max)
 
     # --- announcing, and asking
 
@@ -241,14 +238,15 @@ class Spreading:
     def on_graft(self, graft: Graft, sender: NodeId, source: Endpoint) -> None:
         held = most_urgent_first(self._cells.get(cell) for cell in dict.fromkeys(graft.ids) if cell in self._cells)
         answer = self._answers.afford(sender, affordable(held, self._out.config.delta_bytes_max), self._out.now)
-        self._line.spend(sum(len(cell.data) for cell in answer), self._out.now)
+        self._line.spend(self._weight(answer), self._out.now)
         for batch in self.batches(answer):
             self._out.send(Rumour(batch), source)
 
     # --- deltas
 
     def send_delta(self, cells: Sequence[Cell], target: Endpoint) -> None:
-        """The most urgent cells first."""
+        """The most urgent cells first. What stands in line waits for what this costs, too."""
+        self._line.spend(self._weight(cells), self._out.now)
         batches = self.batches(cells)
         for left, batch in zip(reversed(range(len(batches))), batches, strict=True):
             self._out.send(Delta(self._cells.root, batch, left), target)
@@ -256,6 +254,13 @@ class Spreading:
     def not_in_line(self, cells: Sequence[Cell]) -> list[Cell]:
         """Those that do not go out soon in any case."""
         return [cell for cell in cells if cell.id not in self._line]
+
+    def _loads(self) -> defaultdict[NodeId, Load]:
+        """What is to go to each peer."""
+        return defaultdict(partial(Load, self._out.config.datagram_bytes_max))
+
+    def _weight(self, cells: Iterable[Cell]) -> int:
+        return sum(map(Load(self._out.config.datagram_bytes_max).add, cells))
 
     def batches(self, cells: Sequence[Cell]) -> list[tuple[WireCell, ...]]:
         return batches(cells, self._out.config.datagram_bytes_max, self._age_ms)
@@ -267,27 +272,6 @@ def tree_of(cell: Cell) -> CellId:
     if cell.kind is not _OP:
         return cell.id
     return CellId(blake2b(cell.place[0] + cell.moment[0].to_bytes(8, "big"), digest_size=16).digest())
-
-
-def batches(
-    cells: Sequence[Cell], datagram_bytes_max: int, age_ms: Callable[[Cell], int]
-) -> list[tuple[WireCell, ...]]:
-    """Cut cells, in order, into messages that fit a datagram; a single larger cell makes a message alone."""
-    room_max = _room(datagram_bytes_max)
-    cut: list[list[WireCell]] = []
-    room = 0
-    for cell in cells:
-        size = len(cell.data) + _CELL_OVERHEAD_BYTES
-        if not cut or size > room:
-            cut.append([])
-            room = room_max
-        cut[-1].append(WireCell(cell.kind, cell.data, age_ms(cell)))
-        room -= size
-    return [tuple(batch) for batch in cut]
-
-
-def _room(datagram_bytes_max: int) -> int:
-    return datagram_bytes_max - OVERHEAD_BYTES - _MESSAGE_OVERHEAD_BYTES
 
 
 class _Wanted:

@@ -23,6 +23,7 @@ from msgspec.structs import replace
 
 from lattice.antientropy import Reconciler
 from lattice.authoring import compose
+from lattice.batching import batches
 from lattice.cells import Cell, CellIndex, CellKind, Urgency
 from lattice.config import Config
 from lattice.engine import Engine
@@ -33,7 +34,6 @@ from lattice.membership import MemberState
 from lattice.pacing import affordable
 from lattice.policy_store import PolicyStore
 from lattice.prng import Prng
-from lattice.spreading import batches
 from lattice.types import MILLISECOND, SECOND, CellId, Level, Micros, NodeId
 from lattice.wire import Delta
 from sim import inside

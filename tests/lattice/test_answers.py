@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import pytest
 
 from lattice import wire
 from lattice.answers import SHARES, Answers
+from lattice.batching import CELL_OVERHEAD_BYTES, ENVELOPE_BYTES
 from lattice.cells import Cell, CellKind, Shards, Urgency
 from lattice.config import Config
 from lattice.digest import Bloom
-from lattice.events import DatagramReceived, LocalUpdate, RevocationsSubmitted, SendDatagram, SendStream, TimerFired
+from lattice.events import (
+    DatagramReceived,
+    Effect,
+    LocalUpdate,
+    OpsSubmitted,
+    RevocationsSubmitted,
+    SendDatagram,
+    SendStream,
+    TimerFired,
+)
 from lattice.grants import sign_revocation
 from lattice.membership import MemberState, MemberUpdate
 from lattice.seal import Plain
-from lattice.spreading import HOLDERS_MAX
+from lattice.spreading import HOLDERS_MAX, Spreading
 from lattice.types import MILLISECOND, SECOND, CellId, Endpoint, Micros, NodeId
 from lattice.wire import (
     Ack,
@@ -123,6 +134,55 @@ def test_it_would_be_a_storm_without_the_bound(asks: Callable[[Cluster, NodeId, 
     assert asks(cluster, cluster.engines[1].node, cluster.endpoint(1)) > STORM_BYTES
 
 
+def asked_while_it_pushes() -> tuple[int, int]:
+    """How many bytes of rumours and of deltas node 0 sends within a second in which it publishes 250 kB and both others
+    ask for all it has, again and again: at a tenth of the rates, so that there is enough to ask for."""
+    ours = Config()
+    cluster = settled(
+        Config(
+            rumour_bytes_per_s=ours.rumour_bytes_per_s // 10,
+            rumour_bytes_burst=ours.rumour_bytes_burst // 10,
+            answer_bytes_per_s=ours.answer_bytes_per_s // 10,
+            answer_bytes_burst=ours.answer_bytes_burst // 10,
+        )
+    )
+    engine = cluster.engines[0]
+    ops, _ = cluster.composed(0, *(f"# {number} {'y' * 900}\n" for number in range(250)))
+    said = list(engine.handle(LocalUpdate(OpsSubmitted(tuple([op.data for op in ops]))), cluster.now))
+
+    def hears(peer: int, message: Message) -> list[Effect]:
+        frame = Plain(CLUSTER).close(cluster.engines[peer].node, wire.encode(message), now)
+        effects = engine.handle(DatagramReceived(frame, cluster.endpoint(peer)), now)
+        said.extend(effects)
+        return effects
+
+    for step in range(100):
+        now = Micros(cluster.now + 10 * MILLISECOND * step)
+        said += engine.handle(TimerFired(), now)
+        hears(1, Graft(tuple(held(cluster)[step % 4 * 64 :][:64])))
+        for effect in hears(2, Compare(7, (bytes(4),) * 16)):
+            if isinstance(effect, SendDatagram):
+                (digest,) = messages([(effect.target, effect.data)])
+                assert isinstance(digest, Digest)
+                hears(2, Digest(digest.shards, digest.answer_salt, Bloom.of([], 1, digest.answer_salt), 0))
+    sent = Counter[type[Message]]()
+    for effect in said:
+        if isinstance(effect, SendDatagram | SendStream):
+            sent[type(messages([(effect.target, effect.data)])[0])] += len(effect.data)
+    return sent[Rumour], sent[Delta]
+
+
+def test_who_pushes_while_it_is_asked_brings_about_no_storm_either() -> None:
+    rumours, deltas = asked_while_it_pushes()
+    assert rumours + deltas < STORM_BYTES // 10
+    assert min(rumours, deltas) > STORM_BYTES // 100, "else nothing was shown"
+
+
+def test_it_would_if_what_is_asked_for_were_not_taken_from_what_is_pushed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Spreading, "_weight", lambda self, cells: 0)
+    assert sum(asked_while_it_pushes()) > STORM_BYTES // 10
+
+
 def test_a_cell_is_sent_once_however_often_one_graft_names_it() -> None:
     cluster = settled()
     answer = ask(cluster, Graft((held(cluster)[0],) * 64), cluster.engines[1].node, cluster.endpoint(1))
@@ -130,8 +190,10 @@ def test_a_cell_is_sent_once_however_often_one_graft_names_it() -> None:
 
 
 def test_all_together_have_no_more_than_so_much() -> None:
-    answers, now = Answers(Config(answer_bytes_per_s=1_000, answer_bytes_burst=4_000), lambda _: None), Micros(SECOND)
-    cells = [Cell(CellId(bytes([n]) * 16), CellKind.OP, bytes(500), Urgency.POLICY, (b"w", n)) for n in range(9)]
+    alone = bytes(1_000 - ENVELOPE_BYTES - CELL_OVERHEAD_BYTES)  # a KB on the wire, for it shares no datagram
+    config = Config(answer_bytes_per_s=2_000, answer_bytes_burst=8_000)
+    answers, now = Answers(config, lambda _: None), Micros(SECOND)
+    cells = [Cell(CellId(bytes([n]) * 16), CellKind.OP, alone, Urgency.POLICY, (b"w", n)) for n in range(9)]
     peers = [NodeId(bytes([n]) * 16) for n in range(5)]
     assert [len(answers.afford(peer, cells, now)) for peer in peers] == [4, 4, 0, 0, 0]
     assert len(answers.afford(peers[4], cells, Micros(now + SECOND))) == 2, "a second's worth for whoever comes"

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable
 
 import pytest
 
-from lattice import antientropy, spreading, wire
+from lattice import antientropy, batching, wire
 from lattice.cells import Cell, CellKind, Shards, Urgency
 from lattice.config import Config
 from lattice.engine import Engine
@@ -24,6 +24,7 @@ from lattice.events import (
 )
 from lattice.health import Observation
 from lattice.seal import HEADER_BYTES
+from lattice.spreading import WIDE_OPS
 from lattice.types import MILLISECOND, SECOND, Endpoint, Level, Micros
 from lattice.wire import Delta, Graft, IHave, Message, Rumour
 from tests.lattice.cluster import Cluster, cut, reliable
@@ -205,11 +206,11 @@ def test_rumours_of_one_moment_go_the_urgent_first(monkeypatch: pytest.MonkeyPat
     mixed = [Cell(cell.id, cell.kind, cell.data, Urgency(4 - number % 5), cell.place) for number, cell in ops]
     order: list[Urgency] = []
 
-    def look(self: spreading.Spreading, cells: Sequence[Cell]) -> list[tuple[wire.WireCell, ...]]:
-        order.extend(cell.urgency for cell in cells)
+    def look(self: batching.Load, age_ms: Callable[[Cell], int]) -> list[tuple[wire.WireCell, ...]]:
+        order.extend(cell.urgency for part in self.parts for cell in part)
         return []
 
-    monkeypatch.setattr(spreading.Spreading, "batches", look)
+    monkeypatch.setattr(batching.Load, "batches", look)
     cluster.engines[0]._spreading.push(mixed, None)
     assert order == sorted(cell.urgency for cell in mixed)
     assert set(order) == set(Urgency)
@@ -277,8 +278,8 @@ def test_the_later_ops_of_many_are_announced_later() -> None:
             told = [message for message in sent(engine, cluster, TimerFired(), later_us) if isinstance(message, IHave)]
             ids.update(cells.intersection(cell for message in told for cell in message.ids))
     first, second = announced.values()
-    assert first == {op.cell for op in [*ops[: spreading.WIDE_OPS], ops[-1]]}, "and what goes as a stream"
-    assert second == {op.cell for op in ops[spreading.WIDE_OPS : -1]}
+    assert first == {op.cell for op in [*ops[:WIDE_OPS], ops[-1]]}, "and what goes as a stream"
+    assert second == {op.cell for op in ops[WIDE_OPS:-1]}
 
 
 def test_an_op_that_waits_for_another_is_passed_on_and_not_twice() -> None:
