@@ -299,6 +299,10 @@ def _wanted_word(before: str, previous: str) -> str:
             "ERRORS": "a percentage (20%)",
             "FAIL": "a number of failures (3)",
             "RECOVER": "a duration (2s)",
+            "SATURATION": "a percentage (95%)",
+            "OLDEST": "a duration (2s)",
+            "SPILL": "a percentage (85%)",
+            "HEDGE": "a duration (50ms)",
         }[before]
     if previous in (*_STATEMENTS, "COMMA"):
         return f"the name of a {'region' if previous == 'COMMA' else previous.lower()}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from difflib import get_close_matches
 from pathlib import Path
 from random import Random
@@ -18,6 +20,7 @@ from router.policy.parser import STATEMENTS_MAX, TEXT_BYTES_MAX
 from router.policy.syntax import Policy
 from router.policy.values import DURATION_US_MAX, read_duration, write_duration
 from tests.router.policy.policy_strategies import policies
+from tests.router.policy.test_json_form import WHOLE_TEXT
 
 VECTORS = Path(__file__).parents[2] / "vectors" / "policy"
 SOURCES = [path.read_text(encoding="utf-8").partition("-" * 10)[0] for path in sorted(VECTORS.glob("*.policytest"))]
@@ -121,6 +124,18 @@ def test_every_mutated_policy_parses_or_is_diagnosed() -> None:
 def test_any_text_parses_or_is_diagnosed(text: str) -> None:
     with pytest.raises(PolicyError):  # a random text with an edition, a region and a route will not be seen
         parse(text)
+
+
+def test_after_each_word_of_the_language_what_does_not_follow_is_diagnosed() -> None:
+    words = re.findall(r'"[^"\n]*"|[{}(),]|[^\s{}()",#]+', WHOLE_TEXT)
+    expected: list[str] = []
+    for count, wrong in itertools.product(range(len(words)), ("}", "{")):
+        try:
+            parse(" ".join([*words[:count], wrong]))
+        except PolicyError as error:
+            expected += [diagnostic.expected for diagnostic in error.diagnostics]
+    assert all(expected)
+    assert len(expected) > len(words), "hardly a brace was right"
 
 
 def test_carets_point_at_what_is_wrong() -> None:
