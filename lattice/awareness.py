@@ -26,20 +26,21 @@ HEALTH_MAX = 8
 class LocalHealth:
     """The score, 0 (well) to `HEALTH_MAX`. An unaware one stays at 0: plain SWIM."""
 
-    __slots__ = ("_aware", "score")
+    __slots__ = ("_aware", "score", "stretch")
 
     def __init__(self, aware: bool) -> None:
         self._aware = aware
-        self.score = 0
-        """For others to read."""
+        self._be(0)
 
     def better(self) -> None:
-        self.score = max(0, self.score - 1)
+        self._be(max(0, self.score - 1))
 
     def worse(self, points: int = 1) -> None:
         if self._aware:
-            self.score = min(HEALTH_MAX, self.score + points)
+            self._be(min(HEALTH_MAX, self.score + points))
 
-    def stretch(self, duration_us: int) -> int:
-        """A duration as it is to be with our present health."""
-        return duration_us * (self.score + 1)
+    def _be(self, score: int) -> None:
+        self.score = score
+        """For others to read."""
+        self.stretch = score + 1
+        """How many times as long durations are to be with our present health: the paper's multiplier."""

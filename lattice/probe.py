@@ -98,7 +98,7 @@ class Probe(Struct, gc=False):
 class ProbeCycle:
     """Which members are being probed, and whose probes we carry."""
 
-    __slots__ = ("_failed", "_prng", "_probes", "_relays", "_us", "first", "turns")
+    __slots__ = ("_failed", "_prng", "_relays", "_us", "first", "turns", "under_way")
 
     def __init__(self, us: NodeId, interval_us: int, prng: Prng) -> None:
         self._us = us
@@ -106,14 +106,11 @@ class ProbeCycle:
         self.turns = Turns(us, interval_us, prng)
         self.first = NEVER_COMES
         """When something is due next, `NEVER_COMES` while nothing is."""
-        self._probes: dict[NodeId, Probe] = {}
+        self.under_way: dict[NodeId, Probe] = {}
+        """By target. For others to read."""
         self._relays: dict[int, Relay] = {}
         self._failed: dict[NodeId, Probe] = {}
         """The last of each target, for what comes after it (`Probe.kept_until`)."""
-
-    def pick(self, everybody: Sequence[NodeId], now: Micros, well: bool) -> NodeId | None:
-        """Whose turn it is (`turns`), or None when there is nobody who is not being probed already."""
-        return self.turns.pick(everybody, now, self._probes, well)
 
     def begin(self, target: NodeId, now: Micros, ack_us: int, probe_us: int) -> Probe:
         """Probe this member: its first answer is due after `ack_us`, and all is over after `probe_us`, or after twice
@@ -121,7 +118,7 @@ class ProbeCycle:
         if probe_us < 2 * ack_us:
             probe_us = 2 * ack_us
         due, ends = now + ack_us, now + probe_us
-        probe = self._probes[target] = Probe(target, self._prng.token(), now, due, ends, ack_us)
+        probe = self.under_way[target] = Probe(target, self._prng.token(), now, due, ends, ack_us)
         if due < self.first:
             self.first = due
         return probe
@@ -160,7 +157,7 @@ class ProbeCycle:
         return probe.helpers
 
     def end(self, probe: Probe) -> None:
-        del self._probes[probe.target]
+        del self.under_way[probe.target]
         self._settle()
 
     def _fail(self, probe: Probe) -> None:
@@ -179,12 +176,12 @@ class ProbeCycle:
     def acked(self, nonce: int, subject: NodeId) -> Micros | None:
         """An ack came, from the subject itself or passed on. If it ends a probe, when the ping was sent that it is
         for."""
-        probe = self._probes.get(subject)
+        probe = self.under_way.get(subject)
         if probe is None:
             return None
         sent_at = probe.began if nonce == probe.nonce else probe.sent_at(nonce)
         if sent_at is not None:
-            del self._probes[subject]
+            del self.under_way[subject]
             self._settle()
         return sent_at
 
@@ -209,7 +206,7 @@ class ProbeCycle:
 
     def nacked(self, nonce: int, subject: NodeId, helper: NodeId) -> Probe | None:
         """A helper got no answer either. The probe, if with that all have spoken: it is over."""
-        probe = self._probes.get(subject)
+        probe = self.under_way.get(subject)
         if probe is None or not probe.lacks(nonce, helper):
             return None
         probe.nacked += (helper,)
@@ -230,7 +227,7 @@ class ProbeCycle:
 
     def due(self, now: Micros) -> list[Probe]:
         """Probes whose last answer is late, and those that failed, which are over (`ends`); by target."""
-        late = [self._probes[target] for target in sorted(self._probes) if self._probes[target].due <= now]
+        late = [self.under_way[target] for target in sorted(self.under_way) if self.under_way[target].due <= now]
         for probe in late:
             if probe.ends <= now and probe.helpers is not None:
                 self._fail(probe)
@@ -258,7 +255,7 @@ class ProbeCycle:
 
     def forget_all(self) -> None:
         """We were not listening: answers may have come and gone, so nothing follows from their absence."""
-        self._probes.clear()
+        self.under_way.clear()
         self._relays.clear()
         self._failed.clear()
         self._settle()
@@ -266,6 +263,6 @@ class ProbeCycle:
     def _settle(self) -> None:
         """What was due first may be over, or later."""
         self.first = NEVER_COMES
-        if self._probes or self._relays:  # mostly there is nothing once an answer has come
-            probes, relays = self._probes.values(), self._relays.values()
+        if self.under_way or self._relays:  # mostly there is nothing once an answer has come
+            probes, relays = self.under_way.values(), self._relays.values()
             self.first = min([probe.due for probe in probes] + [relay.due for relay in relays])

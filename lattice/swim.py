@@ -375,8 +375,8 @@ class Swim:
         self._arm()
 
     def _probe_next(self) -> None:
-        out, stretch = self._out, self.health.stretch(1)
-        target = self._probe.pick(self.members.everybody.nodes, out.now, stretch == 1)
+        out, stretch, turns = self._out, self.health.stretch, self._probe.turns
+        target = turns.pick(self.members.everybody.nodes, out.now, self._probe.under_way, stretch == 1)
         if target is not None:
             member = self.members.get(target)
             assert member is not None, "only who is present is picked"
@@ -384,7 +384,7 @@ class Swim:
             ack_us = self._rtt.timeout_us(target, member.area, now) * stretch
             probe = self._probe.begin(target, now, ack_us, out.config.probe_us * stretch)
             self._ping(member, probe.nonce)
-        self._next_at = self._probe.turns.following(stretch - 1)
+        self._next_at = turns.following(stretch - 1)
 
     def _look_after_probes(self) -> None:
         """First answers that are late, probes that failed, and those that we carry."""
@@ -490,7 +490,7 @@ class Swim:
         if by == self._out.node:
             suspicion.tell_at = self._out.now
             self._out.timers.set_earlier("tell", self._out.now)
-        self._out.timers.set(suspicion.timer, max(suspicion.deadline(self.health.stretch(1)), self._out.now))
+        self._out.timers.set(suspicion.timer, max(suspicion.deadline(self.health.stretch), self._out.now))
 
     def _push(self, claim: MemberUpdate, came_from: NodeId | None) -> None:
         if not self._pushes.take(None, self._out.now):
@@ -507,7 +507,7 @@ class Swim:
         """
         if self.health.score:
             self.health.better()
-            stretch, now = self.health.stretch(1), self._out.now
+            stretch, now = self.health.stretch, self._out.now
             for _, suspicion in sorted(self._suspicions.items()):
                 self._out.timers.set_earlier(suspicion.timer, max(suspicion.deadline(stretch), now))
 
@@ -515,8 +515,8 @@ class Swim:
         member, suspicion = self.members.get(node), self._suspicions.get(node)
         if member is None or member.state != MemberState.SUSPECT:
             return
-        if suspicion is not None and suspicion.deadline(self.health.stretch(1)) > self._out.now:
-            self._out.timers.set(suspicion.timer, suspicion.deadline(self.health.stretch(1)))
+        if suspicion is not None and suspicion.deadline(self.health.stretch) > self._out.now:
+            self._out.timers.set(suspicion.timer, suspicion.deadline(self.health.stretch))
             return
         node = member.node
         row = self._row_of(node)

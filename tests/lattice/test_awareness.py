@@ -18,10 +18,10 @@ def test_the_score_saturates_at_both_ends_and_stretches_durations(points: list[i
             health.worse(point)
         score = min(HEALTH_MAX, max(0, score + point))
         assert health.score == score
-        assert health.stretch(7) == 7 * (score + 1)
+        assert health.stretch == score + 1
 
 
 def test_plain_swim_knows_nothing_of_itself() -> None:
     health = LocalHealth(aware=False)
     health.worse(9)
-    assert health.stretch(7) == 7
+    assert health.stretch == 1

@@ -28,7 +28,7 @@ def cycle_of(seed: str = "x") -> ProbeCycle:
 
 
 def picked(cycle: ProbeCycle, present: Iterable[NodeId], now: Micros = START) -> NodeId | None:
-    return cycle.pick([*sorted(set(present)), US], now, True)
+    return cycle.turns.pick([*sorted(set(present)), US], now, cycle.under_way, True)
 
 
 def begun(cycle: ProbeCycle, present: list[NodeId], now: Micros = START) -> Probe:
