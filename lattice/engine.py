@@ -297,9 +297,10 @@ class Engine:
         out, now = self._out, self._out.now
         if now > self._records_due:
             self._records_due = out.after(SAVE_INTERVAL_US)
-            if len(self._swim.members):
-                self._seal_records.hear(*out.asked_and_answered(), now)
-            self._seal_records.save(now)
+            if self._seal_records.wanted:
+                if len(self._swim.members):
+                    self._seal_records.hear(*out.asked_and_answered(), now)
+                self._seal_records.save(now)
             self._health.records.save()
         if now - self.due > self._stall_us:
             self._notice_stall()

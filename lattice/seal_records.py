@@ -31,7 +31,8 @@ class SealRecords:
 
     def __init__(self, seal: Seal, persist: Persist) -> None:
         self._seal = seal
-        self._remembers = seal.windows is not None
+        self.wanted = seal.windows is not None
+        """Whether there is anything to remember: a plain envelope forgets all."""
         self._persist = persist
         self._reserved: int | None = None
         self._asked = self._answered = self._silent = 0
@@ -56,7 +57,7 @@ class SealRecords:
         The first reservation of a life, and one after a leap, hold all frames back. Others are made when half of the
         last is left, so they have the time of half a million frames to become durable, less those of an interval.
         """
-        if not self._remembers:
+        if not self.wanted:
             return
         reserved = self._seal.reserve(now)
         if reserved is not None:
@@ -77,7 +78,7 @@ class SealRecords:
             self._silent = 0
         elif asked > self._asked:
             self._silent += 1
-            if self._remembers and self._silent > 1 and self._silent.bit_count() == 1:
+            if self.wanted and self._silent > 1 and self._silent.bit_count() == 1:
                 self._seal.begin_beyond(now)
                 self._leapt = True
         self._asked, self._answered = asked, answered
