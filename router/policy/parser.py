@@ -20,10 +20,11 @@ from router.policy.builder import build
 from router.policy.check import check
 from router.policy.conditions import CONDITION_DEPTH_MAX
 from router.policy.errors import Findings, PolicyError, did_you_mean, excerpt
-from router.policy.grammar import FORBIDDEN, STATEMENTS_MAX, TEXT_BYTES_MAX, grammar, soft_kinds
+from router.policy.grammar import FORBIDDEN, STATEMENTS_MAX, TEXT_BYTES_MAX, grammar
 from router.policy.reading import Node, Word
 from router.policy.span import NOWHERE, Span
-from router.policy.syntax import TIERS, Policy
+from router.policy.syntax import Policy
+from router.policy.wanted import PUNCTUATION, wanted
 
 PARENTHESES_MAX = CONDITION_DEPTH_MAX
 BRACES_MAX = 8
@@ -35,15 +36,6 @@ RECOVERY_BYTES_MAX = 256 * 1024
 _STATEMENTS = ("REGION", "ZONE", "HEALTH", "ROUTE", "GROUP", "NEVER", "TEST", "RULE", "REPEAT")
 _OPENING = re.compile(r"^(?:edition|region|group|zone|health|route|never|test)\b", re.MULTILINE)
 _SKIPPED = re.compile(r'#[^\n]*|"[^"\n]*"|[(){}]')
-_PUNCTUATION = {
-    "LBRACE": "{",
-    "RBRACE": "}",
-    "LPAR": "(",
-    "RPAR": ")",
-    "COMMA": ",",
-    "AT_MOST": "<=",
-    "$END": "the end of the text",
-}
 _REST_OF_LINE = re.compile(r"[ \t\r]*(?:#[^\n]*)?(?:\n|\Z)")
 _Stack: TypeAlias = list[Token | Tree[Token]]
 
@@ -126,12 +118,6 @@ def _lark() -> Lark:
     return Lark(grammar(), parser="lalr", lexer="basic", propagate_positions=True, maybe_placeholders=True)
 
 
-@lru_cache(maxsize=1)
-def _kinds() -> tuple[str, ...]:
-    """The named terminals, in the order the grammar lists them: how messages list them too."""
-    return (*re.findall(r"^([A-Z_]+):", grammar(), re.MULTILINE), *_PUNCTUATION)
-
-
 def _node(tree: Tree[Token]) -> Node:
     # Recursion is as deep as the grammar nests: a route, an override in it, a tier, its names.
     children: list[Node | Word] = []
@@ -207,7 +193,7 @@ def _explain(text: str, error: UnexpectedToken, findings: Findings) -> None:
     token = error.token
     opened = _innermost(stack)
     inside = f" inside {opened.what}" if opened else ""
-    expected = _wanted(accepts, stack)
+    expected = wanted(accepts, [_kind(item) for item in stack])
     if token.type == "$END":
         span = _end_span(text)
         hint = f"add }} to close {opened.what}, opened on line {opened.line}" if opened else ""
@@ -220,7 +206,7 @@ def _explain(text: str, error: UnexpectedToken, findings: Findings) -> None:
 
 
 def _fix(token: Token, accepts: set[str], opened: _Opened | None) -> str:
-    words = [_PUNCTUATION.get(kind, kind.lower()) for kind in accepts - {"WORD", "STRING"}]
+    words = [PUNCTUATION.get(kind, kind.lower()) for kind in accepts - {"WORD", "STRING"}]
     if token in ("==", "=", "is", "matches") and "IN" in accepts:
         return "a field is tested with `in`"
     if token.type == "RBRACE" and not opened:
@@ -268,86 +254,6 @@ def _innermost(stack: _Stack) -> _Opened | None:
 
 def _kind(item: Token | Tree[Token]) -> str:
     return item.type if isinstance(item, Token) else ""
-
-
-def _wanted(accepts: set[str], stack: _Stack) -> str:
-    """What may stand here, in words: never a terminal's name."""
-    last = [_kind(item) for item in stack[-2:]]
-    before, previous = ["", *last][-2:] if last else ("", "")
-    phrases = []
-    if "STRING" in accepts:
-        phrases.append(
-            {"FOR": 'a host in quotes ("shop.example.com")', "STRING": "another host in quotes"}.get(
-                previous, 'a path in quotes ("/healthz")'
-            )
-        )
-    if "WORD" in accepts:
-        phrases.append(_wanted_word(before, previous))
-    if {"WORD", "AS"} <= accepts:
-        accepts = accepts - soft_kinds()
-    words = sorted(accepts - {"WORD", "STRING"}, key=_kinds().index)
-    phrases += [_PUNCTUATION[kind] if kind == "$END" else f"'{_PUNCTUATION.get(kind, kind.lower())}'" for kind in words]
-    return phrases[0] if len(phrases) == 1 else f"{', '.join(phrases[:-1])} or {phrases[-1]}"
-
-
-def _wanted_word(before: str, previous: str) -> str:
-    if (before, previous) == ("AT", "WORD"):
-        return "a longitude in degrees (8.68)"
-    if previous in ("ABOVE", "AFTER"):
-        return {
-            "LATENCY": "a duration (400ms)",
-            "ERRORS": "a percentage (20%)",
-            "FAIL": "a number of failures (3)",
-            "RECOVER": "a duration (2s)",
-            "SATURATION": "a percentage (95%)",
-            "OLDEST": "a duration (2s)",
-            "SPILL": "a percentage (85%)",
-            "HEDGE": "a duration (50ms)",
-        }[before]
-    if previous in (*_STATEMENTS, "COMMA"):
-        return f"the name of a {'region' if previous == 'COMMA' else previous.lower()}"
-    if previous.lower() in TIERS:
-        return "names of regions"
-    if previous == "WHEN" or previous in ("AND", "OR", "NOT", "LPAR"):
-        return "a field of the request (path, zone, ...)"
-    return {
-        "IN": "a value",
-        "OF": "the name of a group",
-        "OUTSIDE": "the name of a group",
-        "SERVES": "names of regions",
-        "BY": 'a key (cookie("uid"))',
-        "STICK": 'a key (cookie("uid"))',
-        "SHARE": "a percentage (5%)",
-        "WEIGHT": "a weight (80)",
-        "CAPACITY": "a rate (4000rps)",
-        "DEMAND": "a rate (4000rps)",
-        "DRAIN": "a duration (60s)",
-        "COOLDOWN": "a duration (5s)",
-        "PROBATION": "a duration (5m)",
-        "STEP": "a duration (3s)",
-        "REPEAT": "a number of times (20)",
-        "TIER": "the number of a tier (4)",
-        "RETRY": "a number of retries (2)",
-        "BUDGET": "a percentage (10%)",
-        "BELOW": "a percentage or a duration",
-        "OVER": "a duration (10s)",
-        "SAMPLES": "a number of samples (10)",
-        "COUNTRY": "a country (DE)",
-        "CONTINENT": "a continent (EU)",
-        "ASN": "an AS number (64500)",
-        "METHODS": "a method (GET)",
-        "EXPECT": "region, tier, rule, route, deny, switches, moved or load",
-        "GIVEN": "a fact (client, path, ...)",
-        "DAMP": "penalty, suppress, reuse, half-life or max",
-        "AT": "a latitude in degrees (50.11)",
-        "ENDPOINT": "a numeric address and a port (192.0.2.7:443)",
-        "EVERY": "a duration (250ms)",
-        "TIMEOUT": "a duration (200ms)",
-        "AS": "healthy, or down",
-        "EDITION": "the edition's number (1)",
-        "DENY": "an HTTP status (503)",
-        "NEAREST": "a number of regions (2)",
-    }.get(previous, "an address block (192.0.2.0/24)")
 
 
 def _span(token: Token) -> Span:

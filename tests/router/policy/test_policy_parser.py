@@ -138,6 +138,39 @@ def test_after_each_word_of_the_language_what_does_not_follow_is_diagnosed() -> 
     assert len(expected) > len(words), "hardly a brace was right"
 
 
+@pytest.mark.parametrize(
+    ("begun", "expected"),
+    [
+        ("region a { at 1", "a longitude in degrees (8.68)"),
+        ("region a { endpoint 192.0.2.1:1 tls", 'a host in quotes ("shop.example.com")'),
+        ("region a { avoid during", 'a window in quotes ("Mon-Fri 22:00-06:00 Europe/Berlin")'),
+        ("group a {", "names of regions or '}'"),
+        ("zone a { country DE,", "a country (DE)"),
+        ('health a { probe "/" expect 200,', "a status (200, or 200-299)"),
+        ("health a { saturation above", "a percentage (95%)"),
+        ("health a { damp penalty", "a value"),
+        ('route a for "*" { rule b { when zone in', "a value"),
+        ('route a for "*" { stick by cookie("uid"),', "a key (cookie(\"uid\")) or 'path'"),
+        ('route a for "*" { stick by ip(24) for', "a duration (12h)"),
+        ('route a for "*" { retry 2 methods GET,', "a method (GET)"),
+        ('route a for "*" { hedge after', "a duration (50ms)"),
+        ('route a for "*" { timeout', "connect, first-byte or total"),
+        ('route a for "*" { primary fra,', "the name of a region"),
+        ('test "a" { given method', "a value or '('"),
+        ('test "a" { at', 'a moment in quotes ("2027-03-28T03:30:00+02:00")'),
+        ('test "a" { set fra', "a level (down) or 'saturation'"),
+        ('test "a" { repeat', "a number of times (20)"),
+        ('test "a" { expect load', "the name of a region or '<='"),
+        ('test "a" { expect switches <=', "a number or a percentage"),
+    ],
+)
+def test_what_is_expected_is_said_by_the_statement_that_it_stands_in(begun: str, expected: str) -> None:
+    with pytest.raises(PolicyError) as caught:
+        parse(f"edition 1\n{begun} {{")
+    said = [diagnostic.expected for diagnostic in caught.value.diagnostics if diagnostic.column == len(begun) + 2]
+    assert expected in said
+
+
 def test_carets_point_at_what_is_wrong() -> None:
     with pytest.raises(PolicyError) as caught:
         parse("edition 1\nregion fra {\n\tat 50 8\n\tendpiont 192.0.2.1:80\n}\n", "site/edge.policy")
