@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from itertools import zip_longest
 
 CONTEXT_LINES = 5
+LINE_CHARS_MAX = 200
+"""Of a line that is shown: an input may hold a whole policy."""
 
 
 def first_divergence(one: Iterable[str], other: Iterable[str]) -> list[str] | None:
@@ -14,11 +16,27 @@ def first_divergence(one: Iterable[str], other: Iterable[str]) -> list[str] | No
     before: deque[str] = deque(maxlen=CONTEXT_LINES)
     for number, (left, right) in enumerate(zip_longest(one, other), 1):
         if left != right:
+            same = _common(left or "", right or "")
             return [
-                *(f"  {line.rstrip()}" for line in before),
+                *(f"  {_cut(line.rstrip())}" for line in before),
                 f"line {number}:",
-                f"- {left.rstrip() if left is not None else '(the first ends here)'}",
-                f"+ {right.rstrip() if right is not None else '(the second ends here)'}",
+                f"- {_cut(left.rstrip(), same) if left is not None else '(the first ends here)'}",
+                f"+ {_cut(right.rstrip(), same) if right is not None else '(the second ends here)'}",
             ]
         before.append(left)
     return None
+
+
+def _common(one: str, other: str) -> int:
+    """How many characters both begin with."""
+    return next(
+        (place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
+    )
+
+
+def _cut(line: str, same: int = 0) -> str:
+    """So much of a line as can be read, from a little before what differs."""
+    first = max(0, min(same - LINE_CHARS_MAX // 4, len(line) - LINE_CHARS_MAX))
+    shown = line[first : first + LINE_CHARS_MAX]
+    left = len(line) - first - len(shown)
+    return f"{f'(the same {first} characters) ' if first else ''}{shown}{f' ({left} more)' if left else ''}"

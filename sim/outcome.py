@@ -113,8 +113,8 @@ def read_token(token: str) -> tuple[str, str, list[str]]:
         packed = base64.urlsafe_b64decode(coded + "=" * (-len(coded) % 4))
         name, seed, sets = json.loads(zlib.decompressobj().decompress(packed, 65_536))
         return str(name), str(seed), [str(one) for one in sets]
-    except (ValueError, TypeError, zlib.error) as error:
-        raise ValueError(f"the token is damaged: {error}") from None
+    except (ValueError, TypeError, zlib.error):
+        raise ValueError("the token is damaged; was all of it copied?") from None
 
 
 def lines(result: Result, cost: Cost) -> list[str]:
@@ -128,7 +128,7 @@ def lines(result: Result, cost: Cost) -> list[str]:
     for from_us, to_us, what, how in result.acts:
         until = f" to {to_us / SECOND:.2f} s" if to_us is not None else ""
         said.append(f"  {from_us / SECOND:8.2f} s{until}  {what}: {how}")
-    said += [_change_line(change) for change in result.changes]
+    said += [_change_line(change) for change in result.changes] or ["  no region changed, and no policy was published"]
     detection = figures["detection"]
     if isinstance(detection, Mapping):
         said.append(

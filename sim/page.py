@@ -43,7 +43,7 @@ details summary{cursor:pointer;color:var(--soft)}
 @media print{:root{--ink:#000;--soft:#333;--paper:#fff;--card:#fff;--line:#ccc;--land:#e4e4e4;
 --good:#1a7f4b;--bad:#b3261e;--c0:#2563c9;--c1:#c2570c;--c2:#1a7f4b;--c3:#8a3ab9;--c4:#b3261e;--c5:#0e7c86}
 section,.card,tr,svg{break-inside:avoid}h2{break-after:avoid}details,details section{break-inside:auto}
-main{padding:0}:root,body{font-size:12px}.scroll{overflow:visible}thead{display:table-header-group}
+main{padding:0 1px}:root,body{font-size:12px}.scroll{overflow:visible}thead{display:table-header-group}
 summary{display:none}details::details-content{content-visibility:visible;height:auto}
 *{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
 """

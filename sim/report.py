@@ -136,10 +136,11 @@ def _felt(story: Story) -> str:
 
 
 def _checks(checks: Sequence[tuple[str, str, str]]) -> str:
-    held = sum(outcome == "held" for _, _, outcome in checks)
+    held, broken, unknown = (sum(outcome == one for _, _, outcome in checks) for one in OUTCOMES)
+    others = "".join(f", {count} {said}" for count, said in ((broken, "broken"), (unknown, "not to be told")) if count)
     rows = "".join(
         f"<tr><td>{escape(name)}</td><td>{escape(promise)}</td><td class={OUTCOMES[outcome]}>{outcome}</td></tr>"
         for name, promise, outcome in checks
     )
     listed = f"<details><summary>all of them</summary><table>{rows}</table></details>"
-    return section("What was held against it", f"<p>{held} of {len(checks)} promises held.</p>{listed}")
+    return section("What was held against it", f"<p>{held} of {len(checks)} promises held{others}.</p>{listed}")

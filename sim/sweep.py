@@ -74,11 +74,15 @@ class Case:
 def grid(axes: Sequence[str]) -> list[tuple[str, ...]]:
     """``a.b=1,2`` and ``c=x,y`` -> every combination. Raises `ConfigError`."""
     choices = []
+    keys = [axis.partition("=")[0] for axis in axes]
     for axis in axes:
         key, equals, values = axis.partition("=")
         if not equals or not key or not values:
             raise ConfigError("--grid", (Problem("", None, f"{axis!r}: expected a.b=1,2,3"),))
-        choices.append([f"{key}={value.strip()}" for value in values.split(",")])
+        chosen = [value.strip() for value in values.split(",")]
+        _once("--grid", axis, chosen)
+        choices.append([f"{key}={value}" for value in chosen])
+    _once("--grid", " ".join(axes), keys)
     return list(product(*choices))
 
 
@@ -89,7 +93,16 @@ def seeds_of(text: str) -> list[str]:
         return [str(seed) for seed in range(int(first), int(last))]
     if colon or not text:
         raise ConfigError("--seeds", (Problem("", None, f"{text!r}: expected 0:100, or a list as 3,7"),))
-    return [seed.strip() for seed in text.split(",")]
+    seeds = [seed.strip() for seed in text.split(",")]
+    _once("--seeds", text, seeds)
+    return seeds
+
+
+def _once(option: str, text: str, values: Sequence[str]) -> None:
+    """A run that counts twice makes an interval too narrow, and of an axis that is there twice the first is lost."""
+    twice = next((value for place, value in enumerate(values) if value in values[:place]), None)
+    if twice is not None:
+        raise ConfigError(option, (Problem("", None, f"{text!r}: {twice!r} is there twice"),))
 
 
 def cases(scenario: str, seeds: Sequence[str], axes: Sequence[str], sets: Sequence[str]) -> list[Case]:

@@ -9,7 +9,12 @@ import click
 
 
 class Number(click.FloatRange):
-    """A number within bounds. `nan` is within any, as click compares, and above none: it would switch a check off."""
+    """A number within bounds, called just that.
+
+    `nan` is within any, as click compares, and above none: it would switch a check off.
+    """
+
+    name = "number"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         number: float = super().convert(value, param, ctx)

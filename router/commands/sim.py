@@ -85,7 +85,7 @@ def validate(scenario: str, sets: tuple[str, ...]) -> None:
     click.echo(f"{found.source}: {len(found.timeline('0'))} acts on {found.topology.nodes} nodes")
 
 
-@sim.command()
+@sim.command(short_help="A scenario as it is read; or every act and promise.")
 @click.argument("scenario", required=False)
 @set_option
 def explain(scenario: str | None, sets: tuple[str, ...]) -> None:
@@ -139,7 +139,7 @@ def run(
     return EXIT_HELD
 
 
-@sim.command()
+@sim.command(short_help="Write the page of a run or a sweep again.")
 @click.argument("directory", type=click.Path(path_type=Path, exists=True, file_okay=False), metavar="DIR")
 @click.option("--export", type=click.Choice(FORMATS), help="Pictures as files, too; needs edgelattice[plots].")
 def report(directory: Path, export: str | None) -> None:
@@ -162,7 +162,7 @@ def report(directory: Path, export: str | None) -> None:
         click.echo(path)
 
 
-@sim.command()
+@sim.command(short_help="Run a run folder or token again, and compare.")
 @click.argument("what", metavar="DIR|TOKEN")
 @json_option
 def replay(what: str, as_one: bool) -> int:
@@ -170,14 +170,18 @@ def replay(what: str, as_one: bool) -> int:
     folder = Path(what)
     kept: Kept | None = None
     try:
-        if is_directory(folder):
+        if what and is_directory(folder):
             kept = read_folder(folder)
             found, seed = replace(load_scenario(str(kept.path), ()), name=kept.name), kept.seed
         else:
             name, seed, sets = read_token(what)
             found = load_scenario(name, sets)
     except ValueError as error:
-        said = str(error) if is_directory(folder) else f"{named(what)}: no run folder, and no token: {error}"
+        said = (
+            str(error)
+            if what and is_directory(folder)
+            else f"{named(what) or 'nothing'}: no run folder, and no token: {error}"
+        )
         raise CommandError(said, EXIT_USAGE) from None
     result, cost = _run(found, seed, quiet=as_one)
     if as_one:
@@ -191,13 +195,16 @@ def replay(what: str, as_one: bool) -> int:
     return EXIT_HELD if result.verdict == found.expect else EXIT_VIOLATED
 
 
-@sim.command()
+@sim.command(short_help="Our engine beside what others do, and theory.")
 @click.argument("scenario", default="wan")
 @seed_option
 @set_option
 @json_option
 def compare(scenario: str, seed: str, sets: tuple[str, ...], as_one: bool) -> None:
-    """One publish on a scenario's links: our engine beside what others do, and beside the theory."""
+    """One publish on a scenario's links: our engine beside what others do, and beside the theory.
+
+    The scenario is `wan` if none is named.
+    """
     found = load_scenario(scenario, sets)
     if found.topology.nodes < 2:
         raise CommandError("topology.nodes = 1: nobody is told anything; compare two nodes or more", EXIT_USAGE)
@@ -231,11 +238,14 @@ def compare(scenario: str, seed: str, sets: tuple[str, ...], as_one: bool) -> No
     click.echo("baselines carry neither membership nor signatures: their bytes are a lower bound")
 
 
-@sim.command(name="shrink")
+@sim.command(name="shrink", short_help="The smallest run that still breaks a promise.")
 @click.argument("scenario")
 @seed_option
 @set_option
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Where the scenario goes.")
+@click.option(
+    "--out", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+    help="Where the scenario goes.  [default: standard output]",
+)  # fmt: skip
 def shrink_(scenario: str, seed: str, sets: tuple[str, ...], out: Path | None) -> int:
     """Make a run that breaks a promise as small as it can be and still break it."""
     if out is not None and not is_directory(out.parent):
@@ -256,7 +266,9 @@ def shrink_(scenario: str, seed: str, sets: tuple[str, ...], out: Path | None) -
     finally:
         progress.clear()
     if found is None:
-        complain("this run breaks no promise")
+        complain(
+            "this run breaks no promise: there is nothing to shrink; `edgelattice sim soak` looks for a seed that does"
+        )
         return EXIT_HELD
     complain(f"{found.check}: {found.said}, after {found.tries} runs")
     if out is None:
@@ -272,11 +284,11 @@ def shrink_(scenario: str, seed: str, sets: tuple[str, ...], out: Path | None) -
     return EXIT_VIOLATED
 
 
-@sim.command()
+@sim.command(short_help="Where two runs part.")
 @click.argument("one", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.argument("other", type=click.Path(path_type=Path, exists=True, file_okay=False))
 def diff(one: Path, other: Path) -> int:
-    """Where two run folders part, when both were made with --journal."""
+    """Where two runs part: folders that `run --journal --out` has left."""
     for folder in (one, other):
         if not is_file(folder / JOURNAL_FILE):
             raise CommandError(f"{folder / JOURNAL_FILE}: was the run made with --journal?", EXIT_USAGE)
@@ -286,12 +298,27 @@ def diff(one: Path, other: Path) -> int:
         (other / JOURNAL_FILE).open(errors="replace") as right,
     ):
         parted = first_divergence(left, right)
+    for said in _unlike(one, other):
+        complain(said)
     if parted is None:
         click.echo("the same history")
         return EXIT_HELD
     for line in parted:
         click.echo(line)
     return EXIT_VIOLATED
+
+
+def _unlike(one: Path, other: Path) -> list[str]:
+    """That two folders are not of one run, as far as they say whose they are."""
+    try:
+        kept = [read_folder(folder) for folder in (one, other)]
+        tables = [load_scenario(str(each.path), ()).table for each in kept]
+    except (ValueError, CommandError):
+        return []
+    names = [f"{each.name}, seed {each.seed}" for each in kept]
+    if names[0] != names[1]:
+        return [f"not the same run: {names[0]}; and {names[1]}"]
+    return [] if tables[0] == tables[1] else [f"not the same scenario, though both are {names[0]}"]
 
 
 def _run(

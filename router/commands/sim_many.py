@@ -10,7 +10,7 @@ import importlib
 import json
 import os
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import (
     FIRST_COMPLETED,
     BrokenExecutor,
@@ -72,7 +72,10 @@ jobs_option = click.option(
     help="Where the cases run; dask needs edgelattice[dask], here and on its workers.",
 )
 @click.option("--scheduler", metavar="ADDRESS", help="Of the Dask cluster, as tcp://10.0.0.1:8786.")
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, metavar="DIR")
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), required=True, metavar="DIR",
+    help="Where finished cases and the page go.",
+)  # fmt: skip
 @set_option
 def sweep(
     scenario: str,
@@ -90,7 +93,7 @@ def sweep(
     found = load_scenario(scenario, sets)
     settings = found.sweep
     try:
-        wanted = cases(scenario, seeds_of(seeds or settings.seeds), axes or settings.grid, sets)
+        wanted = cases(scenario, seeds_of(settings.seeds if seeds is None else seeds), axes or settings.grid, sets)
     except ConfigError as error:
         raise CommandError(str(error), EXIT_USAGE) from None
     make_folder(out)
@@ -102,7 +105,17 @@ def sweep(
     complain(f"{len(wanted)} cases, {len(wanted) - len(missing)} done before{_others(missing, done)}")
     progress = Progress()
     running: list[Future[dict[str, Any]]] = []
-    with files_in(file), file.open("a") as kept, _executor(kind, jobs, scheduler, running) as pool:
+
+    def stopped() -> str:
+        there = sum(case.is_among(done) for case in wanted)
+        return f"{there} of {len(wanted)} cases are in {out}; the same command goes on from there"
+
+    with (
+        files_in(file),
+        file.open("a") as kept,
+        _told(progress, stopped),
+        _executor(kind, jobs, scheduler, running) as pool,
+    ):
         running.extend(pool.submit(run_case, case) for case in missing)
         for number, future in enumerate(as_completed(running), 1):
             one = _result(future, scenario)
@@ -174,6 +187,17 @@ def _given_up(running: Collection[Future[Result]]) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def _told(progress: Progress, stopped: Callable[[], str]) -> Iterator[None]:
+    """Whoever interrupts is told what has come of it."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        progress.clear()
+        complain(stopped())
+        raise
+
+
 def _rate(spent_s: float, number: int, of: int) -> str:
     return f"{number} of {of} cases, {number / spent_s:.1f}/s, {spent_s / number * (of - number):.0f} s left"
 
@@ -187,13 +211,20 @@ def _rate(spent_s: float, number: int, of: int) -> str:
 @jobs_option
 @set_option
 def soak(scenario: str, budget: float, first: int, jobs: int | None, sets: tuple[str, ...]) -> int:
-    """Seed after seed, until the time is spent or a promise is broken."""
+    """Seed after seed, until the time is spent or a promise is broken.
+
+    The scenario is `swarm` if none is named.
+    """
     found = load_scenario(scenario, sets)
     jobs = jobs or len(os.sched_getaffinity(0))
     progress = Progress()
     seeds = count(first)
     held: list[Soaked] = []
-    with Processes(jobs) as pool:
+
+    def stopped() -> str:
+        return f"{len(held)} seeds held until then, from {first} on, in {progress.spent_s:.0f} s"
+
+    with _told(progress, stopped), Processes(jobs) as pool:
         waiting = {pool.submit(soak_seed, scenario, next(seeds), sets) for _ in range(jobs * WAITING_PER_JOB)}
         while waiting:
             done, waiting = wait(waiting, return_when=FIRST_COMPLETED)

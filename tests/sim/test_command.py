@@ -188,7 +188,14 @@ def test_a_broken_promise_is_status_1_and_one_line_to_repeat_it(capsys: pytest.C
         (("run", "smoke", "--set", 'checks.off=["same-root"]'), "did you mean same-roots?"),
         (("run", "smoke", "--journal"), "--journal needs --out"),
         (("validate", "nowhere.toml"), "there is no such file"),
-        (("replay", "el1-xx"), "the token is damaged"),
+        (("replay", "el1-xx"), "the token is damaged; was all of it copied?"),
+        (("replay", ""), "nothing: no run folder, and no token: a token begins with"),
+        (("sweep", "smoke", "--out", "x", "--seeds", ""), "--seeds: '': expected 0:100"),
+        (("sweep", "smoke", "--out", "x", "--seeds", "1,2,1"), "--seeds: '1,2,1': '1' is there twice"),
+        (("sweep", "smoke", "--out", "x", "--grid", ""), "--grid: '': expected a.b=1,2,3"),
+        (("sweep", "smoke", "--out", "x", "--grid", "a.b=3,3"), "'3' is there twice"),
+        (("sweep", "smoke", "--out", "x", "--grid", "a.b=3", "--grid", "a.b=4"), "'a.b' is there twice"),
+        (("soak", "--budget", "soon"), "'soon' is not a valid number."),
         (("replay", "nothing"), "a token begins with"),
         (("report", "."), "is no run folder"),
         (("sweep", "smoke", "--out", "x", "--executor", "dask"), "--scheduler ADDRESS go together"),
@@ -316,6 +323,48 @@ def test_explain_shows_the_scenario_or_everything_there_is(capsys: pytest.Captur
     said = capsys.readouterr().out
     assert "region-cut" in said
     assert "verdict-is-quorum" in said
+
+
+def test_shrinking_what_holds_says_where_to_look(capsys: pytest.CaptureFixture[str]) -> None:
+    assert sim("shrink", "smoke", "--set", "topology.nodes=2", "--set", "duration=13s") == 0
+    assert "there is nothing to shrink; `edgelattice sim soak` looks for" in capsys.readouterr().err
+
+
+def test_a_run_in_which_nothing_changes_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    still = tmp_path / "still.toml"
+    still.write_text('purpose = "nothing happens"\nduration = "2s"\n[topology]\nnodes = 2\n')
+    assert sim("run", str(still), "--json", "--out", str(tmp_path / "run")) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert set(said["convergence"].values()) == {None}
+    assert said["copies_per_node"] is None
+    assert sim("run", str(still)) == 0
+    assert "  no region changed, and no policy was published\n" in capsys.readouterr().out
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "No region changed and no policy was published; the nodes were left alone." in page
+    assert "How each change spread" not in page
+    assert "None" not in page
+    assert "35 of 35 promises held." in page
+
+
+def test_a_broken_run_counts_what_was_not_to_be_told(tmp_path: Path) -> None:
+    """Who was not healed in time was not asked everything."""
+    (tmp_path / "far.toml").write_text(
+        'purpose = "no time to heal in"\nduration = "5s"\nsettle = "1ms"\n[topology]\nnodes = 3\n'
+        '[[timeline]]\nat = "1s"\ndo = "isolate"\n[[timeline]]\nat = "4s"\ndo = "publish"\n'
+    )
+    assert sim("run", str(tmp_path / "far.toml"), "--json", "--out", str(tmp_path)) == 1
+    outcomes = [one["outcome"] for one in json.loads((tmp_path / "result.json").read_text())["checks"]]
+    held, broken, unknown = (outcomes.count(one) for one in ("held", "broken", "unknown"))
+    assert broken or unknown
+    page = (tmp_path / "report.html").read_text()
+    told = re.search(r"<p>(\d+) of (\d+) promises held(?:, (\d+) broken)?(?:, (\d+) not to be told)?\.</p>", page)
+    assert told is not None
+    assert [int(one or 0) for one in told.groups()] == [held, len(outcomes), broken, unknown]
+
+
+def test_the_list_of_commands_is_not_cut_off(capsys: pytest.CaptureFixture[str]) -> None:
+    assert sim("--help") == 0
+    assert "..." not in capsys.readouterr().out.partition("Commands:")[2]
 
 
 def test_validate(capsys: pytest.CaptureFixture[str]) -> None:

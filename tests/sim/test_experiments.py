@@ -226,6 +226,33 @@ def test_where_two_journals_part() -> None:
     assert first_divergence(["a\n"], ["a\n", "c\n"]) == ["  a", "line 2:", "- (the first ends here)", "+ c"]
 
 
+def test_a_line_that_parts_far_in_is_shown_where_it_does() -> None:
+    long = "x" * 5_000
+    parted = first_divergence([f"{long}\n", f"{long}a{long}\n"], [f"{long}\n", f"{long}b{long}\n"])
+    assert parted is not None
+    before, _, one, other = parted
+    assert before == f"  {'x' * 200} (4800 more)"
+    assert one == f"- (the same 4950 characters) {'x' * 50}a{'x' * 149} (4851 more)"
+    assert other == one.replace("- ", "+ ").replace("a" + "x" * 149, "b" + "x" * 149)
+
+
+def test_diff_says_that_two_folders_are_not_of_one_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, words in (
+        ("one", ("smoke",)),
+        ("seed", ("smoke", "--seed", "1")),
+        ("set", ("smoke", "--set", "settle=5s")),
+    ):
+        assert main(["sim", "run", *words, "--out", str(tmp_path / name), "--journal", "--json"]) == 0
+    main(["sim", "diff", str(tmp_path / "one"), str(tmp_path / "seed")])
+    assert "not the same run: smoke, seed 0; and smoke, seed 1" in capsys.readouterr().err
+    main(["sim", "diff", str(tmp_path / "one"), str(tmp_path / "set")])
+    assert "not the same scenario, though both are smoke, seed 0" in capsys.readouterr().err
+    main(["sim", "diff", str(tmp_path / "one"), str(tmp_path / "one")])
+    assert capsys.readouterr().err == ""
+    (tmp_path / "one" / "result.json").unlink()
+    assert main(["sim", "diff", str(tmp_path / "one"), str(tmp_path / "one")]) == 0
+
+
 def test_diff_shows_the_first_input_that_differs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, seed in (("one", "1"), ("same", "1"), ("other", "2")):
         folder = str(tmp_path / name)

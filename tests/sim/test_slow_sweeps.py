@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -62,6 +63,23 @@ def test_a_sweep_that_is_interrupted_does_not_go_on_for_hours(tmp_path: Path, as
     assert said.splitlines()[-1] == "edgelattice: interrupted"
     assert "Traceback" not in said
     assert len(kept(tmp_path)) < 500
+    told = re.search(r"(\d+) of 5000 cases are in (\S+); the same command goes on from there", said)
+    assert told is not None
+    assert (int(told[1]), told[2]) == (len(kept(tmp_path)), str(tmp_path))
+
+
+def test_a_soak_that_is_interrupted_says_what_held() -> None:
+    command = [sys.executable, "-m", "router", "sim", "soak", "--budget", "100", "--jobs", "1", "--from", "7"]
+    with subprocess.Popen([*command, "--set", "topology.nodes=2"], stderr=subprocess.PIPE, text=True) as soaking:
+        assert soaking.stderr is not None
+        far = soaking.stderr.readline()
+        soaking.send_signal(signal.SIGINT)
+        _, said = soaking.communicate(timeout=60)
+    assert soaking.returncode == 130
+    told = re.search(r"(\d+) seeds held until then, from 7 on, in \d+ s\n", said)
+    assert told is not None, said
+    assert int(told[1]) >= int(far.split()[0]) > 0
+    assert "Traceback" not in said
 
 
 def test_who_interrupts_before_the_processes_are_there_is_shown_no_traceback(tmp_path: Path) -> None:
