@@ -23,7 +23,7 @@ from lattice.outlook import Outlook, is_isolated
 from lattice.quantise import bucket_of
 from lattice.rollouts import Saying, Word
 from lattice.row_records import RowRecords
-from lattice.types import SECOND, Endpoint, Level, NodeId, VersionId
+from lattice.types import MILLISECOND, SECOND, Endpoint, Level, NodeId, VersionId
 from lattice.view import QuarantineView, RegionView
 from lattice.wire import WireCell
 
@@ -88,7 +88,9 @@ class HealthPlane:
         self.records = RowRecords(self.table, out.node, out.persist, out.config.rows_kept)
         self._bench = Bench()
         self.isolated = False
-        self._seq = 0
+        self._seq = out.now % SECOND // MILLISECOND
+        """Of our last row; at first the millisecond, as the incarnation of a life without a disk is the second: several
+        lives within one second contradict each other no more than those of several do (`swim.incarnation_at`)."""
         self._speaking = False
         self._observations: dict[str, Observation] = {}
         self._outlooks: dict[str, Outlook] = {}

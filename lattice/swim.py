@@ -73,7 +73,8 @@ _ALIVE: Final = MemberState.ALIVE
 
 def incarnation_at(now: Micros) -> int:
     """The least that a life begun now takes: the date in seconds, so that one which lost its disk takes no number of an
-    earlier one, and signs nothing under it that contradicts what that one signed. 0 where the clock was never set."""
+    earlier one, and signs nothing under it that contradicts what that one signed (of lives within one second the rows
+    begin at their millisecond). 0 where the clock was never set."""
     return now // SECOND if now >= CLOCK_UNSET_BEFORE_US else 0
 
 

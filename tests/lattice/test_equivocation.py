@@ -13,11 +13,11 @@ from lattice import canonical, wire
 from lattice.cells import CellKind
 from lattice.equivocation import SPENT, STRIKES, Bench, Equivocation, contradict, open_proof, prove
 from lattice.errors import LatticeError, MalformedError, UntrustedError
-from lattice.events import DatagramReceived, EquivocationProven
+from lattice.events import DatagramReceived, EquivocationProven, LocalUpdate, PeerDiscovered
 from lattice.health import Report, Row, SignedRow, sign_row
 from lattice.identity import Ed25519Signer, Ed25519Verifier
 from lattice.seal import Plain
-from lattice.types import SECOND, Level, NodeId
+from lattice.types import MILLISECOND, SECOND, Level, NodeId
 from lattice.wire import Rumour, WireCell
 from tests.lattice.cluster import CLUSTER, Cluster, Judge, lossy, reliable, signer_of
 from tests.lattice.strategies import OBSERVERS, signed_row, signed_rows
@@ -250,6 +250,25 @@ def test_an_accused_node_that_is_honest_takes_a_greater_incarnation_by_itself() 
     assert cluster.engines[0]._swim.incarnation > incarnation
     assert benches(cluster) == [[(accused, incarnation)]] * 5, "and the proof stays, for whoever looks into it"
     assert cluster.engines[0].view().quarantined, "the accused sees it too"
+
+
+def test_who_starts_again_and_again_within_a_second_without_its_disk_says_nothing_twice() -> None:
+    """A container that fails at once, and has no volume: the date in seconds is the same for each of its lives."""
+    cluster = settled()
+    cluster.run(SECOND - cluster.now % SECOND)
+    second = cluster.now // SECOND
+    for level in (Level.DOWN, Level.FAILING, Level.HEALTHY):
+        cluster.crash(0)
+        cluster.run(250 * MILLISECOND)
+        cluster.restart(0, disk_lost=True)
+        cluster.give(0, LocalUpdate(PeerDiscovered(cluster.endpoint(1))))
+        cluster.observe(0, fra=level)
+        cluster.run(50 * MILLISECOND)
+    assert cluster.now // SECOND == second
+    accused = cluster.engines[0].node
+    cluster.run_until(lambda: cluster.equal() and all(accused in heard for heard in voices(cluster)), 5 * SECOND)
+    assert benches(cluster) == [[]] * 5
+    assert all(not engine.counters().get("equivocations proven", 0) for engine in cluster.living())
 
 
 @pytest.mark.parametrize("words", list(permutations(range(3))))
