@@ -229,7 +229,7 @@ def read_unknown(word: str) -> Level:
 
 
 def read_endpoint(word: str) -> tuple[str, int]:
-    """A numeric address in canonical form, and a port."""
+    """A numeric address in canonical form, and a port; IPv4 written as IPv4-mapped IPv6 becomes IPv4."""
     expected = "a numeric address and a port, like 192.0.2.7:443 or [2001:db8::7]:443"
     matched = _ENDPOINT.match(word)
     if not matched:
@@ -247,6 +247,7 @@ def read_endpoint(word: str) -> tuple[str, int]:
         if "%" in host:
             hint = "leave out the %: a scope id means something on one machine only"
         raise BadValueError("E106", f"{excerpt(host)} is not a numeric address", expected, hint)
+    address = getattr(address, "ipv4_mapped", None) or address
     if address.is_unspecified or address.is_multicast:
         raise BadValueError("E106", f"nothing can be reached at {excerpt(host)}", "a unicast address")
     if not 1 <= port <= 65_535:
@@ -296,7 +297,8 @@ def read_host_pattern(word: str) -> str:
     if host == "*":
         return host
     if word.startswith("[") and word.endswith("]") and (address := _address(word[1:-1])) and address.version == 6:
-        return f"[{address}]"
+        # Python writes a mapped address in one way up to 3.12, and in another since: this is RFC 5952, part 5.
+        return f"[::ffff:{address.ipv4_mapped}]" if address.ipv4_mapped else f"[{address}]"
     if 0 < len(host) <= HOST_LENGTH_MAX and all(_LABEL.match(label) for label in name.split(".")):
         return host
     hint = ""

@@ -18,7 +18,14 @@ from router.policy.check import HOSTS_MAX
 from router.policy.errors import DIAGNOSTICS_MAX
 from router.policy.parser import STATEMENTS_MAX, TEXT_BYTES_MAX
 from router.policy.syntax import Policy
-from router.policy.values import DURATION_US_MAX, read_duration, write_duration
+from router.policy.values import (
+    DURATION_US_MAX,
+    BadValueError,
+    read_duration,
+    read_endpoint,
+    read_host_pattern,
+    write_duration,
+)
 from tests.router.policy.policy_strategies import policies
 from tests.router.policy.test_json_form import WHOLE_TEXT
 
@@ -257,6 +264,15 @@ def test_what_was_meant_is_searched_for_where_it_is_shown(wrong: str, monkeypatc
         parse(f"edition 1\n{names}zone eu {{ 10.0.0.0/8 }}\n{wrong}\n")
     assert caught.value.left_out >= 450
     assert len(searches) <= DIAGNOSTICS_MAX
+
+
+@pytest.mark.parametrize("dress", ["::ffff:192.0.2.1", "::FFFF:C000:0201", "0:0:0:0:0:ffff:c000:201"])
+def test_an_ipv4_address_in_ipv6_dress_reads_alike_under_every_python(dress: str) -> None:
+    """Endpoints are hashed by their text, and hosts compared by it, at sites with different ones."""
+    assert read_endpoint(f"[{dress}]:443") == ("192.0.2.1", 443)
+    assert read_host_pattern(f"[{dress}]") == "[::ffff:192.0.2.1]"
+    with pytest.raises(BadValueError, match="nothing can be reached"):
+        read_endpoint("[::ffff:0.0.0.0]:443")
 
 
 @given(st.integers(1_000, DURATION_US_MAX))
