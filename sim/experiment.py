@@ -26,6 +26,7 @@ from lattice.identity import author_id_of
 from lattice.types import MILLISECOND, SECOND
 from lattice.view import LatticeView
 from sim import canaries, inside
+from sim.bounds import Bound, Measured, bounds_of, first_broken
 from sim.changes import OPERATOR, publish
 from sim.checks import BrokenError, Check, Violation
 from sim.cluster import INPUTS, Cluster
@@ -220,6 +221,8 @@ class Experiment:
         self.acts: list[list[object]] = []
         self._running: list[tuple[Step, list[object]]] = []
         self.users: Users | None = None
+        self.bounds: list[Bound] = []
+        """What the scenario asks for itself, once the run has come to its end."""
         self._owed = list(self.liveness)
         """What is to come true in the end, and has not yet."""
 
@@ -262,7 +265,7 @@ class Experiment:
         for check in [*self.safety, *self.liveness]:
             check.finished()
         self._merge()
-        self._bounds()
+        self._judge()
 
     def begin(self) -> None:
         """Make the engines, start the cluster, and schedule the timeline."""
@@ -349,38 +352,25 @@ class Experiment:
             if self.progress is not None:
                 self.progress(self.cluster.now - EPOCH, most, self.cluster.company.events(self.cluster.journal.events))
 
-    def _bounds(self) -> None:
+    def _judge(self) -> None:
         """What this scenario asks for beyond what always holds."""
-        checks = self.scenario.checks
-        now = self.cluster.now - EPOCH
-        if checks.false_positives_max is not None and self.metrics.false_positives > checks.false_positives_max:
-            evidence = (
-                f"{self.metrics.false_positives} false announcements of death, at most {checks.false_positives_max}"
-            )
-            raise BrokenError(Violation("false-positives", now, "", evidence))
-        idle = self.metrics.idle_bytes_per_node_s(len(self.cluster.hosts))
-        if checks.idle_bytes_max is not None and (idle is None or idle > checks.idle_bytes_max):
-            evidence = "there was no time without an act to measure it in"
-            if idle is not None:
-                evidence = f"{idle} bytes a node and second while nothing happened, at most {checks.idle_bytes_max}"
-            raise BrokenError(Violation("idle-bytes", now, "", evidence))
-        if checks.availability_min_ppm is not None:
-            answered, requests = (self.users.felt.answered, self.users.felt.requests) if self.users else (0, 0)
-            if not requests or answered * 1_000_000 < requests * checks.availability_min_ppm:
-                evidence = f"{answered} of {requests} requests were answered"
-                raise BrokenError(Violation("availability", now, "", evidence))
-        detection = self._detection()
-        if checks.detect_within_us is not None and detection is not None:
-            slowest = detection["all_max_s"]
-            assert isinstance(slowest, float)
-            if slowest * SECOND > checks.detect_within_us:
-                raise BrokenError(Violation("detect-within", now, "", f"a crash was known to all after {slowest} s"))
-        if checks.converge_within_us is not None:
-            for change in self.stage.changes:
-                delays = change.delays_us(host.index for host in self.cluster.living())
-                if delays and delays[-1] > checks.converge_within_us:
-                    evidence = f"{change.name} took {delays[-1] / SECOND:.3f} s"
-                    raise BrokenError(Violation("converge-within", now, "", evidence))
+        felt, detection = self.users.felt if self.users else None, self._detection()
+        delays = [
+            (change.name, change.delays_us(host.index for host in self.cluster.living()))
+            for change in self.stage.changes
+        ]
+        measured = Measured(
+            false_positives=self.metrics.false_positives,
+            idle_bytes=self.metrics.idle_bytes_per_node_s(len(self.cluster.hosts)),
+            answered=felt.answered if felt else 0,
+            requests=felt.requests if felt else 0,
+            detection_s=detection["all_max_s"] if detection else None,
+            slowest=[(name, after[-1]) for name, after in delays if after],
+        )
+        self.bounds = list(bounds_of(self.scenario.checks, measured))
+        if (bound := first_broken(self.bounds)) is not None:
+            assert bound.broken is not None
+            raise BrokenError(Violation(bound.name, self.cluster.now - EPOCH, "", bound.broken))
 
     # --- the result
 
@@ -416,7 +406,8 @@ class Experiment:
             checks=[
                 (check.name, check.promise, self._outcome(check, violations))
                 for check in (*self.safety, *self.liveness)
-            ],
+            ]
+            + [(bound.name, bound.promise, "held" if bound.broken is None else "broken") for bound in self.bounds],
         )
 
     def _outcome(self, check: Check, violations: Sequence[Violation]) -> str:
@@ -444,7 +435,7 @@ class Experiment:
             "looked_every": self.every,
         }
 
-    def _detection(self) -> dict[str, object] | None:
+    def _detection(self) -> dict[str, float | None] | None:
         """From a crash to everybody's knowing: over all processes that were crashed and are still gone."""
         first: list[int] = []
         last: list[int] = []

@@ -140,9 +140,12 @@ def test_every_check_has_its_mutant_and_every_mutant_its_check() -> None:
 def test_a_bound_of_the_scenario_can_fail(bound: str, value: object) -> None:
     act = dict(GONE) if bound == "detect_within" else dict(DOWN)
     scenario = table(act, duration="40s", regions={"count": 1}, users={"rate": 20}, checks={bound: value})
-    violations = run(scenario).violations
+    result = run(scenario)
     named = bound.removesuffix("_max").removesuffix("_min").replace("_", "-")
-    assert [violation.check for violation in violations] == [named]
+    assert [violation.check for violation in result.violations] == [named]
+    listed = [outcome for name, _, outcome in result.checks if name == named]
+    assert listed == ["broken"], "and is among the promises that a report counts"
+    assert [outcome for _, _, outcome in result.checks].count("broken") == 1
 
 
 def test_who_is_well_and_called_down_is_counted_and_who_was_cut_off_is_not() -> None:
