@@ -38,7 +38,7 @@ from router.policy.errors import Diagnostic, Findings
 from router.policy.hosts import host_key
 from router.policy.paths import PathPattern
 from router.policy.span import Span
-from router.policy.syntax import Never, Route, Tier, is_to_client
+from router.policy.syntax import Never, Route, Rule, Tier, is_to_client
 from router.policy.zones import read_client
 
 STEPS_MAX = 400_000
@@ -73,15 +73,25 @@ def _check_reachable(question: _Question, findings: Findings) -> None:
             _too_hard(rule.span, f"whether rule {rule.name} is reached", bound, findings)
             continue
         if reached is None:
-            alone = question.request([(rule.condition, True)]) if rule.condition else None
+            why, remedy = _why_unreached(question, rule)
             findings.add(
                 "E401",
                 rule.span,
-                f"rule {rule.name} is never reached: "
-                + ("the rules before it take its requests" if alone is not None else "no request passes its tests"),
+                f"rule {rule.name} is never reached: {why}",
                 "rules from the particular to the general: the first that matches wins",
-                "move it up, or delete it" if alone is not None else "mend its `when`",
+                remedy,
             )
+
+
+def _why_unreached(question: _Question, rule: Rule) -> tuple[str, str]:
+    """Why, and what helps."""
+    try:
+        alone = question.request([(rule.condition, True)])
+    except TooHardError:  # with the rules before it the question was easier
+        return "no request passes its tests and gets past the rules before it", "move it up, or mend its `when`"
+    if alone is None:
+        return "no request passes its tests", "mend its `when`"
+    return "the rules before it take its requests", "move it up, or delete it"
 
 
 def _check_never(question: _Question, index: int, never: Never, findings: Findings) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import groupby
+from itertools import combinations, groupby
 from random import Random
 
 import pytest
@@ -189,6 +189,26 @@ def test_of_many_rules_each_is_found_in_few_steps(monkeypatch: pytest.MonkeyPatc
         for number in range(100)
     )
     assert codes(REGIONS + f'route all for "*" {{ {rules} primary fra secondary any }}') == []
+
+
+def test_a_rule_that_is_hard_to_pass_is_told_to_be_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("router.decision.proofs.STEPS_MAX", 1_000)
+    once = [" or ".join(f'header("h{name}") in "{value}"' for value in range(6)) for name in range(7)]
+    twice = " or ".join(
+        f'header("h{one}") in "{value}" and header("h{other}") in "{value}"'
+        for one, other in combinations(range(7), 2)
+        for value in range(6)
+    )
+    hard = f"{' and '.join(f'({each})' for each in once)} and not ({twice})"  # seven pigeons in six holes
+    rules = f'rule a {{ when method in "GET" deny 403 }} rule b {{ when method in "GET" and {hard} deny 403 }}'
+    (found,) = prove(compile_policy(parse(f'{REGIONS}route all for "*" {{ {rules} primary fra }}')))
+    assert (found.code, found.hint) == ("E401", "move it up, or mend its `when`")
+
+
+def test_a_rule_without_when_has_none_to_mend() -> None:
+    rules = 'rule a { when path in "/**" deny 403 } rule b { during "10:00-12:00 UTC" deny 404 }'
+    (found,) = prove(compile_policy(parse(f'{REGIONS}route all for "*" {{ {rules} primary fra }}')))
+    assert found.message == "rule b is never reached: the rules before it take its requests"
 
 
 def test_many_windows_are_held_against_each_other() -> None:
