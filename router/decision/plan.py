@@ -42,6 +42,7 @@ from router.decision.layout import (
 from router.decision.nearby import LOCATION_MAX
 from router.decision.predicates import NO_RULE, Chooser, chooser
 from router.decision.program import Program
+from router.decision.spells import spell_at
 from router.policy.settings import NO_SETTINGS, Settings
 from router.policy.syntax import Deny, Otherwise
 
@@ -207,12 +208,19 @@ def plan(
     """
     known = {region: levels.get(region, Level.UNKNOWN) for region in program.regions}
     layout = lay_out(program, site, octaves_of(program, rtt_us))
-    avoided = {name for name, region in program.regions.items() if any(each.open_at(now) for each in region.avoid)}
+    spells = {
+        name: [spell_at(program.spells, window, now) for window in region.avoid]
+        for name, region in program.regions.items()
+        if region.avoid
+    }
+    avoided = {name for name, asked in spells.items() if any(spell.is_open for spell in asked)}
     world = _World(program, layout.options, known, avoided, saturation_ppm, away_ppm)
     for candidate in layout.candidates:
         world.number_of(candidate)
     lanes = tuple(map(world.lane, layout.lanes, layout.pickers))
-    choosers, valid_until = _rules_at(program, now)
+    choosers, edges = _rules_at(program, now)
+    edges += [spell.until_us for asked in spells.values() for spell in asked]
+    valid_until = min((edge for edge in edges if edge is not None), default=None)
     usual: tuple[tuple[dict[str, Any], ...], ...] = tuple(
         [tuple([{} for _ in (*route.rules, NO_RULE)]) for route in program.routes]
     )
@@ -273,18 +281,19 @@ class _World:
         return Lane(candidates, serving, otherwise, settings, classes, spilling, returning, panicked, roams)
 
 
-def _rules_at(program: Program, now: int) -> tuple[tuple[Chooser | None, ...], int | None]:
-    """Which rules hold now, and until when that stays so."""
-    edges = [window.next_edge(now) for region in program.regions.values() for window in region.avoid]
+def _rules_at(program: Program, now: int) -> tuple[tuple[Chooser | None, ...], list[int | None]]:
+    """Which rules hold now, and until when each of their windows stays as it is."""
+    edges: list[int | None] = []
     choosers: list[Chooser | None] = []
     for route in program.routes:
         active = []
         for number, rule in enumerate(route.rules):
-            edges += [window.next_edge(now) for window in rule.windows]
-            if not rule.windows or any(window.open_at(now) for window in rule.windows):
+            spells = [spell_at(program.spells, window, now) for window in rule.windows]
+            edges += [spell.until_us for spell in spells]
+            if not spells or any(spell.is_open for spell in spells):
                 active.append(number)
         choosers.append(chooser(route, tuple(active)) if active else None)
-    return tuple(choosers), min((edge for edge in edges if edge is not None), default=None)
+    return tuple(choosers), edges
 
 
 def _by_class(serving: tuple[Option, ...], panicked: bool) -> tuple[tuple[tuple[Option, ...], ...], ...]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from router.decision.nearby import Nearby
 from router.decision.request import NO_NEEDS, Needs, Request
+from router.decision.spells import Spell
 from router.policy.check import check
 from router.policy.conditions import tests_of
 from router.policy.errors import Findings
@@ -15,6 +16,7 @@ from router.policy.hosts import HostIndex
 from router.policy.paths import PathPattern
 from router.policy.settings import Settings
 from router.policy.syntax import ZONE_NOWHERE, Health, Policy, Region, Route, Tier, Zone, is_to_client
+from router.policy.windows import Window
 from router.policy.zones import ZoneIndex
 
 
@@ -61,6 +63,8 @@ class Program:
     nearby: Nearby
     spills: bool
     """Whether some decision depends on how full regions are."""
+    spells: dict[Window, Spell] = field(default_factory=dict, repr=False)
+    """What `plan` remembers of time windows."""
 
 
 def compile_policy(policy: Policy) -> Program:
