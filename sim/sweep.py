@@ -176,9 +176,13 @@ def summarise(done: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
-def _by_number(sets: Sequence[str]) -> list[tuple[str, int]]:
-    """For sorting: 50 nodes before 200."""
-    return [(before, int(digits or 0)) for before, digits in re.findall(r"(\D*)(\d*)", " ".join(sets))]
+_NUMBER: Final = re.compile(r"(.*?)((?<==)-?\d+(?:\.\d+)?|\d+(?:\.\d+)?|$)", re.ASCII | re.DOTALL)
+"""What stands before a number, and the number; a minus is one's only where a value begins."""
+
+
+def _by_number(sets: Sequence[str]) -> list[tuple[str, float]]:
+    """For sorting: 50 nodes before 200, and a loss of 0.05 before one of 0.5."""
+    return [(before, float(number or 0)) for before, number in _NUMBER.findall(" ".join(sets))]
 
 
 @dataclass(frozen=True, slots=True)

@@ -271,3 +271,19 @@ def test_the_worst_of_an_availability_is_the_least() -> None:
 
     (row,) = summarise([case("0", 0.9), case("1", 0.9996)])
     assert (row["availability worst"], row["p50_s worst"]) == (0.9, 0.9996)
+
+
+def test_a_sweep_lists_what_it_varies_by_number() -> None:
+    """By the digits alone a loss of 0.1 came before one of 0.05."""
+    spread = {"p50_s": None, "p99_s": None, "stretch_p99": None}
+    rest = {"copies_per_node": None, "idle_bytes_per_node_s": None, "false_positives": None, "verdict": "held"}
+    axes = [
+        ["network.loss=0", "network.loss=0.05", "network.loss=0.1", "network.loss=0.5", "network.loss=1"],
+        ["topology.nodes=50", "topology.nodes=200", "topology.nodes=1000"],
+        ["a.b=-5", "a.b=-1", "a.b=0", "a.b=1"],
+        ["a.b=1.5s", "a.b=2s", f"a.b={'9' * 5_000}"],
+    ]
+    for axis in axes:
+        same = {"convergence": spread, "users": {"availability": None}, **rest}
+        done = [{"case": one, "set": [one], **same} for one in reversed(axis)]
+        assert [row["set"] for row in summarise(done)] == axis
