@@ -40,7 +40,7 @@ from router.decision.layout import (
     resolved,
 )
 from router.decision.nearby import LOCATION_MAX
-from router.decision.predicates import NO_RULE, Chooser, chooser
+from router.decision.predicates import CHOOSERS_MAX, NO_RULE, Chooser, chooser
 from router.decision.program import Program
 from router.decision.spells import spell_at
 from router.policy.settings import NO_SETTINGS, Settings
@@ -285,15 +285,25 @@ def _rules_at(program: Program, now: int) -> tuple[tuple[Chooser | None, ...], l
     """Which rules hold now, and until when each of their windows stays as it is."""
     edges: list[int | None] = []
     choosers: list[Chooser | None] = []
-    for route in program.routes:
+    for of_route, route in enumerate(program.routes):
         active = []
         for number, rule in enumerate(route.rules):
             spells = [spell_at(program.spells, window, now) for window in rule.windows]
             edges += [spell.until_us for spell in spells]
             if not spells or any(spell.is_open for spell in spells):
                 active.append(number)
-        choosers.append(chooser(route, tuple(active)) if active else None)
+        choosers.append(_chooser(program, of_route, tuple(active)) if active else None)
     return tuple(choosers), edges
+
+
+def _chooser(program: Program, route: int, active: tuple[int, ...]) -> Chooser:
+    """Remembered by the route's number: to find it by all that the route says costs 0.8 us for each of its rules."""
+    found = program.choosers.get((route, active))
+    if found is None:
+        if len(program.choosers) >= CHOOSERS_MAX:
+            program.choosers.clear()
+        found = program.choosers[route, active] = chooser(program.routes[route], active)
+    return found
 
 
 def _by_class(serving: tuple[Option, ...], panicked: bool) -> tuple[tuple[tuple[Option, ...], ...], ...]:

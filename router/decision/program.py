@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from router.decision.nearby import Nearby
+from router.decision.predicates import Chooser
 from router.decision.request import NO_NEEDS, Needs, Request
 from router.decision.spells import Spell
 from router.policy.check import check
@@ -65,6 +66,8 @@ class Program:
     """Whether some decision depends on how full regions are."""
     spells: dict[Window, Spell] = field(default_factory=dict, repr=False)
     """What `plan` remembers of time windows."""
+    choosers: dict[tuple[int, tuple[int, ...]], Chooser] = field(default_factory=dict, repr=False)
+    """And of the rules that held: by route and by the numbers of these rules."""
 
 
 def compile_policy(policy: Policy) -> Program:

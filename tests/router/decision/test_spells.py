@@ -50,3 +50,13 @@ def test_a_window_is_asked_once_between_two_edges(monkeypatch: pytest.MonkeyPatc
     edges = [HOUR, 2 * HOUR, 6 * HOUR, 12 * HOUR, 13 * HOUR, 22 * HOUR, 25 * HOUR]
     assert sorted({table.valid_until for table in tables if table.valid_until is not None}) == edges
     assert len(asked) == 3 + 6, "each at first, and each at its two edges"
+
+
+def test_rules_that_held_before_are_found_again_by_their_numbers() -> None:
+    program = compile_policy(parse(POLICY))
+    night, morning, noon, evening = (
+        plan(program, {}, SitePlace("", 0, 0), hour * HOUR).choosers for hour in (0, 7, 12, 23)
+    )
+    assert (night, morning) == (evening, (None,))
+    assert night != noon
+    assert set(program.choosers) == {(0, (0,)), (0, (1,))}
