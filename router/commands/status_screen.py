@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from router.control.body import DecisionBody, KeysBody, MemberBody, PolicyBody, RegionBody, ViewBody
+from router.policy.values import write_percent
 
 EVENTS_SHOWN = 8
 LOSSES_SHOWN = 12
@@ -34,7 +35,8 @@ _STATE_STYLE = {"alive": "green", "suspect": "yellow", "down": "bold red", "left
 
 def status_screen(view: ViewBody) -> ConsoleRenderable:
     """Everything that fits a terminal; `--json` has the rest."""
-    parts: list[ConsoleRenderable] = [_heading(view), _regions(view), _members(view)]
+    regions = Group(_regions(view), *_kept_from(view))
+    parts: list[ConsoleRenderable] = [_heading(view), regions, _members(view)]
     parts.append(_policies(view) if view.policies else Text("No policy yet: edgelattice policy publish FILE --key KEY"))
     if view.rollouts:
         parts.append(_rollouts(view))
@@ -141,6 +143,22 @@ def _regions(view: ViewBody) -> Table:
 
 def _witnesses(region: RegionBody) -> Text:
     return Text(" ").join(_level_text(witness.site, witness.level) for witness in region.witnesses)
+
+
+def _kept_from(view: ViewBody) -> list[Text]:
+    """Which regions get fewer users here than their levels say, and why."""
+    levels = {region.region: region.effective for region in view.regions}
+    lines = []
+    for region in view.steering:
+        if region.returns_ms is not None and region.planned != levels.get(region.region):
+            left = age(view.now_ms, region.returns_ms)
+            said = f"still taken for {region.planned} here, for {left} at least (damping, cooldown, probation)"
+        elif region.away_ppm:
+            said = f"{write_percent(region.away_ppm)} of its users are yet to go back"
+        else:
+            continue
+        lines.append(Text(f"{region.region}: {said}", "yellow"))
+    return lines
 
 
 def _members(view: ViewBody) -> Table:

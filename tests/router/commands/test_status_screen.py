@@ -11,7 +11,7 @@ from lattice.types import CellId, VersionId
 from lattice.view import ForkView, LatticeView, QuarantineView
 from router.commands.status_screen import age, console, decision_screen, status_screen
 from router.control.answers import decision_body, view_body
-from router.control.body import ViewBody
+from router.control.body import SteeringBody, ViewBody
 from router.decision.decide import Request
 from tests.router.control.fake_target import AMS, AUTHOR, FRA, FakeTarget
 
@@ -55,6 +55,19 @@ def test_a_view_as_people_see_it(view: ViewBody) -> None:
         "2.0s  region  fra is DOWN",
         "",
     ]
+
+
+def test_a_region_that_is_well_and_kept_from_users_says_why(view: ViewBody) -> None:
+    (fra,) = view.steering
+    well = [replace(region, effective="HEALTHY") for region in view.regions]
+
+    def said(steering: SteeringBody) -> str:
+        return shown(status_screen(replace(view, regions=well, steering=[steering])))[8]
+
+    assert said(fra) == "fra: still taken for DOWN here, for 1m at least (damping, cooldown, probation)"
+    returning = replace(fra, planned="HEALTHY", returns_ms=None, away_ppm=123_400)
+    assert said(returning) == "fra: 12.34% of its users are yet to go back"
+    assert said(replace(returning, away_ppm=0)) == ""
 
 
 def test_keys_that_said_two_things_are_shown_with_what_proves_it() -> None:
