@@ -65,6 +65,12 @@ class RumourLine:
     def spend(self, sent_bytes: int, now: Micros) -> None:
         self._tokens, self._since = self._level(now) - sent_bytes * SECOND, now
 
+    def take_along(self, sent_bytes: int, now: Micros) -> None:
+        """What went without standing in line, and has no bound of its own, takes what there is and leaves no debt: else
+        whoever has us send enough of it keeps all that waits here from ever going."""
+        level = self._level(now)
+        self._tokens, self._since = min(level, max(0, level - sent_bytes * SECOND)), now
+
     def due(self, now: Micros) -> Micros | None:
         """When to look again; None while nobody waits."""
         if not self._waiting:

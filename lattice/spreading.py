@@ -142,7 +142,7 @@ class Spreading:
             together = list(of_stem)
             for peer in self._strategy.next_hops(stem, b"", came_from, side, self._out.prng):
                 cost += sum(map(loads[peer].add, together))
-        self._line.spend(cost, self._out.now)
+        self._line.take_along(cost, self._out.now)
         for peer in sorted(loads):
             for batch in loads[peer].batches(self._age_ms):
                 self._out.send(Heal(batch), self._endpoint_of(peer))

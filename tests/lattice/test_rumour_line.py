@@ -54,6 +54,22 @@ def test_the_urgent_go_first_and_whom_nobody_can_do_without_at_once() -> None:
     assert [one.place[1] for one in drain(line, Micros(120 * SECOND))] == [2], "in the order in which they came"
 
 
+@given(st.lists(st.tuples(st.integers(0, SECOND), st.integers(0, 3 * BURST), st.booleans()), max_size=20))
+def test_what_never_stands_in_line_makes_nobody_in_it_wait_longer(steps: list[tuple[int, int, bool]]) -> None:
+    line, now = RumourLine(RATE, BURST, 10), Micros(0)
+    line.put(cell(0, Urgency.POLICY), None)
+    for later_us, size, stands in steps:
+        now = Micros(now + later_us)
+        due = line.due(now)
+        if stands:
+            line.spend(size, now)
+        else:
+            before = line._level(now)
+            line.take_along(size, now)
+            assert line.due(now) == due
+            assert line._level(now) == min(before, max(0, before - size * SECOND)), "it counts all the same"
+
+
 def test_it_is_as_long_as_it_may_be_and_knows_who_stands_in_it() -> None:
     line = RumourLine(RATE, BURST, 2)
     first, second, third = (cell(number, Urgency.POLICY) for number in range(3))

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 
 import pytest
+from msgspec.structs import replace
 
 from lattice import antientropy, batching, wire
 from lattice.cells import Cell, CellKind, Shards, Urgency
@@ -22,12 +23,12 @@ from lattice.events import (
     SendDatagram,
     TimerFired,
 )
-from lattice.health import Observation
-from lattice.seal import HEADER_BYTES
+from lattice.health import Observation, Report, sign_row
+from lattice.seal import HEADER_BYTES, Plain
 from lattice.spreading import WIDE_OPS
 from lattice.types import MILLISECOND, SECOND, Endpoint, Level, Micros
-from lattice.wire import Delta, Graft, IHave, Message, Rumour
-from tests.lattice.cluster import Cluster, cut, reliable
+from lattice.wire import Delta, Graft, Heal, IHave, Message, Rumour, WireCell
+from tests.lattice.cluster import CLUSTER, Cluster, cut, reliable, signer_of
 
 
 def settled(count: int, config: Config | None = None, seed: str = "0") -> Cluster:
@@ -114,6 +115,27 @@ def test_what_costs_more_than_there_is_follows_and_is_not_sent_twice() -> None:
     assert during["reconciliations begun"], "else nothing was shown"
     assert during["in Rumour"] * 1_000 <= sum(len(op) for op in cluster.engines[0].policy.ops()) * 2
     assert during["out Delta"] <= 1
+
+
+def test_who_has_us_heal_for_ever_keeps_no_policy_from_going() -> None:
+    """A member's new rows, each said to be from beyond a partition, are passed on at once, whatever they cost."""
+    cluster = settled(6, Config(rumour_bytes_burst=10_000, rumour_bytes_per_s=10_000))
+    liar, victim = cluster.engines[0], cluster.engines[1]
+    held = victim._health.table.get(liar.node)
+    assert held is not None
+    cluster.crash(0)
+    reports = tuple(Report(f"region-{number:03d}", Level.HEALTHY) for number in range(120))
+    before = counted(cluster)
+    for number in range(300):
+        row = replace(held.signed.row, seq=1_000_000 + number, reports=reports)
+        heal = Heal((WireCell(CellKind.ROW, sign_row(row, signer_of("node 0")).data),))
+        frame = Plain(CLUSTER).close(liar.node, wire.encode(heal), cluster.now)
+        cluster.give(1, DatagramReceived(frame, cluster.endpoint(0)))
+        if number == 150:
+            cluster.publish(1, "route a {}\n")
+        cluster.run(10 * MILLISECOND)
+    assert (counted(cluster) - before)["out Heal"] > 100, "else it was asked for nothing"
+    assert all(engine.policy.ops() for engine in cluster.living())
 
 
 # --- company
