@@ -68,6 +68,21 @@ def test_a_sweep_that_is_interrupted_does_not_go_on_for_hours(tmp_path: Path, as
     assert (int(told[1]), told[2]) == (len(kept(tmp_path)), str(tmp_path))
 
 
+@pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGKILL])
+def test_a_sweep_that_is_ended_alone_leaves_no_process_behind(tmp_path: Path, by: signal.Signals) -> None:
+    """They waited for their next case for ever."""
+    ended = sweep(tmp_path, seeds="0:5000")
+    while len(kept(tmp_path)) < 3 and ended.poll() is None:
+        time.sleep(0.02)
+    ended.send_signal(by)
+    try:
+        ended.communicate(timeout=20)  # which ends with the last process that might write there
+    except subprocess.TimeoutExpired:
+        os.killpg(ended.pid, signal.SIGKILL)
+        raise
+    assert ended.returncode == -by
+
+
 def test_a_soak_that_is_interrupted_says_what_held() -> None:
     command = [sys.executable, "-m", "router", "sim", "soak", "--budget", "100", "--jobs", "1", "--from", "7"]
     with subprocess.Popen([*command, "--set", "topology.nodes=2"], stderr=subprocess.PIPE, text=True) as soaking:
