@@ -76,7 +76,8 @@ class Credentials:
                 self._security = self._load(cluster.certificates)
             except CredentialError as error:
                 clock = f"; this machine's clock says {date_text(now())}" if "not yet valid" in str(error) else ""
-                raise StartError(f"cluster.certificate: {error}{clock}") from None
+                key = "ca" if str(error).startswith(f"{cluster.certificates.ca}: ") else "certificate"
+                raise StartError(f"cluster.{key}: {error}{clock}") from None
         self.server_tls: ServerTls | None = None
         """What clients of `http.tls_listen` are shown; None without."""
         try:

@@ -210,8 +210,10 @@ def test_files_that_do_not_belong_together_are_refused_at_the_start(tmp_path: Pa
 
     with pytest.raises(StartError, match=r"not yet valid: node 'ams'.*; this machine's clock says 1970-01-02"):
         Credentials(config, key, lambda: Micros(DAY))
+    replace_file(tmp_path / "ams" / "ca.crt", b"nothing", 0o644)
+    refused(r"^cluster\.ca: \S*/ca\.crt: no certificate")
     replace_file(tmp_path / "ams" / "ca.crt", other.authority.pem, 0o644)
-    refused("certificate of another CA")
+    refused(r"^cluster\.certificate: .*certificate of another CA")
     replace_file(tmp_path / "ams" / "ca.crt", CaDir.create(tmp_path / "third", "prod", now()).authority.pem, 0o644)
     refused("of cluster 'prod', not 'test'")
     replace_file(tmp_path / "ams" / "ca.crt", ca.authority.pem, 0o644)
