@@ -63,7 +63,7 @@ def world_map(
         at, anchor = (x + 10, "start") if x + 10 + len(name) * LETTER < WIDTH else (x - 10, "end")
         parts.append(
             f'<rect class="{kind}" x="{x - 6:.1f}" y="{y - 6:.1f}" width="12" height="12" rx="2">'
-            f"<title>region {escape(name)}: {level} at the end</title></rect>"
+            f"<title>region {escape(name)}: {escape(level)} at the end</title></rect>"
             f'<text class="name" x="{at:.1f}" y="{y + 4:.1f}" text-anchor="{anchor}">{escape(name)}</text>'
         )
     return svg(MAP_HEIGHT, parts, "sites and regions on the map; paler sites learned later")

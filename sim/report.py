@@ -31,7 +31,7 @@ def html(story: Story) -> str:
     said = story.figures
     name, verdict, nodes = said["scenario"], said["verdict"], said["nodes"]
     parts = [
-        f"<h1>{escape(name)} <span class={verdict}>{verdict}</span></h1>",
+        f'<h1>{escape(name)} <span class="{escape(verdict)}">{escape(verdict)}</span></h1>',
         f"<p class=soft>{escape(story.purpose)}; seed {escape(said['seed'])}</p>",
         f"<p class=lead>{escape(in_words(said, bool(story.acts)))}</p>",
         *(f"<p class=violated><b>{escape(violation)}</b></p>" for violation in story.violations),
@@ -51,7 +51,7 @@ def html(story: Story) -> str:
     parts.append(_map(story))
     parts.append(section("Bytes by kind of message", charts.bars(said["bytes_by_type"], nodes)))
     parts.append(_felt(story))
-    parts.append(section("Run it again", f"<pre>{escape(story.rerun)}</pre>", f"digest {said['digest']}"))
+    parts.append(section("Run it again", f"<pre>{escape(story.rerun)}</pre>", f"digest {escape(said['digest'])}"))
     parts.append(_checks(story.checks))
     return page(f"{name}, seed {said['seed']}", parts)
 
