@@ -21,6 +21,7 @@ from router.policy.scenarios import (
     SetLevel,
     SetSaturation,
     Step,
+    multiplied_out,
 )
 from router.policy.syntax import tier_name
 from router.policy.words import BOUND_READERS, FACT_READERS, read_tier_number, reader
@@ -33,7 +34,7 @@ class ScenarioBuilder(RuleBuilder):
         title = unquoted(node.value("STRING"))
         name = self._value(reader(Scenario, "name"), title, "test")
         actions = tuple(self._action(child) for child in node.nodes(*_ACTIONS))
-        total = sum(action.count * len(action.actions) if isinstance(action, Repeat) else 1 for action in actions)
+        total = multiplied_out(actions)
         if total > ACTIONS_MAX:
             self._findings.add(
                 "E001", title.span, f"the test has {total} actions, repeats multiplied out", f"at most {ACTIONS_MAX}"

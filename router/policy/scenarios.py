@@ -15,7 +15,7 @@ FACTS = (
 USERS_MAX = 100_000
 REPEAT_MAX = 1_000
 ACTIONS_MAX = 2_000
-"""Actions of one test, repeats multiplied out."""
+"""Actions of one test, repeats multiplied out; each thing that an `expect` names is one."""
 BOUNDS = ("switches", "moved", "load")
 
 
@@ -89,3 +89,8 @@ class Scenario:
     name: str
     actions: tuple[Action, ...]
     span: Span = field(default=NOWHERE, compare=False)
+
+
+def multiplied_out(actions: tuple[Action, ...]) -> int:
+    """How many actions these are, played."""
+    return sum(each.count * multiplied_out(each.actions) if isinstance(each, Repeat) else 1 for each in actions)

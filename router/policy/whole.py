@@ -15,7 +15,7 @@ from router.policy.conditions import CONDITION_DEPTH_MAX, FIELDS, VALUES_MAX, WI
 from router.policy.errors import excerpt
 from router.policy.printer_parts import print_condition
 from router.policy.probe import USUAL_PROBE, Probe, ProbeKind, StatusRange
-from router.policy.scenarios import ACTIONS_MAX, FACTS, Expected, Fact, Given, Repeat, Scenario
+from router.policy.scenarios import ACTIONS_MAX, FACTS, Expected, Fact, Given, Repeat, Scenario, multiplied_out
 from router.policy.settings import KEYS, Cache, Key, Stick, Timeouts
 from router.policy.syntax import Health, Named, Never, Rule, Zone
 from router.policy.values import BadValueError, write_percent
@@ -152,9 +152,7 @@ def _expected(claim: Expected) -> None:
 
 def _scenario(test: Scenario) -> None:
     actions = [*test.actions]
-    total, expects = 0, False
-    for action in actions:
-        total += action.count * len(action.actions) if isinstance(action, Repeat) else 1
+    total, expects = multiplied_out(test.actions), False
     for action in actions:
         actions += action.actions if isinstance(action, Repeat) else ()
         expects = expects or isinstance(action, Expected)

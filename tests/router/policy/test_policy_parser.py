@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 from difflib import get_close_matches
 from pathlib import Path
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from router.policy import PolicyError, blocks, parse, print_policy
 from router.policy.check import HOSTS_MAX
 from router.policy.errors import DIAGNOSTICS_MAX
+from router.policy.json_form import JsonPolicyError, from_json, to_json
 from router.policy.parser import STATEMENTS_MAX, TEXT_BYTES_MAX
 from router.policy.syntax import Policy
 from router.policy.values import (
@@ -278,3 +280,16 @@ def test_an_ipv4_address_in_ipv6_dress_reads_alike_under_every_python(dress: str
 @given(st.integers(1_000, DURATION_US_MAX))
 def test_a_duration_is_written_as_it_is_read(duration_us: int) -> None:
     assert read_duration(write_duration(duration_us)) == duration_us
+
+
+def test_each_thing_that_is_expected_is_an_action() -> None:
+    policy = 'edition 1 region fra { at 1 1 endpoint 192.0.2.1:80 } route all for "*" { primary fra }'
+    played = 'test "t" { given host "h" repeat 100 { step 1s expect region fra route all } }'
+    with pytest.raises(PolicyError, match="the test has 2101 actions, repeats multiplied out"):
+        parse(f"{policy} {played.replace('route all', ' '.join(['route all'] * 19))}")
+    assert len(parse(f"{policy} {played.replace('route all', ' '.join(['route all'] * 17))}").tests) == 1
+    written = json.loads(to_json(parse(f"{policy} {played}")))
+    repeat = next(action for action in written["tests"][0]["actions"] if action["is"] == "Repeat")
+    repeat["count"] = 1_000
+    with pytest.raises(JsonPolicyError, match="the test has 3001 actions"):
+        from_json(json.dumps(written))
