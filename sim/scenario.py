@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -247,9 +248,13 @@ def _ground(table: Mapping[str, object], folder: Path) -> None:
             part[key] = str((folder / name).resolve())
 
 
-def files_of(table: Mapping[str, object]) -> list[Path]:
-    """The files that a scenario reads, besides those that it is written in."""
-    return [Path(name) for _, _, name in _naming(table) if is_file(Path(name))]
+def with_files(table: Mapping[str, object], said: Callable[[Path], str]) -> dict[str, object]:
+    """A scenario with what is said of a file in place of each file's name."""
+    whole = deepcopy(dict(table))
+    for part, key, name in _naming(whole):
+        if is_file(Path(name)):
+            part[key] = said(Path(name))
+    return whole
 
 
 def _naming(table: Mapping[str, object]) -> Iterator[tuple[dict[str, object], str, str]]:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import re
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from hashlib import blake2b
 from itertools import product
 from pathlib import Path
@@ -22,7 +23,8 @@ from sim.files import Unreadable, content, named
 from sim.metrics import percentile
 from sim.outcome import Cost, as_json, lines
 from sim.quantities import ConfigError, Problem
-from sim.scenario import files_of, load
+from sim.scenario import Scenario, load, with_files
+from sim.stage import ScenarioError
 from sim.toml_text import toml_text
 
 CASES_MAX = 1_000_000
@@ -108,28 +110,35 @@ def _once(option: str, text: str, values: Sequence[str]) -> None:
 def cases(scenario: str, seeds: Sequence[str], axes: Sequence[str], sets: Sequence[str]) -> list[Case]:
     """Every case, seeds innermost. Raises `ConfigError` if any combination is no scenario."""
     found = []
-    read: dict[Path, bytes] = {}
+    digest_of = cache(_digest_of)
     for chosen in grid(axes):
-        table = load(scenario, [*sets, *chosen]).table
-        of = blake2b(toml_text(table).encode(), digest_size=8)
-        for path in files_of(table):
-            if path not in read:
-                read[path] = _digest_of(path)
-            of.update(read[path])
-        found += [Case(scenario, seed, (*sets, *chosen), of.hexdigest()) for seed in seeds]
+        of = _digest(load(scenario, [*sets, *chosen]), digest_of)
+        found += [Case(scenario, seed, (*sets, *chosen), of) for seed in seeds]
     return found
 
 
-def _digest_of(path: Path) -> bytes:
+def _digest(scenario: Scenario, digest_of: Callable[[Path], str]) -> str:
+    """Where its files are is no part of it: on another machine they may be elsewhere."""
+    return blake2b(toml_text(with_files(scenario.table, digest_of)).encode(), digest_size=8).hexdigest()
+
+
+def _digest_of(path: Path) -> str:
     try:
-        return blake2b(content(path), digest_size=8).digest()
+        return blake2b(content(path), digest_size=8).hexdigest()
     except Unreadable as error:
         raise ConfigError(named(path), (Problem("", None, error.reason),)) from None
 
 
 def run_case(case: Case) -> dict[str, Any]:
-    """One case, in whatever process."""
-    result = Experiment(load(case.scenario, case.sets), case.seed).run()
+    """One case, in whatever process. Raises `ScenarioError` if it is no longer what it was when the sweep began."""
+    try:
+        scenario = load(case.scenario, case.sets)
+        of = _digest(scenario, _digest_of)
+    except ConfigError as error:
+        raise ScenarioError(f"since the sweep began: {error}") from None
+    if of != case.of:
+        raise ScenarioError("it, or a file that it reads, was edited since the sweep began; begin it again")
+    result = Experiment(scenario, case.seed).run()
     return {"case": case.key, "of": case.of, "set": list(case.sets), **as_json(result, Cost())}
 
 

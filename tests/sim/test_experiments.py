@@ -18,7 +18,8 @@ from sim.outages import COLUMNS
 from sim.quantities import ConfigError
 from sim.scenario import from_table
 from sim.shrink import shrink
-from sim.sweep import cases, finished, grid, interval, seeds_of, summarise
+from sim.stage import ScenarioError
+from sim.sweep import cases, finished, grid, interval, run_case, seeds_of, summarise
 from sim.topology import Room
 from tests.sim.runs import table
 
@@ -287,3 +288,25 @@ def test_a_sweep_lists_what_it_varies_by_number() -> None:
         same = {"convergence": spread, "users": {"availability": None}, **rest}
         done = [{"case": one, "set": [one], **same} for one in reversed(axis)]
         assert [row["set"] for row in summarise(done)] == axis
+
+
+def test_a_case_whose_scenario_was_edited_since_the_sweep_began_is_not_run(tmp_path: Path) -> None:
+    """It was kept as one of the scenario as it had been. Where its files are makes no other case of it."""
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "rtt.csv").write_text("src,dst,rtt_ms\nA,B,50\n")
+    toml = 'purpose = "x"\nduration = "1s"\n[topology]\nnodes = 2\nmodel = "matrix"\nmatrix = "rtt.csv"\n'
+    scenario = tmp_path / "here" / "s.toml"
+    scenario.write_text(toml)
+    (case,) = cases(str(scenario), ["0"], [], [])
+    assert run_case(case)["of"] == case.of
+    edits = ((scenario, toml.replace("1s", "2s")), (tmp_path / "here" / "rtt.csv", "src,dst,rtt_ms\nA,B,60\n"))
+    for file, edited in edits:
+        before = file.read_text()
+        for written in (edited, "no table"):
+            file.write_text(written)
+            with pytest.raises(ScenarioError, match="since the sweep began"):
+                run_case(case)
+        file.write_text(before)
+    (tmp_path / "here").rename(tmp_path / "there")
+    (moved,) = cases(str(tmp_path / "there" / "s.toml"), ["0"], [], [])
+    assert moved.of == case.of
