@@ -5,7 +5,8 @@ instant: more than sockets and links hold, and what they drop has to be asked fo
 all that a node pushes. What finds it empty waits, for a second or two at most in practice, and goes as tokens come.
 
 What nobody finds out for himself does not wait: a revocation, a drain, a region that is down. Such cells are small, and
-bounded for each of their writers (`spreading`).
+bounded for each of their writers (`spreading`). But several who lie may say more of them than the bucket gets, so they
+take what there is in it and leave no debt, or nothing that waits would ever go.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Final
 from lattice.cells import Cell, Urgency
 from lattice.types import MILLISECOND, SECOND, CellId, Micros, NodeId
 
-_PATIENT: Final = Urgency.POLICY
+PATIENT: Final = Urgency.POLICY
 """The first that waits."""
 PACE_US = 10 * MILLISECOND
 """Whoever waits, waits so long at least: a few datagrams leave together, and are worth a timer."""
@@ -56,7 +57,7 @@ class RumourLine:
         if not self._waiting:
             return None
         urgency, _, cell, came_from = self._waiting[0]
-        if urgency >= _PATIENT and self._level(now) <= 0:
+        if urgency >= PATIENT and self._level(now) <= 0:
             return None
         heappop(self._waiting)
         self._ids.discard(cell.id)

@@ -34,7 +34,7 @@ from lattice.outbox import Outbox
 from lattice.pacing import affordable
 from lattice.reunion import stem_of
 from lattice.roster import Roster
-from lattice.rumour_line import RumourLine
+from lattice.rumour_line import PATIENT, RumourLine
 from lattice.token_bucket import TokenBuckets
 from lattice.types import SECOND, CellId, Endpoint, Micros, NodeId
 from lattice.wire import IDS_MAX, Delta, Graft, Heal, IHave, Rumour, WireCell
@@ -123,7 +123,8 @@ class Spreading:
             seed, late = tree_of(cell), self._is_late(cell)
             hops = self._strategy.next_hops(seed, cell.place[0], came_from, roster, self._out.prng, narrow=late)
             if hops:
-                self._line.spend(sum([loads[peer].add(cell) for peer in hops]), now)
+                pay = self._line.spend if cell.urgency >= PATIENT else self._line.take_along
+                pay(sum([loads[peer].add(cell) for peer in hops]), now)
             self._announce(self._strategy.announce_to(seed, came_from, roster), cell.id, late)
         if (due := self._line.due(now)) is not None:
             self._out.timers.set("turn", due)

@@ -1,7 +1,8 @@
 """What one scenario asks for beyond the promises that always hold: the bounds under `[checks]`.
 
-They are looked at once, when the run is over. A bound on what was not measured is broken, and says so: who asks for
-little idle traffic is not served by a run without an idle moment.
+They are looked at once, when the run is over. A bound on what every run has is broken where it was not measured, and
+says so: who asks for little idle traffic is not served by a run without an idle moment. Of a run in which nobody died,
+or nothing changed, all that was to be known was known in time.
 """
 
 from __future__ import annotations

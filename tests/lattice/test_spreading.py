@@ -117,24 +117,28 @@ def test_what_costs_more_than_there_is_follows_and_is_not_sent_twice() -> None:
     assert during["out Delta"] <= 1
 
 
-def test_who_has_us_heal_for_ever_keeps_no_policy_from_going() -> None:
-    """A member's new rows, each said to be from beyond a partition, are passed on at once, whatever they cost."""
+@pytest.mark.parametrize(("message", "level"), [(Heal, Level.HEALTHY), (Rumour, Level.DOWN)])
+def test_who_has_us_pass_on_for_ever_what_does_not_wait_keeps_no_policy_from_going(
+    message: type[Heal | Rumour], level: Level
+) -> None:
+    """A member's new rows, each said to be from beyond a partition or that regions are down, go at once, whatever they
+    cost."""
     cluster = settled(6, Config(rumour_bytes_burst=10_000, rumour_bytes_per_s=10_000))
     liar, victim = cluster.engines[0], cluster.engines[1]
     held = victim._health.table.get(liar.node)
     assert held is not None
     cluster.crash(0)
-    reports = tuple(Report(f"region-{number:03d}", Level.HEALTHY) for number in range(120))
+    reports = tuple(Report(f"region-{number:03d}", level) for number in range(120))
     before = counted(cluster)
     for number in range(300):
         row = replace(held.signed.row, seq=1_000_000 + number, reports=reports)
-        heal = Heal((WireCell(CellKind.ROW, sign_row(row, signer_of("node 0")).data),))
-        frame = Plain(CLUSTER).close(liar.node, wire.encode(heal), cluster.now)
+        passed_on = message((WireCell(CellKind.ROW, sign_row(row, signer_of("node 0")).data),))
+        frame = Plain(CLUSTER).close(liar.node, wire.encode(passed_on), cluster.now)
         cluster.give(1, DatagramReceived(frame, cluster.endpoint(0)))
         if number == 150:
             cluster.publish(1, "route a {}\n")
         cluster.run(10 * MILLISECOND)
-    assert (counted(cluster) - before)["out Heal"] > 100, "else it was asked for nothing"
+    assert (counted(cluster) - before)[f"out {message.__name__}"] > 100, "else it was asked for nothing"
     assert all(engine.policy.ops() for engine in cluster.living())
 
 
