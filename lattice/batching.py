@@ -21,13 +21,17 @@ ENVELOPE_BYTES: Final = OVERHEAD_BYTES + 32
 class Load:
     """What goes to one peer, in order; a single cell that is too large makes a message alone."""
 
-    __slots__ = ("_room", "_room_max", "parts")
+    __slots__ = ("_room", "_room_max", "bytes", "parts")
 
-    def __init__(self, datagram_bytes_max: int) -> None:
+    def __init__(self, datagram_bytes_max: int, cells: Iterable[Cell] = ()) -> None:
         self._room_max = datagram_bytes_max - ENVELOPE_BYTES
         self._room = 0
+        self.bytes = 0
+        """On the wire."""
         self.parts: list[list[Cell]] = []
         """The messages."""
+        for cell in cells:
+            self.add(cell)
 
     def add(self, cell: Cell) -> int:
         """How many bytes more that is, the envelope with it if the cell begins a message."""
@@ -38,6 +42,7 @@ class Load:
             cost += ENVELOPE_BYTES
         self.parts[-1].append(cell)
         self._room -= size
+        self.bytes += cost
         return cost
 
     def batches(self, age_ms: Callable[[Cell], int]) -> list[tuple[WireCell, ...]]:
@@ -48,13 +53,3 @@ class Load:
 def fits(cell: Cell, datagram_bytes_max: int) -> bool:
     """Whether it needs no stream."""
     return len(cell.data) + CELL_OVERHEAD_BYTES + ENVELOPE_BYTES <= datagram_bytes_max
-
-
-def batches(
-    cells: Iterable[Cell], datagram_bytes_max: int, age_ms: Callable[[Cell], int]
-) -> list[tuple[WireCell, ...]]:
-    """All of these, in order, for one peer."""
-    load = Load(datagram_bytes_max)
-    for cell in cells:
-        load.add(cell)
-    return load.batches(age_ms)

@@ -67,8 +67,8 @@ class RumourLine:
         self._tokens, self._since = self._level(now) - sent_bytes * SECOND, now
 
     def take_along(self, sent_bytes: int, now: Micros) -> None:
-        """What went without standing in line, and has no bound of its own, takes what there is and leaves no debt: else
-        whoever has us send enough of it keeps all that waits here from ever going."""
+        """What went without waiting takes what there is and leaves no debt: else whoever has us send enough of it keeps
+        all that waits in line from ever going."""
         level = self._level(now)
         self._tokens, self._since = min(level, max(0, level - sent_bytes * SECOND)), now
 

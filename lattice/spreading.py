@@ -27,7 +27,7 @@ from typing import Final
 
 from lattice.answers import Answers
 from lattice.antientropy import most_urgent_first
-from lattice.batching import Load, batches, fits
+from lattice.batching import Load, fits
 from lattice.cells import Cell, CellIndex, CellKind
 from lattice.dissemination import Strategy
 from lattice.outbox import Outbox
@@ -37,7 +37,7 @@ from lattice.roster import Roster
 from lattice.rumour_line import PATIENT, RumourLine
 from lattice.token_bucket import TokenBuckets
 from lattice.types import SECOND, CellId, Endpoint, Micros, NodeId
-from lattice.wire import IDS_MAX, Delta, Graft, Heal, IHave, Rumour, WireCell
+from lattice.wire import IDS_MAX, Delta, Graft, Heal, IHave, Rumour
 
 _OP: Final = CellKind.OP
 """To ask a class for a member takes five times as long, and every rumour is asked."""
@@ -138,12 +138,13 @@ class Spreading:
 
     def heal(self, cells: Iterable[Cell], came_from: NodeId | None, side: Roster) -> None:
         """Pass on what the other side of a partition knew (`came_from` is None if we took it in from there)."""
-        loads, cost = self._loads(), 0
+        loads = self._loads()
         for stem, of_stem in groupby(most_urgent_first(cells), stem_of):
             together = list(of_stem)
             for peer in self._strategy.next_hops(stem, b"", came_from, side, self._out.prng):
-                cost += sum(map(loads[peer].add, together))
-        self._line.take_along(cost, self._out.now)
+                for cell in together:
+                    loads[peer].add(cell)
+        self._line.take_along(sum(load.bytes for load in loads.values()), self._out.now)
         for peer in sorted(loads):
             for batch in loads[peer].batches(self._age_ms):
                 self._out.send(Heal(batch), self._endpoint_of(peer))
@@ -239,16 +240,14 @@ class Spreading:
     def on_graft(self, graft: Graft, sender: NodeId, source: Endpoint) -> None:
         held = most_urgent_first(self._cells.get(cell) for cell in dict.fromkeys(graft.ids) if cell in self._cells)
         answer = self._answers.afford(sender, affordable(held, self._out.config.delta_bytes_max), self._out.now)
-        self._line.spend(self._weight(answer), self._out.now)
-        for batch in self.batches(answer):
+        for batch in self._taken(answer).batches(self._age_ms):
             self._out.send(Rumour(batch), source)
 
     # --- deltas
 
     def send_delta(self, cells: Sequence[Cell], target: Endpoint) -> None:
-        """The most urgent cells first. What stands in line waits for what this costs, too."""
-        self._line.spend(self._weight(cells), self._out.now)
-        batches = self.batches(cells)
+        """The most urgent cells first."""
+        batches = self._taken(cells).batches(self._age_ms)
         for left, batch in zip(reversed(range(len(batches))), batches, strict=True):
             self._out.send(Delta(self._cells.root, batch, left), target)
 
@@ -260,11 +259,11 @@ class Spreading:
         """What is to go to each peer."""
         return defaultdict(partial(Load, self._out.config.datagram_bytes_max))
 
-    def _weight(self, cells: Iterable[Cell]) -> int:
-        return sum(map(Load(self._out.config.datagram_bytes_max).add, cells))
-
-    def batches(self, cells: Sequence[Cell]) -> list[tuple[WireCell, ...]]:
-        return batches(cells, self._out.config.datagram_bytes_max, self._age_ms)
+    def _taken(self, cells: Iterable[Cell]) -> Load:
+        """What a peer has for the asking. What stands in line waits for what it costs."""
+        load = Load(self._out.config.datagram_bytes_max, cells)
+        self._line.spend(load.bytes, self._out.now)
+        return load
 
 
 def tree_of(cell: Cell) -> CellId:

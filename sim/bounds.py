@@ -7,7 +7,7 @@ or nothing changed, all that was to be known was known in time.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -64,7 +64,3 @@ def bounds_of(asked: CheckSettings, measured: Measured) -> Iterator[Bound]:
         late = [f"{name} took {delay / SECOND:.3f} s" for name, delay in measured.slowest if delay > most]
         promise = f"a change is known to all within {most / SECOND:g} s"
         yield Bound("converge-within", promise, late[0] if late else None)
-
-
-def first_broken(bounds: Iterable[Bound]) -> Bound | None:
-    return next((bound for bound in bounds if bound.broken is not None), None)

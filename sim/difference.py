@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from itertools import zip_longest
+from itertools import takewhile, zip_longest
 
 CONTEXT_LINES = 5
 LINE_CHARS_MAX = 200
@@ -16,7 +16,8 @@ def first_divergence(one: Iterable[str], other: Iterable[str]) -> list[str] | No
     before: deque[str] = deque(maxlen=CONTEXT_LINES)
     for number, (left, right) in enumerate(zip_longest(one, other), 1):
         if left != right:
-            same = _common(left or "", right or "")
+            alike = takewhile(lambda pair: pair[0] == pair[1], zip(left or "", right or "", strict=False))
+            same = sum(1 for _ in alike)
             return [
                 *(f"  {_cut(line.rstrip())}" for line in before),
                 f"line {number}:",
@@ -25,13 +26,6 @@ def first_divergence(one: Iterable[str], other: Iterable[str]) -> list[str] | No
             ]
         before.append(left)
     return None
-
-
-def _common(one: str, other: str) -> int:
-    """How many characters both begin with."""
-    return next(
-        (place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
-    )
 
 
 def _cut(line: str, same: int = 0) -> str:

@@ -26,7 +26,7 @@ from lattice.identity import author_id_of
 from lattice.types import MILLISECOND, SECOND
 from lattice.view import LatticeView
 from sim import canaries, inside
-from sim.bounds import Bound, Measured, bounds_of, first_broken
+from sim.bounds import Bound, Measured, bounds_of
 from sim.changes import OPERATOR, publish
 from sim.checks import BrokenError, Check, Violation
 from sim.cluster import INPUTS, Cluster
@@ -368,9 +368,9 @@ class Experiment:
             slowest=[(name, after[-1]) for name, after in delays if after],
         )
         self.bounds = list(bounds_of(self.scenario.checks, measured))
-        if (bound := first_broken(self.bounds)) is not None:
-            assert bound.broken is not None
-            raise BrokenError(Violation(bound.name, self.cluster.now - EPOCH, "", bound.broken))
+        for bound in self.bounds:
+            if bound.broken is not None:
+                raise BrokenError(Violation(bound.name, self.cluster.now - EPOCH, "", bound.broken))
 
     # --- the result
 

@@ -23,7 +23,7 @@ from msgspec.structs import replace
 
 from lattice.antientropy import Reconciler
 from lattice.authoring import compose
-from lattice.batching import batches
+from lattice.batching import Load
 from lattice.cells import Cell, CellIndex, CellKind, Urgency
 from lattice.config import Config
 from lattice.engine import Engine
@@ -170,7 +170,7 @@ def pair(cells: int, cell_bytes: int, shared: int = 0) -> dict[str, object]:
         sent += frame_bytes(compare) + frame_bytes(digest) + frame_bytes(back)
         for found, giver, taker in ((for_right, 0, 1), (for_left, 1, 0)):
             given = affordable(found, LIFEGUARD.delta_bytes_max)
-            for batch in batches(given, LIFEGUARD.datagram_bytes_max, lambda cell: 0):
+            for batch in Load(LIFEGUARD.datagram_bytes_max, given).batches(lambda cell: 0):
                 sent += frame_bytes(Delta(sides[giver].root, batch))
             for cell in given:
                 sides[taker].add(cell)

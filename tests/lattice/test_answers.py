@@ -9,7 +9,7 @@ import pytest
 
 from lattice import wire
 from lattice.answers import SHARES, Answers
-from lattice.batching import CELL_OVERHEAD_BYTES, ENVELOPE_BYTES
+from lattice.batching import CELL_OVERHEAD_BYTES, ENVELOPE_BYTES, Load
 from lattice.cells import Cell, CellKind, Shards, Urgency
 from lattice.config import Config
 from lattice.digest import Bloom
@@ -179,7 +179,7 @@ def test_who_pushes_while_it_is_asked_brings_about_no_storm_either() -> None:
 
 
 def test_it_would_if_what_is_asked_for_were_not_taken_from_what_is_pushed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Spreading, "_weight", lambda self, cells: 0)
+    monkeypatch.setattr(Spreading, "_taken", lambda self, cells: Load(Config().datagram_bytes_max, cells))
     assert sum(asked_while_it_pushes()) > STORM_BYTES // 10
 
 

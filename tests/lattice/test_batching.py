@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lattice import wire
-from lattice.batching import CELL_OVERHEAD_BYTES, ENVELOPE_BYTES, Load, batches, fits
+from lattice.batching import CELL_OVERHEAD_BYTES, ENVELOPE_BYTES, Load, fits
 from lattice.cells import Cell, CellKind, Urgency
 from lattice.seal import Plain
 from lattice.types import CellId, Micros, NodeId
@@ -44,13 +44,14 @@ def test_what_it_weighs_is_no_less_than_what_is_sent_and_hardly_more(kind: str, 
     weight = sum(map(load.add, cells_of(sizes)))
     parts = load.batches(lambda _: AGES_MS)
     sent = sum(frame_bytes(MESSAGES[kind](part)) for part in parts)
+    assert load.bytes == weight
     assert sent <= weight <= sent + len(sizes) * CELL_OVERHEAD_BYTES + len(parts) * ENVELOPE_BYTES // 2
 
 
 @given(sizes=SIZES)
 def test_all_travel_in_order_and_what_fits_a_datagram_is_in_one(sizes: list[int]) -> None:
     cells = cells_of(sizes)
-    parts = batches(cells, DATAGRAM, lambda cell: cell.place[1])
+    parts = Load(DATAGRAM, cells).batches(lambda cell: cell.place[1])
     assert [cell for part in parts for cell in part] == [
         WireCell(cell.kind, cell.data, cell.place[1]) for cell in cells
     ]
@@ -61,10 +62,7 @@ def test_all_travel_in_order_and_what_fits_a_datagram_is_in_one(sizes: list[int]
 
 @given(sizes=SIZES)
 def test_no_datagram_is_begun_while_the_last_has_room(sizes: list[int]) -> None:
-    load = Load(DATAGRAM)
-    for cell in cells_of(sizes):
-        load.add(cell)
-    for before, after in pairwise(load.parts):
+    for before, after in pairwise(Load(DATAGRAM, cells_of(sizes)).parts):
         together = [*before, after[0]]
         assert sum(len(cell.data) + CELL_OVERHEAD_BYTES for cell in together) + ENVELOPE_BYTES > DATAGRAM
 
