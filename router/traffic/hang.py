@@ -7,6 +7,10 @@ neighbours answer. On a network that is cut nobody refuses a connect: one that i
 and after k in turn so is the endpoint. A single request that waits longer than twice the p99 is merely late: it may be
 hedged.
 
+A request is evidence once. Whoever has been told of and still waits says nothing new, of an endpoint on trial least of
+all: three stuck requests would keep it out for as long as they are stuck. It is told once more each term, as late: who
+could not be rescued then may be now.
+
 Latencies lie in a histogram of quarter octaves that forgets: when it is full, all counts are halved. A p99 is the upper
 edge of its bucket, so at most a fifth too great; it is trusted from twenty samples on, and before that only a second of
 silence counts.
@@ -19,7 +23,7 @@ Requests that are expected to be silent (event streams, long polls) must not be 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
@@ -95,6 +99,7 @@ class Watched(Generic[FlightT]):
     __slots__ = (
         "_given_up",
         "_given_up_since",
+        "asked_again_at",
         "endpoint",
         "flights",
         "history",
@@ -112,6 +117,8 @@ class Watched(Generic[FlightT]):
         self.latencies = latencies  # its region's: an endpoint that was hardly used yet is judged by its neighbours
         self.last_byte_at = Micros(0)
         self.told_at = Micros(0)
+        """Who was sent until then has been told of."""
+        self.asked_again_at = Micros(0)
         self.late_asked: set[FlightT] = set()
         self.history = 0
         """A bit for each of the last answers, the newest the lowest: whether it was a 502, 503 or 504."""
@@ -157,9 +164,21 @@ class Watched(Generic[FlightT]):
         p99 = self.latencies.p99_us()
         return UNKNOWN_US if p99 is None else max(SILENCE_US_MIN, SILENCE_P99_FACTOR * p99)
 
-    def silent_since(self) -> Micros:
-        """The later of its last byte and the oldest wait; call only while somebody waits."""
-        return max(self.last_byte_at, self.told_at, next(iter(self.flights.values())))
+    def evidence(self) -> Collection[Micros]:
+        """When those were sent that were not told of, oldest first; call only while somebody waits."""
+        sent = self.flights.values()
+        return sent if next(iter(sent)) > self.told_at else [at for at in sent if at > self.told_at]
+
+    def told(self, now: Micros) -> None:
+        """All who wait have been told of."""
+        self.told_at = max(now, next(reversed(self.flights.values())))  # who was just sent is ahead of what was heard
+        self.late_asked.update(self.flights)
+
+    def ask_again_at(self) -> Micros | None:
+        """When those who were told of are to be told once more; None if nobody of them waits."""
+        if next(iter(self.flights.values())) > self.told_at:
+            return None
+        return Micros(max(self.told_at, self.asked_again_at) + self.silence_us_max())
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,33 +220,34 @@ class HangWatch(Generic[FlightT]):
                 del self._regions[region], self._latencies[region]
 
     def suspects(self, now: Micros) -> tuple[Suspicion[FlightT], ...]:
-        """Who must be given up now. The same silence is told again only after another term of it."""
+        """Who must be given up now."""
         found: list[Suspicion[FlightT]] = []
-        for region in sorted(self._regions):
-            waited_on = self._waited_on(region)
-            if sum(len(watched.flights) for watched in waited_on) < WAITING_MIN:
-                continue
-            silence_us = now - self._silent_since(region, waited_on)
-            if silence_us >= waited_on[0].silence_us_max():
+        for region, waited_on in self._waited_on():
+            silence_us_max = waited_on[0].silence_us_max()
+            evidence = [(watched, watched.evidence()) for watched in waited_on]
+            since = self._silent_since(region, [sent for _, sent in evidence])
+            if since is not None and (silence_us := now - since) >= silence_us_max:
                 flights = tuple(flight for watched in waited_on for flight in watched.flights)
                 found.append(Suspicion(region, None, silence_us, flights))
                 for watched in waited_on:
-                    watched.told_at = now
+                    watched.told(now)
                 continue
-            for watched in waited_on:
-                silence_us = now - watched.silent_since()
-                if len(watched.flights) >= WAITING_MIN and silence_us >= watched.silence_us_max():
+            for watched, sent in evidence:
+                since = _silent_since(watched.last_byte_at, [sent])
+                if since is not None and (silence_us := now - since) >= silence_us_max:
                     found.append(Suspicion(region, watched.endpoint, silence_us, tuple(watched.flights)))
-                    watched.told_at = now
+                    watched.told(now)
         return tuple(found)
 
     def late(self, now: Micros) -> Iterator[FlightT]:
-        """Each request that is late, once."""
-        for region in sorted(self._regions):
-            for watched in self._waited_on(region):
+        """Each request that is late, once; those that `suspects` told of, each term."""
+        for _, waited_on in self._waited_on():
+            for watched in waited_on:
+                again_at = watched.ask_again_at()
+                if again_at is not None and again_at <= now:
+                    watched.asked_again_at = now
+                    yield from [flight for flight, sent_at in watched.flights.items() if sent_at <= watched.told_at]
                 before = now - watched.late_us()
-                if watched.told_at > before:
-                    continue
                 for flight, sent_at in watched.flights.items():
                     if sent_at > before:
                         break
@@ -237,30 +257,45 @@ class HangWatch(Generic[FlightT]):
 
     def oldest(self, now: Micros) -> dict[tuple[str, Endpoint], int]:
         """For how long the oldest of those who wait has waited, by region and endpoint; not there where nobody does."""
-        waited_on = [watched for region in sorted(self._regions) for watched in self._waited_on(region)]
+        waited_on = [watched for _, waited_on in self._waited_on() for watched in waited_on]
         return {(one.region, one.endpoint): now - next(iter(one.flights.values())) for one in waited_on}
 
     def next_due(self) -> Micros | None:
         """When `suspects` or `late` may have something to say, if nothing happens meanwhile."""
         due: list[int] = []
-        for region in self._regions:
-            waited_on = self._waited_on(region)
-            for watched in waited_on:
+        for region, waited_on in self._waited_on():
+            silence_us_max = waited_on[0].silence_us_max()
+            evidence = [(watched, watched.evidence()) for watched in waited_on]
+            for watched, sent in evidence:
                 pending = (at for flight, at in watched.flights.items() if flight not in watched.late_asked)
-                first = next(pending, None)
-                if first is not None:
-                    due.append(max(first, watched.told_at) + watched.late_us())
-                if len(watched.flights) >= WAITING_MIN:
-                    due.append(watched.silent_since() + watched.silence_us_max())
-            if sum(len(watched.flights) for watched in waited_on) >= WAITING_MIN:
-                due.append(self._silent_since(region, waited_on) + waited_on[0].silence_us_max())
+                sent_at = next(pending, None)
+                if sent_at is not None:
+                    due.append(sent_at + watched.late_us())
+                again_at = watched.ask_again_at()
+                if again_at is not None:
+                    due.append(again_at)
+                since = _silent_since(watched.last_byte_at, [sent])
+                if since is not None:
+                    due.append(since + silence_us_max)
+            since = self._silent_since(region, [sent for _, sent in evidence])
+            if since is not None:
+                due.append(since + silence_us_max)
         return Micros(min(due)) if due else None
 
-    def _waited_on(self, region: str) -> list[Watched[FlightT]]:
-        of_region = self._regions[region]
-        return [of_region[endpoint] for endpoint in sorted(of_region) if of_region[endpoint].flights]
+    def _waited_on(self) -> Iterator[tuple[str, list[Watched[FlightT]]]]:
+        """The regions that somebody waits for, and their endpoints that somebody does, sorted."""
+        for region in sorted(self._regions):
+            of_region = self._regions[region]
+            waited_on = [of_region[endpoint] for endpoint in sorted(of_region) if of_region[endpoint].flights]
+            if waited_on:
+                yield region, waited_on
 
-    def _silent_since(self, region: str, waited_on: list[Watched[FlightT]]) -> int:
-        last_byte_at = max(watched.last_byte_at for watched in self._regions[region].values())
-        told_at = max(watched.told_at for watched in waited_on)
-        return max(last_byte_at, told_at, min(next(iter(watched.flights.values())) for watched in waited_on))
+    def _silent_since(self, region: str, evidence: list[Collection[Micros]]) -> Micros | None:
+        return _silent_since(max(watched.last_byte_at for watched in self._regions[region].values()), evidence)
+
+
+def _silent_since(last_byte_at: Micros, evidence: list[Collection[Micros]]) -> Micros | None:
+    """The later of the last byte and the oldest wait; None if too few wait to prove anything."""
+    if sum(map(len, evidence)) < WAITING_MIN:
+        return None
+    return max(last_byte_at, min(next(iter(sent)) for sent in evidence if sent))

@@ -66,7 +66,8 @@ async def test_a_request_that_stays_unanswered_degrades_its_region_before_anythi
 async def test_a_route_with_nobody_else_is_served_by_who_is_only_suspected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Three requests wait, and the region is left by all that have another. It answers, and so is back."""
+    """Three requests wait, and the region is left by all that have another. It answers a trial, and so is back, and
+    stays: three more must wait until it is left again."""
     monkeypatch.setattr("router.health.ejection.TRIAL_WAIT_US", 60 * SECOND)
     iad = Backend("iad")
     async with trio.open_nursery() as regions:
@@ -83,15 +84,22 @@ async def test_a_route_with_nobody_else_is_served_by_who_is_only_suspected(
             assert await ams.publish(text) == 200
             await until(lambda: _is(ams.region_served, "fra"))
             async with AsyncExitStack() as waiting:
-                for _ in range(3):
-                    client = await waiting.enter_async_context(await trio.open_tcp_stream(*ams.bound.http[0]))
-                    await client.send_all(b"POST /stuck HTTP/1.1\r\nHost: only.test\r\nContent-Length: 0\r\n\r\n")
+
+                async def three_wait() -> None:
+                    for _ in range(3):
+                        client = await waiting.enter_async_context(await trio.open_tcp_stream(*ams.bound.http[0]))
+                        await client.send_all(b"POST /stuck HTTP/1.1\r\nHost: only.test\r\nContent-Length: 0\r\n\r\n")
+
+                await three_wait()
                 await until(partial(ejected, ams))
                 assert await ams.region_served() == "iad"
                 await until(partial(half_open, ams))
                 posted = await exchange(ams.bound.http[0], "POST / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
                 assert posted[1]["x-edge-region"] == "iad", "a trial is for whoever can be rescued from it"
                 assert await ams.region_served() == "fra"
+                await trio.sleep(1.5)  # half as much again as the silence that makes it suspect
+                assert not await ejected(ams), "those who were told of are no evidence against who answers"
+                await three_wait()
                 await until(partial(ejected, ams))
                 status, headers, _ = await ams.get(host="only.test")
                 assert (status, headers["x-edge-region"]) == (200, "fra")
