@@ -116,7 +116,7 @@ class Watched(Generic[FlightT]):
         self.flights: dict[FlightT, Micros] = {}
         self.latencies = latencies  # its region's: an endpoint that was hardly used yet is judged by its neighbours
         self.last_byte_at = Micros(0)
-        self.told_at = Micros(0)
+        self.told_at = Micros(-1)  # time begins at 0
         """Who was sent until then has been told of."""
         self.asked_again_at = Micros(0)
         self.late_asked: set[FlightT] = set()
