@@ -49,6 +49,8 @@ class Lost:
     """Not one byte of the request was written."""
     answered: bool
     """Some byte of a response arrived."""
+    left: bool = False
+    """And says nothing of the endpoint: the close of a kept connection crossed the request."""
 
     def may_retry(self, *, repeatable: bool, replayable: bool) -> bool:
         return replayable and (self.unsent or (repeatable and not self.answered))

@@ -10,7 +10,9 @@
 
 The retry rule (RFC 9110 9.2.2): the body must still be in hand, and either no byte of the request was written to the
 lost connection, or it may be repeated (its method is idempotent, or it has an Idempotency-Key) and no byte of a
-response came back. Never the same endpoint twice, and no more than a share of all requests.
+response came back. Never the same endpoint twice, and no more than a share of all requests. A kept connection that its
+endpoint closes while the request is on its way, for it has been idle for too long (RFC 9112 9.3.1, 9.5), is no attempt
+nor evidence against anybody: the same endpoint is asked by a new one.
 
 Each with its own file: the usual request (`plain_way`), what the cache does (`by_cache`), a body that does not fit the
 first write (`uploading`), the second endpoint that is asked when the first is silent (`hedging`), the head of an answer
@@ -58,6 +60,7 @@ GATEWAY_ERRORS: Final = frozenset({502, 503, 504})
 _NARROWS: Final = frozenset({Outcome.REFUSED, Outcome.RESET, Outcome.TIMEOUT, Outcome.UNAVAILABLE})
 _READY: Final = Wake.READY
 _OK: Final = Outcome.OK
+_RESET: Final = Outcome.RESET
 EXPECTED_AGAIN_SECONDS: Final = 1.0
 
 
@@ -212,26 +215,28 @@ class Exchange(Reply):
 
     async def try_each(self, decision: Decision, lost: Lost | None) -> Ending:
         """Go on after the first attempt was lost, or could not be made because its region is full."""
-        plane, terms = self.plane, self.terms
-        while len(self.tried) < terms.attempts_max:
+        plane, terms, reason = self.plane, self.terms, decision.reason
+        while (renew := lost is not None and lost.left) or len(self.tried) < terms.attempts_max:
             if lost is not None and not lost.may_retry(repeatable=self.repeatable, replayable=self.body.replayable):
                 break
-            attempt = self.untried(decision, afresh=lost is not None)
+            attempt = lost.attempt if lost is not None and renew else self.untried(decision, afresh=lost is not None)
             if attempt is None:
                 break
-            reason = decision.reason
             if lost is not None:
                 if self.nest.time() >= self.ends_at:
                     return await self.fail(504, f"{lost.attempt.region}: out of time", "failed_504")
-                if not terms.retries.spend(plane.now()):
+                if renew:
+                    plane.counters["renewed"] += 1
+                elif terms.retries.spend(plane.now()):
+                    plane.counters["retries"] += 1
+                    reason = f"{attempt.tier}: {lost.attempt.region} {lost.outcome.name}"
+                else:
                     plane.counters["retries_denied"] += 1
                     break
-                plane.counters["retries"] += 1
-                reason = f"{attempt.tier}: {lost.attempt.region} {lost.outcome.name}"
             self.tried |= {attempt.endpoint}
             self._begin_again()
             course = Course(plane, self.head, self.client, decision, attempt, reason)
-            result = await self._attempt(course, self.nest.time())
+            result = await self._attempt(course, self.nest.time(), renew=renew)
             if isinstance(result, Ending):
                 return result
             lost = result
@@ -261,7 +266,7 @@ class Exchange(Reply):
 
     # --- one attempt
 
-    async def _attempt(self, course: Course, began: float) -> Ending | Lost:
+    async def _attempt(self, course: Course, began: float, *, renew: bool = False) -> Ending | Lost:
         plane, attempt, share, body = self.plane, course.attempt, course.share, self.body
         now = began
         if course.burdens:
@@ -269,7 +274,7 @@ class Exchange(Reply):
             self.burden = share
         upstream: Upstream | None = None
         try:
-            upstream = plane.pool.take(attempt.endpoint, now)
+            upstream = None if renew else plane.pool.take(attempt.endpoint, now)
             if upstream is None:
                 opened = await self._open(course, began)
                 if not isinstance(opened, Upstream):
@@ -458,10 +463,14 @@ class Exchange(Reply):
         return self.lose(leg.attempt, outcome, leg.began, leg.upstream)
 
     def lose(self, attempt: Attempt, outcome: Outcome, began: float, upstream: Upstream | None) -> Lost:
-        """Tell the node at once, so that no later decision leads there unknowingly."""
+        """Tell the node at once, so that no later decision leads there unknowingly; but not of a kept connection whose
+        close crossed the request."""
+        unsent = upstream is None or upstream.sent == 0
+        if outcome is _RESET and upstream is not None and upstream.was_left(int((self.nest.time() - began) * 1e6)):
+            return Lost(attempt, outcome, unsent=unsent, answered=self.answered, left=True)
         self.plane.pool.discard(attempt.endpoint)
         self.observe(attempt, outcome, began)
-        return Lost(attempt, outcome, unsent=upstream is None or upstream.sent == 0, answered=self.answered)
+        return Lost(attempt, outcome, unsent=unsent, answered=self.answered)
 
 
 def serve(plane: Plane, client: Client, head: RequestHead) -> Coroutine[Any, Any, Ending]:

@@ -3,7 +3,8 @@
 Per endpoint a stack: the connection used last is the one most likely alive, and those at the bottom grow old and go.
 Before reuse a connection must be quiet: if its peer has closed it, or sent bytes nobody asked for, it is not used
 again, and the request has lost nothing, for no byte of it was written. A fiber need not ask the kernel for that: all
-that had come a moment ago, when the nest last looked, has been told. What came since might as well be on its way yet.
+that had come a moment ago, when the nest last looked, has been told. What came since might as well be on its way yet,
+and a close that crosses the request on the way is nobody's fault (`Upstream.was_left`).
 
 To every endpoint that was decided as a standby lately, a few connections are held ready: connected, TLS done, our
 certificate shown. Once a second they are pinged in the cheapest way there is: the kernel, and OpenSSL, know whether the
@@ -15,8 +16,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import socket
 import ssl
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,7 +28,7 @@ from typing import Final
 
 import trio
 
-from lattice.types import Endpoint
+from lattice.types import MILLISECOND, Endpoint
 from router.decision.decide import Attempt
 from router.traffic.connection import ESTABLISHED, Connection, connect, connect_unix
 from router.traffic.http1 import ResponseReader
@@ -52,6 +55,12 @@ RTO_MAX_MS: Final = 2_000
 """Between two times that the kernel sends again what nobody acknowledged. By itself it doubles the time up to two
 minutes: whoever waits when a cut network heals would wait as long again as the cut was. It gives up after 27 s."""
 _RTO_MAX_USUAL_MS: Final = 120_000
+CROSSING_US: Final = 20 * MILLISECOND
+"""What may come to a round trip that an endpoint's close and our request cross in: the kernel's figure is a mean, and
+both sides may be busy. Whoever closes later has most likely read the request, and died of it."""
+_TCPI_RTT: Final = slice(68, 72)
+"""Of Linux's `struct tcp_info`: the smoothed round trip in microseconds."""
+_NEVER_IDLE: Final = -math.inf
 _TCP_RTO_MAX_MS: Final = 44
 """Of Linux 6.15 and later; Python has no name for it."""
 
@@ -82,6 +91,19 @@ class Upstream(Connection):
     """What we showed, and held its endpoint against; None without TLS."""
     resumable: bool
     """Its session ticket was not taken yet."""
+
+    def was_left(self, waited_us: int) -> bool:
+        """Of a connection that is over without a byte for the request that was sent `waited_us` ago: whether its
+        endpoint may have closed it before the request arrived. It had waited for one, and the news takes a round trip.
+        """
+        return self.idle_since > _NEVER_IDLE and waited_us <= 2 * self._round_trip_us() + CROSSING_US
+
+    def _round_trip_us(self) -> int:
+        try:
+            info = self.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCPI_RTT.stop)
+        except OSError:  # not TCP
+            return 0
+        return int.from_bytes(info[_TCPI_RTT], sys.byteorder)
 
     def send_again_within(self, rto_max_ms: int) -> None:
         """See `RTO_MAX_MS`. Where the kernel cannot, it stays as it is."""
@@ -186,6 +208,7 @@ class UpstreamPool:
         upstream.local = path is not None
         upstream.reader = ResponseReader()
         upstream.reusable = False
+        upstream.idle_since = _NEVER_IDLE
         upstream.made_as = None
         upstream.resumable = False
         upstream.name = self._names.get(endpoint)

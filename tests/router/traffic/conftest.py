@@ -14,6 +14,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("driver", ["fibers", "tasks"], indirect=True)
 
 
+@pytest.fixture
+def fibers_only(driver: None) -> None:
+    """For what a task cannot. (Skipped within an async test, the reason would not be printed.)"""
+    if DRIVER.get() != "fibers":
+        pytest.skip("a plain task waits for one socket")
+
+
 @pytest.fixture(autouse=True)
 def driver(request: pytest.FixtureRequest) -> Iterator[None]:
     before = DRIVER.set(getattr(request, "param", "fibers"))

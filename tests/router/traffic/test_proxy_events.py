@@ -79,10 +79,9 @@ async def test_events_are_known_by_the_answer_whatever_was_asked_for(
 
 
 @pytest.mark.parametrize("request_", [ASKED_FOR, GET.replace(b"Host", b"Prefer: wait=60\r\nHost"), GET])
+@pytest.mark.usefixtures("fibers_only")
 async def test_who_leaves_while_nothing_comes_is_noticed(clock: trio.testing.MockClock, request_: bytes) -> None:
     """Else two descriptors and a connection of its upstream's were held for minutes: until something came, or never."""
-    if DRIVER.get() != "fibers":
-        pytest.skip("a plain task waits for one socket")
     left: list[float] = []
 
     async def script(wire: Wire) -> None:

@@ -33,7 +33,6 @@ from router.traffic.proxy import Outcome, ProxyLimits
 from router.traffic.server_tls import ServerTls
 from tests.router.traffic.test_server_tls import write
 from tests.router.traffic.upstreams import (
-    DRIVER,
     Stage,
     Wire,
     answer,
@@ -645,10 +644,9 @@ async def test_a_client_that_vanishes_takes_its_streams_along(tls: ssl.SSLContex
         assert stage.proxy.counters["client_gone"] == 4
 
 
+@pytest.mark.usefixtures("fibers_only")
 async def test_an_event_stream_that_is_reset_lets_its_upstream_go(tls: ssl.SSLContext) -> None:
     """Also before its first byte, and while nothing comes; the others of its connection go on."""
-    if DRIVER.get() != "fibers":
-        pytest.skip("a plain task waits for one socket")
     left = 0
 
     async def script(wire: Wire) -> None:

@@ -13,7 +13,7 @@ from router.decision.decide import Attempt, Decision, Request
 from router.traffic.ending import Lost
 from router.traffic.proxy import Outcome, ProxyLimits
 from router.traffic.terms import IDEMPOTENT
-from router.traffic.upstream_pool import Upstream
+from router.traffic.upstream_pool import CROSSING_US, Upstream
 from tests.router.traffic.upstreams import (
     GET,
     FixedRouter,
@@ -160,7 +160,9 @@ async def test_what_is_kept_of_an_endpoint_that_failed_is_not_used() -> None:
             both.set()
         await both.wait()
         await wire.send(answer(b"%d" % mine))
-        await resetting(wire)
+        await wire.request()
+        await trio.sleep(2 * CROSSING_US / SECOND)  # it was no close that crossed the request
+        wire.reset()
 
     async with staged(once_each, serving(answer(b"standby"))) as stage:
         wires = [await stage.client() for _ in range(2)]
