@@ -20,7 +20,7 @@ def compile_text(text: str, name: str) -> Program:
         raise
     except Exception as error:
         said = f"{type(error).__name__} while it was compiled: a mistake of ours"
-        raise PolicyError([Diagnostic("", 1, 1, said, "a policy that compiles here", file=name)]) from error
+        raise PolicyError([Diagnostic("E000", 1, 1, said, "a policy that compiles here", file=name)]) from error
 
 
 def load_grammar() -> None:

@@ -73,7 +73,8 @@ class Router(Protocol):
 
         `latency_us` runs from the start of the attempt to the outcome; for OK, SERVER_ERROR and UNAVAILABLE that is the
         response head, for SILENT and HUNG it is the silence. Every attempt is told of once, except that TRUNCATED may
-        follow a response head, and that SILENT and HUNG are told of an attempt under way, before its own outcome.
+        follow a response head, that SILENT and HUNG are told of an attempt under way, before its own outcome, and that
+        nothing is told of one by a kept connection whose close crossed it (`Lost.left`).
         """
 
     def reported(self, attempt: Attempt, saturation_ppm: int) -> None:

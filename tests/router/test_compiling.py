@@ -20,6 +20,7 @@ def test_a_mistake_of_ours_refuses_the_version(mistake: Exception, monkeypatch: 
     with pytest.raises(PolicyError) as caught:
         compile_text(TEXT, "shop")
     assert caught.value.__cause__ is mistake
+    assert str(caught.value).startswith("shop:1:1: E000: ")
     assert complaint(caught.value) == f"line 1: {type(mistake).__name__} while it was compiled: a mistake of ours"
 
 
