@@ -63,7 +63,7 @@ class Latencies:
         self._refresh_at = 0  # the total from which on the p99 is worked out anew
 
     def add(self, latency_us: int) -> None:
-        bits = latency_us.bit_length()
+        bits = latency_us.bit_length() if latency_us > 0 else 0  # less where it was sent ahead, see `Watched.told_of`
         if bits < 3:
             self._counts[4 * bits] += 1
         elif bits < _BITS:  # the octave, and the two bits below its own
@@ -99,7 +99,7 @@ class Watched(Generic[FlightT]):
     __slots__ = (
         "_given_up",
         "_given_up_since",
-        "asked_again_at",
+        "asked_at",
         "endpoint",
         "flights",
         "history",
@@ -107,7 +107,7 @@ class Watched(Generic[FlightT]):
         "late_asked",
         "latencies",
         "region",
-        "told_at",
+        "told_of",
     )
 
     def __init__(self, region: str, endpoint: Endpoint, latencies: Latencies) -> None:
@@ -116,10 +116,12 @@ class Watched(Generic[FlightT]):
         self.flights: dict[FlightT, Micros] = {}
         self.latencies = latencies  # its region's: an endpoint that was hardly used yet is judged by its neighbours
         self.last_byte_at = Micros(0)
-        self.told_at = Micros(-1)  # time begins at 0
-        """Who was sent until then has been told of."""
-        self.asked_again_at = Micros(0)
         self.late_asked: set[FlightT] = set()
+        self.told_of: set[FlightT] = set()
+        """Those of `late_asked` that were told of. By name, for times do not tell them apart: who is sent after a
+        stall, before it is taken out, is ahead of all that follow by as much."""
+        self.asked_at = Micros(0)
+        """When they were told of, or told once more."""
         self.history = 0
         """A bit for each of the last answers, the newest the lowest: whether it was a 502, 503 or 504."""
         self._given_up = 0
@@ -137,11 +139,13 @@ class Watched(Generic[FlightT]):
             self.last_byte_at = now
             if self.late_asked:
                 self.late_asked.discard(flight)
+                self.told_of.discard(flight)
 
     def dropped(self, flight: FlightT) -> None:
         """Nobody waits for it any more; that says nothing of its latency."""
         self.flights.pop(flight, None)
         self.late_asked.discard(flight)
+        self.told_of.discard(flight)
 
     def given_up(self, since: Micros) -> bool:
         """A connect that began then was not answered for `silence_us_max`. True when so many were in turn, and no byte
@@ -165,20 +169,21 @@ class Watched(Generic[FlightT]):
         return UNKNOWN_US if p99 is None else max(SILENCE_US_MIN, SILENCE_P99_FACTOR * p99)
 
     def evidence(self) -> Collection[Micros]:
-        """When those were sent that were not told of, oldest first; call only while somebody waits."""
-        sent = self.flights.values()
-        return sent if next(iter(sent)) > self.told_at else [at for at in sent if at > self.told_at]
+        """When those were sent that were not told of, oldest first."""
+        told_of = self.told_of
+        if not told_of:
+            return self.flights.values()
+        return [sent_at for flight, sent_at in self.flights.items() if flight not in told_of]
 
     def told(self, now: Micros) -> None:
         """All who wait have been told of."""
-        self.told_at = max(now, next(reversed(self.flights.values())))  # who was just sent is ahead of what was heard
+        self.asked_at = now
+        self.told_of.update(self.flights)
         self.late_asked.update(self.flights)
 
     def ask_again_at(self) -> Micros | None:
         """When those who were told of are to be told once more; None if nobody of them waits."""
-        if next(iter(self.flights.values())) > self.told_at:
-            return None
-        return Micros(max(self.told_at, self.asked_again_at) + self.silence_us_max())
+        return Micros(self.asked_at + self.silence_us_max()) if self.told_of else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,15 +250,16 @@ class HangWatch(Generic[FlightT]):
             for watched in waited_on:
                 again_at = watched.ask_again_at()
                 if again_at is not None and again_at <= now:
-                    watched.asked_again_at = now
-                    yield from [flight for flight, sent_at in watched.flights.items() if sent_at <= watched.told_at]
+                    watched.asked_at = now
+                    yield from [flight for flight in watched.flights if flight in watched.told_of]
                 before = now - watched.late_us()
                 for flight, sent_at in watched.flights.items():
+                    if flight in watched.late_asked:
+                        continue
                     if sent_at > before:
                         break
-                    if flight not in watched.late_asked:
-                        watched.late_asked.add(flight)
-                        yield flight
+                    watched.late_asked.add(flight)
+                    yield flight
 
     def oldest(self, now: Micros) -> dict[tuple[str, Endpoint], int]:
         """For how long the oldest of those who wait has waited, by region and endpoint; not there where nobody does."""

@@ -28,8 +28,8 @@ class World:
     def passes(self, us: int) -> None:
         self.now = Micros(self.now + us)
 
-    def send(self, flight: str, endpoint: Endpoint = A) -> None:
-        self.watch.endpoint("fra", endpoint).sent(flight, self.now)
+    def send(self, flight: str, endpoint: Endpoint = A, *, ahead_us: int = 0) -> None:
+        self.watch.endpoint("fra", endpoint).sent(flight, Micros(self.now + ahead_us))
 
     def hear(self, flight: str, endpoint: Endpoint = A) -> None:
         self.watch.endpoint("fra", endpoint).heard(flight, self.now)
@@ -132,6 +132,22 @@ def test_who_was_told_of_is_evidence_no_more_but_asked_about_each_term() -> None
     assert world.suspects() == (Suspicion("fra", None, SECOND, ("a", "b", "c", "d", "e", "f")),), "and all are told of"
 
 
+def test_who_was_sent_ahead_of_the_watch_s_time_hides_nobody_who_is_sent_after_it() -> None:
+    """A stall is taken out of the time by the next look; who is sent before that look is ahead by all of it."""
+    world = World()
+    for name in "abc":
+        world.send(name)
+    world.passes(50 * MILLISECOND)
+    world.send("ahead", ahead_us=2 * SECOND)
+    assert [suspicion.flights for suspicion in world.suspects()] == [("a", "b", "c", "ahead")]
+    for name in "def":
+        world.send(name)
+    world.passes(30 * MILLISECOND)
+    assert list(world.watch.late(world.now)) == ["d", "e", "f"]
+    world.passes(20 * MILLISECOND)
+    assert len(world.suspects()) == 1, "three others wait"
+
+
 def test_what_nobody_waits_for_any_more_is_no_silence() -> None:
     world = World()
     for name in "abcd":
@@ -170,17 +186,19 @@ def test_who_is_late_is_asked_once() -> None:
     assert list(world.watch.late(world.now)) == []
 
 
-@given(st.lists(st.tuples(st.sampled_from("shdw"), st.integers(0, 7), st.integers(0, 40_000)), max_size=80))
+@given(st.lists(st.tuples(st.sampled_from("sahdw"), st.integers(0, 7), st.integers(0, 40_000)), max_size=80))
 def test_the_laws_of_the_watch(steps: list[tuple[str, int, int]]) -> None:
-    """Suspicion needs k that wait and silence since the last byte; the next due time is never missed."""
+    """Suspicion needs k that wait and silence since the last byte; the next due time is never missed, and those who
+    are sent ahead of the watch's time hide nobody."""
     world = World()
     sent: dict[str, Micros] = {}
     last_byte = world.now
     told: set[str] = set()
     for turn, (kind, number, us) in enumerate(steps):
-        if kind == "s":
-            sent[f"{turn}"] = world.now
-            world.send(f"{turn}")
+        if kind in "sa":
+            ahead_us = 10 * us if kind == "a" else 0
+            sent[f"{turn}"] = Micros(world.now + ahead_us)
+            world.send(f"{turn}", ahead_us=ahead_us)
         elif kind == "w":
             world.passes(us)
         elif sent:
@@ -205,6 +223,16 @@ def test_the_laws_of_the_watch(steps: list[tuple[str, int, int]]) -> None:
             told |= set(sent)
         after = world.watch.next_due()
         assert after is None or after > world.now, "nothing that was told stays due: no spinning"
+
+
+def test_an_answer_that_came_before_its_request_in_the_watch_s_time_took_no_time() -> None:
+    """As many microseconds as that were a latency: one answer after a stall of 2 s, and a hang was seen after 7 s."""
+    world = World()
+    usual = world.watch.endpoint("fra", A).silence_us_max()
+    for turn in range(SAMPLES_MIN):
+        world.send(f"{turn}", ahead_us=2 * SECOND)
+        world.hear(f"{turn}")
+    assert world.watch.endpoint("fra", A).silence_us_max() == usual
 
 
 @given(st.lists(st.integers(1, 10**9), min_size=SAMPLES_MIN, max_size=400))
