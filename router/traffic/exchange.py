@@ -467,6 +467,7 @@ class Exchange(Reply):
         close crossed the request."""
         unsent = upstream is None or upstream.sent == 0
         if outcome is _RESET and upstream is not None and upstream.was_left(int((self.nest.time() - began) * 1e6)):
+            self.plane.pool.discard_as_old(upstream)
             return Lost(attempt, outcome, unsent=unsent, answered=self.answered, left=True)
         self.plane.pool.discard(attempt.endpoint)
         self.observe(attempt, outcome, began)

@@ -311,6 +311,17 @@ class UpstreamPool:
         for upstream in self._idle.pop(endpoint, ()):
             upstream.close()
 
+    def discard_as_old(self, left: Upstream) -> None:
+        """Close what has been idle for as long as this one, which its endpoint has left: whatever ends idle connections
+        has ended those as well, and their close may not be on its way to us at all (a router that has forgotten them
+        says so only to who sends). One that was put back later may do."""
+        idle = self._idle.pop(left.endpoint, [])
+        for upstream in idle:
+            if upstream.idle_since <= left.idle_since:
+                upstream.close()
+        if fresh := [upstream for upstream in idle if upstream.idle_since > left.idle_since]:
+            self._idle[left.endpoint] = fresh
+
     def sweep(self) -> None:
         """Close what has grown old or was closed by its peer."""
         oldest = self._now() - self._limits.upstream_idle_timeout_us / 1e6

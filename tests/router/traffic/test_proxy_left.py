@@ -86,6 +86,35 @@ async def test_what_may_not_be_repeated_ends_there_and_nobody_is_left_for_it() -
         assert stage.proxy.counters["renewed"] == 0
 
 
+async def test_one_that_is_left_takes_along_what_was_idle_for_as_long() -> None:
+    """A restarted load balancer resets every connection it knew, each only when something is sent by it: one request
+    that may not be repeated was lost for each of them."""
+    arrived, both = 0, trio.Event()
+
+    async def forgotten(wire: Wire) -> None:
+        nonlocal arrived
+        arrived += 1
+        if arrived == 2:
+            both.set()
+        mine = arrived
+        await wire.request()
+        await both.wait()
+        await wire.send(answer(b"%d" % mine))
+        if mine > 2:
+            await serving(answer(b"%d" % mine))(wire)
+        elif await wire.request() is not None:
+            wire.reset()
+
+    async with staged(forgotten, limits=NO_WARMTH) as stage:
+        clients = [await stage.client() for _ in range(2)]
+        async with trio.open_nursery() as nursery:
+            for client in clients:
+                nursery.start_soon(client.ask, post(b"hello"), "POST")
+        statuses = [(await clients[0].ask(post(b"hello"), "POST")).status for _ in range(3)]
+        assert statuses == [502, 200, 200]
+        assert stage.proxy.counters["upstream.opened"] == 3
+
+
 async def test_an_endpoint_that_is_gone_refuses_the_new_connection_and_is_left() -> None:
     script = Leaving(resets=True)
     async with trio.open_nursery() as nursery:

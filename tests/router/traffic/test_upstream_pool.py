@@ -47,6 +47,22 @@ async def test_the_connection_used_last_is_used_next(pool: UpstreamPool, nursery
     second.close()
 
 
+async def test_who_was_put_back_after_one_that_was_left_may_do(pool: UpstreamPool, nursery: trio.Nursery) -> None:
+    endpoint = (await listen(nursery, hanging)).endpoint
+    older, left, later = [await pool.acquire(endpoint) for _ in range(3)]
+    await give_back(pool, older, left)
+    assert await pool.acquire(endpoint) is left
+    await trio.sleep(0.001)
+    await give_back(pool, later)
+    pool.discard_as_old(left)
+    assert older.sock.fileno() == -1
+    assert await pool.acquire(endpoint) is later
+    assert pool.idle == 0
+    pool.discard_as_old(left)
+    left.close()
+    later.close()
+
+
 async def test_a_connection_is_not_reused_unless_it_says_so(pool: UpstreamPool, nursery: trio.Nursery) -> None:
     endpoint = (await listen(nursery, hanging)).endpoint
     upstream = await pool.acquire(endpoint)
