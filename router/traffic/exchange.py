@@ -158,7 +158,8 @@ class Exchange(Reply):
         course = client.course
         if course is None or course.decision is not decision or course.fields is not head.fields:
             attempt = decision.attempts[0]
-            course = client.course = Course(plane, head, client, decision, attempt, decision.reason)
+            steered = plane.steered(attempt.region, decision.reason)
+            course = client.course = Course(plane, head, client, decision, attempt, steered)
         if course.head is not head:
             course.take(head)
         course.epoch = epoch
@@ -215,27 +216,30 @@ class Exchange(Reply):
 
     async def try_each(self, decision: Decision, lost: Lost | None) -> Ending:
         """Go on after the first attempt was lost, or could not be made because its region is full."""
-        plane, terms, reason = self.plane, self.terms, decision.reason
+        plane, terms = self.plane, self.terms
         while (renew := lost is not None and lost.left) or len(self.tried) < terms.attempts_max:
             if lost is not None and not lost.may_retry(repeatable=self.repeatable, replayable=self.body.replayable):
                 break
             attempt = lost.attempt if lost is not None and renew else self.untried(decision, afresh=lost is not None)
             if attempt is None:
                 break
+            steered = plane.steered(attempt.region, decision.reason)
             if lost is not None:
                 if self.nest.time() >= self.ends_at:
                     return await self.fail(504, f"{lost.attempt.region}: out of time", "failed_504")
                 if renew:
                     plane.counters["renewed"] += 1
+                    steered = self.leg.steered
                 elif terms.retries.spend(plane.now()):
                     plane.counters["retries"] += 1
                     reason = f"{attempt.tier}: {lost.attempt.region} {lost.outcome.name}"
+                    steered = plane.steered(attempt.region, reason)
                 else:
                     plane.counters["retries_denied"] += 1
                     break
             self.tried |= {attempt.endpoint}
             self._begin_again()
-            course = Course(plane, self.head, self.client, decision, attempt, reason)
+            course = Course(plane, self.head, self.client, decision, attempt, steered)
             result = await self._attempt(course, self.nest.time(), renew=renew)
             if isinstance(result, Ending):
                 return result

@@ -2,7 +2,8 @@
 
 A request that may be repeated is hedged when its region hangs or it is later than its region's answers mostly are (see
 `hang`), or after the time that the policy names ("The Tail at Scale", Dean and Barroso, 2013). It is spent from a
-budget, so it stops by itself when everything is slow. The other's connection is closed.
+budget, so it stops by itself when everything is slow. The other's connection is closed. One that was kept, and is
+closed while the request is on its way by it, is no hedge yet: the same endpoint is asked by a new one, as everywhere.
 """
 
 from __future__ import annotations
@@ -71,6 +72,7 @@ async def race(exchange: Exchange, fiber: Fiber, wake: Wake, hedge_at: float) ->
     any more for what may take minutes.
     """
     rival: Leg | None = None
+    rival_course: Course | None = None
     asking: _Asking | None = None
     client, patient = exchange.client, exchange.head.fields.may_wait
     try:
@@ -94,12 +96,14 @@ async def race(exchange: Exchange, fiber: Fiber, wake: Wake, hedge_at: float) ->
                     exchange.plane.land(leg)
                     return data
                 if data is not None:
-                    exchange.lose_leg(rival, Outcome.RESET)
+                    if exchange.lose_leg(rival, Outcome.RESET).left and asking is None and rival_course is not None:
+                        asking = _renew(exchange, rival_course, fiber)
                     exchange.plane.land(rival)
                     rival = None
             another: Leg | None = None
             if asking is not None and asking.over:
-                another = _ask(exchange, asking)
+                if (another := _ask(exchange, asking)) is not None:
+                    rival_course = asking.course
                 asking = None
                 wake = Wake.READY if another is not None else wake
             due = wake is Wake.LATE and hedge_at < exchange.deadline
@@ -160,13 +164,27 @@ def _begin(exchange: Exchange, late: Leg, fiber: Fiber) -> _Asking | None:
     exchange.tried |= {attempt.endpoint}
     plane.counters["hedges"] += 1
     reason = f"{attempt.tier}: {late.attempt.region} {'HUNG' if late.hung else 'LATE'}"
-    course = Course(plane, exchange.head, exchange.client, decision, attempt, reason)
+    steered = plane.steered(attempt.region, reason)
+    course = Course(plane, exchange.head, exchange.client, decision, attempt, steered)
     asking = _Asking(course, exchange.nest.time(), fiber)
     asking.upstream = plane.pool.take(attempt.endpoint, asking.began)
     asking.over = asking.upstream is not None
     if not asking.over:
-        exchange.nest.start(asking.connect(plane.pool, exchange.nest, limits.hedge_connect_timeout_us))
+        _connect(exchange, asking)
     return asking
+
+
+def _renew(exchange: Exchange, course: Course, fiber: Fiber) -> _Asking:
+    """Connect anew to who has left the connection that it was asked by (`Lost.left`)."""
+    exchange.plane.counters["renewed"] += 1
+    asking = _Asking(course, exchange.nest.time(), fiber)
+    _connect(exchange, asking)
+    return asking
+
+
+def _connect(exchange: Exchange, asking: _Asking) -> None:
+    pool, nest = exchange.plane.pool, exchange.nest
+    nest.start(asking.connect(pool, nest, exchange.limits.hedge_connect_timeout_us))
 
 
 def _ask(exchange: Exchange, asking: _Asking) -> Leg | None:

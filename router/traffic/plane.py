@@ -67,7 +67,7 @@ class Course:
     )
 
     def __init__(
-        self, plane: Plane, head: RequestHead, client: Client, decision: Decision, attempt: Attempt, reason: str
+        self, plane: Plane, head: RequestHead, client: Client, decision: Decision, attempt: Attempt, steered: Steered
     ) -> None:
         self.decision = decision
         self.epoch: object = None
@@ -89,7 +89,7 @@ class Course:
             head.method == b"GET" and self.watches and not (body or terms.hedge_after_us or terms.total_timeout_us)
         )
         """These change nothing, and are repeated only when somebody fails or hangs."""
-        self.steered: Steered = plane.steered(attempt.region, reason)
+        self.steered: Steered = steered
         self.share: Share = plane.share(attempt.region, decision.route)
         self.counter = region_counter(attempt.region)
         # Kept longer than the watch keeps one it heard nothing of only by a connection idle for minutes: there is none.
