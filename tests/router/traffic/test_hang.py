@@ -188,8 +188,9 @@ def test_who_is_late_is_asked_once() -> None:
 
 @given(st.lists(st.tuples(st.sampled_from("sahdw"), st.integers(0, 7), st.integers(0, 40_000)), max_size=80))
 def test_the_laws_of_the_watch(steps: list[tuple[str, int, int]]) -> None:
-    """Suspicion needs k that wait and silence since the last byte; the next due time is never missed, and those who
-    are sent ahead of the watch's time hide nobody."""
+    """Suspicion needs, and follows from, k that wait of whom nobody was told, and silence since the last byte; the next
+    due time is never missed, and who is sent ahead of the watch's time hides nobody.
+    """
     world = World()
     sent: dict[str, Micros] = {}
     last_byte = world.now
@@ -210,14 +211,17 @@ def test_the_laws_of_the_watch(steps: list[tuple[str, int, int]]) -> None:
             else:
                 world.watch.endpoint("fra", A).dropped(flight)
         due = world.watch.next_due()
+        news = [at for flight, at in sent.items() if flight not in told]
+        limit_us = world.watch.endpoint("fra", A).silence_us_max()
+        must = len(news) >= WAITING_MIN and world.now - max(last_byte, news[0]) >= limit_us
         found = world.suspects()
+        assert bool(found) is must
         late = list(world.watch.late(world.now))
         if found or late:
             assert due is not None
             assert due <= world.now
         for suspicion in found:
             assert set(suspicion.flights) == set(sent)
-            news = [at for flight, at in sent.items() if flight not in told]
             assert len(news) >= WAITING_MIN
             assert world.now - max(last_byte, min(news)) >= 50 * MILLISECOND
             told |= set(sent)
