@@ -32,6 +32,9 @@ RECEIVE_BYTES: Final = 65_536
 ESTABLISHED: Final = b"\x01"
 """The first byte of `tcp_info`: `tcpi_state`."""
 
+RECORD_BYTES: Final = 16_384
+"""The most that one TLS record holds (RFC 8446 5.1)."""
+
 _NONE: Final = bytes(4)
 _BUSY: Final = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
@@ -52,7 +55,8 @@ class Connection(Member):
         self.sock = sock
         self.secure = isinstance(sock, ssl.SSLSocket)
         self.sent = 0
-        """Bytes the kernel has taken; whoever wants to know about a part of them sets it to zero before."""
+        """Bytes the kernel has taken, or a few more; zero only if the peer can have read none. Whoever wants to know
+        about a part of them sets it to zero before."""
         self._early = b""  # read by who only wanted to look
         self._nest = nest
         self._watches_writing = False
@@ -131,6 +135,8 @@ class Connection(Member):
         try:
             count = self.sock.send(data)
         except _BUSY:
+            if self.secure and len(data) > RECORD_BYTES:
+                self.sent += 1  # OpenSSL counts only what is all gone; records of it may be
             return data
         self.sent += count
         if count == len(data):

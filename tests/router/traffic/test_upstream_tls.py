@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable
@@ -23,7 +24,7 @@ from lattice.types import SECOND, Endpoint, Level, Micros
 from router.decision.decide import Attempt
 from router.site.ca_dir import CaDir
 from router.site.tls_files import TlsFiles
-from router.traffic.connection import connect
+from router.traffic.connection import RECORD_BYTES, connect
 from router.traffic.proxy import Proxy
 from router.traffic.proxy_limits import ProxyLimits
 from router.traffic.upstream_pool import ForbiddenAddressError, Upstream, UpstreamPool
@@ -134,6 +135,43 @@ async def test_a_request_reaches_an_endpoint_that_asks_who_we_are(files: tuple[P
         assert len(upstream.shown) == 1
         assert stage.proxy.counters["upstream.tls.full"] == 1
         assert stage.proxy.counters["upstream.reused"] == 2
+
+
+@pytest.mark.parametrize("piece_bytes", [10_000, 200_000])
+async def test_what_may_have_arrived_counts_as_sent(piece_bytes: int, files: tuple[Path, TlsFiles]) -> None:
+    """OpenSSL says that it could not send, and has sent all records but the last: a POST of which the endpoint has read
+    that much was taken for one of which it had read nothing, and sent to another. Of one record it has read nothing."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    CA.issue_cert(NAME).configure_cert(context)
+    read, full = trio.Event(), trio.Event()
+    received = 0
+
+    async def serve(plain: trio.SocketStream) -> None:
+        nonlocal received
+        stream = trio.SSLStream(plain, context, server_side=True, https_compatible=True)
+        await stream.do_handshake()
+        await full.wait()
+        with contextlib.suppress(trio.BrokenResourceError), trio.move_on_after(1):
+            while piece := await stream.receive_some():
+                received += len(piece)
+        read.set()
+
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.serve_listeners, serve, [listener])
+        endpoint: Endpoint = listener.socket.getsockname()
+        pool = UpstreamPool(ProxyLimits())
+        pool.configure({endpoint: NAME}, UpstreamTls(files[0], None, None))
+        upstream = await pool.open(endpoint, SECOND)
+        upstream.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 60_000)
+        taken, piece = 0, bytes(piece_bytes)
+        while not upstream.send_now(piece):
+            taken += piece_bytes
+        full.set()
+        await read.wait()
+        assert (received > taken) is (upstream.sent > taken) is (piece_bytes > RECORD_BYTES)
+        upstream.close()
+        nursery.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize("said", [True, False])
