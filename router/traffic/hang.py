@@ -63,7 +63,7 @@ class Latencies:
         self._refresh_at = 0  # the total from which on the p99 is worked out anew
 
     def add(self, latency_us: int) -> None:
-        bits = latency_us.bit_length() if latency_us > 0 else 0  # less where it was sent ahead, see `Watched.told_of`
+        bits = latency_us.bit_length()
         if bits < 3:
             self._counts[4 * bits] += 1
         elif bits < _BITS:  # the octave, and the two bits below its own
@@ -118,8 +118,7 @@ class Watched(Generic[FlightT]):
         self.last_byte_at = Micros(0)
         self.late_asked: set[FlightT] = set()
         self.told_of: set[FlightT] = set()
-        """Those of `late_asked` that were told of. By name, for times do not tell them apart: who is sent after a
-        stall, before it is taken out, is ahead of all that follow by as much."""
+        """Those of `late_asked` that were told of. By name, for others may be sent in the same microsecond."""
         self.asked_at = Micros(0)
         """When they were told of, or told once more."""
         self.history = 0
@@ -146,6 +145,15 @@ class Watched(Generic[FlightT]):
         self.flights.pop(flight, None)
         self.late_asked.discard(flight)
         self.told_of.discard(flight)
+
+    def rewind(self, now: Micros) -> None:
+        """Nothing that was noted is ahead of `now`."""
+        self.last_byte_at = min(self.last_byte_at, now)
+        self.asked_at = min(self.asked_at, now)
+        self._given_up_since = min(self._given_up_since, now)
+        for flight, sent_at in self.flights.items():
+            if sent_at > now:
+                self.flights[flight] = now
 
     def given_up(self, since: Micros) -> bool:
         """A connect that began then was not answered for `silence_us_max`. True when so many were in turn, and no byte
@@ -223,6 +231,13 @@ class HangWatch(Generic[FlightT]):
                 del of_region[endpoint]
             if not of_region:
                 del self._regions[region], self._latencies[region]
+
+    def rewind(self, now: Micros) -> None:
+        """Time that nobody could listen in has just been taken out, and it is `now` once more: what was noted before
+        that, and behind it, would hide all that follows for as long."""
+        for of_region in self._regions.values():
+            for watched in of_region.values():
+                watched.rewind(now)
 
     def suspects(self, now: Micros) -> tuple[Suspicion[FlightT], ...]:
         """Who must be given up now."""

@@ -156,7 +156,7 @@ class Plane:
         self.terms = TermsBook(limits)
         self.regions: dict[str, Concurrency] = {}
         self._watch_alarm = trio.CancelScope()
-        self._watch_due = -math.inf
+        self._watch_due = math.inf
         self._listened = Micros(0)
         self.slept = 0.0
         """Seconds in which this process was kept from running, so far. `listened_us` takes them out, as does by itself
@@ -218,7 +218,13 @@ class Plane:
             self.router.reported(leg.attempt, share_ppm)
 
     def _listen(self) -> Micros:
-        """Until when all that arrived was heard, in the watch's time."""
+        """Until when all that arrived was heard, in the watch's time. What we come too late by is taken out of that."""
+        overslept = self.nest.clock() - self._watch_due
+        if overslept > _STALL_SECONDS:
+            self.counters["stalls"] += 1
+            self.slept += overslept
+            self._watch_due += overslept
+            self.watch.rewind(self.listened_us(self._watch_due))
         self._listened = max(self._listened, self.listened_us(self.nest.heard_until()))
         return self._listened
 
@@ -235,10 +241,6 @@ class Plane:
             self._watch_due = math.inf if due is None else max(due / 1e6 + self.slept, soonest)
             with trio.CancelScope(deadline=self._watch_due) as self._watch_alarm:
                 await trio.sleep_forever()
-            overslept = self.nest.clock() - self._watch_due
-            if overslept > _STALL_SECONDS:
-                self.counters["stalls"] += 1
-                self.slept += overslept
             self._judge(self._listen())
 
     def _judge(self, listened: Micros) -> None:

@@ -437,6 +437,54 @@ async def test_a_stall_of_ours_is_no_silence_of_theirs(mock_clock: trio.testing.
         nursery.cancel_scope.cancel()
 
 
+async def test_whoever_looks_first_takes_a_stall_out(mock_clock: trio.testing.MockClock) -> None:
+    """Who asks for how long the oldest has waited may come before the watch: its time ran ahead then by the stall, and
+    who was asked in the next second had waited for one, and so was its region left."""
+    asked, over = 0, trio.Event()
+
+    async def script(wire: Wire) -> None:
+        nonlocal asked
+        while await wire.request() is not None:
+            asked += 1
+            if asked == SAMPLES_MIN + 1:
+                await over.wait()
+            if asked <= SAMPLES_MIN + 1:
+                await wire.send(answer(b"first"))
+
+    async with trio.open_nursery() as nursery:
+        first = await listen(nursery, script)
+        second = await listen(nursery, serving(answer(b"second")))
+        async with proxied(
+            Ejecting(first.endpoint, second.endpoint), ProxyLimits(hedge_share_pct=0, hedge_spare=0)
+        ) as stage:
+            await warm(stage)
+
+            async def one_more_waits() -> Wire:
+                wire = await stage.client()
+                await wire.send(GET)
+                await trio.testing.wait_all_tasks_blocked(0.01)
+                return wire
+
+            async def hung_after(steps: int) -> int:
+                for _ in range(steps):
+                    mock_clock.jump(0.004)
+                    await trio.testing.wait_all_tasks_blocked(0.001)
+                return stage.router.told.count(("region0", Outcome.HUNG))
+
+            wire = await one_more_waits()
+            mock_clock.jump(1.0)
+            (waited_us,) = stage.proxy.oldest().values()
+            assert waited_us < 100 * MILLISECOND
+            over.set()
+            assert (await wire.response()).body == b"first"
+            for _ in range(WAITING_MIN):
+                await one_more_waits()
+            assert await hung_after(11) == 0, "44 ms of silence are none"
+            assert await hung_after(5) == 1
+            assert stage.proxy.counters["stalls"] == 1
+        nursery.cancel_scope.cancel()
+
+
 async def test_on_a_network_that_is_cut_nobody_waits_for_a_connect(autojump_clock: trio.testing.MockClock) -> None:
     """Nobody refuses there: a SYN is not answered. After three such the endpoint is left; all go elsewhere."""
     autojump_clock.autojump_threshold = 0.02
