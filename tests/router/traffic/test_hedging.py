@@ -223,47 +223,40 @@ async def test_whoever_is_asked_besides_and_closes_costs_nothing(autojump_clock:
         nursery.cancel_scope.cancel()
 
 
-@pytest.mark.parametrize("resets", [False, True])
+async def resets_soon(wire: Wire) -> None:
+    await wire.request()
+    await trio.sleep(0.105)
+    wire.reset()
+
+
+@pytest.mark.parametrize(
+    ("script", "resets", "after_seconds", "outcome"),
+    [
+        (hanging, False, 0.0, Outcome.OUTRUN),
+        (hanging, True, 0.0, Outcome.OUTRUN),
+        (resets_soon, True, 0.01, Outcome.RESET),  # lost before the other has left
+    ],
+)
 async def test_a_kept_connection_that_is_left_is_no_hedge_yet(
-    autojump_clock: trio.testing.MockClock, resets: bool
+    script: Script, resets: bool, after_seconds: float, outcome: Outcome, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """The second answers well by a new one; the request waited for the first, which hangs, until its time was over."""
+    """The second answers well by a new one; the request waited for the first, which hangs, until its time was over.
+    Sent again, it says what it was sent for."""
     autojump_clock.autojump_threshold = 0.02
-    leaving = Leaving(resets=resets)
+    leaving = Leaving(resets=resets, after_seconds=after_seconds)
     async with trio.open_nursery() as nursery:
-        first, second = await listen(nursery, hanging), await listen(nursery, leaving)
+        first, second = await listen(nursery, script), await listen(nursery, leaving)
         router = FixedRouter(second.endpoint, settings=Settings(hedge=Hedge(100 * MILLISECOND)))
         async with proxied(router, ProxyLimits(warm_per_standby=0, retry_spare=0)) as stage:
             assert (await stage.ask(GET)).body == b"1"
             router.endpoints = (first.endpoint, second.endpoint)
             rescued = await stage.ask(GET)
             assert (rescued.body, rescued.one(b"X-Edge-Reason")) == (b"2", b"secondary: region0 LATE")
-            assert stage.router.told[1:] == [("region0", Outcome.OUTRUN), ("region1", Outcome.OK)]
+            assert stage.router.told[1:] == [("region0", outcome), ("region1", Outcome.OK)]
             counters = stage.proxy.counters
-            assert (counters["hedges"], counters["hedges_won"], counters["renewed"]) == (1, 1, 1)
+            assert (counters["hedges"], counters["renewed"], counters["retries"]) == (1, 1, 0)
+            assert counters["hedges_won"] == (outcome is Outcome.OUTRUN)
             assert leaving.requests == [b"", b""]
-        nursery.cancel_scope.cancel()
-
-
-async def test_a_hedge_that_is_sent_again_says_what_it_was_sent_for(autojump_clock: trio.testing.MockClock) -> None:
-    """The first is lost before the other has left."""
-    autojump_clock.autojump_threshold = 0.02
-
-    async def resets_soon(wire: Wire) -> None:
-        await wire.request()
-        await trio.sleep(0.105)
-        wire.reset()
-
-    async with trio.open_nursery() as nursery:
-        first = await listen(nursery, resets_soon)
-        second = await listen(nursery, Leaving(resets=True, after_seconds=0.01))
-        router = FixedRouter(second.endpoint, settings=Settings(hedge=Hedge(100 * MILLISECOND)))
-        async with proxied(router, ProxyLimits(warm_per_standby=0, retry_spare=0)) as stage:
-            assert (await stage.ask(GET)).body == b"1"
-            router.endpoints = (first.endpoint, second.endpoint)
-            rescued = await stage.ask(GET)
-            assert (rescued.body, rescued.one(b"X-Edge-Reason")) == (b"2", b"secondary: region0 LATE")
-            assert stage.router.told[1:] == [("region0", Outcome.RESET), ("region1", Outcome.OK)]
         nursery.cancel_scope.cancel()
 
 
